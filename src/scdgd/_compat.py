@@ -1,0 +1,29 @@
+"""The only file that touches names which scvi-tools and AnnData do not export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scvi.data._constants import _FIELD_REGISTRIES_KEY, _STATE_REGISTRY_KEY
+from scvi.module._constants import MODULE_KEYS
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["MODULE_KEYS", "get_state_registry", "make_actual", "set_state_registry"]
+
+
+def make_actual(adata: AnnData) -> None:
+    """Turn a view into an AnnData of its own, in place, as scvi-tools does for queries."""
+    if adata.is_view:
+        adata._init_as_actual(adata.copy())
+
+
+def get_state_registry(registry: dict, key: str) -> dict:
+    """What a field stored under `key` in a model's registry, with or without data attached; empty if not registered."""
+    return registry[_FIELD_REGISTRIES_KEY].get(key, {}).get(_STATE_REGISTRY_KEY, {})
+
+
+def set_state_registry(registry: dict, key: str, state: dict) -> None:
+    """Replace what a field stored under `key`."""
+    registry[_FIELD_REGISTRIES_KEY][key][_STATE_REGISTRY_KEY] = state

@@ -1,0 +1,162 @@
+"""Validation of raw counts, over all of the matrix, one block of rows at a time."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scvi import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_MAX_BLOCK_ELEMENTS = 2**24
+_MAX_NAMED = 5
+
+
+class CountSummary(NamedTuple):
+    """What one pass over the counts leaves behind."""
+
+    totals: np.ndarray
+    """Counts per cell, shape ``(n,)``."""
+    fingerprints: np.ndarray
+    """64-bit hash of each cell's counts, shape ``(n,)``; equal counts give equal hashes in any storage format."""
+
+
+def iter_row_blocks(counts, max_elements: int = _MAX_BLOCK_ELEMENTS) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix]]:
+    """Yield ``(first_row, block)`` with blocks of at most `max_elements` entries, dense or CSR.
+
+    Works on NumPy arrays, every SciPy sparse format and backed (on-disk) matrices; never copies more than a block.
+    """
+    n_cells, n_genes = counts.shape
+    rows_per_block = max(1, max_elements // max(1, n_genes))
+    if isinstance(counts, sparse.csc_matrix | sparse.csc_array):
+        counts = counts.tocsr()  # slicing rows of CSC costs a pass over all non-zeros for every block
+    for first in range(0, n_cells, rows_per_block):
+        block = counts[first : first + rows_per_block]
+        yield first, sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
+
+
+def check_counts(counts, cell_names: Sequence[str], gene_names: Sequence[str], location: str) -> CountSummary:
+    """Raise unless `counts` are raw counts: finite, non-negative integers with at least one count per cell.
+
+    Parameters
+    ----------
+    counts
+        Matrix of shape ``(n, g)``, dense, sparse or backed.
+    cell_names, gene_names
+        Names used in messages, lengths ``n`` and ``g``.
+    location
+        Where the counts stand, as the user would write it (``adata.X``).
+
+    Returns
+    -------
+    Totals and fingerprints of the cells.
+
+    Raises
+    ------
+    ValueError
+        Naming the location, the first offending cells and genes with their values, and the remedy.
+    """
+    cell_names, gene_names = np.asarray(cell_names), np.asarray(gene_names)
+    n_cells, n_genes = counts.shape
+    if n_cells == 0 or n_genes == 0:
+        msg = f"{location} has {n_cells} cells and {n_genes} genes; both must be at least 1."
+        raise ValueError(msg)
+    totals = np.empty(n_cells)
+    fingerprints = np.empty(n_cells, dtype=np.uint64)
+    gene_totals = np.zeros(n_genes)
+    multipliers = _hash_multipliers(n_genes)
+    for first, block in iter_row_blocks(counts):
+        _check_block(block, cell_names[first : first + block.shape[0]], gene_names, location)
+        rows = slice(first, first + block.shape[0])
+        block = sparse.csr_matrix(block)
+        totals[rows] = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
+        gene_totals += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
+        fingerprints[rows] = _linear_hash(block, multipliers)
+    _check_empty_cells(totals, cell_names, location)
+    _warn_empty_genes(gene_totals, gene_names, location)
+    return CountSummary(totals, fingerprints)
+
+
+def _check_block(block, cell_names: np.ndarray, gene_names: np.ndarray, location: str) -> None:
+    values = block.data if sparse.issparse(block) else block
+    if values.dtype == bool or np.issubdtype(values.dtype, np.unsignedinteger) or values.size == 0:
+        return
+    if not (np.issubdtype(values.dtype, np.number) and np.isrealobj(values)):
+        msg = f"{location} must hold numbers, but its dtype is {values.dtype}."
+        raise TypeError(msg)
+    if not np.isfinite(values).all():
+        problem, remedy = (
+            "values that are NaN or infinite",
+            "Load the raw counts again, or remove these cells or genes.",
+        )
+        _raise_offending(block, lambda v: ~np.isfinite(v), problem, remedy, cell_names, gene_names, location)
+    if (values < 0).any():
+        problem = "negative values"
+        remedy = (
+            "The model needs raw counts; negative values point to scaled or batch-corrected data. "
+            "Name the layer with the counts, as in `setup_anndata(adata, layer='counts')`."
+        )
+        _raise_offending(block, lambda v: v < 0, problem, remedy, cell_names, gene_names, location)
+    if np.issubdtype(values.dtype, np.floating) and (values != np.rint(values)).any():
+        problem = "values that are not integer"
+        remedy = (
+            "The model needs raw counts; fractions point to normalised, log-transformed or corrected data. "
+            "Name the layer with the counts, as in `setup_anndata(adata, layer='counts')`, "
+            "or round corrected counts yourself."
+        )
+        _raise_offending(block, lambda v: v != np.rint(v), problem, remedy, cell_names, gene_names, location)
+
+
+def _raise_offending(block, is_bad, problem: str, remedy: str, cell_names, gene_names, location: str) -> None:
+    entries = sparse.coo_matrix(block)
+    if not sparse.issparse(block):  # coo_matrix keeps NaN but the dense mask is what was tested
+        rows, columns = np.nonzero(is_bad(block))
+        values = block[rows, columns]
+    else:
+        bad = is_bad(entries.data)
+        rows, columns, values = entries.row[bad], entries.col[bad], entries.data[bad]
+    shown = "; ".join(
+        f"cell {cell_names[i]}, gene {gene_names[j]}: {v:g}"
+        for i, j, v in zip(rows[:_MAX_NAMED], columns[:_MAX_NAMED], values[:_MAX_NAMED], strict=True)
+    )
+    msg = f"{location} has {problem}, first in {shown}. {remedy}"
+    raise ValueError(msg)
+
+
+def _check_empty_cells(totals: np.ndarray, cell_names: np.ndarray, location: str) -> None:
+    empty = totals == 0
+    if empty.any():
+        names = ", ".join(map(str, cell_names[empty][:_MAX_NAMED]))
+        msg = (
+            f"Every cell needs at least one count, but {empty.sum()} of {len(totals)} cells in {location} have none "
+            f"(first: {names}). Remove them with `scanpy.pp.filter_cells(adata, min_counts=1)`, "
+            "or check that `layer` names the raw counts."
+        )
+        raise ValueError(msg)
+
+
+def _warn_empty_genes(gene_totals: np.ndarray, gene_names: np.ndarray, location: str) -> None:
+    empty = gene_totals == 0
+    if empty.any():
+        names = ", ".join(map(str, gene_names[empty][:_MAX_NAMED]))
+        msg = (
+            f"{empty.sum()} of {len(gene_totals)} genes in {location} have no count in any cell (first: {names}). "
+            "They are modelled as unexpressed and only cost time; "
+            "`scanpy.pp.filter_genes(adata, min_counts=1)` removes them."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+def _hash_multipliers(n_genes: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 2**63, size=n_genes, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+
+def _linear_hash(block: sparse.csr_matrix, multipliers: np.ndarray) -> np.ndarray:
+    r"""Hash :math:`\sum_j h_j x_{ij} \bmod 2^{64}` of each row, shape ``(rows,)``."""
+    terms = block.data.astype(np.uint64) * multipliers[block.indices]
+    cumulative = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
+    return cumulative[block.indptr[1:]] - cumulative[block.indptr[:-1]]

@@ -1,0 +1,243 @@
+"""Representations by cell name: trained cells from the table, new cells placed once and remembered."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from mudata import MuData
+from scvi import REGISTRY_KEYS
+from scvi.utils import track
+
+from scdgd._compat import get_state_registry, set_state_registry
+from scdgd._constants import OBS_KEYS
+from scdgd.data import find_rows
+from scdgd.inference import NewCellsConfig, place_new_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+_BLOCK_CELLS = 10_000
+
+
+class RepresentationMixin:
+    """Latent representations and clusters of models that keep one representation for each cell.
+
+    Every downstream method of scvi-tools asks :meth:`_make_data_loader` for its minibatches. That is the one seam:
+    rows are looked up by cell name there, and cells without a row are placed first.
+    """
+
+    _new_cells: NewCellsConfig
+
+    def _start_representations(self, new_cells: NewCellsConfig) -> None:
+        """Remember the training cells of the registry; called once the registry stands."""
+        self._new_cells = new_cells
+        self._trained_cells = get_state_registry(self.registry_, REGISTRY_KEYS.INDICES_KEY)
+        self._placed_rows: dict[tuple[str, int], int] = {}
+
+    def _validate_anndata(self, adata=None, copy_if_view: bool = True):
+        adata = super()._validate_anndata(adata, copy_if_view)
+        # a second model on the same AnnData makes scvi-tools register it anew, by position: names go first
+        set_state_registry(self.registry_, REGISTRY_KEYS.INDICES_KEY, self._trained_cells)
+        return adata
+
+    def _make_data_loader(self, adata, indices=None, **kwargs):
+        self._resolve_rows(adata, indices)
+        return super()._make_data_loader(adata, indices=indices, **kwargs)
+
+    def _cells_of(self, adata) -> AnnData:
+        """The AnnData that holds cell names and counts: the modality of the counts, for MuData."""
+        if not isinstance(adata, MuData):
+            return adata
+        return adata.mod[self.adata_manager.data_registry[REGISTRY_KEYS.X_KEY].mod_key]
+
+    def _resolve_rows(self, adata, indices: Sequence[int] | None = None, batch_size: int | None = None) -> np.ndarray:
+        """Rows of the representations of `indices`, shape ``(n,)``, placing cells that have none yet."""
+        adata = self.get_anndata_manager(adata, required=True).adata
+        cells = self._cells_of(adata)
+        names = np.asarray(cells.obs_names.astype(str), dtype=object)
+        fingerprints = cells.obs[OBS_KEYS.FINGERPRINT].to_numpy()
+        positions = _as_positions(indices, adata.n_obs)
+        rows, _ = find_rows(self._trained_cells, names, fingerprints)
+        wanted = positions[rows[positions] < 0]
+        if len(wanted):
+            keys = list(zip(names[wanted], fingerprints[wanted].tolist(), strict=True))
+            new = np.array([key not in self._placed_rows for key in keys])
+            if new.any():
+                self._place(adata, wanted[new], [key for key, is_new in zip(keys, new, strict=True) if is_new], batch_size)
+            rows[wanted] = [self._placed_rows[key] for key in keys]
+        cells.obs[OBS_KEYS.ROW] = rows
+        return rows[positions]
+
+    def _place(self, adata, positions: np.ndarray, keys: list[tuple[str, int]], batch_size: int | None) -> None:
+        """Infer representations of new cells, minibatch by minibatch, and remember them by name and counts."""
+        if not self.is_trained_:
+            msg = (
+                f"{len(positions)} cells are new to the model, but it is not trained, so it cannot place them. "
+                "Call `model.train()` first."
+            )
+            raise RuntimeError(msg)
+        z = self._infer(adata, positions, self._new_cells, batch_size)
+        first = len(self.module.representations) + len(self.module.representations.placed_later)
+        self.module.representations.append(z)
+        self._placed_rows.update({key: first + i for i, key in enumerate(keys)})
+
+    def _infer(self, adata, positions: np.ndarray, config: NewCellsConfig, batch_size: int | None) -> torch.Tensor:
+        positions = np.sort(positions) if adata.isbacked else positions
+        with torch.inference_mode(False):
+            loader = super()._make_data_loader(adata, indices=positions, batch_size=batch_size)
+            show = len(positions) > _BLOCK_CELLS
+            batches = track(loader, description=f"Placing {len(positions)} new cells", disable=not show)
+            return torch.cat([place_new_cells(self.module, tensors, config) for tensors in batches])
+
+    def _forget_placed_cells(self) -> None:
+        self._placed_rows.clear()
+        self.module.representations.forget_placed_later()
+
+    def infer_representations(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        n_steps: int | None = None,
+        lr: float | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Place new cells with a given effort, and remember the result for all other methods.
+
+        Other methods place new cells by themselves; call this to spend more (or fewer) steps. Decoder, prior and the
+        representations of training cells do not change; training cells are returned as they are.
+
+        Parameters
+        ----------
+        adata
+            AnnData with the genes and batches of the model; the model's own if not given.
+        indices
+            Cells to place; all if not given.
+        n_steps, lr
+            Number and rate of the steps of Adam, if other than the model's.
+        batch_size
+            Cells that are placed together; the result does not depend on it.
+
+        Returns
+        -------
+        Representations, shape ``(n, d)``.
+        """
+        self._check_if_trained(warn=False)
+        adata = self._validate_anndata(adata)
+        cells = self._cells_of(adata)
+        positions = _as_positions(indices, adata.n_obs)
+        keys = zip(cells.obs_names[positions], cells.obs[OBS_KEYS.FINGERPRINT].to_numpy()[positions].tolist(), strict=True)
+        for key in keys:
+            self._placed_rows.pop(key, None)
+        defaults = self._new_cells
+        self._new_cells = defaults._replace(
+            n_steps=defaults.n_steps if n_steps is None else n_steps, lr=defaults.lr if lr is None else lr
+        )
+        try:
+            return self._representations_of(self._resolve_rows(adata, positions, batch_size))
+        finally:
+            self._new_cells = defaults
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        mc_samples: int = 5_000,
+        batch_size: int | None = None,
+        return_dist: bool = False,
+        dataloader=None,
+        **data_loader_kwargs,
+    ) -> np.ndarray:
+        """Representations of cells, for ``adata.obsm["X_scdgd"]``.
+
+        Training cells are looked up by name. Other cells are placed first: the best component mean by reconstruction,
+        then steps of Adam with everything else frozen (Schuster & Krogh 2023). The result is remembered by name and
+        counts, so no later call optimises again.
+
+        Parameters
+        ----------
+        adata
+            AnnData with the genes and batches of the model; the model's own if not given.
+        indices
+            Cells to return; all if not given.
+        give_mean, mc_samples, return_dist
+            For scvi-tools' signature. A point estimate has no spread, so only the defaults are possible.
+        batch_size
+            Cells that are placed together; the result does not depend on it.
+        dataloader
+            Not supported: cells are found by name.
+        **data_loader_kwargs
+            Not used.
+
+        Returns
+        -------
+        Representations, shape ``(n, d)``.
+
+        Raises
+        ------
+        NotImplementedError
+            If a spread or a `dataloader` is asked for.
+        RuntimeError
+            If the model is not trained.
+        """
+        self._check_if_trained(warn=False)
+        if return_dist or not give_mean:
+            msg = (
+                f"{type(self).__name__} holds point estimates of representations, without variance, so "
+                "`return_dist=True` and `give_mean=False` have no answer. Call with the defaults."
+            )
+            raise NotImplementedError(msg)
+        if dataloader is not None:
+            msg = "Representations are found by cell name, which a `dataloader` does not carry; pass `adata` and `indices`."
+            raise NotImplementedError(msg)
+        adata = self._validate_anndata(adata)
+        return self._representations_of(self._resolve_rows(adata, indices, batch_size))
+
+    @torch.inference_mode()
+    def _representations_of(self, rows: np.ndarray) -> np.ndarray:
+        return self.module.representations(torch.as_tensor(rows, device=self.module.device)).cpu().numpy()
+
+    @torch.inference_mode()
+    def get_cluster_assignments(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        r"""Mixture component of each cell, :math:`\arg\max_c [\log w_c + \log \mathcal N_c(z_i)]`.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As for :meth:`get_latent_representation`.
+        soft
+            Return probabilities of all components.
+
+        Returns
+        -------
+        Components, shape ``(n,)``, int; or probabilities, shape ``(n, k)``, rows summing to one.
+        """
+        z = torch.as_tensor(self.get_latent_representation(adata, indices, batch_size=batch_size))
+        blocks = [self.module.prior.responsibilities(block.to(self.module.device)) for block in z.split(_BLOCK_CELLS)]
+        responsibilities = torch.cat(blocks).cpu().numpy()
+        return responsibilities if soft else responsibilities.argmax(axis=1)
+
+    def get_component_means(self) -> np.ndarray:
+        """Means of the mixture components in the latent space, shape ``(k, d)``."""
+        return self.module.prior.component_means.detach().cpu().numpy().copy()
+
+
+def _as_positions(indices: Sequence[int] | None, n_cells: int) -> np.ndarray:
+    if indices is None:
+        return np.arange(n_cells)
+    indices = np.asarray(indices)
+    return np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)

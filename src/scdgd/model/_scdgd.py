@@ -1,0 +1,660 @@
+"""SCDGD: the deep generative decoder for single-cell counts."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS, settings
+from scvi.data import AnnDataManager
+from scvi.data.fields import (
+    CategoricalJointObsField,
+    MuDataCategoricalJointObsField,
+    MuDataNumericalJointObsField,
+    MuDataNumericalObsField,
+    NumericalJointObsField,
+    NumericalObsField,
+)
+from scvi.model.base import BaseModelClass, RNASeqMixin, UnsupervisedTrainingMixin, VAEMixin
+from scvi.utils import setup_anndata_dsp
+
+from scdgd._compat import get_state_registry, make_actual
+from scdgd._constants import CHECKPOINT_FORMAT
+from scdgd.data import (
+    BatchField,
+    CellIndexField,
+    CountsField,
+    LabelsField,
+    MuDataBatchField,
+    MuDataCellIndexField,
+    MuDataCountsField,
+    MuDataLabelsField,
+    WholeDataSplitter,
+    iter_row_blocks,
+)
+from scdgd.inference import NewCellsConfig
+from scdgd.likelihood import LIKELIHOODS
+from scdgd.module import DGDModule, log_size_factor
+from scdgd.prior import GaussianMixture, SoftballMixture
+from scdgd.train import RepresentationPlan, whitened_pca
+
+from ._representation_mixin import RepresentationMixin
+from ._sampling_mixin import PriorSamplingMixin
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from mudata import MuData
+
+logger = logging.getLogger(__name__)
+
+PRIORS = {"gaussian_mixture": GaussianMixture, "softball": SoftballMixture}
+
+_DEFAULT_EPOCHS = 50
+_FULL_EPOCHS_UP_TO = 50_000
+_MIN_EPOCHS = 10
+_MIXTURE_START = 0.4
+
+
+class SCDGD(
+    RepresentationMixin, PriorSamplingMixin, RNASeqMixin, VAEMixin, UnsupervisedTrainingMixin, BaseModelClass
+):
+    r"""Deep generative decoder for single-cell counts (Schuster & Krogh 2023).
+
+    No encoder: the representation of each cell is a free parameter, found together with the decoder and a Gaussian
+    mixture over the latent space, so clusters are part of the model. See :class:`~scdgd.module.DGDModule` for the
+    objective. The defaults are ours, chosen by held-out likelihood without labels; the published forms are
+    ``SCDGD(adata, **scdgd.presets.SCHUSTER_2023["model"])`` with ``train(**scdgd.presets.SCHUSTER_2023["train"])``,
+    and ``SCHUSTER_2023_CODE``.
+
+    Parameters
+    ----------
+    adata
+        AnnData registered with :meth:`setup_anndata`, or MuData registered with :meth:`setup_mudata`.
+    registry
+        Registry of a saved model, in place of data (used by :meth:`load`).
+    n_components
+        Number ``k`` of mixture components; ``"labels"`` takes the number of label categories (the paper's rule).
+    n_latent
+        Dimension ``d`` of representations.
+    n_hidden, n_layers, activation
+        Width, number and activation (``"silu"``, ``"relu"``, ``"tanh"``) of the decoder's hidden layers.
+    gene_likelihood
+        ``"nb"``, negative binomial.
+    dispersion
+        Inverse dispersion per gene (``"gene"``) or per gene and batch (``"gene-batch"``).
+    size_factor
+        ``"observed"`` (total count), ``"max"`` (largest count; the paper's), ``"mean"`` or ``"registered"`` (the
+        ``size_factor_key`` column). ``None``: registered if there is such a column, else observed.
+    output_activation
+        ``"softmax"``, ``"sigmoid"`` or ``"softplus"``. ``None``: softmax for observed totals, else softplus.
+    dispersion_floor
+        0, or 1 for the released code's :math:`\theta > 1`.
+    prior
+        ``"gaussian_mixture"``, or ``"softball"`` for the published mixture with hyper-priors.
+    prior_kwargs
+        Further arguments of :class:`~scdgd.prior.GaussianMixture` or :class:`~scdgd.prior.SoftballMixture`.
+    noise_scale
+        Standard deviation of the noise on representations in training; 0 is published. Default 0.5, on a scale where
+        the broad prior has unit variance.
+    hyperprior_weight
+        ``"once"`` or ``"per_cell"`` for each term of the prior's parameters. Default
+        ``{"log_var": "per_cell", "weights": "once", "means": "once"}``.
+    new_cells
+        How new cells are placed, see :class:`~scdgd.inference.NewCellsConfig`.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown, or there are more components than cells.
+
+    Examples
+    --------
+    >>> adata = scdgd.datasets.pbmc68k()
+    >>> scdgd.model.SCDGD.setup_anndata(adata)
+    >>> model = scdgd.model.SCDGD(adata, n_components=10)
+    >>> model.train()
+    >>> adata.obsm["X_scdgd"] = model.get_latent_representation()
+    """
+
+    _module_cls = DGDModule
+    _training_plan_cls = RepresentationPlan
+    _data_splitter_cls = WholeDataSplitter
+    _latent_key = "X_scdgd"
+
+    def __init__(
+        self,
+        adata: AnnData | MuData | None = None,
+        registry: dict | None = None,
+        *,
+        n_components: int | Literal["labels"] = 20,
+        n_latent: int = 20,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        activation: Literal["silu", "relu", "tanh"] = "silu",
+        gene_likelihood: Literal["nb"] = "nb",
+        dispersion: Literal["gene", "gene-batch"] = "gene",
+        size_factor: Literal["observed", "max", "mean", "registered"] | None = None,
+        output_activation: Literal["softmax", "sigmoid", "softplus"] | None = None,
+        dispersion_floor: Literal[0, 1] = 0,
+        prior: Literal["gaussian_mixture", "softball"] = "gaussian_mixture",
+        prior_kwargs: dict | None = None,
+        noise_scale: float = 0.5,
+        hyperprior_weight: dict[str, Literal["once", "per_cell"]] | None = None,
+        new_cells: dict | None = None,
+    ) -> None:
+        super().__init__(adata, registry)
+        self._start_representations(NewCellsConfig(**(new_cells or {})))
+        has_size_factor = bool(get_state_registry(self.registry_, REGISTRY_KEYS.SIZE_FACTOR_KEY)) or (
+            self._is_registered(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+        )
+        size_factor = size_factor or ("registered" if has_size_factor else "observed")
+        output_activation = output_activation or ("softmax" if size_factor == "observed" else "softplus")
+        weight = {"log_var": "per_cell", "weights": "once", "means": "once"}
+        weight = weight if hyperprior_weight is None else {**weight, **hyperprior_weight}
+        _check_options(
+            activation=(activation, ("silu", "relu", "tanh")),
+            gene_likelihood=(gene_likelihood, tuple(LIKELIHOODS)),
+            dispersion=(dispersion, ("gene", "gene-batch")),
+            size_factor=(size_factor, ("observed", "max", "mean", "registered")),
+            output_activation=(output_activation, ("softmax", "sigmoid", "softplus")),
+            dispersion_floor=(dispersion_floor, (0, 1)),
+            prior=(prior, tuple(PRIORS)),
+            **{f"hyperprior_weight[{term!r}]": (value, ("once", "per_cell")) for term, value in weight.items()},
+        )
+        if size_factor == "registered" and not has_size_factor:
+            msg = "`size_factor='registered'` needs `setup_anndata(adata, size_factor_key=...)`."
+            raise ValueError(msg)
+        if noise_scale < 0:
+            msg = f"`noise_scale` is a standard deviation and cannot be negative, got {noise_scale}."
+            raise ValueError(msg)
+        n_cells = self.summary_stats.n_trained_cells
+        n_components_ = self._count_components(n_components, n_cells)
+        self.module = self._module_cls(
+            self.summary_stats.n_vars,
+            n_cells,
+            PRIORS[prior](n_components_, n_latent, **(prior_kwargs or {})),
+            n_batch=self.summary_stats.n_batch,
+            n_cats_per_cov=get_state_registry(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", ()),
+            n_continuous=self.summary_stats.get("n_extra_continuous_covs", 0),
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            activation=activation,
+            output_activation=output_activation,
+            gene_likelihood=gene_likelihood,
+            dispersion=dispersion,
+            dispersion_floor=dispersion_floor,
+            size_factor=size_factor,
+            noise_scale=noise_scale,
+            hyperprior_weight=weight,
+        )
+        self._warn_if_degenerate()
+        self.checkpoint_format_ = CHECKPOINT_FORMAT
+        self.mixture_start_ = None
+        self.is_query_ = False
+        self._model_summary_string = (
+            f"{type(self).__name__}: {n_cells} cells, {self.summary_stats.n_vars} genes, {n_components_} components, "
+            f"{n_latent} latent dimensions, decoder {n_layers} x {n_hidden}, {gene_likelihood}, "
+            f"dispersion {dispersion}, size factor {size_factor}, prior {prior}"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    def _is_registered(self, key: str) -> bool:
+        return bool(self.registry_["field_registries"].get(key, {}).get("data_registry"))
+
+    def _count_components(self, n_components: int | str, n_cells: int) -> int:
+        if n_components == "labels":
+            state = get_state_registry(self.registry_, REGISTRY_KEYS.LABELS_KEY)
+            if str(state["original_key"]).startswith("_scvi"):
+                msg = "`n_components='labels'` counts label categories: name them with `setup_anndata(labels_key=...)`."
+                raise ValueError(msg)
+            n_components = len(state["categorical_mapping"])
+        if isinstance(n_components, str) or int(n_components) != n_components or n_components < 1:
+            msg = f"`n_components` must be a positive integer or 'labels', got {n_components!r}."
+            raise ValueError(msg)
+        if n_components > n_cells:
+            msg = f"{n_components} components need at least as many cells, but there are {n_cells}. Lower `n_components`."
+            raise ValueError(msg)
+        return int(n_components)
+
+    def _warn_if_degenerate(self) -> None:
+        prior = self.module.prior
+        once = self.module.hyperprior_weight["log_var"] == "once" or not isinstance(prior, SoftballMixture)
+        if self.module.noise_scale == 0 and prior.covariance_type != "fixed" and once:
+            logger.warning(
+                "Without noise on representations (`noise_scale=0`) the joint density grows without bound as "
+                "representations and components shrink together. Keep `noise_scale > 0`, or use "
+                "`prior='softball'` with `hyperprior_weight={'log_var': 'per_cell'}`, or "
+                "`prior_kwargs={'covariance_type': 'fixed'}`."
+            )
+
+    @classmethod
+    @setup_anndata_dsp.dedent
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        **kwargs,
+    ) -> None:
+        """%(summary)s
+
+        All counts are validated: they must be non-negative integers, with at least one count per cell. A view becomes
+        an AnnData of its own, and sparse *arrays* become the equal sparse matrices.
+
+        Parameters
+        ----------
+        %(param_adata)s
+        %(param_layer)s
+        %(param_batch_key)s
+        %(param_labels_key)s
+        %(param_size_factor_key)s
+        %(param_cat_cov_keys)s
+        %(param_cont_cov_keys)s
+
+        Raises
+        ------
+        ValueError
+            If counts, names or columns are not as they must be; the message names cells, genes and the remedy.
+        """  # noqa: D415
+        make_actual(adata)
+        setup_method_args = cls._get_setup_method_args(**locals())
+        counts = CountsField(layer)
+        _check_columns(adata.obs, size_factor_key, categorical_covariate_keys, continuous_covariate_keys)
+        fields = [
+            counts,
+            CellIndexField(counts),
+            BatchField(batch_key),
+            LabelsField(labels_key),
+            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
+            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
+            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @classmethod
+    @setup_anndata_dsp.dedent
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        modalities: dict[str, str] | None = None,
+        **kwargs,
+    ) -> None:
+        """%(summary_mdata)s
+
+        Parameters
+        ----------
+        %(param_mdata)s
+        layer
+            Layer of the counts in their modality; ``None`` for its ``X``.
+        %(param_batch_key)s
+        %(param_labels_key)s
+        %(param_size_factor_key)s
+        %(param_cat_cov_keys)s
+        %(param_cont_cov_keys)s
+        %(param_modalities)s
+            ``modalities={"layer": "rna"}`` is the least: the modality of the counts. Arguments that are not named are
+            looked up in ``mdata.obs``.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`setup_anndata`, and if no modality is named for the counts.
+        """  # noqa: D415
+        setup_method_args = cls._get_setup_method_args(**locals())
+        if not modalities or "layer" not in modalities:
+            msg = f"Name the modality of the counts: `modalities={{'layer': ...}}`, one of {list(mdata.mod)}."
+            raise ValueError(msg)
+        of = cls._create_modalities_attr_dict(modalities, setup_method_args)
+        counts = MuDataCountsField(layer, mod_key=of.layer, mod_required=True)
+        fields = [
+            counts,
+            MuDataCellIndexField(counts.adata_field, mod_key=of.layer, mod_required=True),
+            MuDataBatchField(batch_key, mod_key=of.batch_key),
+            MuDataLabelsField(labels_key, mod_key=of.labels_key),
+            MuDataNumericalObsField(
+                REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, mod_key=of.size_factor_key, required=False
+            ),
+            MuDataCategoricalJointObsField(
+                REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys, mod_key=of.categorical_covariate_keys
+            ),
+            MuDataNumericalJointObsField(
+                REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys, mod_key=of.continuous_covariate_keys
+            ),
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(mdata, **kwargs)
+        cls.register_manager(manager)
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float = 1.0,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        load_sparse_tensor: bool = False,
+        batch_size: int = 128,
+        early_stopping: bool = False,
+        datasplitter_kwargs: dict | None = None,
+        plan_config: dict | None = None,
+        plan_kwargs: dict | None = None,
+        datamodule=None,
+        trainer_config: dict | None = None,
+        warm_start: Literal["pca", "zeros"] = "pca",
+        mixture_start: int | None = None,
+        **trainer_kwargs,
+    ) -> None:
+        """Train the model, on *all* cells unless told otherwise.
+
+        Differences from scvi-tools' defaults: ``train_size=1``, because only cells that take part have a
+        representation of their own (held-out cells get theirs from the frozen model); ``max_epochs`` is 50, less
+        above 50,000 cells; early stopping watches ``elbo_train`` if there are no validation cells. The mixture starts
+        as the broad prior N(0, I) and is placed on the learned representations after 40% of the epochs.
+
+        A second call goes on from where the first ended; it does not repeat the warm start or place the mixture again.
+
+        Parameters
+        ----------
+        max_epochs
+            Number of passes over the training cells, and so of steps of each representation.
+        accelerator, devices
+            As in scvi-tools; one device.
+        train_size, validation_size, shuffle_set_split
+            As in scvi-tools. Cells outside the training set never touch decoder or prior.
+        load_sparse_tensor
+            Load minibatches as sparse tensors.
+        batch_size
+            Cells per minibatch.
+        early_stopping
+            Stop when the monitored quantity no longer improves, see :class:`~scvi.train.Trainer`.
+        datasplitter_kwargs
+            Further arguments of the data splitter.
+        plan_config, plan_kwargs
+            Arguments of :class:`~scdgd.train.RepresentationPlan`: learning rates, schedules, steps of the prior.
+        datamodule
+            Not supported: data modules do not tell which cell is which.
+        trainer_config, **trainer_kwargs
+            Arguments of :class:`~scvi.train.Trainer`.
+        warm_start
+            ``"pca"``: representations start at whitened principal components and the decoder at the mean profile;
+            ``"zeros"``: representations at zero, decoder as drawn (published).
+        mixture_start
+            Epochs before the mixture is placed; ``None`` for 40% of `max_epochs`. Without effect on a prior that is
+            placed by construction (``"softball"``).
+
+        Raises
+        ------
+        ValueError
+            If an option is unknown or needs validation cells that are not there.
+        NotImplementedError
+            For `datamodule` and for several devices.
+        """
+        self._check_training_options(datamodule, devices, trainer_kwargs, warm_start)
+        n_cells = self.adata.n_obs
+        if self.is_query_:
+            self._train_query(max_epochs)
+            return
+        max_epochs = _default_max_epochs(n_cells) if max_epochs is None else max_epochs
+        train, validation, test = _split_cells(n_cells, train_size, validation_size, shuffle_set_split)
+        monitor_default = "elbo_validation" if len(validation) else "elbo_train"
+        if early_stopping:
+            trainer_kwargs.setdefault("early_stopping_monitor", monitor_default)
+        if trainer_kwargs.get("enable_checkpointing"):
+            trainer_kwargs.setdefault("checkpointing_monitor", monitor_default)
+        _check_monitors(trainer_kwargs, len(validation))
+        if not self.is_trained_ and warm_start == "pca":
+            self._warm_start(train)
+        self._forget_placed_cells()
+        if mixture_start is None:
+            mixture_start = int(_MIXTURE_START * max_epochs)
+        if not bool(self.module.prior.placed):
+            self.mixture_start_ = mixture_start = min(mixture_start, max_epochs - 1)
+        plan = {
+            "prior_update": "gradient" if isinstance(self.module.prior, SoftballMixture) else "em",
+            "mixture_start": mixture_start,
+            "seed": settings.seed or 0,
+            "train_rows": torch.as_tensor(train) if len(train) < n_cells else None,
+            "cell_names": self._trained_cells[CellIndexField.CELL_NAMES_KEY],
+            **(plan_config or {}),
+            **(plan_kwargs or {}),
+        }
+        super().train(
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            batch_size=batch_size,
+            early_stopping=early_stopping,
+            load_sparse_tensor=load_sparse_tensor,
+            train_size=len(train) / n_cells,
+            datasplitter_kwargs={"external_indexing": [train, validation, test], **(datasplitter_kwargs or {})},
+            plan_kwargs=plan,
+            trainer_config=trainer_config,
+            **trainer_kwargs,
+        )
+        self._place_held_out_cells(np.concatenate([validation, test]))
+
+    def _check_training_options(self, datamodule, devices, trainer_kwargs: dict, warm_start: str) -> None:
+        _check_options(warm_start=(warm_start, ("pca", "zeros")))
+        if datamodule is not None:
+            msg = "`datamodule` does not tell which cell is which, but each cell has a row of its own; train on an AnnData."
+            raise NotImplementedError(msg)
+        several = isinstance(devices, list) and len(devices) > 1
+        several |= isinstance(devices, int) and devices > 1
+        if several or "ddp" in str(trainer_kwargs.get("strategy", "")):
+            msg = "Training on several devices would copy the table of representations to each; use one (`devices=1`)."
+            raise NotImplementedError(msg)
+        if self.adata is None:
+            msg = "Training needs data: load the model with `adata=...` or set `model.adata`."
+            raise ValueError(msg)
+
+    def _warm_start(self, train: np.ndarray) -> None:
+        """Representations from whitened PCA, decoder at the mean profile; both from training cells only."""
+        counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        batch = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+        table = self.module.representations.table
+        seed = settings.seed or 0
+        z = whitened_pca(counts, table.shape[1], train_indices=train, batch=batch, seed=seed)
+        table.copy_(torch.as_tensor(z))
+        self.module.decoder.start_at_profile(self._mean_profile(counts, train))
+
+    def _mean_profile(self, counts, train: np.ndarray) -> torch.Tensor:
+        """Counts over size factors, both summed over training cells, shape ``(g,)``."""
+        in_train = np.zeros(counts.shape[0], dtype=bool)
+        in_train[train] = True
+        registered = None
+        if self.module.size_factor == "registered":
+            registered = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)).ravel()
+        gene_totals, size_total = np.zeros(counts.shape[1]), 0.0
+        for first, block in iter_row_blocks(counts):
+            cells = np.flatnonzero(in_train[first : first + block.shape[0]])
+            block = block[cells]
+            gene_totals += np.asarray(block.sum(axis=0)).ravel()
+            if self.module.size_factor == "registered":
+                size_total += registered[first + cells].sum()
+            elif self.module.size_factor == "max":
+                size_total += float(np.maximum(_row_max(block), 1).sum())
+            else:
+                share = 1.0 if self.module.size_factor == "observed" else 1 / counts.shape[1]
+                size_total += float(block.sum()) * share
+        return torch.as_tensor(gene_totals / size_total, dtype=torch.float32)
+
+    def _place_held_out_cells(self, held_out: np.ndarray) -> None:
+        """Give cells that did not train their representation from the frozen model, in their own rows."""
+        if len(held_out):
+            z = self._infer(self.adata, held_out, self._new_cells, None)
+            order = np.sort(held_out) if self.adata.isbacked else held_out
+            self.module.representations.table[torch.as_tensor(order)] = z
+
+    def _train_query(self, max_epochs: int | None) -> None:
+        """Train a query model: only the representations of its cells are free."""
+        self.infer_representations(n_steps=max_epochs)
+
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: AnnData,
+        reference_model: str | SCDGD,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        **kwargs,
+    ) -> SCDGD:
+        """Model of new cells on top of a trained reference, everything but their representations frozen.
+
+        Parameters
+        ----------
+        adata
+            Cells with the same genes and from the same batches as the reference.
+        reference_model
+            Trained model, or the folder of a saved one.
+        accelerator, device
+            Where the model is put, as in scvi-tools.
+        **kwargs
+            Passed to :meth:`load` with a folder.
+
+        Returns
+        -------
+        A model on `adata`. Its :meth:`train` places the cells (``max_epochs`` steps each); reading methods do so by
+        themselves.
+
+        Raises
+        ------
+        ValueError
+            If genes are missing or batches unknown; they are named.
+        """
+        if isinstance(reference_model, cls):
+            reference_model._check_if_trained(warn=False)
+            setup = reference_model.registry_
+            getattr(cls, setup["setup_method_name"])(adata, source_registry=setup, **setup["setup_args"])
+            parameters = reference_model.init_params_
+            model = cls(adata, **parameters["non_kwargs"], **parameters["kwargs"].get("kwargs", {}))
+            model.module.load_state_dict(reference_model.module.state_dict())
+            model.mixture_start_ = reference_model.mixture_start_
+            model.to_device(reference_model.device)
+            model.module.eval()
+            model.is_trained_ = True
+        else:
+            model = cls.load(reference_model, adata=adata, accelerator=accelerator, device=device, **kwargs)
+            model._check_if_trained(warn=False)
+        model.is_query_ = True
+        return model
+
+    @functools.wraps(RNASeqMixin.get_normalized_expression)
+    def get_normalized_expression(self, *args, **kwargs):
+        """As in scvi-tools; all samples of a cell are equal, because a point estimate has no spread."""
+        if kwargs.get("weights") == "importance":
+            self.get_importance_weights()
+        return super().get_normalized_expression(*args, **kwargs)
+
+    def get_importance_weights(self, *args, **kwargs):
+        """Not available for point estimates."""
+        msg = "Importance weights need a posterior with a spread, and SCDGD has point estimates; use `weights='uniform'`."
+        raise NotImplementedError(msg)
+
+    def get_marginal_ll(self, *args, **kwargs):
+        """Not available for point estimates."""
+        msg = (
+            "SCDGD has point estimates, so it has no marginal likelihood to integrate. Compare models by "
+            "`scdgd.metrics.held_out_log_likelihood(model, adata_test)`."
+        )
+        raise NotImplementedError(msg)
+
+    def get_aggregated_posterior(self, *args, **kwargs):
+        """Not available for point estimates."""
+        msg = (
+            "SCDGD has point estimates, so there is no posterior to aggregate. The density of representations is "
+            "`model.module.prior`; draw cells from it with `model.prior_predictive_sample(n_cells)`."
+        )
+        raise NotImplementedError(msg)
+
+    def differential_abundance(self, *args, **kwargs):
+        """Not available for point estimates."""
+        msg = (
+            "Differential abundance needs a posterior with a spread, and SCDGD has point estimates. "
+            "Compare the shares of clusters: `pandas.crosstab(adata.obs[sample_key], model.get_cluster_assignments())`."
+        )
+        raise NotImplementedError(msg)
+
+    def get_latent_library_size(self, adata=None, indices=None, give_mean: bool = False, batch_size: int | None = None):
+        """Size factor of each cell, shape ``(n, 1)``: observed, so `give_mean` makes no difference."""
+        self._check_if_trained(warn=False)
+        adata = self._validate_anndata(adata)
+        loader = self._make_data_loader(adata, indices=indices, batch_size=batch_size)
+        with torch.inference_mode():
+            factors = [
+                log_size_factor(
+                    tensors[REGISTRY_KEYS.X_KEY], self.module.size_factor, tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+                ).exp()
+                for tensors in loader
+            ]
+        return torch.cat(factors).numpy()
+
+
+def _check_options(**options: tuple) -> None:
+    for name, (value, allowed) in options.items():
+        if value not in allowed:
+            msg = f"`{name}` must be one of {list(allowed)}, got {value!r}."
+            raise ValueError(msg)
+
+
+def _check_columns(obs, size_factor_key, categorical_covariate_keys, continuous_covariate_keys) -> None:
+    keys = [size_factor_key, *(categorical_covariate_keys or []), *(continuous_covariate_keys or [])]
+    missing = [key for key in keys if key is not None and key not in obs]
+    if missing:
+        msg = f"There are no columns {missing}; adata.obs has {list(obs.columns)}."
+        raise ValueError(msg)
+    for key in [size_factor_key, *(continuous_covariate_keys or [])]:
+        if key is None:
+            continue
+        values = obs[key].to_numpy(dtype=float)
+        bad = ~np.isfinite(values) | ((values <= 0) if key == size_factor_key else False)
+        if bad.any():
+            need = "positive and finite" if key == size_factor_key else "finite"
+            msg = f"adata.obs['{key}'] must be {need}, but is not in {bad.sum()} cells (first: {obs.index[bad][0]})."
+            raise ValueError(msg)
+
+
+def _default_max_epochs(n_cells: int) -> int:
+    return int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / n_cells, _MIN_EPOCHS, _DEFAULT_EPOCHS))
+
+
+def _split_cells(
+    n_cells: int, train_size: float, validation_size: float | None, shuffle: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of training, validation and test cells; drawn as scvi-tools does, from ``scvi.settings.seed``."""
+    validation_size = 1 - train_size if validation_size is None else validation_size
+    if not 0 < train_size <= 1 or validation_size < 0 or train_size + validation_size > 1 + 1e-9:
+        msg = f"`train_size` must be in (0, 1] and leave room for `validation_size`, got {train_size}, {validation_size}."
+        raise ValueError(msg)
+    cells = np.random.RandomState(settings.seed).permutation(n_cells) if shuffle else np.arange(n_cells)
+    n_train = int(np.ceil(train_size * n_cells))
+    n_validation = min(int(np.floor(validation_size * n_cells)), n_cells - n_train)
+    return cells[:n_train], cells[n_train : n_train + n_validation], cells[n_train + n_validation :]
+
+
+def _check_monitors(trainer_kwargs: dict, n_validation: int) -> None:
+    for name in ("early_stopping_monitor", "checkpointing_monitor"):
+        monitor = trainer_kwargs.get(name, "")
+        if "validation" in monitor and n_validation == 0:
+            msg = f"`{name}={monitor!r}` needs validation cells: pass `train_size=0.9`, or monitor 'elbo_train'."
+            raise ValueError(msg)
+
+
+def _row_max(block) -> np.ndarray:
+    largest = block.max(axis=1)
+    return np.asarray(largest.todense() if hasattr(largest, "todense") else largest).ravel()

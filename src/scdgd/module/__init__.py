@@ -1,0 +1,18 @@
+"""Modules: decoder, representation table, deep generative decoder."""
+
+from ._decoder import Activation, Decoder, OutputActivation
+from ._dgd import REPRESENTATION_KEY, DGDModule, HyperpriorWeight
+from ._representation_table import RepresentationTable
+from ._size_factor import SizeFactor, log_size_factor
+
+__all__ = [
+    "REPRESENTATION_KEY",
+    "Activation",
+    "DGDModule",
+    "Decoder",
+    "HyperpriorWeight",
+    "OutputActivation",
+    "RepresentationTable",
+    "SizeFactor",
+    "log_size_factor",
+]

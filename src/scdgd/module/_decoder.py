@@ -1,0 +1,101 @@
+"""The decoder: representation and covariates to the log of expression profiles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from scvi.nn import FCLayers
+from torch import nn
+from torch.nn.functional import logsigmoid, softplus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OutputActivation = Literal["softmax", "sigmoid", "softplus"]
+Activation = Literal["silu", "relu", "tanh"]
+
+_ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+class Decoder(nn.Module):
+    r"""Fully connected network :math:`z \mapsto \log a(f_\vartheta(z, b, y))`, the log profile of a cell.
+
+    Categorical covariates enter every hidden layer one-hot encoded, continuous ones beside ``z``.
+
+    Parameters
+    ----------
+    n_latent, n_genes
+        Sizes of input and output.
+    n_cats_per_cov
+        Number of categories of the batch and of each categorical covariate.
+    n_continuous
+        Number of continuous covariates.
+    n_hidden, n_layers
+        Width and number of hidden layers.
+    activation
+        Of hidden layers. Smooth by default: kinks break second-order inference of z.
+    output_activation
+        :math:`a`: ``"softmax"`` (profiles sum to one), ``"sigmoid"`` (below one) or ``"softplus"`` (positive).
+    """
+
+    def __init__(
+        self,
+        n_latent: int,
+        n_genes: int,
+        *,
+        n_cats_per_cov: Sequence[int] = (),
+        n_continuous: int = 0,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        activation: Activation = "silu",
+        output_activation: OutputActivation = "softmax",
+    ) -> None:
+        super().__init__()
+        self.output_activation = output_activation
+        self.hidden = FCLayers(
+            n_in=n_latent + n_continuous,
+            n_out=n_hidden,
+            n_cat_list=list(n_cats_per_cov),
+            n_layers=n_layers,
+            n_hidden=n_hidden,
+            dropout_rate=0,
+            use_batch_norm=False,
+            activation_fn=_ACTIVATIONS[activation],
+        )
+        self.output = nn.Linear(n_hidden, n_genes)
+
+    def forward(
+        self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Log profiles ``(..., g)`` of representations ``(..., d)``; categories ``(b, 1)``, continuous ``(b, c)``."""
+        if continuous is not None:
+            z = torch.cat([z, continuous.expand(*z.shape[:-1], -1)], dim=-1)
+        return self._log_activation(self.output(self.hidden(z, *categories)))
+
+    def _log_activation(self, o: torch.Tensor) -> torch.Tensor:
+        if self.output_activation == "softmax":
+            return torch.log_softmax(o, dim=-1)
+        if self.output_activation == "sigmoid":
+            return logsigmoid(o)
+        tiny = o < -20  # log(1 + e^o) = e^o to float precision; masked first, so the log never sees zero
+        return torch.where(tiny, o, softplus(torch.where(tiny, 0.0, o)).log())
+
+    @torch.no_grad()
+    def start_at_profile(self, profile: torch.Tensor) -> None:
+        r"""Start every cell at one mean profile: output bias :math:`a^{-1}(\text{profile})`, output weights shrunk.
+
+        Parameters
+        ----------
+        profile
+            Mean of counts over size factor, shape ``(g,)``.
+        """
+        p = profile.clamp(min=1e-7)
+        if self.output_activation == "softmax":
+            bias = p.log()
+        elif self.output_activation == "sigmoid":
+            bias = torch.logit(p.clamp(max=1 - 1e-4))
+        else:
+            bias = torch.where(p > 20, p, p.clamp(max=20).expm1().log())
+        self.output.bias.copy_(bias)
+        self.output.weight.mul_(0.1)

@@ -1,0 +1,254 @@
+"""The deep generative decoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import nn
+
+from scdgd._compat import MODULE_KEYS
+from scdgd.likelihood import LIKELIHOODS
+
+from ._decoder import Activation, Decoder, OutputActivation
+from ._representation_table import RepresentationTable
+from ._size_factor import SizeFactor, log_size_factor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scdgd.likelihood import CountLikelihood
+    from scdgd.prior import Prior
+
+HyperpriorWeight = Literal["once", "per_cell"]
+
+#: Key of inference outputs: the rows of the table that autograd differentiates, before noise is added.
+REPRESENTATION_KEY = "representation"
+
+
+class DGDModule(BaseModuleClass):
+    r"""Deep generative decoder for counts (Schuster & Krogh 2023).
+
+    .. math::
+        z_i \sim p(z \mid \phi), \qquad \mu_{ij} = s_i\, a(f_\vartheta(z_i))_j, \qquad
+        x_{ij} \sim \mathrm{NB}(\mu_{ij}, \theta_j)
+
+    There is no encoder: representations :math:`z_i` are free, one row of a table for each cell, and maximise with
+    decoder :math:`\vartheta` and prior parameters :math:`\phi` the joint density (their eq. 3)
+
+    .. math::
+        \sum_i \Big[ \mathbb E_{\epsilon} \log p(x_i \mid z_i + \epsilon)
+        + \beta\, \mathbb E_{\epsilon} \log p(z_i + \epsilon \mid \phi) \Big]
+        + \sum_t \kappa_t \log p_t(\phi), \qquad \epsilon \sim \mathcal N(0, \varsigma^2 I)
+
+    With noise :math:`\varsigma = 0` this is the published objective. With :math:`\varsigma > 0` it is the evidence
+    lower bound of the posterior :math:`\mathcal N(z_i, \varsigma^2 I)` up to a constant: the noise gives the latent
+    space a length, so the joint density no longer grows without bound as all representations shrink.
+
+    Parameters
+    ----------
+    n_genes, n_cells
+        Number of genes, and of training cells (rows of the table).
+    prior
+        Prior of representations.
+    n_batch, n_cats_per_cov, n_continuous
+        Numbers of batches, of categories of each covariate, and of continuous covariates.
+    n_hidden, n_layers, activation, output_activation
+        Of the :class:`Decoder`.
+    gene_likelihood
+        ``"nb"``.
+    dispersion
+        ``"gene"`` or ``"gene-batch"``.
+    dispersion_floor
+        0 for :math:`\theta = e^\rho`; 1 for :math:`\theta = 1 + e^\rho`, the released code's form.
+    size_factor
+        How :math:`s_i` is found, see :func:`log_size_factor`.
+    noise_scale
+        Standard deviation :math:`\varsigma` of the noise on representations in training; 0 is published.
+    hyperprior_weight
+        :math:`\kappa` of each term of the prior's :meth:`~scdgd.prior.Prior.hyper_log_prob`, by name: ``"once"`` per
+        data set (eq. 3 of the paper) or ``"per_cell"`` (its eq. 4, and the released code).
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_cells: int,
+        prior: Prior,
+        *,
+        n_batch: int = 1,
+        n_cats_per_cov: Sequence[int] = (),
+        n_continuous: int = 0,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        activation: Activation = "silu",
+        output_activation: OutputActivation = "softmax",
+        gene_likelihood: Literal["nb"] = "nb",
+        dispersion: Literal["gene", "gene-batch"] = "gene",
+        dispersion_floor: Literal[0, 1] = 0,
+        size_factor: SizeFactor = "observed",
+        noise_scale: float = 0.0,
+        hyperprior_weight: Mapping[str, HyperpriorWeight] | None = None,
+    ) -> None:
+        super().__init__()
+        self.gene_likelihood, self.dispersion, self.dispersion_floor = gene_likelihood, dispersion, dispersion_floor
+        self.size_factor, self.noise_scale = size_factor, noise_scale
+        self.hyperprior_weight = dict(hyperprior_weight or {})
+        self.n_batch = n_batch
+        self.representations = RepresentationTable(n_cells, prior.n_latent)
+        self.prior = prior
+        self.decoder = Decoder(
+            prior.n_latent,
+            n_genes,
+            n_cats_per_cov=[n_batch, *n_cats_per_cov],
+            n_continuous=n_continuous,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            activation=activation,
+            output_activation=output_activation,
+        )
+        start = torch.tensor(2.0 - dispersion_floor).log()  # theta starts at 2 (released code)
+        self.px_r = nn.Parameter(start.expand((n_genes,) if dispersion == "gene" else (n_batch, n_genes)).clone())
+
+    @property
+    def log_theta(self) -> torch.Tensor:
+        r"""Log inverse dispersion :math:`\log\theta`, shape ``(g,)`` or ``(n_batch, g)``."""
+        return nn.functional.softplus(self.px_r) if self.dispersion_floor == 1 else self.px_r
+
+    def _get_inference_input(self, tensors: dict[str, torch.Tensor], **kwargs) -> dict:
+        return {
+            MODULE_KEYS.X_KEY: tensors[REGISTRY_KEYS.X_KEY],
+            "rows": tensors[REGISTRY_KEYS.INDICES_KEY].ravel(),
+            MODULE_KEYS.SIZE_FACTOR_KEY: tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),
+        }
+
+    def _get_generative_input(
+        self, tensors: dict[str, torch.Tensor], inference_outputs: dict[str, torch.Tensor], **kwargs
+    ) -> dict:
+        return {
+            MODULE_KEYS.Z_KEY: inference_outputs[MODULE_KEYS.Z_KEY],
+            MODULE_KEYS.LIBRARY_KEY: inference_outputs[MODULE_KEYS.LIBRARY_KEY],
+            **self.covariates(tensors),
+        }
+
+    @staticmethod
+    def covariates(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+        """Batch and covariates of a minibatch, as :meth:`generative` takes them."""
+        return {
+            MODULE_KEYS.BATCH_INDEX_KEY: tensors[REGISTRY_KEYS.BATCH_KEY],
+            MODULE_KEYS.CAT_COVS_KEY: tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
+            MODULE_KEYS.CONT_COVS_KEY: tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+        }
+
+    @auto_move_data
+    def inference(
+        self, x: torch.Tensor, rows: torch.Tensor, size_factor: torch.Tensor | None = None, n_samples: int = 1
+    ) -> dict[str, torch.Tensor | None]:
+        """Look up representations: no inference happens here.
+
+        Parameters
+        ----------
+        x
+            Counts, shape ``(b, g)``, read for the size factor only.
+        rows
+            Rows of the table, shape ``(b,)``.
+        size_factor
+            Registered size factors, shape ``(b, 1)``, if any.
+        n_samples
+            Copies ``s`` of each representation; equal, because a point estimate has no spread.
+
+        Returns
+        -------
+        ``z`` and ``library`` (log size factor), shapes ``(b, d)`` and ``(b, 1)``, with a leading ``s`` if
+        ``n_samples > 1``; ``representation``, the leaf of autograd in training.
+        """
+        representation = self.representations(rows)
+        z = representation
+        if self.training:
+            representation.requires_grad_()
+            z = representation + self.noise_scale * torch.randn_like(representation)
+        library = log_size_factor(x, self.size_factor, size_factor)
+        if n_samples > 1:
+            z, library = z.expand(n_samples, *z.shape), library.expand(n_samples, *library.shape)
+        return {
+            MODULE_KEYS.Z_KEY: z,
+            MODULE_KEYS.LIBRARY_KEY: library,
+            MODULE_KEYS.QL_KEY: None,
+            REPRESENTATION_KEY: representation,
+        }
+
+    @auto_move_data
+    def generative(
+        self,
+        z: torch.Tensor,
+        library: torch.Tensor,
+        batch_index: torch.Tensor,
+        cat_covs: torch.Tensor | None = None,
+        cont_covs: torch.Tensor | None = None,
+        transform_batch: int | None = None,
+    ) -> dict[str, CountLikelihood]:
+        """Decode representations ``(..., d)`` to the likelihood of counts ``(..., g)``, under ``px``."""
+        if transform_batch is not None:
+            batch_index = torch.full_like(batch_index, transform_batch)
+        categories = [batch_index] if cat_covs is None else [batch_index, *torch.split(cat_covs, 1, dim=1)]
+        log_mean = library + self.decoder(z, categories, cont_covs)
+        log_theta = self.log_theta
+        if self.dispersion == "gene-batch":
+            log_theta = log_theta[batch_index.ravel().long()]
+        return {MODULE_KEYS.PX_KEY: LIKELIHOODS[self.gene_likelihood](log_mean, log_theta)}
+
+    def loss(
+        self,
+        tensors: dict[str, torch.Tensor],
+        inference_outputs: dict[str, torch.Tensor],
+        generative_outputs: dict[str, CountLikelihood],
+        kl_weight: float = 1.0,
+        n_obs: int | None = None,
+    ) -> LossOutput:
+        r"""Negative log joint density *per cell*, a mean over the minibatch.
+
+        .. math::
+            \frac1b \sum_{i \in \mathcal B} \big[-\log p(x_i \mid z_i) - \beta \log p(z_i \mid \phi)\big]
+            - \sum_t \frac{\kappa_t}{n} \log p_t(\phi)
+
+        where :math:`\kappa_t` is 1 for ``"once"`` and ``n`` for ``"per_cell"``. Nothing in it depends on the size of
+        the minibatch. scvi-tools files the prior terms under "KL"; they are negative log densities, and
+        ``elbo_train`` is the negative log joint density per cell.
+
+        Parameters
+        ----------
+        tensors, inference_outputs, generative_outputs
+            As scvi-tools passes them.
+        kl_weight
+            Weight :math:`\beta` of the prior of representations.
+        n_obs
+            Number of training cells ``n``; the size of the table if not given.
+        """
+        n = len(self.representations) if n_obs is None else n_obs
+        reconstruction_loss = -generative_outputs[MODULE_KEYS.PX_KEY].log_prob(tensors[REGISTRY_KEYS.X_KEY])  # (b,)
+        neg_log_prior = -self.prior.log_prob(inference_outputs[MODULE_KEYS.Z_KEY])  # (b,)
+        neg_log_hyperprior = -self.weighted_hyper_log_prob(n)
+        return LossOutput(
+            loss=(reconstruction_loss + kl_weight * neg_log_prior).mean() + neg_log_hyperprior / n,
+            reconstruction_loss=reconstruction_loss,
+            kl_local={"neg_log_prior_z": neg_log_prior},
+            kl_global={"neg_log_prior_params": neg_log_hyperprior},
+        )
+
+    def weighted_hyper_log_prob(self, n_cells: int) -> torch.Tensor:
+        r"""Hyper-prior of the whole data set, :math:`\sum_t \kappa_t \log p_t(\phi)`, a scalar in nats."""
+        total = torch.zeros((), device=self.px_r.device)
+        for term, log_prob in self.prior.hyper_log_prob().items():
+            total = total + (n_cells if self.hyperprior_weight.get(term, "once") == "per_cell" else 1) * log_prob
+        return total
+
+    @torch.inference_mode()
+    def sample(self, tensors: dict[str, torch.Tensor], n_samples: int = 1, generative_kwargs: dict | None = None):
+        """Counts drawn at the representations of a minibatch, shape ``(b, g)``, or ``(b, g, s)`` if ``s > 1``."""
+        _, outputs = self.forward(
+            tensors, inference_kwargs={"n_samples": n_samples}, generative_kwargs=generative_kwargs, compute_loss=False
+        )
+        samples = outputs[MODULE_KEYS.PX_KEY].sample()
+        return (samples if n_samples == 1 else samples.permute(1, 2, 0)).cpu()

@@ -1,0 +1,124 @@
+"""The contract of a prior over representations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+
+class Prior(nn.Module, ABC):
+    r"""A mixture density :math:`p(z) = \sum_c w_c\, p_c(z)` over representations :math:`z \in \mathbb{R}^d`.
+
+    A new prior implements :meth:`_component_log_prob` and :meth:`_sample_components`; densities, responsibilities,
+    clustering and sampling follow. Hyper-priors on its parameters, if any, go into :meth:`hyper_log_prob`.
+
+    Parameters
+    ----------
+    n_components
+        Number of components ``k``.
+    n_latent
+        Dimension ``d`` of the representations.
+
+    Raises
+    ------
+    ValueError
+        If a size is smaller than 1.
+    """
+
+    def __init__(self, n_components: int, n_latent: int) -> None:
+        super().__init__()
+        for name, value in (("n_components", n_components), ("n_latent", n_latent)):
+            if int(value) != value or value < 1:
+                msg = f"`{name}` must be a positive integer, got {value!r}."
+                raise ValueError(msg)
+        self.n_components, self.n_latent = int(n_components), int(n_latent)
+
+    def log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        r"""Log density of representations, in nats.
+
+        .. math::
+            \log p(z) = \log \sum_c e^{\log w_c + \log p_c(z)}
+
+        Parameters
+        ----------
+        z
+            Representations, shape ``(..., d)``.
+
+        Returns
+        -------
+        Log densities, shape ``(...)``.
+
+        Raises
+        ------
+        ValueError
+            If the last axis of `z` is not ``d``.
+        """
+        return torch.logsumexp(self.component_log_prob(z), dim=-1)
+
+    def component_log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        r"""Joint log density :math:`\log w_c + \log p_c(z)` of representation and component, shape ``(..., k)``."""
+        if z.shape[-1] != self.n_latent:
+            msg = f"Representations must have {self.n_latent} dimensions, got shape {tuple(z.shape)}."
+            raise ValueError(msg)
+        return self._component_log_prob(z)
+
+    def responsibilities(self, z: torch.Tensor) -> torch.Tensor:
+        r"""Posterior :math:`r_c = p(c \mid z)`, shape ``(..., k)``; in log space, so exact far out in the tails too."""
+        return torch.softmax(self.component_log_prob(z), dim=-1)
+
+    def sample(
+        self, n: int, component: int | None = None, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw representations.
+
+        Parameters
+        ----------
+        n
+            Number of draws.
+        component
+            Draw from this component only; ``None`` draws components by their weights.
+        generator
+            Source of randomness; ``None`` uses torch's global one.
+
+        Returns
+        -------
+        Representations of shape ``(n, d)`` and their components, shape ``(n,)``.
+
+        Raises
+        ------
+        ValueError
+            If `component` is not one of ``0 ... k-1``.
+        """
+        if component is None:
+            weights = self.weights.expand(self.n_components)
+            components = torch.multinomial(weights, n, replacement=True, generator=generator)
+        elif 0 <= component < self.n_components:
+            components = torch.full((n,), component, device=self.weights.device)
+        else:
+            msg = f"`component` must be one of 0 ... {self.n_components - 1}, got {component}."
+            raise ValueError(msg)
+        return self._sample_components(components, generator), components
+
+    def hyper_log_prob(self) -> dict[str, torch.Tensor]:
+        """Log densities of the prior's own parameters, one scalar for each term; empty without hyper-priors."""
+        return {}
+
+    @property
+    @abstractmethod
+    def weights(self) -> torch.Tensor:
+        """Component weights, shape ``(k,)``, summing to one."""
+
+    @property
+    @abstractmethod
+    def component_means(self) -> torch.Tensor:
+        """Mean of each component, shape ``(k, d)``."""
+
+    @abstractmethod
+    def _component_log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        """``(..., d)`` to ``(..., k)``."""
+
+    @abstractmethod
+    def _sample_components(self, components: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """One draw from each of the given components, shape ``(n, d)``."""

@@ -1,0 +1,221 @@
+"""Training plan of the deep generative decoder: who steps when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.train import TrainingPlan
+
+from scdgd._compat import MODULE_KEYS
+from scdgd.module import REPRESENTATION_KEY
+
+from ._row_adam import RowAdam
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scdgd.module import DGDModule
+
+_MAX_NAMED = 5
+
+
+class RepresentationPlan(TrainingPlan):
+    """Decoder and prior step every minibatch, and so do the rows of the minibatch's cells (see :class:`RowAdam`).
+
+    The loss that is differentiated is the *sum* over the minibatch, so the gradient of a representation does not
+    depend on the size of the minibatch.
+
+    A mixture that has not been placed yet is the broad prior N(0, I) and does not train. It is placed on the
+    representations of the training cells when `mixture_start` epochs have passed, and trains from then on.
+
+    Parameters
+    ----------
+    module
+        The module.
+    lr, lr_z, lr_prior
+        Learning rates of decoder, representations and prior.
+    betas, betas_z
+        Decay of Adam's moments for decoder and prior, and for representations.
+    weight_decay, weight_decay_z, weight_decay_prior
+        L2 penalties in Adam's gradient, not decoupled.
+    lr_drop_epoch, lr_drop_factor
+        Epoch after which the decoder's rate is multiplied by the factor, keeping Adam's moments.
+    prior_update
+        ``"em"``: one closed-form step of expectation maximisation on all training cells at the end of each epoch;
+        ``"gradient"``: Adam, every minibatch (published).
+    mixture_start
+        Number of epochs before the mixture is placed, if it is not yet.
+    n_inner_steps
+        Steps of a minibatch's representations per visit; all but the last leave decoder and prior as they are.
+    clip_norm
+        Largest norm of the decoder's gradient; ``None`` for no limit.
+    seed
+        Seed of the placement of components.
+    train_rows
+        Rows of the cells that train, for the steps of the prior; ``None`` for all.
+    cell_names
+        Names of the rows, for messages.
+    n_epochs_kl_warmup
+        Epochs over which the weight of the representations' prior rises to one; ``None`` for none.
+    **kwargs
+        Passed to :class:`scvi.train.TrainingPlan`.
+    """
+
+    def __init__(
+        self,
+        module: DGDModule,
+        *,
+        lr: float = 2e-3,
+        lr_z: float = 2e-2,
+        lr_prior: float = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.999),
+        betas_z: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        weight_decay_z: float = 0.0,
+        weight_decay_prior: float = 0.0,
+        lr_drop_epoch: int | None = None,
+        lr_drop_factor: float = 0.1,
+        prior_update: Literal["em", "gradient"] = "em",
+        mixture_start: int = 0,
+        n_inner_steps: int = 1,
+        clip_norm: float | None = None,
+        seed: int = 0,
+        train_rows: torch.Tensor | None = None,
+        cell_names: Sequence[str] | None = None,
+        n_epochs_kl_warmup: int | None = None,
+        **kwargs,
+    ) -> None:
+        if prior_update not in ("em", "gradient"):
+            msg = f"`prior_update` must be 'em' or 'gradient', got {prior_update!r}."
+            raise ValueError(msg)
+        if n_inner_steps < 1:
+            msg = f"`n_inner_steps` must be at least 1, got {n_inner_steps}."
+            raise ValueError(msg)
+        super().__init__(
+            module, lr=lr, eps=eps, weight_decay=weight_decay, n_epochs_kl_warmup=n_epochs_kl_warmup, **kwargs
+        )
+        self.automatic_optimization = False
+        self.lr_z, self.lr_prior, self.betas, self.betas_z = lr_z, lr_prior, betas, betas_z
+        self.weight_decay_z, self.weight_decay_prior = weight_decay_z, weight_decay_prior
+        self.lr_drop_epoch, self.lr_drop_factor = lr_drop_epoch, lr_drop_factor
+        self.prior_update, self.mixture_start = prior_update, mixture_start
+        self.n_inner_steps, self.clip_norm, self.seed = n_inner_steps, clip_norm, seed
+        self.train_rows, self.cell_names = train_rows, cell_names
+
+    def configure_optimizers(self):
+        """Adam for the decoder (with the dispersion), Adam for the prior, :class:`RowAdam` for representations."""
+        module = self.module
+        likelihood_parameters = [*module.decoder.parameters(), module.px_r]
+        decoder = torch.optim.Adam(
+            likelihood_parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
+        )
+        prior = torch.optim.Adam(
+            module.prior.parameters(),
+            lr=self.lr_prior,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay_prior,
+        )
+        return [decoder, prior]
+
+    def on_fit_start(self) -> None:
+        """Set up the rows' optimiser, now that the table is on its device."""
+        self.row_optimizer = RowAdam(
+            self.module.representations.table,
+            lr=self.lr_z,
+            betas=self.betas_z,
+            eps=self.eps,
+            weight_decay=self.weight_decay_z,
+        )
+
+    def on_train_epoch_start(self) -> None:
+        """Place the mixture and drop the decoder's rate when their epochs have come."""
+        super().on_train_epoch_start()
+        if self.current_epoch == self.mixture_start:
+            self._place_mixture()
+        if self.current_epoch == self.lr_drop_epoch:
+            decoder, _ = self.optimizers()
+            for group in decoder.param_groups:
+                group["lr"] *= self.lr_drop_factor
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Step representations (`n_inner_steps` times), decoder and prior on one minibatch."""
+        decoder, prior = self.optimizers()
+        self.loss_kwargs["kl_weight"] = self.kl_weight
+        for _ in range(self.n_inner_steps - 1):
+            self._step_representations(batch)
+        decoder.zero_grad()
+        prior.zero_grad()
+        inference_outputs, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        self._check_finite(output, batch)
+        self.manual_backward(output.loss * output.n_obs_minibatch)
+        if self.clip_norm is not None:
+            self.clip_gradients(decoder, gradient_clip_val=self.clip_norm, gradient_clip_algorithm="norm")
+        decoder.step()
+        if self.prior_update == "gradient" and self._is_placed:
+            prior.step()
+        self.row_optimizer.step(_rows(batch), inference_outputs[REPRESENTATION_KEY].grad)
+        self.log("train_loss", output.loss.detach(), on_epoch=True, prog_bar=True, batch_size=output.n_obs_minibatch)
+        self.compute_and_log_metrics(output, self.train_metrics, "train")
+        return output.loss.detach()
+
+    def on_train_epoch_end(self) -> None:
+        """Step a placed mixture in closed form."""
+        if self.prior_update == "em" and self._is_placed:
+            self.module.prior.em_step(self._train_table, noise_var=self.module.noise_scale**2)
+        super().on_train_epoch_end()
+
+    def on_train_end(self) -> None:
+        """Place a mixture whose epoch never came (early stopping)."""
+        self._place_mixture()
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        """Step the held-out cells' representations, everything else frozen, and log their loss after the step."""
+        self._step_representations(batch)
+        super().validation_step(batch, batch_idx)
+
+    def _step_representations(self, batch: dict[str, torch.Tensor]) -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            batch = {key: value.clone() for key, value in batch.items()}  # inference tensors cannot enter autograd
+            inference_outputs = self.module.inference(**self.module._get_inference_input(batch))
+            representation = inference_outputs[REPRESENTATION_KEY]
+            if not self.module.training:
+                representation = representation.clone().requires_grad_()
+                inference_outputs[MODULE_KEYS.Z_KEY] = representation
+            generative_outputs = self.module.generative(**self.module._get_generative_input(batch, inference_outputs))
+            output = self.module.loss(batch, inference_outputs, generative_outputs, **self.loss_kwargs)
+            (gradient,) = torch.autograd.grad(output.loss * output.n_obs_minibatch, representation)
+            self.row_optimizer.step(_rows(batch), gradient)
+
+    @property
+    def _is_placed(self) -> bool:
+        return bool(self.module.prior.placed)
+
+    @property
+    def _train_table(self) -> torch.Tensor:
+        table = self.module.representations.table
+        return table if self.train_rows is None else table[self.train_rows.to(table.device)]
+
+    def _place_mixture(self) -> None:
+        if not self._is_placed:
+            self.module.prior.place(self._train_table, noise_var=self.module.noise_scale**2, seed=self.seed)
+
+    def _check_finite(self, output, batch: dict[str, torch.Tensor]) -> None:
+        if torch.isfinite(output.loss):
+            return
+        per_cell = sum(output.reconstruction_loss.values()) + sum(output.kl_local.values())
+        rows = _rows(batch)[~torch.isfinite(per_cell)][:_MAX_NAMED].tolist()
+        cells = ", ".join(str(r if self.cell_names is None else self.cell_names[r]) for r in rows)
+        where = f"at cells {cells}" if cells else "in the prior of the mixture's parameters"
+        msg = (
+            f"The loss became NaN or infinite in epoch {self.current_epoch}, {where}. "
+            "Lower the rates (`plan_kwargs={'lr': 3e-4, 'lr_z': 5e-3}`) or set `plan_kwargs={'clip_norm': 10.0}`."
+        )
+        raise RuntimeError(msg)
+
+
+def _rows(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return batch[REGISTRY_KEYS.INDICES_KEY].ravel()

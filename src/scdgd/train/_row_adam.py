@@ -1,0 +1,58 @@
+"""Adam for the rows of a table."""
+
+from __future__ import annotations
+
+import torch
+
+
+class RowAdam:
+    r"""Adam whose moments and step count belong to rows, so that a minibatch costs as much as its rows.
+
+    .. math::
+        m_i \leftarrow \beta_1 m_i + (1 - \beta_1) g_i, \quad v_i \leftarrow \beta_2 v_i + (1 - \beta_2) g_i^2, \quad
+        z_i \leftarrow z_i - \eta\, \frac{m_i / (1 - \beta_1^{t_i})}{\sqrt{v_i / (1 - \beta_2^{t_i})} + \epsilon}
+
+    Every cell is visited once per epoch, so stepping its row at once gives the trajectory of the published schedule,
+    which collects gradients over the epoch and steps the whole table at its end (Schuster & Krogh 2023,
+    Algorithm 1). :class:`torch.optim.SparseAdam` would not: its step count is that of the table. Rows that are not
+    in the minibatch never move.
+
+    Parameters
+    ----------
+    table
+        Tensor of shape ``(n, d)``, changed in place.
+    lr
+        Learning rate :math:`\eta`.
+    betas
+        Decay of the moments.
+    eps
+        :math:`\epsilon`.
+    weight_decay
+        L2 penalty added to the gradient; the released code puts 1e-4 on representations.
+    """
+
+    def __init__(
+        self,
+        table: torch.Tensor,
+        lr: float = 2e-2,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        self.table, self.lr, self.betas, self.eps, self.weight_decay = table, lr, betas, eps, weight_decay
+        self.first_moment = torch.zeros_like(table)
+        self.second_moment = torch.zeros_like(table)
+        self.steps = torch.zeros(len(table), 1, device=table.device)
+
+    @torch.no_grad()
+    def step(self, rows: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Step `rows` ``(b,)``, each at most once, down `gradient` ``(b, d)``."""
+        beta1, beta2 = self.betas
+        z = self.table[rows]
+        g = gradient + self.weight_decay * z if self.weight_decay else gradient
+        t = self.steps[rows] + 1  # (b, 1)
+        m = beta1 * self.first_moment[rows] + (1 - beta1) * g
+        v = beta2 * self.second_moment[rows] + (1 - beta2) * g.square()
+        update = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + self.eps)
+        self.steps[rows], self.first_moment[rows], self.second_moment[rows] = t, m, v
+        self.table[rows] = z - self.lr * update

@@ -1,0 +1,96 @@
+"""Warm start of representations: whitened principal components."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from scdgd.data import iter_row_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+
+_MAX_CELLS = 20_000
+_BLOCK_CELLS = 1_000
+
+
+def whitened_pca(
+    counts,
+    n_latent: int,
+    *,
+    train_indices: np.ndarray | None = None,
+    batch: Sequence[int] | None = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """Principal component scores of log-normalised counts, each with unit variance over the training cells.
+
+    Loadings are fitted to at most 20,000 random training cells; scores are computed block by block, so no second
+    matrix of the size of `counts` exists. Scores are centred within each batch. Dimensions beyond the rank of the
+    data are small noise, so that they can be learned.
+
+    Parameters
+    ----------
+    counts
+        Raw counts ``(n, g)``, dense, sparse or backed.
+    n_latent
+        Number of components ``d``.
+    train_indices
+        Cells that loadings, scales and centres are computed from; ``None`` for all.
+    batch
+        Batch code of each cell, shape ``(n,)``; ``None`` for one batch.
+    seed
+        Seed of the subset of cells, of the solver and of the noise.
+
+    Returns
+    -------
+    Scores, shape ``(n, d)``, float32.
+    """
+    from sklearn.decomposition import PCA
+
+    rng = np.random.default_rng(seed)
+    n_cells, n_genes = counts.shape
+    train = np.arange(n_cells) if train_indices is None else np.asarray(train_indices)
+    sample = _take_rows(counts, np.sort(rng.choice(train, min(len(train), _MAX_CELLS), replace=False)))
+    target = float(np.median(np.asarray(sample.sum(axis=1)).ravel()))
+    scores = rng.normal(scale=0.01, size=(n_cells, n_latent)).astype(np.float32)
+    rank = min(n_latent, n_genes - 1, sample.shape[0] - 1)
+    if rank < 1:
+        logger.info("The warm start needs at least 2 cells and 2 genes; representations start near zero.")
+        return scores
+    pca = PCA(rank, svd_solver="arpack", random_state=seed).fit(_log_normalise(sample, target))
+    for first, block in iter_row_blocks(counts):
+        projected = _log_normalise(block, target) @ pca.components_.T - pca.mean_ @ pca.components_.T
+        scores[first : first + block.shape[0], :rank] = projected
+    batch = np.zeros(n_cells, dtype=int) if batch is None else np.asarray(batch).ravel().astype(int)
+    scores[:, :rank] = _centre_and_whiten(scores[:, :rank], train, batch)
+    return scores
+
+
+def _take_rows(counts, rows: np.ndarray) -> sparse.csr_matrix:
+    """Rows as CSR, gathered in blocks so that dense counts are never copied whole."""
+    blocks = [sparse.csr_matrix(counts[rows[i : i + _BLOCK_CELLS]]) for i in range(0, len(rows), _BLOCK_CELLS)]
+    return sparse.vstack(blocks, format="csr")
+
+
+def _log_normalise(counts, target: float) -> sparse.csr_matrix:
+    """``log1p`` of counts scaled to `target` per cell, as CSR."""
+    counts = sparse.csr_matrix(counts, dtype=np.float64)
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    scaled = sparse.csr_matrix(sparse.diags(target / np.maximum(totals, 1)) @ counts)
+    return scaled.log1p()
+
+
+def _centre_and_whiten(scores: np.ndarray, train: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    in_train = np.zeros(len(scores), dtype=bool)
+    in_train[train] = True
+    for code in np.unique(batch):
+        cells = batch == code
+        reference = cells & in_train
+        if reference.any():
+            scores[cells] -= scores[reference].mean(axis=0)
+    return scores / np.maximum(scores[in_train].std(axis=0), 1e-8)
