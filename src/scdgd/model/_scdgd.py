@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import warnings
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -421,6 +422,7 @@ class SCDGD(
         if not self.is_trained_ and warm_start == "pca":
             self._warm_start(train)
         self._forget_placed_cells()
+        self.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
         if mixture_start is None:
             mixture_start = int(_MIXTURE_START * max_epochs)
         if not bool(self.module.prior.placed):
@@ -434,19 +436,21 @@ class SCDGD(
             **(plan_config or {}),
             **(plan_kwargs or {}),
         }
-        super().train(
-            max_epochs=max_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            load_sparse_tensor=load_sparse_tensor,
-            train_size=len(train) / n_cells,
-            datasplitter_kwargs={"external_indexing": [train, validation, test], **(datasplitter_kwargs or {})},
-            plan_kwargs=plan,
-            trainer_config=trainer_config,
-            **trainer_kwargs,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Total length of `list`")  # the empty validation loader
+            super().train(
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                batch_size=batch_size,
+                early_stopping=early_stopping,
+                load_sparse_tensor=load_sparse_tensor,
+                train_size=len(train) / n_cells,
+                datasplitter_kwargs={"external_indexing": [train, validation, test], **(datasplitter_kwargs or {})},
+                plan_kwargs=plan,
+                trainer_config=trainer_config,
+                **trainer_kwargs,
+            )
         self._place_held_out_cells(np.concatenate([validation, test]))
 
     def _check_training_options(self, datamodule, devices, trainer_kwargs: dict, warm_start: str) -> None:
@@ -642,8 +646,8 @@ def _split_cells(
         msg = f"`train_size` must be in (0, 1] and leave room for `validation_size`, got {train_size}, {validation_size}."
         raise ValueError(msg)
     cells = np.random.RandomState(settings.seed).permutation(n_cells) if shuffle else np.arange(n_cells)
-    n_train = int(np.ceil(train_size * n_cells))
-    n_validation = min(int(np.floor(validation_size * n_cells)), n_cells - n_train)
+    n_train = int(np.ceil(train_size * n_cells - 1e-9))
+    n_validation = min(int(np.floor(validation_size * n_cells + 1e-9)), n_cells - n_train)
     return cells[:n_train], cells[n_train : n_train + n_validation], cells[n_train + n_validation :]
 
 

@@ -10,6 +10,7 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import nn
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd.likelihood import LIKELIHOODS
 
 from ._decoder import Activation, Decoder, OutputActivation
@@ -116,6 +117,15 @@ class DGDModule(BaseModuleClass):
     def log_theta(self) -> torch.Tensor:
         r"""Log inverse dispersion :math:`\log\theta`, shape ``(g,)`` or ``(n_batch, g)``."""
         return nn.functional.softplus(self.px_r) if self.dispersion_floor == 1 else self.px_r
+
+    def on_load(self, model, **kwargs) -> None:
+        """Refuse models that a later version of the package has saved."""
+        if model.checkpoint_format_ > CHECKPOINT_FORMAT:
+            msg = (
+                f"The saved model has format {model.checkpoint_format_}, but this version of scdgd reads formats up to "
+                f"{CHECKPOINT_FORMAT}. Upgrade with `pip install --upgrade scdgd`."
+            )
+            raise ValueError(msg)
 
     def _get_inference_input(self, tensors: dict[str, torch.Tensor], **kwargs) -> dict:
         return {
