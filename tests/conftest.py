@@ -76,3 +76,9 @@ def trained(adata) -> SCDGD:
 def state_of(model: SCDGD) -> dict[str, torch.Tensor]:
     """A copy of everything a model has learned."""
     return {key: value.clone() for key, value in model.module.state_dict().items()}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Matrices here are tiny: threads only wait for each other, above all where pytest-xdist shares the cores."""
+    torch.set_num_threads(1)

@@ -31,6 +31,11 @@ class CountLikelihood(ABC):
     def mean(self) -> torch.Tensor:
         """Expected counts, shape ``(..., b, g)``."""
 
+    @property
+    def mu(self) -> torch.Tensor:
+        """The mean, under the name that scvi-tools reads."""
+        return self.mean
+
     @abstractmethod
     def sample(self) -> torch.Tensor:
         """One draw of the counts, shape ``(..., b, g)``."""

@@ -89,17 +89,10 @@ def held_out_log_likelihood(
     seed: int = 0,
     batch_size: int = 256,
 ) -> HeldOutScore:
-    r"""Plug-in log-likelihood of counts that neither training nor inference of the representation has seen.
+    """Plug-in log-likelihood of counts that neither training nor inference of the representation has seen.
 
-    Each count of a test cell is split binomially. The representation is inferred from one half (its size factor too),
-    and the other half is scored under the conditional law that the split implies for negative binomial counts,
-
-    .. math::
-        x^{\mathrm{te}} \mid x^{\mathrm{tr}} \sim \mathrm{NB}\Big(
-        (1-\epsilon)\,\mu\,\frac{\theta + x^{\mathrm{tr}}}{\theta + \epsilon\mu},\; \theta + x^{\mathrm{tr}}\Big),
-        \qquad \epsilon\,\mu = \text{decoded mean of the inferred half}.
-
-    An encoder-less model that was scored on the counts it has fitted its representation to would have seen the answer.
+    Each count of a test cell is split binomially (:func:`split_counts`). The representation is inferred from one half,
+    its size factor too, and the other half is scored given the first (:func:`conditional_of_other_half`). An encoder-less model that was scored on the counts it has fitted its representation to would have seen the answer.
 
     Parameters
     ----------
@@ -138,10 +131,9 @@ def held_out_log_likelihood(
         x_scored = torch.as_tensor(counts[first : first + len(x_inferred)].toarray(), device=model.device)
         first += len(x_inferred)
         mean, theta = _plug_in_parameters(model, tensors)  # of the inferred half: mean = epsilon * mu
-        posterior_theta = theta + x_inferred
-        expected = mean * (1 - epsilon) / epsilon * posterior_theta / (theta + mean)
-        log_likelihoods.append(NegativeBinomial(expected.log(), posterior_theta.log()).log_prob(x_scored).cpu())
-        squared_error += float((x_scored - expected).square().sum(dtype=torch.float64))
+        px = conditional_of_other_half(mean, theta, x_inferred, epsilon)
+        log_likelihoods.append(px.log_prob(x_scored).cpu())
+        squared_error += float((x_scored - px.mean).square().sum(dtype=torch.float64))
     per_cell = torch.cat(log_likelihoods).numpy()
     return HeldOutScore(
         log_likelihood=float(per_cell.mean()),
@@ -149,6 +141,33 @@ def held_out_log_likelihood(
         rmse=float(np.sqrt(squared_error / (len(per_cell) * counts.shape[1]))),
         per_cell=per_cell,
     )
+
+
+def conditional_of_other_half(
+    mean: torch.Tensor, theta: torch.Tensor, x_inferred: torch.Tensor, epsilon: float
+) -> NegativeBinomial:
+    r"""Law of the second part of a binomially split negative binomial count, given the first.
+
+    .. math::
+        x^{\mathrm{te}} \mid x^{\mathrm{tr}} \sim \mathrm{NB}\Big(
+        (1-\epsilon)\,\mu\,\frac{\theta + x^{\mathrm{tr}}}{\theta + \epsilon\mu},\; \theta + x^{\mathrm{tr}}\Big)
+
+    The parts are dependent, because they share the gamma distributed rate of the count.
+
+    Parameters
+    ----------
+    mean
+        Mean :math:`\epsilon\mu` of the first part, shape ``(b, g)``.
+    theta
+        Inverse dispersion, broadcastable to `mean`.
+    x_inferred
+        The first part, shape ``(b, g)``.
+    epsilon
+        Share of the first part.
+    """
+    posterior_theta = theta + x_inferred
+    expected = mean * (1 - epsilon) / epsilon * posterior_theta / (theta + mean)
+    return NegativeBinomial(expected.log(), posterior_theta.log())
 
 
 def _plug_in_parameters(model: BaseModelClass, tensors: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,117 @@
+"""Count splitting: the split, the conditional law, and scores of both kinds of model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scvi
+import torch
+from scipy import sparse
+from scipy.stats import binom, nbinom
+from tests.conftest import make_model, simulate, train
+
+from scdgd.metrics import held_out_log_likelihood, n_used_components, split_counts
+from scdgd.metrics._held_out import conditional_of_other_half
+
+
+def test_halves_add_up_and_are_reproducible(adata):
+    first, second = split_counts(adata, epsilon=0.3, seed=1)
+    np.testing.assert_array_equal((first.X + second.X).toarray(), adata.X.toarray())
+    np.testing.assert_allclose(first.X.sum() / adata.X.sum(), 0.3, atol=0.01)
+    again, _ = split_counts(adata, epsilon=0.3, seed=1)
+    np.testing.assert_array_equal(first.X.toarray(), again.X.toarray())
+    assert not set(first.obs_names) & set(adata.obs_names)
+
+
+def test_cells_without_an_inferred_half_are_left_out(adata):
+    counts = adata.X.tolil()
+    counts[0] = 0
+    counts[0, 0] = 1
+    adata.X = counts.tocsr()
+    sizes = [split_counts(adata, epsilon=0.01, seed=seed)[0].n_obs for seed in range(3)]
+    assert max(sizes) <= 150
+    assert min(split_counts(adata, epsilon=0.01, seed=0)[0].X.sum(axis=1)) > 0
+
+
+def test_split_of_a_layer_leaves_x_alone(adata):
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = adata.X.log1p()
+    first, second = split_counts(adata, layer="counts")
+    np.testing.assert_array_equal((first.layers["counts"] + second.layers["counts"]).toarray(), adata.layers["counts"].toarray())
+    np.testing.assert_array_equal(first.X.toarray(), adata.X.toarray())
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0, -0.5])
+def test_impossible_shares_are_refused(adata, epsilon):
+    with pytest.raises(ValueError, match="epsilon"):
+        split_counts(adata, epsilon=epsilon)
+
+
+@pytest.mark.parametrize(("mu", "theta", "epsilon"), [(0.3, 0.5, 0.5), (20.0, 2.0, 0.3), (1000.0, 50.0, 0.9)])
+def test_conditional_law_completes_the_joint(mu, theta, epsilon):
+    """NB(x) Bin(x_tr | x) = NB(x_tr) p(x_te | x_tr), for every pair of counts."""
+    x_first, x_second = (grid.ravel() for grid in np.meshgrid(np.arange(12), np.arange(12)))
+    x = x_first + x_second
+    joint = nbinom.logpmf(x, theta, theta / (theta + mu)) + binom.logpmf(x_first, x, epsilon)
+    marginal = nbinom.logpmf(x_first, theta, theta / (theta + epsilon * mu))
+    first, second = (torch.as_tensor(v, dtype=torch.float64).unsqueeze(1) for v in (x_first, x_second))
+    mean = torch.full_like(first, epsilon * mu)
+    conditional = conditional_of_other_half(mean, torch.tensor([theta], dtype=torch.float64), first, epsilon)
+    np.testing.assert_allclose(conditional.log_prob(second), joint - marginal, rtol=1e-9, atol=1e-9)
+
+
+def test_score_equals_a_direct_computation(trained, adata):
+    test = simulate(30, seed=0, depth=250.0)
+    test.obs_names = "test_" + test.obs_names
+    score = held_out_log_likelihood(trained, test, seed=4)
+    first, second = split_counts(test, seed=4)
+    mean = trained.get_normalized_expression(first, library_size="latent", return_numpy=True).astype(float)
+    theta = trained.module.log_theta.exp().detach().double().numpy()
+    x, y = first.X.toarray(), second.X.toarray()
+    expected = mean * (theta + x) / (theta + mean)
+    reference = nbinom.logpmf(y, theta + x, (theta + x) / (theta + x + expected)).sum(axis=1)
+    np.testing.assert_allclose(score.per_cell, reference, rtol=1e-4)
+    np.testing.assert_allclose(score.log_likelihood, reference.mean(), rtol=1e-4)
+    np.testing.assert_allclose(score.rmse, np.sqrt(((y - expected) ** 2).mean()), rtol=1e-4)
+    assert held_out_log_likelihood(trained, test, seed=4)[:3] == score[:3]
+    assert held_out_log_likelihood(trained, test, seed=5).log_likelihood != score.log_likelihood
+
+
+def test_better_models_score_higher_and_scvi_is_scored_alike():
+    adata = simulate(300, depth=1000.0)
+    test = simulate(60, depth=1000.0)
+    test.obs_names = "test_" + test.obs_names
+    short, long = (held_out_log_likelihood(train(make_model(adata), epochs), test) for epochs in (1, 40))
+    assert long.log_likelihood > short.log_likelihood
+    assert long.rmse < short.rmse
+    scvi.model.SCVI.setup_anndata(adata)
+    model = scvi.model.SCVI(adata, n_latent=4, gene_likelihood="nb")
+    model.train(30, accelerator="cpu", enable_progress_bar=False, train_size=1.0)
+    score = held_out_log_likelihood(model, test)
+    assert score.per_cell.shape == (60,)
+    assert abs(score.log_likelihood - long.log_likelihood) < 0.2 * abs(long.log_likelihood)
+
+
+def test_scvi_with_another_likelihood_is_refused(adata):
+    scvi.model.SCVI.setup_anndata(adata)
+    model = scvi.model.SCVI(adata, n_latent=4)
+    model.train(1, accelerator="cpu", enable_progress_bar=False, train_size=1.0)
+    with pytest.raises(ValueError, match="zinb"):
+        held_out_log_likelihood(model, adata.copy())
+
+
+def test_held_out_score_leaves_the_model_as_it_is(trained, adata):
+    z = trained.get_latent_representation()
+    test = simulate(10, seed=3)
+    test.obs_names = "test_" + test.obs_names
+    counts = sparse.csr_matrix(test.X, copy=True)
+    held_out_log_likelihood(trained, test)
+    np.testing.assert_array_equal(trained.get_latent_representation(), z)
+    np.testing.assert_array_equal(test.X.toarray(), counts.toarray())
+    assert "_scdgd_row" not in test.obs
+
+
+def test_used_components():
+    assert n_used_components(np.repeat([0, 1, 2], [98, 1, 1])) == 3
+    assert n_used_components(np.repeat(["a", "b"], [995, 5])) == 1
+    assert n_used_components(np.repeat([0, 1], [90, 10]), min_share=0.2) == 1
