@@ -96,7 +96,9 @@ def fit_scdgd(train, test, seed: int, tier: Tier, trace: bool, published: bool) 
         model = SCDGD(train, n_components="labels", n_latent=N_LATENT)
         options = {"max_epochs": tier.default_epochs}
         batch = train.obs["batch"].cat.codes.to_numpy() if "batch" in train.obs else None
-        initial = kmeans(whitened_pca(train.X, N_LATENT, batch=batch, seed=seed), train.obs["cell_type"].nunique(), seed)
+        initial = kmeans(
+            whitened_pca(train.X, N_LATENT, batch=batch, seed=seed), train.obs["cell_type"].nunique(), seed
+        )
     every = (tier.trace_every if published else max(1, tier.trace_every // 5)) if trace else 10**9
     callback = HeldOutTrace(model, test, every)
     start = time.perf_counter()
@@ -208,7 +210,10 @@ def run(job: tuple) -> None:
             **{key: result.get(key) for key in ("held_out", "rmse", "used", "seconds", "epochs", "trace")},
         }
         ledger.add(row)
-        print(f"{name} seed {seed} {method}: ARI {row['ari']:.3f}, held-out {row['held_out'] or float('nan'):.2f}, {row['seconds']:.0f} s", flush=True)
+        print(
+            f"{name} seed {seed} {method}: ARI {row['ari']:.3f}, held-out {row['held_out'] or float('nan'):.2f}, {row['seconds']:.0f} s",
+            flush=True,
+        )
 
 
 def report(rows, tier_name: str, tier: Tier) -> str:
@@ -230,7 +235,18 @@ def report(rows, tier_name: str, tier: Tier) -> str:
             epochs = "–" if r["epochs"].isna().all() else f"{r['epochs'].iloc[0]:.0f}"
             table.append(
                 [method, epochs]
-                + [mean_sd(r[c], d) for c, d in (("ari_initial", 3), ("ari", 3), ("nmi", 3), ("held_out", 2), ("rmse", 4), ("used", 1), ("seconds", 1))]
+                + [
+                    mean_sd(r[c], d)
+                    for c, d in (
+                        ("ari_initial", 3),
+                        ("ari", 3),
+                        ("nmi", 3),
+                        ("held_out", 2),
+                        ("rmse", 4),
+                        ("used", 1),
+                        ("seconds", 1),
+                    )
+                ]
             )
         text.append(markdown(header, table))
     text.append("\n**Means over sets**\n")
@@ -245,7 +261,13 @@ def report(rows, tier_name: str, tier: Tier) -> str:
         table.append(line)
     text.append(markdown(["method", *(f"{c}, {g}" for g in groups for c in ("ARI", "NMI"))], table))
     text.append("\n**Held-out log-likelihood of the default against the published form and scVI**\n")
-    header = ["set", "default − published (nats per cell)", "default − scVI", "seconds: default / scVI", "seconds: default / published"]
+    header = [
+        "set",
+        "default − published (nats per cell)",
+        "default − scVI",
+        "seconds: default / scVI",
+        "seconds: default / published",
+    ]
     table = []
     for name in sets:
         pivot = rows[rows["set"] == name].pivot(index="seed", columns="method")
@@ -266,7 +288,8 @@ def report(rows, tier_name: str, tier: Tier) -> str:
         traces = {
             method: [tuple(map(float, point.split(":"))) for point in r["trace"].iloc[0].split(";")]
             for method in METHODS[:2]
-            if len(r := rows[(rows["set"] == name) & (rows["seed"] == 0) & (rows["method"] == method)]) and isinstance(r["trace"].iloc[0], str)
+            if len(r := rows[(rows["set"] == name) & (rows["seed"] == 0) & (rows["method"] == method)])
+            and isinstance(r["trace"].iloc[0], str)
         }
         if len(traces) < 2:
             continue
@@ -314,7 +337,9 @@ def main() -> None:
     print(text)
     if args.out:
         command = f"python benchmarks/scdgd_vs_baselines.py --data DIR --{args.tier}"
-        args.out.write_text(f"# Benchmarks\n\n{__doc__.split('Every', 1)[0].splitlines()[0]}\n\nPrinted by `{command}`.\nEvery{__doc__.split('Every', 1)[1]}\n{text}")
+        args.out.write_text(
+            f"# Benchmarks\n\n{__doc__.split('Every', 1)[0].splitlines()[0]}\n\nPrinted by `{command}`.\nEvery{__doc__.split('Every', 1)[1]}\n{text}"
+        )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ def exact_log_prob(log_mean: torch.Tensor, log_theta: torch.Tensor, counts: torc
     mpmath = pytest.importorskip("mpmath")
     values = []
     with mpmath.workdps(40):
-        for a, t, x in zip(*(tensor.double().ravel().tolist() for tensor in (log_mean, log_theta, counts)), strict=True):
+        for a, t, x in zip(
+            *(tensor.double().ravel().tolist() for tensor in (log_mean, log_theta, counts)), strict=True
+        ):
             mean, theta = mpmath.exp(a), mpmath.exp(t)
             value = mpmath.loggamma(x + theta) - mpmath.loggamma(theta) - mpmath.loggamma(x + 1)
             value += -theta * mpmath.log1p(mean / theta) - x * mpmath.log1p(theta / mean)

@@ -8,10 +8,10 @@ import scvi
 import torch
 from scipy import sparse
 from scipy.stats import binom, nbinom
-from tests.conftest import make_model, simulate, train
 
 from scdgd.metrics import held_out_log_likelihood, n_used_components, split_counts
 from scdgd.metrics._held_out import conditional_of_other_half
+from tests.conftest import make_model, simulate, train
 
 
 def test_halves_add_up_and_are_reproducible(adata):
@@ -37,7 +37,9 @@ def test_split_of_a_layer_leaves_x_alone(adata):
     adata.layers["counts"] = adata.X.copy()
     adata.X = adata.X.log1p()
     first, second = split_counts(adata, layer="counts")
-    np.testing.assert_array_equal((first.layers["counts"] + second.layers["counts"]).toarray(), adata.layers["counts"].toarray())
+    np.testing.assert_array_equal(
+        (first.layers["counts"] + second.layers["counts"]).toarray(), adata.layers["counts"].toarray()
+    )
     np.testing.assert_array_equal(first.X.toarray(), adata.X.toarray())
 
 

@@ -10,9 +10,9 @@ import pytest
 import scvi
 import torch
 from scipy import sparse
-from tests.conftest import make_model, simulate, state_of, train
 
 from scdgd.model import SCDGD
+from tests.conftest import make_model, simulate, state_of, train
 
 
 @pytest.fixture
@@ -177,7 +177,9 @@ def test_query_without_labels(trained, query):
     assert trained.get_latent_representation(new_labels).shape == (40, 4)
 
 
-@pytest.mark.parametrize("storage", ["csr", "csc", "csr_array", "dense", "fortran", "int64", "uint8", "float64", "view"])
+@pytest.mark.parametrize(
+    "storage", ["csr", "csc", "csr_array", "dense", "fortran", "int64", "uint8", "float64", "view"]
+)
 def test_storage_formats_give_the_same_representations(storage):
     results = []
     for kind in ("csr", storage):

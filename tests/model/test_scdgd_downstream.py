@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
-from tests.conftest import make_model, simulate, train
 
 from scdgd.model import SCDGD
+from tests.conftest import make_model, simulate, train
 
 
 def test_prior_predictive_sample(trained, adata):
@@ -93,7 +93,9 @@ def test_differential_expression_finds_the_markers():
         assert set(table.index) == set(adata.var_names)
         of = [np.asarray(adata[adata.obs[column] == group].X.mean(axis=0)).ravel() for group in groups]
         truth = np.log2((of[0] + 0.1) / (of[1] + 0.1))
-        changes = model.differential_expression(groupby=column, group1=groups[0], group2=groups[1], mode="change", silent=True)
+        changes = model.differential_expression(
+            groupby=column, group1=groups[0], group2=groups[1], mode="change", silent=True
+        )
         found = changes.loc[adata.var_names, "lfc_mean"]
         assert np.corrcoef(truth, found)[0, 1] > 0.9
 
@@ -103,7 +105,9 @@ def test_other_readers(trained, adata):
     assert parameters["mean"].shape == (150, 30)
     assert parameters["dispersions"].min() > 0
     assert trained.get_latent_library_size().shape == (150, 1)
-    np.testing.assert_allclose(trained.get_latent_library_size().ravel(), np.asarray(adata.X.sum(axis=1)).ravel(), rtol=1e-4)
+    np.testing.assert_allclose(
+        trained.get_latent_library_size().ravel(), np.asarray(adata.X.sum(axis=1)).ravel(), rtol=1e-4
+    )
     correlation = trained.get_feature_correlation_matrix(n_samples=2, correlation_type="pearson")
     np.testing.assert_allclose(np.diag(correlation), 1, rtol=1e-3)
     assert trained.get_component_means().shape == (3, 4)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import scvi
 import torch
-from tests.conftest import make_model, simulate, train
 
 from scdgd import presets
 from scdgd.model import SCDGD
+from tests.conftest import make_model, simulate, train
 
 
 def test_presets_equal_the_published_values():
@@ -101,11 +101,17 @@ def test_schedule_equals_a_reference_loop(adata):
             theta = 1 + module.px_r.exp()
             nb = torch.distributions.NegativeBinomial(theta, logits=mu.log() - theta.log()).log_prob(x[rows])
             prior = module.prior
-            normal = torch.distributions.Independent(torch.distributions.Normal(prior.means, (0.5 * prior.log_var).exp()), 1)
+            normal = torch.distributions.Independent(
+                torch.distributions.Normal(prior.means, (0.5 * prior.log_var).exp()), 1
+            )
             mixture = torch.distributions.MixtureSameFamily(
                 torch.distributions.Categorical(logits=prior.weight_logits), normal
             )
-            ball = torch.lgamma(torch.tensor(1 + d / 2)) - d / 2 * np.log(np.pi) - torch.log1p((prior.means.norm(dim=1) - 1).exp())
+            ball = (
+                torch.lgamma(torch.tensor(1 + d / 2))
+                - d / 2 * np.log(np.pi)
+                - torch.log1p((prior.means.norm(dim=1) - 1).exp())
+            )
             log_var = torch.distributions.Normal(2 * np.log(0.2 / k), 1).log_prob(prior.log_var)
             loss = -(nb.sum() + mixture.log_prob(z[rows]).sum() + len(rows) * (ball.sum() + log_var.sum()))
             step_decoder.zero_grad()

@@ -104,7 +104,8 @@ def test_gradcheck(make_prior):
     names, values = zip(*prior.named_parameters(), strict=True)
 
     def log_prob(z, *parameters):
-        return torch.func.functional_call(_LogProb(prior), {f"prior.{n}": p for n, p in zip(names, parameters)}, z)
+        replaced = {f"prior.{name}": value for name, value in zip(names, parameters, strict=True)}
+        return torch.func.functional_call(_LogProb(prior), replaced, z)
 
     z = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
     inputs = [value.detach().clone().requires_grad_() for value in values]
@@ -511,6 +512,15 @@ def test_place_finds_separated_clusters(covariance_type, noise_var):
     np.testing.assert_allclose(prior.variances.detach(), 0.3**2 + noise_var, rtol=0.2)
     truth = np.arange(1600) % 4
     assert (columns[truth] == prior.responsibilities(z).argmax(1).numpy()).all()
+
+
+def test_place_ends_with_a_step_on_all_cells(monkeypatch):
+    """The starts see a random subset, whose shares of the clusters are not those of the data."""
+    monkeypatch.setattr("scdgd.prior._gaussian_mixture._MAX_PLACING_CELLS", 50)
+    z, _ = clusters(1600)
+    prior = GaussianMixture(4, 2).double()
+    prior.place(z)
+    np.testing.assert_allclose(prior.weights.detach(), 0.25, rtol=1e-3)
 
 
 @every_prior

@@ -12,6 +12,7 @@ from scvi.data.fields import CategoricalObsField, MuDataWrapper
 if TYPE_CHECKING:
     from anndata import AnnData
 
+
 class BatchField(CategoricalObsField):
     """Batch of each cell; new cells must come from batches that the decoder has learned."""
 
@@ -65,6 +66,13 @@ class LabelsField(CategoricalObsField):
         """Register the labels that there are."""
         if not self.is_default and self._original_attr_key not in adata.obs:
             msg = f"There is no column '{self._original_attr_key}' of labels; adata.obs has {list(adata.obs.columns)}."
+            raise ValueError(msg)
+        if not self.is_default and adata.obs[self._original_attr_key].isna().any():
+            key = self._original_attr_key
+            msg = (
+                f"{adata.obs[key].isna().sum()} cells have no label in adata.obs['{key}']. Give them one, "
+                f"e.g. `adata.obs['{key}'] = adata.obs['{key}'].astype(object).fillna('unknown')`."
+            )
             raise ValueError(msg)
         return super().register_field(adata)
 

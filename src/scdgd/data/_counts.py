@@ -25,7 +25,9 @@ class CountSummary(NamedTuple):
     """64-bit hash of each cell's counts, shape ``(n,)``; equal counts give equal hashes in any storage format."""
 
 
-def iter_row_blocks(counts, max_elements: int = _MAX_BLOCK_ELEMENTS) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix]]:
+def iter_row_blocks(
+    counts, max_elements: int = _MAX_BLOCK_ELEMENTS
+) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix]]:
     """Yield ``(first_row, block)`` with blocks of at most `max_elements` entries, dense or CSR.
 
     Works on NumPy arrays, every SciPy sparse format and backed (on-disk) matrices; never copies more than a block.

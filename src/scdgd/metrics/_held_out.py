@@ -30,7 +30,9 @@ class HeldOutScore(NamedTuple):
     """Log-likelihood of each cell, shape ``(n,)``, in nats."""
 
 
-def split_counts(adata: AnnData, *, epsilon: float = 0.5, seed: int = 0, layer: str | None = None) -> tuple[AnnData, AnnData]:
+def split_counts(
+    adata: AnnData, *, epsilon: float = 0.5, seed: int = 0, layer: str | None = None
+) -> tuple[AnnData, AnnData]:
     r"""Split every count binomially, :math:`x^{\mathrm{tr}} \sim \mathrm{Bin}(x, \epsilon)`.
 
     Parameters

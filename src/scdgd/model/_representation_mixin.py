@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BLOCK_CELLS = 10_000
+_PLACED_TOGETHER = 512
 
 
 class RepresentationMixin:
@@ -65,12 +66,14 @@ class RepresentationMixin:
         fingerprints = cells.obs[OBS_KEYS.FINGERPRINT].to_numpy()
         positions = _as_positions(indices, adata.n_obs)
         rows, _ = find_rows(self._trained_cells, names, fingerprints)
-        wanted = positions[rows[positions] < 0]
+        wanted = np.unique(positions[rows[positions] < 0])  # sorted, as backed data must be read
         if len(wanted):
             keys = list(zip(names[wanted], fingerprints[wanted].tolist(), strict=True))
             new = np.array([key not in self._placed_rows for key in keys])
             if new.any():
-                self._place(adata, wanted[new], [key for key, is_new in zip(keys, new, strict=True) if is_new], batch_size)
+                self._place(
+                    adata, wanted[new], [key for key, is_new in zip(keys, new, strict=True) if is_new], batch_size
+                )
             rows[wanted] = [self._placed_rows[key] for key in keys]
         cells.obs[OBS_KEYS.ROW] = rows
         return rows[positions]
@@ -89,9 +92,9 @@ class RepresentationMixin:
         self._placed_rows.update({key: first + i for i, key in enumerate(keys)})
 
     def _infer(self, adata, positions: np.ndarray, config: NewCellsConfig, batch_size: int | None) -> torch.Tensor:
-        positions = np.sort(positions) if adata.isbacked else positions
+        """Representations of the cells at sorted `positions`, shape ``(m, d)``."""
         with torch.inference_mode(False):
-            loader = super()._make_data_loader(adata, indices=positions, batch_size=batch_size)
+            loader = super()._make_data_loader(adata, indices=positions, batch_size=batch_size or _PLACED_TOGETHER)
             show = len(positions) > _BLOCK_CELLS
             batches = track(loader, description=f"Placing {len(positions)} new cells", disable=not show)
             return torch.cat([place_new_cells(self.module, tensors, config) for tensors in batches])
@@ -133,7 +136,9 @@ class RepresentationMixin:
         adata = self._validate_anndata(adata)
         cells = self._cells_of(adata)
         positions = _as_positions(indices, adata.n_obs)
-        keys = zip(cells.obs_names[positions], cells.obs[OBS_KEYS.FINGERPRINT].to_numpy()[positions].tolist(), strict=True)
+        keys = zip(
+            cells.obs_names[positions], cells.obs[OBS_KEYS.FINGERPRINT].to_numpy()[positions].tolist(), strict=True
+        )
         for key in keys:
             self._placed_rows.pop(key, None)
         defaults = self._new_cells
@@ -154,7 +159,6 @@ class RepresentationMixin:
         batch_size: int | None = None,
         return_dist: bool = False,
         dataloader=None,
-        **data_loader_kwargs,
     ) -> np.ndarray:
         """Representations of cells, for ``adata.obsm["X_scdgd"]``.
 
@@ -174,8 +178,6 @@ class RepresentationMixin:
             Cells that are placed together; the result does not depend on it.
         dataloader
             Not supported: cells are found by name.
-        **data_loader_kwargs
-            Not used.
 
         Returns
         -------

@@ -53,15 +53,14 @@ logger = logging.getLogger(__name__)
 
 PRIORS = {"gaussian_mixture": GaussianMixture, "softball": SoftballMixture}
 
+_HYPERPRIOR_TERMS = ("log_var", "weights", "means")
 _DEFAULT_EPOCHS = 50
 _FULL_EPOCHS_UP_TO = 50_000
 _MIN_EPOCHS = 10
 _MIXTURE_START = 0.4
 
 
-class SCDGD(
-    RepresentationMixin, PriorSamplingMixin, RNASeqMixin, VAEMixin, UnsupervisedTrainingMixin, BaseModelClass
-):
+class SCDGD(RepresentationMixin, PriorSamplingMixin, RNASeqMixin, VAEMixin, UnsupervisedTrainingMixin, BaseModelClass):
     r"""Deep generative decoder for single-cell counts (Schuster & Krogh 2023).
 
     No encoder: the representation of each cell is a free parameter, found together with the decoder and a Gaussian
@@ -164,6 +163,7 @@ class SCDGD(
             dispersion_floor=(dispersion_floor, (0, 1)),
             prior=(prior, tuple(PRIORS)),
             **{f"hyperprior_weight[{term!r}]": (value, ("once", "per_cell")) for term, value in weight.items()},
+            **{f"term of hyperprior_weight {term!r}": (term, _HYPERPRIOR_TERMS) for term in weight},
         )
         if size_factor == "registered" and not has_size_factor:
             msg = "`size_factor='registered'` needs `setup_anndata(adata, size_factor_key=...)`."
@@ -216,7 +216,9 @@ class SCDGD(
             msg = f"`n_components` must be a positive integer or 'labels', got {n_components!r}."
             raise ValueError(msg)
         if n_components > n_cells:
-            msg = f"{n_components} components need at least as many cells, but there are {n_cells}. Lower `n_components`."
+            msg = (
+                f"{n_components} components need at least as many cells, but there are {n_cells}. Lower `n_components`."
+            )
             raise ValueError(msg)
         return int(n_components)
 
@@ -263,7 +265,7 @@ class SCDGD(
         ------
         ValueError
             If counts, names or columns are not as they must be; the message names cells, genes and the remedy.
-        """  # noqa: D415
+        """
         make_actual(adata)
         setup_method_args = cls._get_setup_method_args(**locals())
         counts = CountsField(layer)
@@ -315,7 +317,7 @@ class SCDGD(
         ------
         ValueError
             As :meth:`setup_anndata`, and if no modality is named for the counts.
-        """  # noqa: D415
+        """
         setup_method_args = cls._get_setup_method_args(**locals())
         if not modalities or "layer" not in modalities:
             msg = f"Name the modality of the counts: `modalities={{'layer': ...}}`, one of {list(mdata.mod)}."
@@ -412,7 +414,14 @@ class SCDGD(
             self._train_query(max_epochs)
             return
         max_epochs = _default_max_epochs(n_cells) if max_epochs is None else max_epochs
+        if max_epochs < 1:
+            msg = f"`max_epochs` must be at least 1, got {max_epochs}."
+            raise ValueError(msg)
         train, validation, test = _split_cells(n_cells, train_size, validation_size, shuffle_set_split)
+        if len(train) < self.module.prior.n_components:
+            msg = f"{self.module.prior.n_components} components need at least as many training cells, but {len(train)} train."
+            raise ValueError(msg)
+        held_out = np.sort(np.concatenate([validation, test]))
         monitor_default = "elbo_validation" if len(validation) else "elbo_train"
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", monitor_default)
@@ -427,6 +436,7 @@ class SCDGD(
             mixture_start = int(_MIXTURE_START * max_epochs)
         if not bool(self.module.prior.placed):
             self.mixture_start_ = mixture_start = min(mixture_start, max_epochs - 1)
+        split = {"external_indexing": [train, validation, test]} if len(held_out) else {}
         plan = {
             "prior_update": "gradient" if isinstance(self.module.prior, SoftballMixture) else "em",
             "mixture_start": mixture_start,
@@ -446,12 +456,18 @@ class SCDGD(
                 early_stopping=early_stopping,
                 load_sparse_tensor=load_sparse_tensor,
                 train_size=len(train) / n_cells,
-                datasplitter_kwargs={"external_indexing": [train, validation, test], **(datasplitter_kwargs or {})},
+                datasplitter_kwargs={**split, **(datasplitter_kwargs or {})},
                 plan_kwargs=plan,
                 trainer_config=trainer_config,
                 **trainer_kwargs,
             )
-        self._place_held_out_cells(np.concatenate([validation, test]))
+        self._forget_placed_cells()
+        if not bool(self.module.prior.placed):  # training ended, or its best state was, before the epoch had come
+            z = self.module.representations.table[torch.as_tensor(train, device=self.module.device)]
+            self.module.prior.place(z, noise_var=self.module.noise_scale**2, seed=plan["seed"])
+        if len(held_out):
+            z = self._infer(self.adata, held_out, self._new_cells, None)
+            self.module.representations.table[torch.as_tensor(held_out)] = z
 
     def _check_training_options(self, datamodule, devices, trainer_kwargs: dict, warm_start: str) -> None:
         _check_options(warm_start=(warm_start, ("pca", "zeros")))
@@ -498,13 +514,6 @@ class SCDGD(
                 size_total += float(block.sum()) * share
         return torch.as_tensor(gene_totals / size_total, dtype=torch.float32)
 
-    def _place_held_out_cells(self, held_out: np.ndarray) -> None:
-        """Give cells that did not train their representation from the frozen model, in their own rows."""
-        if len(held_out):
-            z = self._infer(self.adata, held_out, self._new_cells, None)
-            order = np.sort(held_out) if self.adata.isbacked else held_out
-            self.module.representations.table[torch.as_tensor(order)] = z
-
     def _train_query(self, max_epochs: int | None) -> None:
         """Train a query model: only the representations of its cells are free."""
         self.infer_representations(n_steps=max_epochs)
@@ -545,8 +554,7 @@ class SCDGD(
             reference_model._check_if_trained(warn=False)
             setup = reference_model.registry_
             getattr(cls, setup["setup_method_name"])(adata, source_registry=setup, **setup["setup_args"])
-            parameters = reference_model.init_params_
-            model = cls(adata, **parameters["non_kwargs"], **parameters["kwargs"].get("kwargs", {}))
+            model = cls(adata, **reference_model.init_params_["non_kwargs"])
             model.module.load_state_dict(reference_model.module.state_dict())
             model.mixture_start_ = reference_model.mixture_start_
             model.to_device(reference_model.device)
@@ -567,7 +575,9 @@ class SCDGD(
 
     def get_importance_weights(self, *args, **kwargs):
         """Not available for point estimates."""
-        msg = "Importance weights need a posterior with a spread, and SCDGD has point estimates; use `weights='uniform'`."
+        msg = (
+            "Importance weights need a posterior with a spread, and SCDGD has point estimates; use `weights='uniform'`."
+        )
         raise NotImplementedError(msg)
 
     def get_marginal_ll(self, *args, **kwargs):
@@ -643,7 +653,9 @@ def _split_cells(
     """Indices of training, validation and test cells; drawn as scvi-tools does, from ``scvi.settings.seed``."""
     validation_size = 1 - train_size if validation_size is None else validation_size
     if not 0 < train_size <= 1 or validation_size < 0 or train_size + validation_size > 1 + 1e-9:
-        msg = f"`train_size` must be in (0, 1] and leave room for `validation_size`, got {train_size}, {validation_size}."
+        msg = (
+            f"`train_size` must be in (0, 1] and leave room for `validation_size`, got {train_size}, {validation_size}."
+        )
         raise ValueError(msg)
     cells = np.random.RandomState(settings.seed).permutation(n_cells) if shuffle else np.arange(n_cells)
     n_train = int(np.ceil(train_size * n_cells - 1e-9))

@@ -20,7 +20,7 @@ _MIN_CELLS = 1e-3
 _N_STARTS = 5
 _N_EM_STEPS = 20
 _BLOCK_CELLS = 10_000
-_MAX_KMEANS_CELLS = 20_000
+_MAX_PLACING_CELLS = 20_000
 _MAX_ELEMENTS = 2**22
 
 
@@ -126,6 +126,8 @@ class GaussianMixture(Prior):
     def place(self, z: torch.Tensor, *, noise_var: float = 0.0, seed: int = 0) -> None:
         """Put the components where cells are: k-means++ and EM from several starts, the likeliest is kept.
 
+        The starts see at most 20,000 random cells; a last step of EM sees all.
+
         Parameters
         ----------
         z
@@ -135,6 +137,10 @@ class GaussianMixture(Prior):
         seed
             Seed of the starts.
         """
+        every_z = z
+        if len(z) > _MAX_PLACING_CELLS:
+            subset = np.random.default_rng(seed).choice(len(z), _MAX_PLACING_CELLS, replace=False)
+            z = z[torch.as_tensor(subset, device=z.device)]
         best, best_log_likelihood = None, -math.inf
         for start in range(_N_STARTS):
             self.means.copy_(_kmeans(z, self.n_components, seed + start))
@@ -149,6 +155,7 @@ class GaussianMixture(Prior):
             if best is None or log_likelihood > best_log_likelihood:
                 best, best_log_likelihood = {k: v.clone() for k, v in self.state_dict().items()}, log_likelihood
         self.load_state_dict(best)
+        self._em_step(every_z, noise_var, update_variances=True)
         self.placed.fill_(True)
 
     @torch.no_grad()
@@ -266,11 +273,8 @@ class SoftballMixture(GaussianMixture):
 
 
 def _kmeans(z: torch.Tensor, n_components: int, seed: int) -> torch.Tensor:
-    """K-means centres of (a random subset of) the rows of `z`, shape ``(k, d)``."""
+    """K-means centres of the rows of `z`, shape ``(k, d)``."""
     from sklearn.cluster import KMeans
 
-    rows = z.detach().cpu().numpy()
-    if len(rows) > _MAX_KMEANS_CELLS:
-        rows = rows[np.random.default_rng(seed).choice(len(rows), _MAX_KMEANS_CELLS, replace=False)]
-    centres = KMeans(n_components, n_init=1, random_state=seed).fit(rows).cluster_centers_
+    centres = KMeans(n_components, n_init=1, random_state=seed).fit(z.detach().cpu().numpy()).cluster_centers_
     return torch.as_tensor(centres, dtype=z.dtype, device=z.device)

@@ -134,8 +134,8 @@ class RepresentationPlan(TrainingPlan):
     def on_train_epoch_start(self) -> None:
         """Place the mixture and drop the decoder's rate when their epochs have come."""
         super().on_train_epoch_start()
-        if self.current_epoch == self.mixture_start:
-            self._place_mixture()
+        if self.current_epoch == self.mixture_start and not self._is_placed:
+            self.module.prior.place(self._train_table, noise_var=self.module.noise_scale**2, seed=self.seed)
         if self.current_epoch == self.lr_drop_epoch:
             decoder, _ = self.optimizers()
             for group in decoder.param_groups:
@@ -158,7 +158,14 @@ class RepresentationPlan(TrainingPlan):
         if self.prior_update == "gradient" and self._is_placed:
             prior.step()
         self.row_optimizer.step(_rows(batch), inference_outputs[REPRESENTATION_KEY].grad)
-        self.log("train_loss", output.loss.detach(), on_epoch=True, prog_bar=True, batch_size=output.n_obs_minibatch)
+        self.log(
+            "train_loss",
+            output.loss.detach(),
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=output.n_obs_minibatch,
+        )
         self.compute_and_log_metrics(output, self.train_metrics, "train")
         return output.loss.detach()
 
@@ -167,10 +174,6 @@ class RepresentationPlan(TrainingPlan):
         if self.prior_update == "em" and self._is_placed:
             self.module.prior.em_step(self._train_table, noise_var=self.module.noise_scale**2)
         super().on_train_epoch_end()
-
-    def on_train_end(self) -> None:
-        """Place a mixture whose epoch never came (early stopping)."""
-        self._place_mixture()
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Step the held-out cells' representations, everything else frozen, and log their loss after the step."""
@@ -198,10 +201,6 @@ class RepresentationPlan(TrainingPlan):
     def _train_table(self) -> torch.Tensor:
         table = self.module.representations.table
         return table if self.train_rows is None else table[self.train_rows.to(table.device)]
-
-    def _place_mixture(self) -> None:
-        if not self._is_placed:
-            self.module.prior.place(self._train_table, noise_var=self.module.noise_scale**2, seed=self.seed)
 
     def _check_finite(self, output, batch: dict[str, torch.Tensor]) -> None:
         if torch.isfinite(output.loss):

@@ -1,0 +1,305 @@
+"""The main job, from raw counts to clusters, pictures and a table; behind ``scdgd demo`` and ``scdgd fit``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from anndata import AnnData
+
+from scdgd.metrics import held_out_log_likelihood, n_used_components
+from scdgd.model import SCDGD
+from scdgd.tl._annotate import write_results
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scdgd.metrics import HeldOutScore
+
+logger = logging.getLogger(__name__)
+
+#: Model classes by the name that the command line takes.
+MODELS = {"scdgd": SCDGD}
+
+_CLUSTER_KEY = "scdgd_cluster"
+_UMAP_KEY = "X_scdgd_umap"
+_TEST_SHARE = 0.2
+_SURE = 0.9
+_MAX_BASELINE_GENES = 2_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do."""
+
+    model: str = "scdgd"
+    n_components: int = 20
+    layer: str | None = None
+    batch_key: str | None = None
+    labels_key: str | None = None
+    max_epochs: int | None = None
+    seed: int = 0
+    show_progress: bool = True
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came out; ``None`` for what was not computed."""
+
+    model: str
+    n_cells: int
+    n_genes: int
+    n_components: int
+    n_components_used: int
+    """Components that hold at least 1% of the cells."""
+    share_unsure: float
+    """Share of cells that no component holds with a probability of 0.9."""
+    seed: int
+    seconds_training: float
+    seconds_total: float = float("nan")
+    labels_key: str | None = None
+    ari: float | None = None
+    nmi: float | None = None
+    ari_pca_kmeans: float | None = None
+    nmi_pca_kmeans: float | None = None
+    held_out_log_likelihood: float | None = None
+    """Mean over test cells, in nats; see :func:`scdgd.metrics.held_out_log_likelihood`."""
+    held_out_standard_error: float | None = None
+    n_held_out: int | None = None
+
+    def table(self, **more: str) -> str:
+        """The summary for people, a few lines of text; `more` are further rows."""
+        rows = [
+            ("cells", f"{self.n_cells:,}"),
+            ("genes", f"{self.n_genes:,}"),
+            ("components used", f"{self.n_components_used} of {self.n_components}"),
+            ("cells without a clear component", f"{self.share_unsure:.1%}"),
+        ]
+        if self.ari is not None:
+            baseline = f"PCA + k-means with K = {self.n_components}:"
+            rows += [
+                (f"ARI with {self.labels_key}", f"{self.ari:.3f}  ({baseline} {self.ari_pca_kmeans:.3f})"),
+                (f"NMI with {self.labels_key}", f"{self.nmi:.3f}  ({baseline} {self.nmi_pca_kmeans:.3f})"),
+            ]
+        if self.held_out_log_likelihood is not None:
+            score = f"{self.held_out_log_likelihood:.1f} ± {self.held_out_standard_error:.1f} nats per cell"
+            rows.append(("held-out log-likelihood", f"{score}  ({self.n_held_out} cells)"))
+        rows.append(("seconds", f"{self.seconds_total:.0f}  (training: {self.seconds_training:.0f})"))
+        rows += more.items()
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def build(adata: AnnData, job: Job) -> SCDGD:
+    """An untrained model of the counts in `adata`, which is left as it is.
+
+    Registration writes columns of its own, so it gets an AnnData that shares the counts and holds nothing else. Labels
+    are not among what it holds: no model of this job ever sees them.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw counts.
+    job
+        What to do.
+
+    Raises
+    ------
+    ValueError
+        If counts, columns or options are not as they must be.
+    """
+    import scvi
+
+    scvi.settings.seed = job.seed
+    _check_keys(adata, job)
+    cells = AnnData(
+        X=adata.X if job.layer is None else None,
+        obs=adata.obs[[job.batch_key] if job.batch_key else []].copy(),
+        var=adata.var[[]].copy(),
+        layers={} if job.layer is None else {job.layer: adata.layers[job.layer]},
+    )
+    return _build_on(cells, job)
+
+
+def _build_on(cells: AnnData, job: Job) -> SCDGD:
+    model_class = MODELS[job.model]
+    model_class.setup_anndata(cells, layer=job.layer, batch_key=job.batch_key)
+    return model_class(cells, n_components=job.n_components)
+
+
+def _check_keys(adata: AnnData, job: Job) -> None:
+    if job.layer is not None and job.layer not in adata.layers:
+        msg = f"There is no layer '{job.layer}'; the layers are {sorted(adata.layers)}."
+        raise ValueError(msg)
+    for what, key in (("batches", job.batch_key), ("labels", job.labels_key)):
+        if key is not None and key not in adata.obs:
+            msg = f"There is no column '{key}' for the {what}; the columns of obs are {list(adata.obs.columns)}."
+            raise ValueError(msg)
+    if job.labels_key is not None and adata.obs[job.labels_key].isna().all():
+        msg = f"No cell has a label in the column '{job.labels_key}' of obs."
+        raise ValueError(msg)
+
+
+def run(adata: AnnData, model: SCDGD, job: Job, *, score_held_out: bool) -> Summary:
+    """Train the model, write its results into `adata`, and compare them with labels if there are any.
+
+    Parameters
+    ----------
+    adata
+        The cells that `model` was built on.
+    model
+        Result of :func:`build`.
+    job
+        What to do.
+    score_held_out
+        Train a second model on 80% of the cells and score it on the others.
+
+    Returns
+    -------
+    The summary, without the total time.
+    """
+    logger.info("Training on %d cells and %d genes", adata.n_obs, adata.n_vars)
+    start = time.perf_counter()
+    _train(model, job)
+    seconds = time.perf_counter() - start
+    responsibilities = model.get_cluster_assignments(soft=True)
+    write_results(adata, model.get_latent_representation(), responsibilities)
+    summary = Summary(
+        model=job.model,
+        n_cells=adata.n_obs,
+        n_genes=adata.n_vars,
+        n_components=job.n_components,
+        n_components_used=n_used_components(responsibilities.argmax(axis=1)),
+        share_unsure=float((responsibilities.max(axis=1) < _SURE).mean()),
+        seed=job.seed,
+        seconds_training=seconds,
+    )
+    if job.labels_key is not None:
+        summary = dataclasses.replace(summary, **_compare_with_labels(adata, model, job))
+    if score_held_out:
+        score = _score_held_out(model.adata, job)
+        if score is not None:
+            summary = dataclasses.replace(
+                summary,
+                held_out_log_likelihood=score.log_likelihood,
+                held_out_standard_error=score.standard_error,
+                n_held_out=len(score.per_cell),
+            )
+    return summary
+
+
+def _train(model: SCDGD, job: Job) -> None:
+    model.train(job.max_epochs, enable_progress_bar=job.show_progress)
+
+
+def _compare_with_labels(adata: AnnData, model: SCDGD, job: Job) -> dict:
+    """Agreement of labels with the model's clusters, and with those of PCA + k-means with as many clusters."""
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    labels = adata.obs[job.labels_key]
+    known = labels.notna().to_numpy()
+    labels = labels[known].astype(str)
+    scores: dict = {"labels_key": job.labels_key}
+    baseline = cluster_pca(model.adata, job.n_components, layer=job.layer, seed=job.seed)
+    for suffix, clusters in (("", adata.obs[_CLUSTER_KEY].to_numpy()), ("_pca_kmeans", baseline)):
+        scores[f"ari{suffix}"] = float(adjusted_rand_score(labels, clusters[known]))
+        scores[f"nmi{suffix}"] = float(normalized_mutual_info_score(labels, clusters[known]))
+    return scores
+
+
+def cluster_pca(adata: AnnData, n_clusters: int, *, layer: str | None = None, seed: int = 0) -> np.ndarray:
+    """Clusters as most analyses find them: log-normalised counts, variable genes, PCA, and k-means.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw counts.
+    n_clusters
+        Number of clusters.
+    layer
+        Layer of the counts; ``None`` for ``X``.
+    seed
+        Seed of k-means.
+
+    Returns
+    -------
+    Cluster of each cell, shape ``(n,)``: k-means (10 starts) on 20 principal components of the 2,000 most variable
+    genes, or of all genes if there are fewer.
+    """
+    import scanpy as sc
+    from sklearn.cluster import KMeans
+
+    counts = adata.X if layer is None else adata.layers[layer]
+    cells = AnnData(counts.astype(np.float32), obs=adata.obs[[]], var=adata.var[[]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # small or repetitive data sets; the clusters are right all the same
+        sc.pp.normalize_total(cells)
+        sc.pp.log1p(cells)
+        if cells.n_vars > _MAX_BASELINE_GENES:
+            sc.pp.highly_variable_genes(cells, n_top_genes=_MAX_BASELINE_GENES, subset=True)
+        n_comps = min(20, cells.n_obs - 1, cells.n_vars - 1)
+        scores = sc.pp.pca(cells.X, n_comps=n_comps, random_state=seed) if n_comps > 0 else np.zeros((cells.n_obs, 1))
+        return KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(scores)
+
+
+def _score_held_out(cells: AnnData, job: Job) -> HeldOutScore | None:
+    """Score of a second model, trained like the first but without the cells that it is scored on."""
+    is_test = _draw_test_cells(cells, job)
+    if is_test.sum() < 2 or (~is_test).sum() < job.n_components:
+        logger.info("There are too few cells to hold some of them out.")
+        return None
+    import scvi
+
+    scvi.settings.seed = job.seed
+    logger.info("Training a second model on %d cells, to score it on the other %d", (~is_test).sum(), is_test.sum())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*have no count in any cell.*")  # said once, for the first model
+        model = _build_on(cells[~is_test].copy(), job)
+        _train(model, job)
+        return held_out_log_likelihood(model, cells[is_test].copy(), seed=job.seed)
+
+
+def _draw_test_cells(cells: AnnData, job: Job) -> np.ndarray:
+    """Mask of a fifth of the cells of each batch, rounded down, so that each batch trains."""
+    rng = np.random.default_rng(job.seed)
+    batches = cells.obs[job.batch_key].to_numpy() if job.batch_key else np.zeros(cells.n_obs)
+    is_test = np.zeros(cells.n_obs, dtype=bool)
+    for batch in np.unique(batches.astype(str)):
+        members = np.flatnonzero(batches.astype(str) == batch)
+        is_test[rng.choice(members, int(_TEST_SHARE * len(members)), replace=False)] = True
+    return is_test
+
+
+def draw(adata: AnnData, model: SCDGD, job: Job, directory: Path) -> None:
+    """Write ``latent.png``, ``components.png`` and ``history.png``, and the UMAP into ``adata.obsm``."""
+    import matplotlib as mpl
+
+    from scdgd import pl
+
+    logger.info("Drawing")
+    with mpl.rc_context({"figure.max_open_warning": 0}):
+        backend = mpl.get_backend()
+        mpl.use("Agg")
+        import matplotlib.pyplot as plt
+
+        samples = model.prior_predictive_sample(500, seed=job.seed).obsm["X_scdgd"]
+        embedding = pl.embed(adata.obsm["X_scdgd"], model.get_component_means(), samples, job.seed)
+        adata.obsm[_UMAP_KEY] = embedding.cells
+        color = [_CLUSTER_KEY] if job.labels_key is None else [_CLUSTER_KEY, job.labels_key]
+        pl.latent(adata, model, embedding=embedding, color=color, save=directory / "latent.png")
+        pl.components(adata, job.labels_key, save=directory / "components.png")
+        pl.history(model, save=directory / "history.png")
+        plt.close("all")
+        mpl.use(backend)
+
+
+def write_summary(summary: Summary, directory: Path) -> None:
+    """Write ``summary.json`` and ``summary.txt``."""
+    (directory / "summary.json").write_text(json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
+    (directory / "summary.txt").write_text(summary.table() + "\n", encoding="utf-8")

@@ -1,0 +1,259 @@
+"""The command line: ``scdgd fit`` for pipelines, ``scdgd demo`` for a first look."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import logging
+import os
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from anndata import AnnData
+
+    from scdgd._report import Job
+
+logger = logging.getLogger(__name__)
+
+_DEMO_COMPONENTS = 10
+_DEMO_LABELS = "bulk_labels"
+
+
+class _UserError(Exception):
+    """Something that the user can put right; its text is all that is shown."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Standard output gets the table of results and nothing else; progress and messages go to standard error.
+
+    Parameters
+    ----------
+    argv
+        Arguments; those of the process if not given.
+
+    Returns
+    -------
+    Exit status: 0, or 1 after one line on standard error. Wrong usage exits with 2.
+    """
+    started = time.perf_counter()
+    args = _parser().parse_args(argv)
+    try:
+        with contextlib.redirect_stdout(sys.stderr), _quiet():
+            table = args.command(args, started)
+    except _UserError as error:
+        print(f"scdgd: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    print(table)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see `{self.prog} --help`)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    from scdgd import __version__
+    from scdgd._report import MODELS
+
+    parser = _Parser(prog="scdgd", description="Cluster and embed single-cell counts with deep generative decoders.")
+    parser.add_argument("--version", action="version", version=f"scdgd {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="{fit,demo}")
+
+    fit = commands.add_parser("fit", help="add representations and clusters to an .h5ad file")
+    fit.set_defaults(command=_fit)
+    fit.add_argument("input", type=Path, metavar="INPUT.h5ad", help="cells with raw counts")
+    fit.add_argument("-o", "--output", type=Path, required=True, metavar="OUTPUT.h5ad", help="input plus results")
+    fit.add_argument("--model", choices=sorted(MODELS), default="scdgd", help="default: %(default)s")
+    fit.add_argument("--n-components", type=int, default=20, metavar="K", help="default: %(default)s")
+    fit.add_argument("--layer", metavar="L", help="layer of the raw counts (default: X)")
+    fit.add_argument("--save-model", type=Path, metavar="DIR", help="save the trained model")
+    fit.add_argument("--report", type=Path, metavar="DIR", help="write pictures and a summary")
+
+    demo = commands.add_parser("demo", help="cluster and draw 700 real cells, or your own")
+    demo.set_defaults(command=_demo, model="scdgd", layer=None, save_model=None)
+    demo.add_argument("--data", type=Path, metavar="FILE.h5ad", help="your cells (default: 700 PBMCs, see pbmc68k)")
+    demo.add_argument("-o", "--output", type=Path, default=Path("demo_output"), metavar="DIR", help="%(default)s")
+    demo.add_argument("--n-components", type=int, metavar="K", help="default: 10 for the PBMCs, 20 for your cells")
+
+    for command in (fit, demo):
+        command.add_argument("--batch-key", metavar="COLUMN", help="column of obs with batches, to correct for")
+        command.add_argument("--labels-key", metavar="COLUMN", help="column of obs with labels, to compare with only")
+        command.add_argument("--max-epochs", type=int, metavar="E", help="default: 50, fewer above 50,000 cells")
+        command.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+    return parser
+
+
+def _fit(args: argparse.Namespace, started: float) -> str:
+    adata = _read(args.input)
+    return _run(args, adata, args.input, args.output, args.report, started)
+
+
+def _demo(args: argparse.Namespace, started: float) -> str:
+    if args.data is None:
+        from scdgd.datasets import pbmc68k
+
+        adata, name = pbmc68k(), "pbmc68k"
+        args.labels_key = args.labels_key or _DEMO_LABELS
+        args.n_components = args.n_components or _DEMO_COMPONENTS
+    else:
+        adata, name = _read(args.data), args.data.stem
+        args.n_components = args.n_components or 20
+    return _run(args, adata, args.data, args.output / f"{name}.h5ad", args.output, started)
+
+
+def _run(
+    args: argparse.Namespace, adata: AnnData, source: Path | None, output: Path, report: Path | None, started: float
+) -> str:
+    """Train, write everything that was asked for, and return the table."""
+    from scdgd import _report
+
+    job = _job(args)
+    with _warnings_after_success():
+        try:
+            model = _report.build(adata, job)
+        except (TypeError, ValueError) as error:
+            raise _UserError(error) from error
+    if source is not None and output.exists() and output.samefile(source):
+        msg = f"{output} is the input, which is never overwritten. Choose another output."
+        raise _UserError(msg)
+    _prepare_file(output)
+    for directory in (args.save_model, report):
+        if directory is not None:
+            _prepare_directory(directory)
+    try:
+        summary = _report.run(adata, model, job, score_held_out=report is not None)
+    except RuntimeError as error:
+        logger.debug("Training failed", exc_info=True)
+        raise _UserError(error) from error
+    try:
+        if report is not None:
+            _report.draw(adata, model, job, report)
+        _write(adata, output)
+        if args.save_model is not None:
+            model.save(str(args.save_model), overwrite=True)
+        summary = dataclasses.replace(summary, seconds_total=time.perf_counter() - started)
+        if report is not None:
+            _report.write_summary(summary, report)
+    except OSError as error:
+        msg = f"Writing the results failed: {error}."
+        raise _UserError(msg) from error
+    return summary.table(written=", ".join(str(path) for path in (output, report, args.save_model) if path is not None))
+
+
+def _job(args: argparse.Namespace) -> Job:
+    from scdgd._report import Job
+
+    if args.max_epochs is not None and args.max_epochs < 1:
+        msg = f"--max-epochs must be at least 1, got {args.max_epochs}."
+        raise _UserError(msg)
+    return Job(
+        model=args.model,
+        n_components=args.n_components,
+        layer=args.layer,
+        batch_key=args.batch_key,
+        labels_key=args.labels_key,
+        max_epochs=args.max_epochs,
+        seed=args.seed,
+        show_progress=sys.stderr.isatty(),
+    )
+
+
+def _read(path: Path) -> AnnData:
+    import anndata
+    import h5py
+
+    if not path.is_file():
+        msg = f"There is no file {path}."
+        raise _UserError(msg)
+    try:
+        if not h5py.is_hdf5(path):
+            msg = f"{path} is not an .h5ad file. Write one with `adata.write_h5ad(...)`."
+            raise _UserError(msg)
+        with h5py.File(path) as file:
+            missing = {"obs", "var"} - set(file)
+        if missing:
+            msg = (
+                f"{path} is an HDF5 file but not AnnData (it has no {' and no '.join(sorted(missing))}). "
+                "Read it with scanpy, e.g. `scanpy.read_10x_h5`, and write it with `adata.write_h5ad(...)`."
+            )
+            raise _UserError(msg)
+        return anndata.read_h5ad(path)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        msg = f"{path} cannot be read: {error}"
+        raise _UserError(msg) from error
+
+
+def _prepare_directory(path: Path) -> None:
+    """Make a directory and see that files can be written there, before hours go into training."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        msg = f"Nothing can be written to the directory {path}: {error.strerror}."
+        raise _UserError(msg) from error
+
+
+def _prepare_file(path: Path) -> None:
+    _prepare_directory(path.parent)
+    if path.is_dir():
+        msg = f"The output {path} is a directory. Name a file."
+        raise _UserError(msg)
+
+
+def _write(adata: AnnData, path: Path) -> None:
+    """Write beside the target first: whatever happens, there is never half a file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        adata.write_h5ad(part, compression="gzip")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Warnings in one line each; no advice from the libraries below, which is not for users of a command line."""
+    from lightning.fabric.utilities.warnings import PossibleUserWarning
+
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "scvi.data", "scvi.model")]
+    levels = [library.level for library in loggers]
+    for library in loggers:
+        library.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning, PossibleUserWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.showwarning = _show_warning
+        yield
+    for library, level in zip(loggers, levels, strict=True):
+        library.setLevel(level)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    print(f"scdgd: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _warnings_after_success() -> Iterator[None]:
+    """Hold warnings back, and drop them if the block fails: one line says what is wrong."""
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    for warning in caught:
+        _show_warning(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

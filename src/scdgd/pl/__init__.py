@@ -1,0 +1,7 @@
+"""Pictures of a trained model; matplotlib is imported when the first one is drawn."""
+
+from ._components import components, label_shares
+from ._history import history
+from ._latent import Embedding, embed, latent
+
+__all__ = ["Embedding", "components", "embed", "history", "label_shares", "latent"]

@@ -1,0 +1,132 @@
+"""Which cells the components of the mixture hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from ._figure import finish, get_axes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MIN_TEXT_SHARE = 0.05
+
+
+def label_shares(crosstab: pd.DataFrame, *, min_share: float = 0.01) -> pd.DataFrame:
+    """Share of each label's cells in each used component.
+
+    Parameters
+    ----------
+    crosstab
+        Numbers of cells, labels in rows and components in columns.
+    min_share
+        Components with a smaller share of all cells are left out.
+
+    Returns
+    -------
+    Shares, each row at most one (less where components are left out), labels as given, components in the order of the
+    labels that they share most cells with.
+    """
+    crosstab = crosstab.loc[crosstab.sum(axis=1) > 0]
+    used = crosstab.loc[:, crosstab.sum(axis=0) >= min_share * crosstab.to_numpy().sum()]
+    shares = used.div(crosstab.sum(axis=1), axis=0)
+    row = shares.to_numpy().argmax(axis=0)
+    order = np.lexsort((-shares.to_numpy().max(axis=0), row))
+    return shares.iloc[:, order]
+
+
+def components(
+    data: AnnData | pd.DataFrame,
+    labels_key: str | None = None,
+    *,
+    cluster_key: str = "scdgd_cluster",
+    min_share: float = 0.01,
+    cmap: str = "Blues",
+    ax: Axes | None = None,
+    figsize: tuple[float, float] | None = None,
+    save: str | Path | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> Axes | Figure:
+    """Heat map of labels and components: how the cells of each label are spread over the components.
+
+    Each row shows shares of one label's cells; shares of 5% or more are written out, in percent. Components that hold
+    less than `min_share` of all cells are left out.
+
+    Parameters
+    ----------
+    data
+        AnnData with clusters, or numbers of cells, labels in rows and components in columns.
+    labels_key
+        Column of ``adata.obs`` with labels; ``None`` for one row of all cells.
+    cluster_key
+        Column of ``adata.obs`` with components.
+    min_share
+        Least share of all cells of a component that is shown.
+    cmap
+        Colour map of shares between 0 and 1.
+    ax
+        Where to draw; a new figure if not given.
+    figsize
+        Width and height of a new figure, in inches; ``None`` for one that fits the table.
+    save
+        File to save the figure to.
+    show
+        Whether to call ``plt.show()``; not by default.
+    return_fig
+        Return the figure in place of the Axes.
+
+    Returns
+    -------
+    The Axes, or the figure.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or no cell is labelled.
+
+    Examples
+    --------
+    >>> scdgd.pl.components(adata, "cell_type")
+    """
+    crosstab = _crosstab(data, labels_key, cluster_key) if isinstance(data, AnnData) else data
+    n_cells = crosstab.sum(axis=1)
+    if n_cells.sum() == 0:
+        msg = f"`components` counts labelled cells, but none of {len(data)} has a label."
+        raise ValueError(msg)
+    shares = label_shares(crosstab, min_share=min_share)
+    n_rows, n_columns = shares.shape
+    axes = get_axes(ax, 1, figsize or (2.5 + 0.45 * max(n_columns, 6), 1.6 + 0.38 * n_rows))
+    ax = axes[0]
+    image = ax.imshow(shares, cmap=cmap, vmin=0, vmax=1, aspect="auto")
+    ax.set_xticks(range(n_columns), shares.columns.astype(str))
+    ax.set_yticks(range(n_rows), [f"{label} ({n_cells[label]:,})" for label in shares.index])
+    ax.set_xticks(np.arange(0.5, n_columns - 1), minor=True)
+    ax.set_yticks(np.arange(0.5, n_rows - 1), minor=True)
+    ax.grid(which="minor", color="white", linewidth=1)
+    ax.tick_params(which="both", length=0)
+    ax.spines[:].set_visible(False)
+    for i, j in zip(*np.nonzero(shares.to_numpy() >= _MIN_TEXT_SHARE), strict=True):
+        share = shares.iat[i, j]
+        ax.text(j, i, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color="w" if share > 0.5 else "k")
+    ax.set_xlabel(f"component (those with at least {min_share:.0%} of the cells)")
+    ax.set_title("Where the cells of each label are" if n_rows > 1 else "Where the cells are")
+    ax.figure.colorbar(image, ax=ax, label="share of the row's cells", format=lambda x, _: f"{x:.0%}")
+    return finish(axes, is_single=True, save=save, show=show, return_fig=return_fig)
+
+
+def _crosstab(adata: AnnData, labels_key: str | None, cluster_key: str) -> pd.DataFrame:
+    for key in (labels_key, cluster_key):
+        if key is not None and key not in adata.obs:
+            msg = f"There is no column '{key}'; adata.obs has {list(adata.obs.columns)}."
+            msg += " Write clusters with `scdgd.tl.annotate(model)`." if key == cluster_key else ""
+            raise ValueError(msg)
+    labels = pd.Series("all cells", index=adata.obs_names) if labels_key is None else adata.obs[labels_key]
+    return pd.crosstab(labels, adata.obs[cluster_key])

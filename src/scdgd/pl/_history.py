@@ -1,0 +1,100 @@
+"""The course of training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._figure import bare, finish, get_axes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from scvi.model.base import BaseModelClass
+
+#: Curves by the key of ``model.history``, without ``_train`` or ``_validation``.
+_CURVES = {"elbo": ("negative log joint density", "C0"), "reconstruction_loss": ("reconstruction part", "C1")}
+_MAX_FALL = 5
+
+
+def history(
+    model: BaseModelClass,
+    *,
+    ax: Axes | None = None,
+    figsize: tuple[float, float] = (6.0, 4.0),
+    save: str | Path | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> Axes | Figure:
+    """Negative log joint density of training, and the reconstruction part of it, by epoch.
+
+    Both are nats per cell, means over the epoch; the distance between them is the prior's part. A dashed line marks the
+    epoch at which the mixture was placed. Curves of validation cells, if there are any, are dotted.
+
+    Parameters
+    ----------
+    model
+        Trained model.
+    ax
+        Where to draw; a new figure if not given.
+    figsize
+        Width and height of a new figure, in inches.
+    save
+        File to save the figure to.
+    show
+        Whether to call ``plt.show()``; not by default.
+    return_fig
+        Return the figure in place of the Axes.
+
+    Returns
+    -------
+    The Axes, or the figure.
+
+    Raises
+    ------
+    ValueError
+        If the model has no history, because it is not trained.
+
+    Examples
+    --------
+    >>> scdgd.pl.history(model)
+    """
+    curves = model.history or {}
+    if "elbo_train" not in curves:
+        msg = f"`history` draws the course of training, but this {type(model).__name__} has none. Call `model.train()` first."
+        raise ValueError(msg)
+    axes = get_axes(ax, 1, figsize)
+    ax = axes[0]
+    drawn = []
+    for name, (label, color) in _CURVES.items():
+        for split, style in (("train", "-"), ("validation", ":")):
+            frame = curves.get(f"{name}_{split}")
+            if frame is None:
+                continue
+            values = frame.iloc[:, 0].to_numpy(dtype=float)
+            epochs = np.arange(1, len(values) + 1)
+            ax.plot(epochs, values, style, color=color, label=label if split == "train" else f"{label}, validation")
+            drawn.append(values)
+    ax.set_ylim(*_limits(drawn))
+    start = getattr(model, "mixture_start_", None)
+    if start is not None:
+        ax.axvline(start + 0.5, color="0.4", linestyle="--", linewidth=1, label="mixture placed")
+    ax.set(xlabel="epoch", ylabel="nats per cell", title="Course of training")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(frameon=False)
+    bare(ax)
+    return finish(axes, is_single=True, save=save, show=show, return_fig=return_fig)
+
+
+def _limits(curves: list[np.ndarray]) -> tuple[float, float]:
+    """Limits that hold all curves, unless the first epochs fall so far that nothing else could be read."""
+    lowest = min(np.nanmin(values) for values in curves)
+    highest = max(np.nanmax(values) for values in curves)
+    later = max(np.nanmax(values[len(values) // 10 :]) for values in curves)
+    if highest - lowest > _MAX_FALL * (later - lowest) > 0:
+        highest = later
+    margin = 0.05 * (highest - lowest) or 1.0
+    return lowest - margin, highest + margin

@@ -1,0 +1,261 @@
+"""The latent space in two dimensions: cells, component means, and draws from the prior."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ._figure import finish, get_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from scdgd.model import SCDGD
+
+_N_NEIGHBORS = 15
+_MIN_USED_SHARE = 0.01
+_LEGEND_ROWS = 20
+
+
+class Embedding(NamedTuple):
+    """Positions in the plane."""
+
+    cells: np.ndarray
+    """Cells, shape ``(n, 2)``."""
+    means: np.ndarray
+    """Component means, shape ``(k, 2)``."""
+    samples: np.ndarray
+    """Draws from the prior, shape ``(s, 2)``."""
+    name: str
+    """``"UMAP"``, or ``"PC"`` for principal components."""
+
+
+def embed(z_cells: np.ndarray, z_means: np.ndarray, z_samples: np.ndarray, seed: int = 0) -> Embedding:
+    """Fit a UMAP to cells, and map component means and draws from the prior into it.
+
+    Only cells shape the map, so means and draws that lie away from cells are seen to do so as far as UMAP can show it:
+    it maps every point to near its nearest cells. Fewer than 15 cells are too few for it; they are shown by their first
+    two principal components.
+
+    Parameters
+    ----------
+    z_cells, z_means, z_samples
+        Representations, shapes ``(n, d)``, ``(k, d)`` and ``(s, d)``.
+    seed
+        Seed of UMAP.
+
+    Returns
+    -------
+    The positions.
+    """
+    if len(z_cells) < _N_NEIGHBORS:
+        return _project(z_cells, z_means, z_samples)
+    import umap
+
+    # min_dist as in scanpy
+    reducer = umap.UMAP(n_neighbors=min(_N_NEIGHBORS, len(z_cells) - 1), min_dist=0.5, random_state=seed, n_jobs=1)
+    cells = reducer.fit_transform(z_cells)
+    return Embedding(cells, reducer.transform(z_means), reducer.transform(z_samples), "UMAP")
+
+
+def _project(z_cells: np.ndarray, z_means: np.ndarray, z_samples: np.ndarray) -> Embedding:
+    center = z_cells.mean(axis=0)
+    _, _, axes = np.linalg.svd(z_cells - center, full_matrices=False)
+    plane = np.zeros((z_cells.shape[1], 2))
+    plane[:, : len(axes[:2])] = axes[:2].T
+    return Embedding(*((z - center) @ plane for z in (z_cells, z_means, z_samples)), "PC")
+
+
+def latent(
+    adata: AnnData,
+    model: SCDGD | None = None,
+    *,
+    color: str | Sequence[str] = "scdgd_cluster",
+    basis: str = "X_umap",
+    use_rep: str = "X_scdgd",
+    cluster_key: str = "scdgd_cluster",
+    embedding: Embedding | None = None,
+    n_samples: int = 500,
+    seed: int = 0,
+    size: float | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
+    figsize: tuple[float, float] | None = None,
+    save: str | Path | None = None,
+    show: bool | None = None,
+    return_fig: bool = False,
+) -> Axes | np.ndarray | Figure:
+    """Cells in two dimensions, one panel for each of `color`.
+
+    With a `model`, a UMAP is fitted to ``adata.obsm[use_rep]``, and the model's mixture is laid over the cells: draws
+    from the prior as grey crosses, the means of components that hold at least 1% of the cells as numbered circles.
+    Where crosses and cells part, prior and data do too. Without a model, ``adata.obsm[basis]`` is drawn as it is.
+
+    Parameters
+    ----------
+    adata
+        Cells with representations, as :func:`scdgd.tl.annotate` writes them.
+    model
+        Trained model to lay over the cells.
+    color
+        Columns of ``adata.obs``; numbers give a colour bar, all else a legend.
+    basis
+        Key of ``adata.obsm`` with positions, used without a `model`.
+    use_rep
+        Key of ``adata.obsm`` with representations, used with a `model`.
+    cluster_key
+        Column of ``adata.obs`` with components, which tells those in use.
+    embedding
+        What :func:`embed` gave for these cells, to save its time; computed if not given.
+    n_samples
+        Number of draws from the prior.
+    seed
+        Seed of UMAP and of the draws.
+    size
+        Area of a cell's dot in square points; ``None`` for one that suits the number of cells.
+    ax
+        Where to draw, one Axes for each panel; a new figure if not given.
+    figsize
+        Width and height of a new figure, in inches.
+    save
+        File to save the figure to.
+    show
+        Whether to call ``plt.show()``; not by default.
+    return_fig
+        Return the figure in place of the Axes.
+
+    Returns
+    -------
+    The Axes, an array of them if `color` is a list, or the figure.
+
+    Raises
+    ------
+    ValueError
+        If a column or key is missing; the message names the call that writes it.
+
+    Examples
+    --------
+    >>> scdgd.tl.annotate(model)
+    >>> scdgd.pl.latent(adata, model, color=["scdgd_cluster", "cell_type"])
+    """
+    colors = [color] if isinstance(color, str) else list(color)
+    _require(adata, colors, use_rep if model is not None else basis)
+    if model is None:
+        cells, name = np.asarray(adata.obsm[basis])[:, :2], basis.removeprefix("X_").upper()
+    else:
+        embedding = embedding or _embed_model(adata, model, use_rep, n_samples, seed)
+        cells, name = embedding.cells, embedding.name
+    size = size or float(np.clip(10_000 / adata.n_obs, 2, 30))
+    axes = get_axes(ax, len(colors), figsize or (6.5 * len(colors), 5.0))
+    for panel, key in zip(axes, colors, strict=True):
+        if model is not None:
+            panel.scatter(
+                *embedding.samples.T, marker="x", s=14, c="0.6", linewidths=0.6, zorder=1, label="prior draws"
+            )
+        palette = _draw_cells(panel, adata, key, cells, size)
+        if model is not None:
+            _draw_means(panel, adata, cluster_key, embedding.means, palette if key == cluster_key else {})
+        panel.set(xticks=[], yticks=[], xlabel=f"{name}1", ylabel=f"{name}2", title=key)
+    return finish(axes, is_single=isinstance(color, str), save=save, show=show, return_fig=return_fig)
+
+
+def _require(adata: AnnData, columns: list[str], key: str) -> None:
+    missing = [column for column in columns if column not in adata.obs]
+    if missing:
+        msg = f"There are no columns {missing}; adata.obs has {list(adata.obs.columns)}."
+        raise ValueError(msg)
+    if key not in adata.obsm:
+        remedy = (
+            "Write representations with `scdgd.tl.annotate(model)`."
+            if key.startswith("X_scdgd")
+            else "Call `sc.pp.neighbors(adata, use_rep='X_scdgd'); sc.tl.umap(adata)`, or pass `model`."
+        )
+        msg = f"There is no '{key}'; adata.obsm has {list(adata.obsm)}. {remedy}"
+        raise ValueError(msg)
+
+
+def _embed_model(adata: AnnData, model: SCDGD, use_rep: str, n_samples: int, seed: int) -> Embedding:
+    samples = model.prior_predictive_sample(n_samples, seed=seed).obsm["X_scdgd"]
+    return embed(np.asarray(adata.obsm[use_rep]), model.get_component_means(), samples, seed)
+
+
+def _draw_cells(ax: Axes, adata: AnnData, key: str, cells: np.ndarray, size: float) -> dict[str, str]:
+    """Draw cells with their colours; return the colours of categories."""
+    values = adata.obs[key]
+    order = np.random.default_rng(0).permutation(len(cells))  # no category hides another by its name
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        dots = ax.scatter(*cells[order].T, c=values.to_numpy(dtype=float)[order], s=size, linewidths=0, zorder=2)
+        ax.figure.colorbar(dots, ax=ax)
+        return {}
+    categories = values.astype(str).where(values.notna()).astype("category")
+    names = [str(name) for name in (values.cat.categories if hasattr(values, "cat") else categories.cat.categories)]
+    palette = dict(zip(names, _palette(adata, key, len(names)), strict=True))
+    dot_colors = np.array([palette.get(name, "lightgrey") for name in categories.astype(object)], dtype=object)
+    ax.scatter(*cells[order].T, c=dot_colors[order].tolist(), s=size, linewidths=0, zorder=2)
+    _draw_legend(ax, palette, categories.value_counts(), n_missing=int(categories.isna().sum()))
+    return palette
+
+
+def _palette(adata: AnnData, key: str, n: int) -> list[str]:
+    """Colours that scanpy has stored for a column, else scanpy's default ones."""
+    from scanpy.plotting import palettes
+
+    stored = adata.uns.get(f"{key}_colors", ())
+    if len(stored) >= n:
+        return [str(color) for color in stored[:n]]
+    default = next((p for p in (palettes.default_20, palettes.default_28) if len(p) >= n), palettes.default_102)
+    return [default[i % len(default)] for i in range(n)]
+
+
+def _draw_legend(ax: Axes, palette: dict[str, str], counts: pd.Series, n_missing: int) -> None:
+    from matplotlib.lines import Line2D
+
+    shown = {f"{name} ({counts[name]:,})": color for name, color in palette.items() if counts.get(name, 0) > 0}
+    if n_missing:
+        shown[f"none ({n_missing:,})"] = "lightgrey"
+    handles = [Line2D([], [], linestyle="", marker="o", color=color, label=label) for label, color in shown.items()]
+    handles += [c for c in ax.collections if c.get_label() == "prior draws"]
+    ax.legend(
+        handles=handles,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        ncols=-(-len(handles) // _LEGEND_ROWS),
+        fontsize=8,
+        frameon=False,
+        handletextpad=0.3,
+    )
+
+
+def _draw_means(ax: Axes, adata: AnnData, cluster_key: str, means: np.ndarray, palette: dict[str, str]) -> None:
+    for component in _used_components(adata, cluster_key, len(means)):
+        color = palette.get(str(component), "white")
+        ax.scatter(*means[component], s=130, c=[color], edgecolors="black", linewidths=1.2, zorder=3)
+        ax.text(
+            *means[component],
+            str(component),
+            ha="center",
+            va="center",
+            fontsize=7,
+            fontweight="bold",
+            color="black" if _luminance(color) > 0.45 else "white",
+            zorder=4,
+        )
+
+
+def _used_components(adata: AnnData, cluster_key: str, n_components: int) -> list[int]:
+    if cluster_key not in adata.obs:
+        return list(range(n_components))
+    shares = adata.obs[cluster_key].astype(str).value_counts(normalize=True)
+    return [c for c in range(n_components) if shares.get(str(c), 0.0) >= _MIN_USED_SHARE]
+
+
+def _luminance(color: str) -> float:
+    from matplotlib.colors import to_rgb
+
+    return float(np.dot(to_rgb(color), (0.299, 0.587, 0.114)))

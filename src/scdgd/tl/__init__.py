@@ -1,0 +1,5 @@
+"""Write a model's results into an AnnData."""
+
+from ._annotate import annotate
+
+__all__ = ["annotate"]

@@ -1,0 +1,82 @@
+"""Representations, clusters and responsibilities, written into an AnnData."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scdgd._compat import make_actual
+
+if TYPE_CHECKING:
+    from mudata import MuData
+
+    from scdgd.model import SCDGD
+
+
+def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str = "scdgd") -> None:
+    """Write representations and clusters of all cells into `adata`.
+
+    Adds, replacing what has the same name:
+
+    * ``obsm["X_<prefix>"]``: representations, ``(n, d)``
+    * ``obs["<prefix>_cluster"]``: component of each cell, categories ``"0"`` to ``"k-1"`` whether used or not
+    * ``obsm["<prefix>_responsibilities"]``: probabilities of the components, ``(n, k)``, columns in that order
+
+    Parameters
+    ----------
+    model
+        Trained model.
+    adata
+        Cells with the genes and batches of the model, seen in training or not; the model's own if not given. A view
+        becomes an AnnData of its own.
+    prefix
+        Start of the names.
+
+    Raises
+    ------
+    ValueError
+        If no data are given and none are attached to the model.
+    RuntimeError
+        If the model is not trained.
+
+    Examples
+    --------
+    >>> scdgd.tl.annotate(model)
+    >>> sc.pp.neighbors(adata, use_rep="X_scdgd")
+    """
+    if not model.is_trained_:
+        msg = f"`annotate` writes what a model has learned, but this {type(model).__name__} is not trained. Call `model.train()` first."
+        raise RuntimeError(msg)
+    adata = model.adata if adata is None else adata
+    if adata is None:
+        msg = "`annotate` needs cells, but the model has none attached. Pass them: `annotate(model, adata)`."
+        raise ValueError(msg)
+    if isinstance(adata, AnnData):
+        make_actual(adata)
+    z = model.get_latent_representation(adata)
+    write_results(adata, z, model.get_cluster_assignments(adata, soft=True), prefix=prefix)
+
+
+def write_results(
+    adata: AnnData | MuData, z: np.ndarray, responsibilities: np.ndarray, *, prefix: str = "scdgd"
+) -> None:
+    """Write arrays with one row per cell under the names that :func:`annotate` lists.
+
+    Parameters
+    ----------
+    adata
+        AnnData of ``n`` cells.
+    z
+        Representations, shape ``(n, d)``.
+    responsibilities
+        Probabilities of components, shape ``(n, k)``.
+    prefix
+        Start of the names.
+    """
+    names = [str(component) for component in range(responsibilities.shape[1])]
+    adata.obsm[f"X_{prefix}"] = z
+    adata.obsm[f"{prefix}_responsibilities"] = responsibilities
+    adata.obs[f"{prefix}_cluster"] = pd.Categorical.from_codes(responsibilities.argmax(axis=1), names)

@@ -1,0 +1,286 @@
+"""Registry fields through `setup_anndata` and transfer to new cells."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from scdgd._constants import OBS_KEYS
+from scdgd.data import find_rows
+from scdgd.model import SCDGD
+from tests.conftest import simulate
+
+
+@pytest.fixture
+def reference() -> ad.AnnData:
+    """60 cells of 3 types in 2 batches, 8 genes."""
+    return simulate(60, 8, n_batches=2)
+
+
+@pytest.fixture
+def query() -> ad.AnnData:
+    """12 other cells of the same kind."""
+    new = simulate(12, 8, n_batches=2, seed=1)
+    new.obs_names = [f"new_{i}" for i in range(12)]
+    new.obs["batch"] = pd.Categorical(["batch_0", "batch_1"] * 6)
+    return new
+
+
+def transfer(reference: ad.AnnData, query: ad.AnnData, **setup):
+    """Set `reference` up and register `query` as it was."""
+    SCDGD.setup_anndata(reference, **setup)
+    return SCDGD(reference, n_components=2, n_latent=2, n_hidden=4).adata_manager.transfer_fields(query)
+
+
+def rows(adata: ad.AnnData) -> list[int]:
+    return adata.obs[OBS_KEYS.ROW].tolist()
+
+
+# cells
+
+
+def test_rows_are_found_by_name_in_any_order(reference):
+    shuffled = reference[[5, 59, 0, 17]].copy()
+    transfer(reference, shuffled)
+    assert rows(reference) == list(range(60))
+    assert rows(shuffled) == [5, 59, 0, 17]
+
+
+def test_unknown_cells_have_row_minus_one(reference, query):
+    both = ad.concat([query[:2], reference[3:5]])
+    transfer(reference, both)
+    assert rows(both) == [-1, -1, 3, 4]
+
+
+def test_number_of_rows_is_that_of_the_training_cells_whatever_is_attached(reference, query):
+    manager = transfer(reference, query)
+    assert manager.summary_stats.n_trained_cells == 60
+    assert manager.summary_stats.n_cells == 12
+
+
+def test_known_name_with_other_counts_is_another_cell(reference):
+    other = reference[:5].copy()
+    other.X = other.X.toarray()
+    other.X[2, 0] += 1
+    with pytest.warns(UserWarning, match=r"1 of 5 cells have the name of a training cell .*first: cell_2.*new cells"):
+        transfer(reference, other)
+    assert rows(other) == [0, 1, -1, 3, 4]
+
+
+def test_find_rows_tells_new_cells_from_collisions():
+    state = {"cell_names": np.array(["a", "b", "c"], dtype=object), "cell_fingerprints": np.array([1, 2, 3], np.uint64)}
+    names = np.array(["c", "x", "b", "a"], dtype=object)
+    found, collides = find_rows(state, names, np.array([3, 1, 9, 1], np.uint64))
+    assert found.tolist() == [2, -1, -1, 0]
+    assert collides.tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("side", ["reference", "query"])
+def test_duplicate_cell_names_are_refused(reference, query, side):
+    names = [f"cell_{i}" for i in range(60 if side == "reference" else 12)]
+    names[3] = names[4] = names[7]
+    (reference if side == "reference" else query).obs_names = names
+    with pytest.raises(ValueError, match=r"1 cell names occur more than once \(first: cell_7\).*obs_names_make_unique"):
+        transfer(reference, query)
+
+
+# genes
+
+
+@pytest.mark.parametrize("side", ["reference", "query"])
+def test_duplicate_gene_names_are_refused(reference, query, side):
+    if side == "reference":
+        reference.var_names = ["gene_0", "gene_2", *reference.var_names[2:]]
+    else:
+        query = simulate(12, 9)
+        query.var_names = [*reference.var_names, "gene_2"]
+    with pytest.raises(ValueError, match=r"1 gene names occur more than once \(first: gene_2\).*var_names_make_unique"):
+        transfer(reference, query)
+
+
+def test_missing_genes_are_named(reference, query):
+    with pytest.raises(ValueError, match=r"2 of the model's 8 genes are missing .*first: gene_1, gene_6\)"):
+        transfer(reference, query[:, [0, 2, 3, 4, 5, 7]].copy())
+
+
+def test_renamed_genes_are_missing_genes(reference, query):
+    query.var_names = [f"ENSG{j}" for j in range(8)]
+    with pytest.raises(ValueError, match="8 of the model's 8 genes are missing"):
+        transfer(reference, query)
+
+
+def test_extra_genes_are_named_with_the_remedy(reference):
+    wide = simulate(12, 10)
+    wide.obs_names = [f"new_{i}" for i in range(12)]
+    with pytest.raises(
+        ValueError, match=r"2 genes .*first: gene_8, gene_9.*adata\[:, model.get_var_names\(\)\].copy\(\)"
+    ):
+        transfer(reference, wide)
+
+
+def test_reordered_genes_are_refused_with_the_remedy(reference, query):
+    with pytest.raises(ValueError, match=r"in another order.*adata\[:, model.get_var_names\(\)\].copy\(\)"):
+        transfer(reference, query[:, ::-1].copy())
+
+
+def test_the_remedy_for_genes_works(reference, query):
+    wide = query[:, ::-1].copy()
+    SCDGD.setup_anndata(reference)
+    model = SCDGD(reference, n_components=2, n_latent=2)
+    model.adata_manager.transfer_fields(wide[:, model.get_var_names()].copy())
+
+
+def test_gene_without_counts_in_the_query_is_no_news(reference, query):
+    query.X = query.X.toarray()
+    query.X[:, 3] = 0
+    query.X[:, 0] += 1
+    transfer(reference, query)
+
+
+# counts
+
+
+def test_offending_counts_are_named_through_setup(reference):
+    reference.layers["scaled"] = reference.X.toarray()
+    reference.layers["scaled"][7, 2] = -1.5
+    with pytest.raises(
+        ValueError, match=r"adata.layers\['scaled'\] has negative values, first in cell cell_7, gene gene_2"
+    ):
+        SCDGD.setup_anndata(reference, layer="scaled")
+
+
+def test_query_counts_are_validated_too(reference, query):
+    query.X = query.X.toarray()
+    query.X[-1, 0] = 0.5
+    with pytest.raises(ValueError, match="adata.X has values that are not integer, first in cell new_11, gene gene_0"):
+        transfer(reference, query)
+
+
+def test_missing_layer_is_named(reference):
+    reference.layers["raw"] = reference.X
+    with pytest.raises(ValueError, match=r"no layer 'counts'; adata.layers has \['raw'\]"):
+        SCDGD.setup_anndata(reference, layer="counts")
+
+
+def test_missing_layer_of_the_query_is_named(reference, query):
+    reference.layers["counts"] = reference.X.copy()
+    with pytest.raises(ValueError, match=r"no layer 'counts'; adata.layers has \[\]"):
+        transfer(reference, query, layer="counts")
+
+
+def test_missing_x_is_named(reference):
+    layers_only = ad.AnnData(obs=reference.obs, var=reference.var, layers={"raw": reference.X})
+    with pytest.raises(ValueError, match=r"adata.X is empty.*\['raw'\]"):
+        SCDGD.setup_anndata(layers_only)
+
+
+@pytest.mark.parametrize("to_array", [sparse.csr_array, sparse.csc_array])
+@pytest.mark.parametrize("layer", [None, "counts"])
+def test_sparse_array_becomes_an_equal_matrix(reference, layer, to_array):
+    expected = reference.X.toarray()
+    if layer is None:
+        reference.X = to_array(reference.X)
+    else:
+        reference.layers[layer] = to_array(reference.X)
+    SCDGD.setup_anndata(reference, layer=layer)
+    counts = reference.X if layer is None else reference.layers[layer]
+    assert isinstance(counts, sparse.csr_matrix)
+    np.testing.assert_array_equal(counts.toarray(), expected)
+
+
+def test_view_becomes_actual_and_its_parent_stays(reference):
+    view = reference[10:40]
+    assert view.is_view
+    columns = list(reference.obs.columns)
+    SCDGD.setup_anndata(view)
+    assert not view.is_view
+    assert rows(view) == list(range(30))
+    assert list(reference.obs.columns) == columns
+
+
+# batch and labels
+
+
+def test_cells_without_batch_are_named(reference):
+    reference.obs.loc[["cell_3", "cell_8"], "batch"] = np.nan
+    with pytest.raises(ValueError, match=r"2 cells have no batch in adata.obs\['batch'\] \(first: cell_3, cell_8\)"):
+        SCDGD.setup_anndata(reference, batch_key="batch")
+
+
+def test_query_cells_without_batch_are_named(reference, query):
+    query.obs.loc["new_3", "batch"] = np.nan
+    with pytest.raises(ValueError, match=r"1 cells have no batch .*first: new_3"):
+        transfer(reference, query, batch_key="batch")
+
+
+@pytest.mark.parametrize("side", ["reference", "query"])
+def test_missing_batch_column_is_named(reference, query, side):
+    del (reference if side == "reference" else query).obs["batch"]
+    with pytest.raises(ValueError, match=r"no column 'batch' for the batch; adata.obs has .*cell_type"):
+        transfer(reference, query, batch_key="batch")
+
+
+@pytest.mark.parametrize("categorical", [True, False])
+def test_unknown_batch_is_named(reference, query, categorical):
+    values = ["batch_0", "elsewhere"] * 6
+    query.obs["batch"] = pd.Categorical(values) if categorical else values
+    with pytest.raises(ValueError, match=r"Batches \['elsewhere'\] .*trained on \['batch_0', 'batch_1'\]"):
+        transfer(reference, query, batch_key="batch")
+
+
+def test_batches_keep_their_codes_in_a_query_with_fewer(reference, query):
+    query.obs["batch"] = pd.Categorical(["batch_1"] * 12)
+    transfer(reference, query, batch_key="batch")
+    assert (query.obs["_scvi_batch"] == 1).all()
+
+
+def test_batches_that_are_numbers(reference, query):
+    reference.obs["run"], query.obs["run"] = np.arange(60) % 3, np.arange(12) % 3
+    transfer(reference, query, batch_key="run")
+    assert query.obs["_scvi_batch"].tolist() == (np.arange(12) % 3).tolist()
+    query.obs["run"] += 1
+    with pytest.raises(ValueError, match=r"Batches \['3'\]"):
+        transfer(reference, query, batch_key="run")
+
+
+@pytest.mark.parametrize("labels", ["absent", "new", "missing", "some new"])
+def test_query_needs_no_labels(reference, query, labels):
+    if labels == "absent":
+        del query.obs["cell_type"]
+    elif labels == "missing":
+        query.obs["cell_type"] = pd.Categorical([np.nan] * 12)
+    else:
+        query.obs["cell_type"] = ["new"] * 12 if labels == "new" else ["type_0", "new"] * 6
+    manager = transfer(reference, query, labels_key="cell_type")
+    state = manager.get_state_registry("labels")
+    assert state.categorical_mapping.tolist() == ["type_0", "type_1", "type_2"]
+    assert manager.summary_stats.n_labels == 3
+    if labels != "absent":
+        assert query.obs["cell_type"].isna().all() == (labels == "missing")
+
+
+def test_known_labels_of_the_query_keep_their_codes(reference, query):
+    query.obs["cell_type"] = ["type_2", "type_0"] * 6
+    transfer(reference, query, labels_key="cell_type")
+    assert query.obs["_scvi_labels"].tolist() == [2, 0] * 6
+
+
+def test_missing_label_column_is_named_in_training(reference):
+    with pytest.raises(ValueError, match=r"no column 'annotation' of labels; adata.obs has .*cell_type"):
+        SCDGD.setup_anndata(reference, labels_key="annotation")
+
+
+def test_cells_without_label_are_counted_with_the_remedy(reference):
+    reference.obs.loc[["cell_3", "cell_8"], "cell_type"] = np.nan
+    with pytest.raises(ValueError, match=r"2 cells have no label in adata.obs\['cell_type'\].*fillna\('unknown'\)"):
+        SCDGD.setup_anndata(reference, labels_key="cell_type")
+
+
+def test_one_query_cell_is_no_reason_to_warn(reference, query):
+    """Nothing is trained on a query, so few cells of a category are nothing to warn about."""
+    single = query[:1].copy()
+    transfer(reference, single, batch_key="batch", labels_key="cell_type")
+    assert rows(single) == [-1]
