@@ -30,7 +30,9 @@ MODELS = {"scdgd": SCDGD}
 _CLUSTER_KEY = "scdgd_cluster"
 _UMAP_KEY = "X_scdgd_umap"
 _TEST_SHARE = 0.2
+_MIN_TEST_CELLS = 10
 _SURE = 0.9
+_N_SAMPLES = 500
 _MAX_BASELINE_GENES = 2_000
 
 
@@ -251,7 +253,7 @@ def cluster_pca(adata: AnnData, n_clusters: int, *, layer: str | None = None, se
 def _score_held_out(cells: AnnData, job: Job) -> HeldOutScore | None:
     """Score of a second model, trained like the first but without the cells that it is scored on."""
     is_test = _draw_test_cells(cells, job)
-    if is_test.sum() < 2 or (~is_test).sum() < job.n_components:
+    if is_test.sum() < _MIN_TEST_CELLS or (~is_test).sum() < job.n_components:
         logger.info("There are too few cells to hold some of them out.")
         return None
     import scvi
@@ -277,26 +279,27 @@ def _draw_test_cells(cells: AnnData, job: Job) -> np.ndarray:
 
 
 def draw(adata: AnnData, model: SCDGD, job: Job, directory: Path) -> None:
-    """Write ``latent.png``, ``components.png`` and ``history.png``, and the UMAP into ``adata.obsm``."""
+    """Write ``latent.png``, ``components.png`` and ``history.png``, and positions into ``adata.obsm``."""
     import matplotlib as mpl
+
+    mpl.use("Agg")  # into files, with or without a screen
+    import matplotlib.pyplot as plt
 
     from scdgd import pl
 
     logger.info("Drawing")
-    with mpl.rc_context({"figure.max_open_warning": 0}):
-        backend = mpl.get_backend()
-        mpl.use("Agg")
-        import matplotlib.pyplot as plt
-
-        samples = model.prior_predictive_sample(500, seed=job.seed).obsm["X_scdgd"]
-        embedding = pl.embed(adata.obsm["X_scdgd"], model.get_component_means(), samples, job.seed)
-        adata.obsm[_UMAP_KEY] = embedding.cells
-        color = [_CLUSTER_KEY] if job.labels_key is None else [_CLUSTER_KEY, job.labels_key]
-        pl.latent(adata, model, embedding=embedding, color=color, save=directory / "latent.png")
-        pl.components(adata, job.labels_key, save=directory / "components.png")
-        pl.history(model, save=directory / "history.png")
-        plt.close("all")
-        mpl.use(backend)
+    samples = model.prior_predictive_sample(_N_SAMPLES, seed=job.seed).obsm["X_scdgd"]
+    embedding = pl.embed(adata.obsm["X_scdgd"], model.get_component_means(), samples, job.seed)
+    adata.obsm[_UMAP_KEY] = embedding.cells
+    color = [_CLUSTER_KEY] if job.labels_key is None else [_CLUSTER_KEY, job.labels_key]
+    figures = {
+        "latent.png": pl.latent(adata, model, embedding=embedding, color=color, return_fig=True),
+        "components.png": pl.components(adata, job.labels_key, return_fig=True),
+        "history.png": pl.history(model, return_fig=True),
+    }
+    for name, figure in figures.items():
+        figure.savefig(directory / name, dpi=150, bbox_inches="tight")
+        plt.close(figure)
 
 
 def write_summary(summary: Summary, directory: Path) -> None:

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _DEMO_COMPONENTS = 10
 _DEMO_LABELS = "bulk_labels"
+_NOT_FOR_USERS = (DeprecationWarning, FutureWarning, ImportWarning, PendingDeprecationWarning, ResourceWarning)
+_OPTIONS = {"`n_components`": "--n-components", "`setup_anndata(adata, layer='counts')`": "--layer counts"}
 
 
 class _UserError(Exception):
@@ -125,7 +127,7 @@ def _run(
         try:
             model = _report.build(adata, job)
         except (TypeError, ValueError) as error:
-            raise _UserError(error) from error
+            raise _UserError(_as_options(str(error))) from error
     if source is not None and output.exists() and output.samefile(source):
         msg = f"{output} is the input, which is never overwritten. Choose another output."
         raise _UserError(msg)
@@ -153,12 +155,20 @@ def _run(
     return summary.table(written=", ".join(str(path) for path in (output, report, args.save_model) if path is not None))
 
 
+def _as_options(message: str) -> str:
+    """Name what stands for a Python argument on the command line."""
+    for argument, option in _OPTIONS.items():
+        message = message.replace(argument, option)
+    return message
+
+
 def _job(args: argparse.Namespace) -> Job:
     from scdgd._report import Job
 
-    if args.max_epochs is not None and args.max_epochs < 1:
-        msg = f"--max-epochs must be at least 1, got {args.max_epochs}."
-        raise _UserError(msg)
+    for option, value in (("--max-epochs", args.max_epochs), ("--n-components", args.n_components)):
+        if value is not None and value < 1:
+            msg = f"{option} must be at least 1, got {value}."
+            raise _UserError(msg)
     return Job(
         model=args.model,
         n_components=args.n_components,
@@ -191,8 +201,10 @@ def _read(path: Path) -> AnnData:
             )
             raise _UserError(msg)
         return anndata.read_h5ad(path)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        msg = f"{path} cannot be read: {error}"
+    except _UserError:
+        raise
+    except Exception as error:  # whatever a file may hold, it is the file that is wrong
+        msg = f"{path} cannot be read as AnnData: {error}"
         raise _UserError(msg) from error
 
 
@@ -230,16 +242,16 @@ def _quiet() -> Iterator[None]:
     from lightning.fabric.utilities.warnings import PossibleUserWarning
 
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "scvi.data", "scvi.model")]
-    levels = [library.level for library in loggers]
-    for library in loggers:
-        library.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning, PossibleUserWarning):
+    with contextlib.ExitStack() as stack:
+        for library in loggers:
+            stack.callback(library.setLevel, library.level)
+            library.setLevel(logging.WARNING)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("default")
+        for category in (*_NOT_FOR_USERS, PossibleUserWarning):
             warnings.simplefilter("ignore", category)
         warnings.showwarning = _show_warning
         yield
-    for library, level in zip(loggers, levels, strict=True):
-        library.setLevel(level)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:

@@ -195,6 +195,15 @@ def test_the_model_is_left_bit_identical(training):
         assert torch.equal(value, inputs[key]), key
 
 
+def test_cells_are_placed_in_evaluation_mode():
+    module = make_module().train()
+    modes = []
+    module.decoder.register_forward_hook(lambda decoder, *_: modes.append(decoder.training))
+    place_new_cells(module, draw(make_module()), CONFIG._replace(n_steps=2))
+    assert len(modes) > 2
+    assert not any(modes)
+
+
 def test_gradients_that_await_a_step_are_left_alone():
     module = make_module()
     tensors = draw(module)

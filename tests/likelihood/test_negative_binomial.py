@@ -46,6 +46,16 @@ def test_equals_high_precision_arithmetic_in_double():
     assert (error <= 1e-9 * np.maximum(1, np.abs(expected))).all()
 
 
+def test_large_dispersions_lose_no_digits():
+    """Log-gammas of these dispersions cancel; on either side of the switch to a series nothing may be seen."""
+    grid = torch.tensor(list(itertools.product((1.0, 10.0, 1e3), (399.0, 401.0, 1e4, 1e6), (1, 10, 1_000))))
+    log_mean, log_theta, counts = grid.double().T[..., None]
+    log_mean, log_theta = log_mean.log(), log_theta.log()
+    expected = exact_log_prob(log_mean, log_theta, counts)
+    error = np.abs(NegativeBinomial(log_mean, log_theta).log_prob(counts).numpy() - expected)
+    assert (error <= 4e-12 * np.maximum(1, np.abs(expected))).all()
+
+
 def test_equals_scipy_in_double():
     """Where SciPy's success probability is not yet rounded to one."""
     log_mean, log_theta, counts = sweep(torch.float64)

@@ -8,7 +8,26 @@ import torch
 
 from scdgd.module import Decoder
 
-EXTREMES = (-1e4, -90.0, -25.0, -20.5, -20.0, -19.5, -5.0, -1e-3, 0.0, 1e-3, 5.0, 19.5, 20.5, 25.0, 90.0, 1e4)
+EXTREMES = (
+    -1e4,
+    -90.0,
+    -25.0,
+    -20.5,
+    -20.0,
+    -19.5,
+    -9.0,
+    -6.0,
+    -5.0,
+    -1e-3,
+    0.0,
+    1e-3,
+    5.0,
+    19.5,
+    20.5,
+    25.0,
+    90.0,
+    1e4,
+)
 OUTPUT_ACTIVATIONS = ("softmax", "sigmoid", "softplus")
 every_output = pytest.mark.parametrize("output_activation", OUTPUT_ACTIVATIONS)
 

@@ -97,7 +97,7 @@ class SCDGD(RepresentationMixin, PriorSamplingMixin, RNASeqMixin, VAEMixin, Unsu
     prior_kwargs
         Further arguments of :class:`~scdgd.prior.GaussianMixture` or :class:`~scdgd.prior.SoftballMixture`.
     noise_scale
-        Standard deviation of the noise on representations in training; 0 is published. Default 0.5, on a scale where
+        Standard deviation of the noise on representations in training; 0 is published. Default 0.6, on a scale where
         the broad prior has unit variance.
     hyperprior_weight
         ``"once"`` or ``"per_cell"`` for each term of the prior's parameters. Default
@@ -131,7 +131,7 @@ class SCDGD(RepresentationMixin, PriorSamplingMixin, RNASeqMixin, VAEMixin, Unsu
         *,
         n_components: int | Literal["labels"] = 20,
         n_latent: int = 20,
-        n_hidden: int = 128,
+        n_hidden: int = 64,
         n_layers: int = 1,
         activation: Literal["silu", "relu", "tanh"] = "silu",
         gene_likelihood: Literal["nb"] = "nb",
@@ -141,7 +141,7 @@ class SCDGD(RepresentationMixin, PriorSamplingMixin, RNASeqMixin, VAEMixin, Unsu
         dispersion_floor: Literal[0, 1] = 0,
         prior: Literal["gaussian_mixture", "softball"] = "gaussian_mixture",
         prior_kwargs: dict | None = None,
-        noise_scale: float = 0.5,
+        noise_scale: float = 0.6,
         hyperprior_weight: dict[str, Literal["once", "per_cell"]] | None = None,
         new_cells: dict | None = None,
     ) -> None:

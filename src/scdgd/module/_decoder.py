@@ -46,7 +46,7 @@ class Decoder(nn.Module):
         *,
         n_cats_per_cov: Sequence[int] = (),
         n_continuous: int = 0,
-        n_hidden: int = 128,
+        n_hidden: int = 64,
         n_layers: int = 1,
         activation: Activation = "silu",
         output_activation: OutputActivation = "softmax",

@@ -82,7 +82,7 @@ class DGDModule(BaseModuleClass):
         n_batch: int = 1,
         n_cats_per_cov: Sequence[int] = (),
         n_continuous: int = 0,
-        n_hidden: int = 128,
+        n_hidden: int = 64,
         n_layers: int = 1,
         activation: Activation = "silu",
         output_activation: OutputActivation = "softmax",

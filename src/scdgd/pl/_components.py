@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from ._figure import finish, get_axes
+from ._figure import bare, finish, get_axes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,19 +27,22 @@ def label_shares(crosstab: pd.DataFrame, *, min_share: float = 0.01) -> pd.DataF
     crosstab
         Numbers of cells, labels in rows and components in columns.
     min_share
-        Components with a smaller share of all cells are left out.
+        Components with a smaller share of all cells are summed up in a last column, ``"other"``.
 
     Returns
     -------
-    Shares, each row at most one (less where components are left out), labels as given, components in the order of the
-    labels that they share most cells with.
+    Shares, each row summing to one, labels as given, components in the order of the labels that they share most cells
+    with.
     """
     crosstab = crosstab.loc[crosstab.sum(axis=1) > 0]
-    used = crosstab.loc[:, crosstab.sum(axis=0) >= min_share * crosstab.to_numpy().sum()]
-    shares = used.div(crosstab.sum(axis=1), axis=0)
-    row = shares.to_numpy().argmax(axis=0)
-    order = np.lexsort((-shares.to_numpy().max(axis=0), row))
-    return shares.iloc[:, order]
+    is_used = crosstab.sum(axis=0) >= min_share * crosstab.to_numpy().sum()
+    counts = crosstab.loc[:, is_used]
+    order = np.lexsort((-counts.to_numpy().max(axis=0), counts.to_numpy().argmax(axis=0)))
+    counts = counts.iloc[:, order].rename(columns=str)
+    rest = crosstab.loc[:, ~is_used].sum(axis=1)
+    if rest.any():
+        counts = counts.assign(other=rest)
+    return counts.div(crosstab.sum(axis=1), axis=0)
 
 
 def components(
@@ -58,18 +61,18 @@ def components(
     """Heat map of labels and components: how the cells of each label are spread over the components.
 
     Each row shows shares of one label's cells; shares of 5% or more are written out, in percent. Components that hold
-    less than `min_share` of all cells are left out.
+    less than `min_share` of all cells are summed up as "other".
 
     Parameters
     ----------
     data
         AnnData with clusters, or numbers of cells, labels in rows and components in columns.
     labels_key
-        Column of ``adata.obs`` with labels; ``None`` for one row of all cells.
+        Column of ``adata.obs`` with labels; ``None`` for bars of all cells.
     cluster_key
         Column of ``adata.obs`` with components.
     min_share
-        Least share of all cells of a component that is shown.
+        Least share of all cells of a component with a column of its own.
     cmap
         Colour map of shares between 0 and 1.
     ax
@@ -103,10 +106,21 @@ def components(
         raise ValueError(msg)
     shares = label_shares(crosstab, min_share=min_share)
     n_rows, n_columns = shares.shape
-    axes = get_axes(ax, 1, figsize or (2.5 + 0.45 * max(n_columns, 6), 1.6 + 0.38 * n_rows))
+    axes = get_axes(ax, 1, figsize or (2.5 + 0.45 * max(n_columns, 6), 1.6 + 0.38 * max(n_rows, 4)))
     ax = axes[0]
+    if labels_key is None and n_rows == 1:
+        _draw_bars(ax, shares.iloc[0], n_cells.index[0], int(n_cells.iloc[0]))
+    else:
+        _draw_heat_map(ax, shares, n_cells, cmap)
+    ax.set_xticks(range(n_columns), shares.columns)
+    has_rest = "other" in shares
+    ax.set_xlabel(f"component (other: those with less than {min_share:.0%} of the cells)" if has_rest else "component")
+    return finish(axes, is_single=True, save=save, show=show, return_fig=return_fig)
+
+
+def _draw_heat_map(ax: Axes, shares: pd.DataFrame, n_cells: pd.Series, cmap: str) -> None:
+    n_rows, n_columns = shares.shape
     image = ax.imshow(shares, cmap=cmap, vmin=0, vmax=1, aspect="auto")
-    ax.set_xticks(range(n_columns), shares.columns.astype(str))
     ax.set_yticks(range(n_rows), [f"{label} ({n_cells[label]:,})" for label in shares.index])
     ax.set_xticks(np.arange(0.5, n_columns - 1), minor=True)
     ax.set_yticks(np.arange(0.5, n_rows - 1), minor=True)
@@ -116,10 +130,16 @@ def components(
     for i, j in zip(*np.nonzero(shares.to_numpy() >= _MIN_TEXT_SHARE), strict=True):
         share = shares.iat[i, j]
         ax.text(j, i, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color="w" if share > 0.5 else "k")
-    ax.set_xlabel(f"component (those with at least {min_share:.0%} of the cells)")
-    ax.set_title("Where the cells of each label are" if n_rows > 1 else "Where the cells are")
+    ax.set_title("Where the cells of each label are")
     ax.figure.colorbar(image, ax=ax, label="share of the row's cells", format=lambda x, _: f"{x:.0%}")
-    return finish(axes, is_single=True, save=save, show=show, return_fig=return_fig)
+
+
+def _draw_bars(ax: Axes, shares: pd.Series, name: str, n_cells: int) -> None:
+    bars = ax.bar(range(len(shares)), shares)
+    ax.bar_label(bars, [f"{100 * share:.0f}" for share in shares], fontsize=8)
+    ax.set(ylabel="share of the cells", title=f"{name} ({n_cells:,})")
+    ax.yaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+    bare(ax)
 
 
 def _crosstab(adata: AnnData, labels_key: str | None, cluster_key: str) -> pd.DataFrame:

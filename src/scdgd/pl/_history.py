@@ -64,7 +64,8 @@ def history(
     """
     curves = model.history or {}
     if "elbo_train" not in curves:
-        msg = f"`history` draws the course of training, but this {type(model).__name__} has none. Call `model.train()` first."
+        name = type(model).__name__
+        msg = f"`history` draws the course of training, but this {name} has not trained. Call `model.train()` first."
         raise ValueError(msg)
     axes = get_axes(ax, 1, figsize)
     ax = axes[0]

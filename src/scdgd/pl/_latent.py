@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _N_NEIGHBORS = 15
 _MIN_USED_SHARE = 0.01
 _LEGEND_ROWS = 20
+_MAX_LEGEND_ENTRIES = 60
 
 
 class Embedding(NamedTuple):
@@ -122,7 +123,7 @@ def latent(
     ax
         Where to draw, one Axes for each panel; a new figure if not given.
     figsize
-        Width and height of a new figure, in inches.
+        Width and height of a new figure, in inches; ``None`` for one with room for the legends.
     save
         File to save the figure to.
     show
@@ -152,7 +153,7 @@ def latent(
         embedding = embedding or _embed_model(adata, model, use_rep, n_samples, seed)
         cells, name = embedding.cells, embedding.name
     size = size or float(np.clip(10_000 / adata.n_obs, 2, 30))
-    axes = get_axes(ax, len(colors), figsize or (6.5 * len(colors), 5.0))
+    axes = get_axes(ax, len(colors), figsize or (max(_panel_width(adata, key) for key in colors) * len(colors), 5.0))
     for panel, key in zip(axes, colors, strict=True):
         if model is not None:
             panel.scatter(
@@ -183,6 +184,15 @@ def _require(adata: AnnData, columns: list[str], key: str) -> None:
 def _embed_model(adata: AnnData, model: SCDGD, use_rep: str, n_samples: int, seed: int) -> Embedding:
     samples = model.prior_predictive_sample(n_samples, seed=seed).obsm["X_scdgd"]
     return embed(np.asarray(adata.obsm[use_rep]), model.get_component_means(), samples, seed)
+
+
+def _panel_width(adata: AnnData, key: str) -> float:
+    """Inches for a square of cells and the legend beside it."""
+    names = adata.obs[key].dropna().astype(str).unique()
+    if pd.api.types.is_numeric_dtype(adata.obs[key]):
+        return 6.0
+    n_columns = -(-(min(len(names), _MAX_LEGEND_ENTRIES) + 2) // _LEGEND_ROWS)
+    return 5.0 + n_columns * (0.4 + 0.075 * (max(map(len, names), default=0) + len("(1,000)")))
 
 
 def _draw_cells(ax: Axes, adata: AnnData, key: str, cells: np.ndarray, size: float) -> dict[str, str]:
@@ -216,7 +226,11 @@ def _palette(adata: AnnData, key: str, n: int) -> list[str]:
 def _draw_legend(ax: Axes, palette: dict[str, str], counts: pd.Series, n_missing: int) -> None:
     from matplotlib.lines import Line2D
 
-    shown = {f"{name} ({counts[name]:,})": color for name, color in palette.items() if counts.get(name, 0) > 0}
+    present = counts[counts > 0]
+    largest = set(present.nlargest(_MAX_LEGEND_ENTRIES).index)
+    shown = {f"{name} ({counts[name]:,})": color for name, color in palette.items() if name in largest}
+    if len(present) > len(largest):
+        shown[f"and {len(present) - len(largest)} smaller ones"] = "none"
     if n_missing:
         shown[f"none ({n_missing:,})"] = "lightgrey"
     handles = [Line2D([], [], linestyle="", marker="o", color=color, label=label) for label, color in shown.items()]

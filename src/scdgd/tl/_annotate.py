@@ -48,7 +48,8 @@ def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str
     >>> sc.pp.neighbors(adata, use_rep="X_scdgd")
     """
     if not model.is_trained_:
-        msg = f"`annotate` writes what a model has learned, but this {type(model).__name__} is not trained. Call `model.train()` first."
+        name = type(model).__name__
+        msg = f"`annotate` writes what a model has learned, but this {name} is not trained. Call `model.train()` first."
         raise RuntimeError(msg)
     adata = model.adata if adata is None else adata
     if adata is None:

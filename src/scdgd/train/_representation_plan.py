@@ -67,7 +67,7 @@ class RepresentationPlan(TrainingPlan):
         self,
         module: DGDModule,
         *,
-        lr: float = 2e-3,
+        lr: float = 4e-3,
         lr_z: float = 2e-2,
         lr_prior: float = 1e-2,
         betas: tuple[float, float] = (0.9, 0.999),
