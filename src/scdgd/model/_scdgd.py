@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
-import warnings
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from scvi import REGISTRY_KEYS, settings
+from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import (
     CategoricalJointObsField,
@@ -19,7 +18,7 @@ from scvi.data.fields import (
     NumericalJointObsField,
     NumericalObsField,
 )
-from scvi.model.base import BaseModelClass, RNASeqMixin, UnsupervisedTrainingMixin, VAEMixin
+from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 from scvi.utils import setup_anndata_dsp
 
 from scdgd._compat import get_state_registry, make_actual
@@ -33,17 +32,16 @@ from scdgd.data import (
     MuDataCellIndexField,
     MuDataCountsField,
     MuDataLabelsField,
-    WholeDataSplitter,
-    iter_row_blocks,
 )
 from scdgd.inference import NewCellsConfig
 from scdgd.likelihood import LIKELIHOODS
 from scdgd.module import DGDModule, log_size_factor
 from scdgd.prior import GaussianMixture, SoftballMixture
-from scdgd.train import RepresentationPlan, whitened_pca
 
+from ._options import check_options
 from ._representation_mixin import RepresentationMixin
 from ._sampling_mixin import PriorSamplingMixin
+from ._training_mixin import RepresentationTrainingMixin
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -54,13 +52,11 @@ logger = logging.getLogger(__name__)
 PRIORS = {"gaussian_mixture": GaussianMixture, "softball": SoftballMixture}
 
 _HYPERPRIOR_TERMS = ("log_var", "weights", "means")
-_DEFAULT_EPOCHS = 50
-_FULL_EPOCHS_UP_TO = 50_000
-_MIN_EPOCHS = 10
-_MIXTURE_START = 0.4
 
 
-class SCDGD(RepresentationMixin, PriorSamplingMixin, RNASeqMixin, VAEMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class SCDGD(
+    RepresentationMixin, PriorSamplingMixin, RepresentationTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass
+):
     r"""Deep generative decoder for single-cell counts (Schuster & Krogh 2023).
 
     No encoder: the representation of each cell is a free parameter, found together with the decoder and a Gaussian
@@ -120,8 +116,6 @@ class SCDGD(RepresentationMixin, PriorSamplingMixin, RNASeqMixin, VAEMixin, Unsu
     """
 
     _module_cls = DGDModule
-    _training_plan_cls = RepresentationPlan
-    _data_splitter_cls = WholeDataSplitter
     _latent_key = "X_scdgd"
 
     def __init__(
@@ -154,7 +148,7 @@ class SCDGD(RepresentationMixin, PriorSamplingMixin, RNASeqMixin, VAEMixin, Unsu
         output_activation = output_activation or ("softmax" if size_factor == "observed" else "softplus")
         weight = {"log_var": "per_cell", "weights": "once", "means": "once"}
         weight = weight if hyperprior_weight is None else {**weight, **hyperprior_weight}
-        _check_options(
+        check_options(
             activation=(activation, ("silu", "relu", "tanh")),
             gene_likelihood=(gene_likelihood, tuple(LIKELIHOODS)),
             dispersion=(dispersion, ("gene", "gene-batch")),
@@ -343,181 +337,6 @@ class SCDGD(RepresentationMixin, PriorSamplingMixin, RNASeqMixin, VAEMixin, Unsu
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
 
-    def train(
-        self,
-        max_epochs: int | None = None,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        train_size: float = 1.0,
-        validation_size: float | None = None,
-        shuffle_set_split: bool = True,
-        load_sparse_tensor: bool = False,
-        batch_size: int = 128,
-        early_stopping: bool = False,
-        datasplitter_kwargs: dict | None = None,
-        plan_config: dict | None = None,
-        plan_kwargs: dict | None = None,
-        datamodule=None,
-        trainer_config: dict | None = None,
-        warm_start: Literal["pca", "zeros"] = "pca",
-        mixture_start: int | None = None,
-        **trainer_kwargs,
-    ) -> None:
-        """Train the model, on *all* cells unless told otherwise.
-
-        Differences from scvi-tools' defaults: ``train_size=1``, because only cells that take part have a
-        representation of their own (held-out cells get theirs from the frozen model); ``max_epochs`` is 50, less
-        above 50,000 cells; early stopping watches ``elbo_train`` if there are no validation cells. The mixture starts
-        as the broad prior N(0, I) and is placed on the learned representations after 40% of the epochs.
-
-        A second call goes on from where the first ended; it does not repeat the warm start or place the mixture again.
-
-        Parameters
-        ----------
-        max_epochs
-            Number of passes over the training cells, and so of steps of each representation.
-        accelerator, devices
-            As in scvi-tools; one device.
-        train_size, validation_size, shuffle_set_split
-            As in scvi-tools. Cells outside the training set never touch decoder or prior.
-        load_sparse_tensor
-            Load minibatches as sparse tensors.
-        batch_size
-            Cells per minibatch.
-        early_stopping
-            Stop when the monitored quantity no longer improves, see :class:`~scvi.train.Trainer`.
-        datasplitter_kwargs
-            Further arguments of the data splitter.
-        plan_config, plan_kwargs
-            Arguments of :class:`~scdgd.train.RepresentationPlan`: learning rates, schedules, steps of the prior.
-        datamodule
-            Not supported: data modules do not tell which cell is which.
-        trainer_config, **trainer_kwargs
-            Arguments of :class:`~scvi.train.Trainer`.
-        warm_start
-            ``"pca"``: representations start at whitened principal components and the decoder at the mean profile;
-            ``"zeros"``: representations at zero, decoder as drawn (published).
-        mixture_start
-            Epochs before the mixture is placed; ``None`` for 40% of `max_epochs`. Without effect on a prior that is
-            placed by construction (``"softball"``).
-
-        Raises
-        ------
-        ValueError
-            If an option is unknown or needs validation cells that are not there.
-        NotImplementedError
-            For `datamodule` and for several devices.
-        """
-        self._check_training_options(datamodule, devices, trainer_kwargs, warm_start)
-        n_cells = self.adata.n_obs
-        if self.is_query_:
-            self._train_query(max_epochs)
-            return
-        max_epochs = _default_max_epochs(n_cells) if max_epochs is None else max_epochs
-        if max_epochs < 1:
-            msg = f"`max_epochs` must be at least 1, got {max_epochs}."
-            raise ValueError(msg)
-        train, validation, test = _split_cells(n_cells, train_size, validation_size, shuffle_set_split)
-        if len(train) < self.module.prior.n_components:
-            msg = f"{self.module.prior.n_components} components need at least as many training cells, but {len(train)} train."
-            raise ValueError(msg)
-        held_out = np.sort(np.concatenate([validation, test]))
-        monitor_default = "elbo_validation" if len(validation) else "elbo_train"
-        if early_stopping:
-            trainer_kwargs.setdefault("early_stopping_monitor", monitor_default)
-        if trainer_kwargs.get("enable_checkpointing"):
-            trainer_kwargs.setdefault("checkpointing_monitor", monitor_default)
-        _check_monitors(trainer_kwargs, len(validation))
-        if not self.is_trained_ and warm_start == "pca":
-            self._warm_start(train)
-        self._forget_placed_cells()
-        self.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
-        if mixture_start is None:
-            mixture_start = int(_MIXTURE_START * max_epochs)
-        if not bool(self.module.prior.placed):
-            self.mixture_start_ = mixture_start = min(mixture_start, max_epochs - 1)
-        split = {"external_indexing": [train, validation, test]} if len(held_out) else {}
-        plan = {
-            "prior_update": "gradient" if isinstance(self.module.prior, SoftballMixture) else "em",
-            "mixture_start": mixture_start,
-            "seed": settings.seed or 0,
-            "train_rows": torch.as_tensor(train) if len(train) < n_cells else None,
-            "cell_names": self._trained_cells[CellIndexField.CELL_NAMES_KEY],
-            **(plan_config or {}),
-            **(plan_kwargs or {}),
-        }
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Total length of `list`")  # the empty validation loader
-            super().train(
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                batch_size=batch_size,
-                early_stopping=early_stopping,
-                load_sparse_tensor=load_sparse_tensor,
-                train_size=len(train) / n_cells,
-                datasplitter_kwargs={**split, **(datasplitter_kwargs or {})},
-                plan_kwargs=plan,
-                trainer_config=trainer_config,
-                **trainer_kwargs,
-            )
-        self._forget_placed_cells()
-        if not bool(self.module.prior.placed):  # training ended, or its best state was, before the epoch had come
-            z = self.module.representations.table[torch.as_tensor(train, device=self.module.device)]
-            self.module.prior.place(z, noise_var=self.module.noise_scale**2, seed=plan["seed"])
-        if len(held_out):
-            z = self._infer(self.adata, held_out, self._new_cells, None)
-            self.module.representations.table[torch.as_tensor(held_out)] = z
-
-    def _check_training_options(self, datamodule, devices, trainer_kwargs: dict, warm_start: str) -> None:
-        _check_options(warm_start=(warm_start, ("pca", "zeros")))
-        if datamodule is not None:
-            msg = "`datamodule` does not tell which cell is which, but each cell has a row of its own; train on an AnnData."
-            raise NotImplementedError(msg)
-        several = isinstance(devices, list) and len(devices) > 1
-        several |= isinstance(devices, int) and devices > 1
-        if several or "ddp" in str(trainer_kwargs.get("strategy", "")):
-            msg = "Training on several devices would copy the table of representations to each; use one (`devices=1`)."
-            raise NotImplementedError(msg)
-        if self.adata is None:
-            msg = "Training needs data: load the model with `adata=...` or set `model.adata`."
-            raise ValueError(msg)
-
-    def _warm_start(self, train: np.ndarray) -> None:
-        """Representations from whitened PCA, decoder at the mean profile; both from training cells only."""
-        counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        batch = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-        table = self.module.representations.table
-        seed = settings.seed or 0
-        z = whitened_pca(counts, table.shape[1], train_indices=train, batch=batch, seed=seed)
-        table.copy_(torch.as_tensor(z))
-        self.module.decoder.start_at_profile(self._mean_profile(counts, train))
-
-    def _mean_profile(self, counts, train: np.ndarray) -> torch.Tensor:
-        """Counts over size factors, both summed over training cells, shape ``(g,)``."""
-        in_train = np.zeros(counts.shape[0], dtype=bool)
-        in_train[train] = True
-        registered = None
-        if self.module.size_factor == "registered":
-            registered = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)).ravel()
-        gene_totals, size_total = np.zeros(counts.shape[1]), 0.0
-        for first, block in iter_row_blocks(counts):
-            cells = np.flatnonzero(in_train[first : first + block.shape[0]])
-            block = block[cells]
-            gene_totals += np.asarray(block.sum(axis=0)).ravel()
-            if self.module.size_factor == "registered":
-                size_total += registered[first + cells].sum()
-            elif self.module.size_factor == "max":
-                size_total += float(np.maximum(_row_max(block), 1).sum())
-            else:
-                share = 1.0 if self.module.size_factor == "observed" else 1 / counts.shape[1]
-                size_total += float(block.sum()) * share
-        return torch.as_tensor(gene_totals / size_total, dtype=torch.float32)
-
-    def _train_query(self, max_epochs: int | None) -> None:
-        """Train a query model: only the representations of its cells are free."""
-        self.infer_representations(n_steps=max_epochs)
-
     @classmethod
     def load_query_data(
         cls,
@@ -619,13 +438,6 @@ class SCDGD(RepresentationMixin, PriorSamplingMixin, RNASeqMixin, VAEMixin, Unsu
         return torch.cat(factors).numpy()
 
 
-def _check_options(**options: tuple) -> None:
-    for name, (value, allowed) in options.items():
-        if value not in allowed:
-            msg = f"`{name}` must be one of {list(allowed)}, got {value!r}."
-            raise ValueError(msg)
-
-
 def _check_columns(obs, size_factor_key, categorical_covariate_keys, continuous_covariate_keys) -> None:
     keys = [size_factor_key, *(categorical_covariate_keys or []), *(continuous_covariate_keys or [])]
     missing = [key for key in keys if key is not None and key not in obs]
@@ -641,36 +453,3 @@ def _check_columns(obs, size_factor_key, categorical_covariate_keys, continuous_
             need = "positive and finite" if key == size_factor_key else "finite"
             msg = f"adata.obs['{key}'] must be {need}, but is not in {bad.sum()} cells (first: {obs.index[bad][0]})."
             raise ValueError(msg)
-
-
-def _default_max_epochs(n_cells: int) -> int:
-    return int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / n_cells, _MIN_EPOCHS, _DEFAULT_EPOCHS))
-
-
-def _split_cells(
-    n_cells: int, train_size: float, validation_size: float | None, shuffle: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of training, validation and test cells; drawn as scvi-tools does, from ``scvi.settings.seed``."""
-    validation_size = 1 - train_size if validation_size is None else validation_size
-    if not 0 < train_size <= 1 or validation_size < 0 or train_size + validation_size > 1 + 1e-9:
-        msg = (
-            f"`train_size` must be in (0, 1] and leave room for `validation_size`, got {train_size}, {validation_size}."
-        )
-        raise ValueError(msg)
-    cells = np.random.RandomState(settings.seed).permutation(n_cells) if shuffle else np.arange(n_cells)
-    n_train = int(np.ceil(train_size * n_cells - 1e-9))
-    n_validation = min(int(np.floor(validation_size * n_cells + 1e-9)), n_cells - n_train)
-    return cells[:n_train], cells[n_train : n_train + n_validation], cells[n_train + n_validation :]
-
-
-def _check_monitors(trainer_kwargs: dict, n_validation: int) -> None:
-    for name in ("early_stopping_monitor", "checkpointing_monitor"):
-        monitor = trainer_kwargs.get(name, "")
-        if "validation" in monitor and n_validation == 0:
-            msg = f"`{name}={monitor!r}` needs validation cells: pass `train_size=0.9`, or monitor 'elbo_train'."
-            raise ValueError(msg)
-
-
-def _row_max(block) -> np.ndarray:
-    largest = block.max(axis=1)
-    return np.asarray(largest.todense() if hasattr(largest, "todense") else largest).ravel()
