@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from anndata import AnnData
 
@@ -99,31 +99,36 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fit(args: argparse.Namespace, started: float) -> str:
-    adata = _read(args.input)
-    return _run(args, adata, args.input, args.output, args.report, started)
+    return _run(args, lambda: _read(args.input), args.input, args.output, args.report, started)
 
 
 def _demo(args: argparse.Namespace, started: float) -> str:
     if args.data is None:
         from scdgd.datasets import pbmc68k
 
-        adata, name = pbmc68k(), "pbmc68k"
+        read, name = pbmc68k, "pbmc68k"
         args.labels_key = args.labels_key or _DEMO_LABELS
         args.n_components = args.n_components or _DEMO_COMPONENTS
     else:
-        adata, name = _read(args.data), args.data.stem
+        read, name = lambda: _read(args.data), args.data.stem
         args.n_components = args.n_components or 20
-    return _run(args, adata, args.data, args.output / f"{name}.h5ad", args.output, started)
+    return _run(args, read, args.data, args.output / f"{name}.h5ad", args.output, started)
 
 
 def _run(
-    args: argparse.Namespace, adata: AnnData, source: Path | None, output: Path, report: Path | None, started: float
+    args: argparse.Namespace,
+    read: Callable[[], AnnData],
+    source: Path | None,
+    output: Path,
+    report: Path | None,
+    started: float,
 ) -> str:
     """Train, write everything that was asked for, and return the table."""
     from scdgd import _report
 
     job = _job(args)
     with _warnings_after_success():
+        adata = read()
         try:
             model = _report.build(adata, job)
         except (TypeError, ValueError) as error:

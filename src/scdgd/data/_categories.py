@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,10 @@ from scvi.data.fields import CategoricalObsField, MuDataWrapper
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+#: scvi-tools warns that a model may not train well on so few cells, but new cells train nothing.
+_FEW_CELLS = "Category .* has fewer than 3 cells"
 
 
 class BatchField(CategoricalObsField):
@@ -37,7 +42,9 @@ class BatchField(CategoricalObsField):
                     "train a model on all batches, or set the column to the known batch that is most alike."
                 )
                 raise ValueError(msg)
-        return super().transfer_field(state_registry, adata_target, **kwargs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_FEW_CELLS)
+            return super().transfer_field(state_registry, adata_target, **kwargs)
 
     def _check(self, adata: AnnData) -> None:
         if self.is_default:
@@ -85,7 +92,9 @@ class LabelsField(CategoricalObsField):
         if not self.is_default and not adata_target.obs[self._original_attr_key].isin(known).all():
             self._fill(adata_target)
             return dict(state_registry)
-        return super().transfer_field(state_registry, adata_target, **kwargs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_FEW_CELLS)
+            return super().transfer_field(state_registry, adata_target, **kwargs)
 
     def _fill(self, adata: AnnData) -> None:
         adata.obs[self.attr_key] = np.zeros(adata.n_obs, dtype=np.int64)

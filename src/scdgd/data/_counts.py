@@ -34,8 +34,8 @@ def iter_row_blocks(
     """
     n_cells, n_genes = counts.shape
     rows_per_block = max(1, max_elements // max(1, n_genes))
-    if isinstance(counts, sparse.csc_matrix | sparse.csc_array):
-        counts = counts.tocsr()  # slicing rows of CSC costs a pass over all non-zeros for every block
+    if sparse.issparse(counts) and counts.format != "csr":
+        counts = counts.tocsr()  # other formats have no rows to slice, or take a pass over all non-zeros for each slice
     for first in range(0, n_cells, rows_per_block):
         block = counts[first : first + rows_per_block]
         yield first, sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)

@@ -53,6 +53,7 @@ class CountsField(LayerField):
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
         """Check that the genes are those of the model, then register; unexpressed genes are no news here."""
+        _require_unique(adata_target.var_names, "gene", "adata.var_names_make_unique()")
         _check_genes(np.asarray(state_registry[self.COLUMN_NAMES_KEY]), adata_target.var_names)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*have no count in any cell.*")

@@ -76,7 +76,7 @@ class GaussianMixture(Prior):
         if covariance_type not in get_args(CovarianceType):
             msg = f"`covariance_type` must be one of {get_args(CovarianceType)}, got {covariance_type!r}."
             raise ValueError(msg)
-        if concentration <= 0:
+        if not concentration > 0:
             msg = f"`concentration` must be positive, got {concentration}."
             raise ValueError(msg)
         self.covariance_type, self.concentration = covariance_type, float(concentration)
@@ -126,7 +126,8 @@ class GaussianMixture(Prior):
     def place(self, z: torch.Tensor, *, noise_var: float = 0.0, seed: int = 0) -> None:
         """Put the components where cells are: k-means++ and EM from several starts, the likeliest is kept.
 
-        The starts see at most 20,000 random cells; a last step of EM sees all.
+        A mixture that is placed already stays as it is unless a start is likelier. The starts see at most 20,000 random
+        cells; a last step of EM sees all.
 
         Parameters
         ----------
@@ -137,11 +138,8 @@ class GaussianMixture(Prior):
         seed
             Seed of the starts.
         """
-        every_z = z
-        if len(z) > _MAX_PLACING_CELLS:
-            subset = np.random.default_rng(seed).choice(len(z), _MAX_PLACING_CELLS, replace=False)
-            z = z[torch.as_tensor(subset, device=z.device)]
-        best, best_log_likelihood = None, -math.inf
+        every_z, z = z, _random_subset(z, seed)
+        best, best_log_likelihood = self._copy_state(), self._log_likelihood(z) if self.placed else -math.inf
         for start in range(_N_STARTS):
             self.means.copy_(_kmeans(z, self.n_components, seed + start))
             self.weight_logits.zero_()
@@ -151,12 +149,18 @@ class GaussianMixture(Prior):
             self.log_var.copy_(within.clamp(min=_MIN_VAR).log().expand_as(self.log_var))
             for _ in range(_N_EM_STEPS):
                 self._em_step(z, noise_var, update_variances=True)
-            log_likelihood = sum(float(self.log_prob(block).sum()) for block in z.split(_BLOCK_CELLS))
-            if best is None or log_likelihood > best_log_likelihood:
-                best, best_log_likelihood = {k: v.clone() for k, v in self.state_dict().items()}, log_likelihood
+            log_likelihood = self._log_likelihood(z)
+            if log_likelihood > best_log_likelihood:
+                best, best_log_likelihood = self._copy_state(), log_likelihood
         self.load_state_dict(best)
         self._em_step(every_z, noise_var, update_variances=True)
         self.placed.fill_(True)
+
+    def _log_likelihood(self, z: torch.Tensor) -> float:
+        return sum(float(self.log_prob(block).sum()) for block in z.split(_BLOCK_CELLS))
+
+    def _copy_state(self) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in self.state_dict().items()}
 
     @torch.no_grad()
     def em_step(self, z: torch.Tensor, *, noise_var: float = 0.0) -> None:
@@ -182,9 +186,11 @@ class GaussianMixture(Prior):
         n, k, d = len(z), self.n_components, self.n_latent
         # E[log N_c] under q_i is log N_c(z_i) less this
         spread = 0.5 * noise_var * (-self.log_var).exp().expand(k, d).sum(-1)  # (k,)
-        counts, first, second = z.new_zeros(k), z.new_zeros(k, d), z.new_zeros(k, d)
+        # in double, because variances are differences of second moments and squared means
+        counts, first, second = (torch.zeros(s, dtype=torch.float64, device=z.device) for s in ((k,), (k, d), (k, d)))
         for block in z.split(max(1, _MAX_ELEMENTS // (k * d))):
-            r = torch.softmax(self._component_log_prob(block) - spread, dim=-1)
+            r = torch.softmax(self._component_log_prob(block) - spread, dim=-1).double()
+            block = block.double()
             counts += r.sum(0)
             first += r.T @ block
             second += r.T @ block.square()
@@ -248,6 +254,10 @@ class SoftballMixture(GaussianMixture):
         self.softball = Softball(self.n_latent, scale, sharpness)
         self.component_scale = 0.2 * scale / self.n_components if component_scale is None else component_scale
         self.log_var_scale = log_var_scale
+        for name, value in (("component_scale", self.component_scale), ("log_var_scale", log_var_scale)):
+            if value <= 0:
+                msg = f"`{name}` must be positive, got {value}."
+                raise ValueError(msg)
         with torch.no_grad():
             self.means.copy_(self.softball.sample(self.n_components, generator))
             self.log_var.fill_(2 * math.log(self.component_scale))
@@ -264,7 +274,7 @@ class SoftballMixture(GaussianMixture):
     @torch.no_grad()
     def place(self, z: torch.Tensor, *, noise_var: float = 0.0, seed: int = 0) -> None:
         """Put the *means* at the k-means centres of `z`; variances keep the start that their prior gives them."""
-        self.means.copy_(_kmeans(z, self.n_components, seed))
+        self.means.copy_(_kmeans(_random_subset(z, seed), self.n_components, seed))
 
     def em_step(self, z: torch.Tensor, *, noise_var: float = 0.0) -> None:
         """Not available: the softball and the log-normal prior have no closed-form M-step."""
@@ -272,9 +282,22 @@ class SoftballMixture(GaussianMixture):
         raise NotImplementedError(msg)
 
 
+def _random_subset(z: torch.Tensor, seed: int) -> torch.Tensor:
+    """At most 20,000 rows of `z`."""
+    if len(z) <= _MAX_PLACING_CELLS:
+        return z
+    rows = np.random.default_rng(seed).choice(len(z), _MAX_PLACING_CELLS, replace=False)
+    return z[torch.as_tensor(rows, device=z.device)]
+
+
 def _kmeans(z: torch.Tensor, n_components: int, seed: int) -> torch.Tensor:
     """K-means centres of the rows of `z`, shape ``(k, d)``."""
     from sklearn.cluster import KMeans
 
-    centres = KMeans(n_components, n_init=1, random_state=seed).fit(z.detach().cpu().numpy()).cluster_centers_
+    rows = z.detach().cpu().numpy()
+    distinct = np.unique(rows, axis=0)
+    if len(distinct) <= n_components:
+        centres = distinct[np.arange(n_components) % len(distinct)]
+    else:
+        centres = KMeans(n_components, n_init=1, random_state=seed).fit(rows).cluster_centers_
     return torch.as_tensor(centres, dtype=z.dtype, device=z.device)

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
-
-from scdgd._compat import make_actual
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from mudata import MuData
 
     from scdgd.model import SCDGD
@@ -55,8 +53,6 @@ def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str
     if adata is None:
         msg = "`annotate` needs cells, but the model has none attached. Pass them: `annotate(model, adata)`."
         raise ValueError(msg)
-    if isinstance(adata, AnnData):
-        make_actual(adata)
     z = model.get_latent_representation(adata)
     write_results(adata, z, model.get_cluster_assignments(adata, soft=True), prefix=prefix)
 

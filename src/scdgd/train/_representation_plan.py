@@ -28,7 +28,9 @@ class RepresentationPlan(TrainingPlan):
     depend on the size of the minibatch.
 
     A mixture that has not been placed yet is the broad prior N(0, I) and does not train. It is placed on the
-    representations of the training cells when `mixture_start` epochs have passed, and trains from then on.
+    representations of the training cells when `mixture_start` epochs have passed, and trains from then on. Because the
+    placement on half-trained representations can be a poor local optimum, it is tried again every
+    `placement_interval` epochs of the same training; a likelier placement replaces the mixture.
 
     Parameters
     ----------
@@ -47,6 +49,8 @@ class RepresentationPlan(TrainingPlan):
         ``"gradient"``: Adam, every minibatch (published).
     mixture_start
         Number of epochs before the mixture is placed, if it is not yet.
+    placement_interval
+        Epochs between attempts at a likelier placement; ``None`` for a single placement.
     n_inner_steps
         Steps of a minibatch's representations per visit; all but the last leave decoder and prior as they are.
     clip_norm
@@ -80,6 +84,7 @@ class RepresentationPlan(TrainingPlan):
         lr_drop_factor: float = 0.1,
         prior_update: Literal["em", "gradient"] = "em",
         mixture_start: int = 0,
+        placement_interval: int | None = 5,
         n_inner_steps: int = 1,
         clip_norm: float | None = None,
         seed: int = 0,
@@ -101,7 +106,8 @@ class RepresentationPlan(TrainingPlan):
         self.lr_z, self.lr_prior, self.betas, self.betas_z = lr_z, lr_prior, betas, betas_z
         self.weight_decay_z, self.weight_decay_prior = weight_decay_z, weight_decay_prior
         self.lr_drop_epoch, self.lr_drop_factor = lr_drop_epoch, lr_drop_factor
-        self.prior_update, self.mixture_start = prior_update, mixture_start
+        self.prior_update = prior_update
+        self.mixture_start, self.placement_interval = mixture_start, placement_interval
         self.n_inner_steps, self.clip_norm, self.seed = n_inner_steps, clip_norm, seed
         self.train_rows, self.cell_names = train_rows, cell_names
 
@@ -123,6 +129,7 @@ class RepresentationPlan(TrainingPlan):
 
     def on_fit_start(self) -> None:
         """Set up the rows' optimiser, now that the table is on its device."""
+        self._places_mixture = not self._is_placed
         self.row_optimizer = RowAdam(
             self.module.representations.table,
             lr=self.lr_z,
@@ -134,8 +141,10 @@ class RepresentationPlan(TrainingPlan):
     def on_train_epoch_start(self) -> None:
         """Place the mixture and drop the decoder's rate when their epochs have come."""
         super().on_train_epoch_start()
-        if self.current_epoch == self.mixture_start and not self._is_placed:
-            self.module.prior.place(self._train_table, noise_var=self.module.noise_scale**2, seed=self.seed)
+        if self._places_mixture and self._is_placement_epoch:
+            self.module.prior.place(
+                self._train_table, noise_var=self.module.noise_scale**2, seed=self.seed + self.current_epoch
+            )
         if self.current_epoch == self.lr_drop_epoch:
             decoder, _ = self.optimizers()
             for group in decoder.param_groups:
@@ -192,6 +201,12 @@ class RepresentationPlan(TrainingPlan):
             output = self.module.loss(batch, inference_outputs, generative_outputs, **self.loss_kwargs)
             (gradient,) = torch.autograd.grad(output.loss * output.n_obs_minibatch, representation)
             self.row_optimizer.step(_rows(batch), gradient)
+
+    @property
+    def _is_placement_epoch(self) -> bool:
+        since_start = self.current_epoch - self.mixture_start
+        again = self.placement_interval is not None and since_start > 0 and since_start % self.placement_interval == 0
+        return since_start == 0 or again
 
     @property
     def _is_placed(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 
@@ -53,6 +55,7 @@ class RowAdam:
         t = self.steps[rows] + 1  # (b, 1)
         m = beta1 * self.first_moment[rows] + (1 - beta1) * g
         v = beta2 * self.second_moment[rows] + (1 - beta2) * g.square()
-        update = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + self.eps)
+        unbiased_m = m / -torch.expm1(t * math.log(beta1))  # 1 - beta^t, to full precision for beta close to 1
+        unbiased_v = v / -torch.expm1(t * math.log(beta2))
         self.steps[rows], self.first_moment[rows], self.second_moment[rows] = t, m, v
-        self.table[rows] = z - self.lr * update
+        self.table[rows] = z - self.lr * unbiased_m / (unbiased_v.sqrt() + self.eps)

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_CELLS = 20_000
 _BLOCK_CELLS = 1_000
+_NO_VARIANCE = 1e-10
 
 
 def whitened_pca(
@@ -62,10 +63,16 @@ def whitened_pca(
     if rank < 1:
         logger.info("The warm start needs at least 2 cells and 2 genes; representations start near zero.")
         return scores
-    pca = PCA(rank, svd_solver="arpack", random_state=seed).fit(_log_normalise(sample, target))
+    logged = _log_normalise(sample, target)
+    mean = np.asarray(logged.mean(axis=0)).ravel()
+    if (np.asarray(logged.multiply(logged).mean(axis=0)).ravel() - mean**2).max() < _NO_VARIANCE:
+        logger.info("All cells have the same profile; representations start near zero.")
+        return scores
+    pca = PCA(rank, svd_solver="arpack", random_state=seed).fit(logged)
+    axes = pca.components_[pca.explained_variance_ > 1e-8 * pca.explained_variance_[0]].T  # (g, rank)
+    rank = axes.shape[1]
     for first, block in iter_row_blocks(counts):
-        projected = _log_normalise(block, target) @ pca.components_.T - pca.mean_ @ pca.components_.T
-        scores[first : first + block.shape[0], :rank] = projected
+        scores[first : first + block.shape[0], :rank] = _log_normalise(block, target) @ axes - mean @ axes
     batch = np.zeros(n_cells, dtype=int) if batch is None else np.asarray(batch).ravel().astype(int)
     scores[:, :rank] = _centre_and_whiten(scores[:, :rank], train, batch)
     return scores
