@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import anndata as ad
 import matplotlib as mpl
 import numpy as np
@@ -82,3 +85,12 @@ def state_of(model: SCDGD) -> dict[str, torch.Tensor]:
 def _one_thread():
     """Matrices here are tiny: threads only wait for each other, above all where pytest-xdist shares the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """Folder of real data sets, named by the environment variable SCDGD_DATA."""
+    folder = os.environ.get("SCDGD_DATA")
+    if folder is None:
+        pytest.skip("needs real data sets: set SCDGD_DATA to their folder")
+    return Path(folder)

@@ -19,7 +19,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import scdgd
 from scdgd import _report
-from scdgd.cli import main
+from scdgd.cli import _MODELS, main
 from tests.conftest import simulate
 
 RESULTS = {"obs": {"scdgd_cluster"}, "obsm": {"X_scdgd", "scdgd_responsibilities"}}
@@ -373,6 +373,19 @@ def test_warnings_about_good_input_are_one_line_each(cells, tmp_path, capsys):
     warnings = [line for line in capsys.readouterr().err.splitlines() if "arning" in line]
     assert len(warnings) == 1
     assert re.match("scdgd: warning: 2 of 30 genes in adata.X have no count", warnings[0])
+
+
+def test_every_model_can_be_named():
+    assert set(_MODELS) == set(_report.MODELS)
+
+
+def test_help_and_import_do_not_wait_for_torch():
+    code = "import sys, scdgd.cli; assert 'torch' not in sys.modules; dir(scdgd).index('model'); scdgd.cli.main(['--help'])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "demo" in result.stdout
+    code = "import sys, scdgd; scdgd.model.SCDGD; assert 'torch' in sys.modules; scdgd.nothing"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.endswith("AttributeError: module 'scdgd' has no attribute 'nothing'\n")
 
 
 def test_as_a_process(tmp_path):

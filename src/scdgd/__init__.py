@@ -1,24 +1,39 @@
 """Deep generative decoders and structured latent spaces for single-cell data, built on scvi-tools."""
 
+import importlib
 import logging
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.logging import RichHandler
 
-from . import datasets, likelihood, metrics, model, module, pl, presets, prior, tl
+if TYPE_CHECKING:
+    from . import datasets, likelihood, metrics, model, module, pl, presets, prior, tl
+
+__all__ = ["datasets", "likelihood", "metrics", "model", "module", "pl", "presets", "prior", "tl"]
 
 try:
     __version__ = version("scdgd")
 except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "unknown"
 
-__all__ = ["datasets", "likelihood", "metrics", "model", "module", "pl", "presets", "prior", "tl"]
+
+def __getattr__(name: str):
+    """Import a subpackage when it is first used, so that ``import scdgd`` alone does not load torch."""
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def _start_logging() -> None:
     """Log to stderr, as much as ``scvi.settings.verbosity`` asks for."""
-    logger = logging.getLogger("scdgd")
+    logger = logging.getLogger(__name__)
     logger.propagate = False
     logger.setLevel(logging.INFO)
     if not logger.handlers:

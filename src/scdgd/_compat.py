@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scvi.data._constants import _FIELD_REGISTRIES_KEY, _STATE_REGISTRY_KEY
+from scvi.data._constants import _DATA_REGISTRY_KEY, _FIELD_REGISTRIES_KEY, _STATE_REGISTRY_KEY
 from scvi.module._constants import MODULE_KEYS
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["MODULE_KEYS", "get_state_registry", "make_actual", "set_state_registry"]
+__all__ = ["MODULE_KEYS", "get_state_registry", "is_registered", "make_actual", "set_state_registry"]
 
 
 def make_actual(adata: AnnData) -> None:
@@ -22,6 +22,11 @@ def make_actual(adata: AnnData) -> None:
 def get_state_registry(registry: dict, key: str) -> dict:
     """What a field stored under `key` in a model's registry, with or without data attached; empty if not registered."""
     return registry[_FIELD_REGISTRIES_KEY].get(key, {}).get(_STATE_REGISTRY_KEY, {})
+
+
+def is_registered(registry: dict, key: str) -> bool:
+    """Whether an optional field was given data at setup."""
+    return bool(registry[_FIELD_REGISTRIES_KEY].get(key, {}).get(_DATA_REGISTRY_KEY))
 
 
 def set_state_registry(registry: dict, key: str, state: dict) -> None:

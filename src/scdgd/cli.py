@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MODELS = ("scdgd",)
 _DEMO_COMPONENTS = 10
 _DEMO_LABELS = "bulk_labels"
 _NOT_FOR_USERS = (DeprecationWarning, FutureWarning, ImportWarning, PendingDeprecationWarning, ResourceWarning)
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Exit status: 0, or 1 after one line on standard error. Wrong usage exits with 2.
     """
     started = time.perf_counter()
+    # read when torch is loaded: threads that spin while they wait take the cores of whatever else runs
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     args = _parser().parse_args(argv)
     try:
         with contextlib.redirect_stdout(sys.stderr), _quiet():
@@ -68,7 +71,6 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     from scdgd import __version__
-    from scdgd._report import MODELS
 
     parser = _Parser(prog="scdgd", description="Cluster and embed single-cell counts with deep generative decoders.")
     parser.add_argument("--version", action="version", version=f"scdgd {__version__}")
@@ -78,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.set_defaults(command=_fit)
     fit.add_argument("input", type=Path, metavar="INPUT.h5ad", help="cells with raw counts")
     fit.add_argument("-o", "--output", type=Path, required=True, metavar="OUTPUT.h5ad", help="input plus results")
-    fit.add_argument("--model", choices=sorted(MODELS), default="scdgd", help="default: %(default)s")
+    fit.add_argument("--model", choices=_MODELS, default="scdgd", help="default: %(default)s")
     fit.add_argument("--n-components", type=int, default=20, metavar="K", help="default: %(default)s")
     fit.add_argument("--layer", metavar="L", help="layer of the raw counts (default: X)")
     fit.add_argument("--save-model", type=Path, metavar="DIR", help="save the trained model")

@@ -21,7 +21,7 @@ from scvi.data.fields import (
 from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 from scvi.utils import setup_anndata_dsp
 
-from scdgd._compat import get_state_registry, make_actual
+from scdgd._compat import get_state_registry, is_registered, make_actual
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd.data import (
     BatchField,
@@ -51,7 +51,8 @@ logger = logging.getLogger(__name__)
 
 PRIORS = {"gaussian_mixture": GaussianMixture, "softball": SoftballMixture}
 
-_HYPERPRIOR_TERMS = ("log_var", "weights", "means")
+#: How often each hyper-prior is counted: per cell where the joint density would else grow without bound.
+_HYPERPRIOR_WEIGHT = {"log_var": "per_cell", "weights": "once", "means": "once"}
 
 
 class SCDGD(
@@ -141,13 +142,10 @@ class SCDGD(
     ) -> None:
         super().__init__(adata, registry)
         self._start_representations(NewCellsConfig(**(new_cells or {})))
-        has_size_factor = bool(get_state_registry(self.registry_, REGISTRY_KEYS.SIZE_FACTOR_KEY)) or (
-            self._is_registered(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-        )
+        has_size_factor = is_registered(self.registry_, REGISTRY_KEYS.SIZE_FACTOR_KEY)
         size_factor = size_factor or ("registered" if has_size_factor else "observed")
         output_activation = output_activation or ("softmax" if size_factor == "observed" else "softplus")
-        weight = {"log_var": "per_cell", "weights": "once", "means": "once"}
-        weight = weight if hyperprior_weight is None else {**weight, **hyperprior_weight}
+        hyperprior_weight_ = {**_HYPERPRIOR_WEIGHT, **(hyperprior_weight or {})}
         check_options(
             activation=(activation, ("silu", "relu", "tanh")),
             gene_likelihood=(gene_likelihood, tuple(LIKELIHOODS)),
@@ -156,21 +154,20 @@ class SCDGD(
             output_activation=(output_activation, ("softmax", "sigmoid", "softplus")),
             dispersion_floor=(dispersion_floor, (0, 1)),
             prior=(prior, tuple(PRIORS)),
-            **{f"hyperprior_weight[{term!r}]": (value, ("once", "per_cell")) for term, value in weight.items()},
-            **{f"term of hyperprior_weight {term!r}": (term, _HYPERPRIOR_TERMS) for term in weight},
+            **{f"hyperprior_weight[{term!r}]": (w, ("once", "per_cell")) for term, w in hyperprior_weight_.items()},
+            **{f"term {term!r} of hyperprior_weight": (term, tuple(_HYPERPRIOR_WEIGHT)) for term in hyperprior_weight_},
         )
         if size_factor == "registered" and not has_size_factor:
             msg = "`size_factor='registered'` needs `setup_anndata(adata, size_factor_key=...)`."
             raise ValueError(msg)
-        if noise_scale < 0:
-            msg = f"`noise_scale` is a standard deviation and cannot be negative, got {noise_scale}."
+        if not 0 <= noise_scale < np.inf:
+            msg = f"`noise_scale` is a standard deviation, zero or positive, got {noise_scale}."
             raise ValueError(msg)
-        n_cells = self.summary_stats.n_trained_cells
-        n_components_ = self._count_components(n_components, n_cells)
+        n_cells, k = self.summary_stats.n_trained_cells, self._count_components(n_components)
         self.module = self._module_cls(
             self.summary_stats.n_vars,
             n_cells,
-            PRIORS[prior](n_components_, n_latent, **(prior_kwargs or {})),
+            PRIORS[prior](k, n_latent, **(prior_kwargs or {})),
             n_batch=self.summary_stats.n_batch,
             n_cats_per_cov=get_state_registry(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", ()),
             n_continuous=self.summary_stats.get("n_extra_continuous_covs", 0),
@@ -183,23 +180,21 @@ class SCDGD(
             dispersion_floor=dispersion_floor,
             size_factor=size_factor,
             noise_scale=noise_scale,
-            hyperprior_weight=weight,
+            hyperprior_weight=hyperprior_weight_,
         )
         self._warn_if_degenerate()
         self.checkpoint_format_ = CHECKPOINT_FORMAT
         self.mixture_start_ = None
         self.is_query_ = False
         self._model_summary_string = (
-            f"{type(self).__name__}: {n_cells} cells, {self.summary_stats.n_vars} genes, {n_components_} components, "
+            f"{type(self).__name__}: {n_cells} cells, {self.summary_stats.n_vars} genes, {k} components, "
             f"{n_latent} latent dimensions, decoder {n_layers} x {n_hidden}, {gene_likelihood}, "
             f"dispersion {dispersion}, size factor {size_factor}, prior {prior}"
         )
         self.init_params_ = self._get_init_params(locals())
 
-    def _is_registered(self, key: str) -> bool:
-        return bool(self.registry_["field_registries"].get(key, {}).get("data_registry"))
-
-    def _count_components(self, n_components: int | str, n_cells: int) -> int:
+    def _count_components(self, n_components: int | str) -> int:
+        n_cells = self.summary_stats.n_trained_cells
         if n_components == "labels":
             state = get_state_registry(self.registry_, REGISTRY_KEYS.LABELS_KEY)
             if str(state["original_key"]).startswith("_scvi"):
