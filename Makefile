@@ -9,6 +9,9 @@ DATA =
 LABELS =
 BATCH =
 
+# threads that wait shall sleep: spinning ones slow everything down where cores are few or shared
+export OMP_WAIT_POLICY ?= passive
+
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOCS_INSTALLED := $(VENV)/.docs-installed

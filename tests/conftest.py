@@ -20,9 +20,10 @@ mpl.use("Agg")
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
-    """Every test starts from the same seeds."""
+def _settings(tmp_path):
+    """Every test starts from the same seeds and writes nowhere else."""
     scvi.settings.seed = 0
+    scvi.settings.logging_dir = tmp_path / "log"
     scvi.settings.progress_bar_style = "tqdm"
 
 

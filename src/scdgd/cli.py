@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MODELS = ("scdgd",)
+_COMPONENTS = 20
 _DEMO_COMPONENTS = 10
 _DEMO_LABELS = "bulk_labels"
 _NOT_FOR_USERS = (DeprecationWarning, FutureWarning, ImportWarning, PendingDeprecationWarning, ResourceWarning)
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("input", type=Path, metavar="INPUT.h5ad", help="cells with raw counts")
     fit.add_argument("-o", "--output", type=Path, required=True, metavar="OUTPUT.h5ad", help="input plus results")
     fit.add_argument("--model", choices=_MODELS, default="scdgd", help="default: %(default)s")
-    fit.add_argument("--n-components", type=int, default=20, metavar="K", help="default: %(default)s")
+    fit.add_argument("--n-components", type=int, default=_COMPONENTS, metavar="K", help="default: %(default)s")
     fit.add_argument("--layer", metavar="L", help="layer of the raw counts (default: X)")
     fit.add_argument("--save-model", type=Path, metavar="DIR", help="save the trained model")
     fit.add_argument("--report", type=Path, metavar="DIR", help="write pictures and a summary")
@@ -110,10 +111,12 @@ def _demo(args: argparse.Namespace, started: float) -> str:
 
         read, name = pbmc68k, "pbmc68k"
         args.labels_key = args.labels_key or _DEMO_LABELS
-        args.n_components = args.n_components or _DEMO_COMPONENTS
+        default_components = _DEMO_COMPONENTS
     else:
         read, name = lambda: _read(args.data), args.data.stem
-        args.n_components = args.n_components or 20
+        default_components = _COMPONENTS
+    if args.n_components is None:
+        args.n_components = default_components
     return _run(args, read, args.data, args.output / f"{name}.h5ad", args.output, started)
 
 
