@@ -137,7 +137,6 @@ def test_the_table_is_all_that_is_printed(cells, tmp_path, capsys, monkeypatch):
     ]
 
 
-@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
 def test_report_holds_pictures_and_numbers_that_can_be_checked(cells, tmp_path, capsys):
     cells.obs.loc[cells.obs_names[:10], "cell_type"] = np.nan
     cells.write_h5ad(tmp_path / "in.h5ad")
@@ -207,7 +206,6 @@ def test_saved_model_opens_with_the_output_file(cells, tmp_path):
     np.testing.assert_array_equal(model.get_latent_representation(), after.obsm["X_scdgd"])
 
 
-@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
 def test_demo_runs_on_the_packaged_cells(tmp_path, capsys):
     assert main(["demo", "-o", str(tmp_path / "demo"), "--max-epochs", "2"]) == 0
     assert {"pbmc68k.h5ad", "latent.png", "components.png", "history.png"} <= {
@@ -229,7 +227,6 @@ def test_demo_runs_on_the_packaged_cells(tmp_path, capsys):
         assert re.search(row, printed), row
 
 
-@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
 def test_demo_runs_on_the_users_file_and_leaves_it_alone(cells, tmp_path, capsys):
     content = (tmp_path / "in.h5ad").read_bytes()
     options = ["--n-components", "3", "--max-epochs", "2", "--batch-key", "batch"]

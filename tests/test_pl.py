@@ -14,7 +14,6 @@ from scdgd.pl._history import _limits
 from tests.conftest import make_model, simulate, train
 
 # umap announces that its neural variant is not there
-pytestmark = pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
 
 
 @pytest.fixture(autouse=True)
