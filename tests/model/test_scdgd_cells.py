@@ -260,3 +260,67 @@ def test_ten_batches():
     model = train(make_model(adata, setup={"batch_key": "batch"}, dispersion="gene-batch"), 2)
     for batch in ("batch_0", "batch_9"):
         assert model.get_normalized_expression(transform_batch=batch, return_numpy=True).shape == (200, 30)
+
+
+def test_training_after_a_reordering_keeps_rows_with_their_cells():
+    """A split training of cells reordered in place since setup: every row belongs to its name."""
+    adata = simulate(depth=2000.0)
+    model = make_model(adata)
+    order = np.random.default_rng(3).permutation(150)
+    adata._inplace_subset_obs(order)
+    train(model, 20, train_size=0.7)
+    copy = adata.copy()
+    copy.obs_names = "copy_" + copy.obs_names
+    clusters, placed = model.get_cluster_assignments(), model.get_cluster_assignments(copy)
+    assert (clusters == placed).mean() > 0.95
+
+
+def test_cells_without_a_row_cannot_train(trained, query, tmp_path):
+    trained.save(tmp_path / "m")
+    model = SCDGD.load(tmp_path / "m", adata=query)
+    with pytest.raises(ValueError, match=r"40 of 40 cells.*new_cell_0.*load_query_data"):
+        train(model, 1)
+
+
+def test_a_subset_of_the_training_cells_can_train_on(trained, adata, tmp_path):
+    trained.save(tmp_path / "m")
+    z = trained.get_latent_representation()
+    subset = adata[100:].copy()
+    model = SCDGD.load(tmp_path / "m", adata=subset)
+    train(model, 1)
+    table = model.module.representations.table.numpy()
+    np.testing.assert_array_equal(table[:100], z[:100])
+    assert (table[100:] != z[100:]).any(axis=1).all()
+
+
+def test_a_split_given_by_the_user_is_followed(adata):
+    held_out = np.arange(0, 150, 5)
+    train_cells = np.setdiff1d(np.arange(150), held_out)
+    model = make_model(adata)
+    train(model, 2, datasplitter_kwargs={"external_indexing": [train_cells, held_out]})
+    np.testing.assert_array_equal(np.sort(model.validation_indices), held_out)
+    assert (model.get_latent_representation() != 0).any(axis=1).all()
+
+
+def test_interrupted_training_leaves_a_readable_model(adata):
+    from lightning.pytorch.callbacks import Callback
+
+    class Fail(Callback):
+        def on_train_epoch_end(self, trainer, plan):
+            msg = "stop here"
+            raise RuntimeError(msg)
+
+    model = train(make_model(adata), 2)
+    with pytest.raises(RuntimeError, match="stop here"):
+        train(model, 2, callbacks=[Fail()])
+    assert np.isfinite(model.get_normalized_expression(return_numpy=True)).all()
+    assert not model.module.training
+
+
+def test_unsorted_and_repeated_indices_of_new_cells(trained, query, tmp_path):
+    z = trained.get_latent_representation(query)
+    query.write_h5ad(tmp_path / "query.h5ad")
+    for cells in (query.copy(), ad.read_h5ad(tmp_path / "query.h5ad", backed="r")):
+        trained._forget_placed_cells()
+        indices = np.array([30, 2, 2, 17, 5, 30])
+        np.testing.assert_allclose(trained.get_latent_representation(cells, indices=indices), z[indices], atol=1e-4)

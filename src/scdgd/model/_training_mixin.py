@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS, settings
 from scvi.model.base import UnsupervisedTrainingMixin
+from scvi.train import merge_kwargs
 
-from scdgd.data import CellIndexField, WholeDataSplitter, iter_row_blocks
+from scdgd._constants import OBS_KEYS
+from scdgd.data import CellIndexField, WholeDataSplitter, find_rows, iter_row_blocks
 from scdgd.prior import SoftballMixture
 from scdgd.train import RepresentationPlan, whitened_pca
 
@@ -94,19 +96,26 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
             For `datamodule` and for several devices.
         """
         self._check_training_options(datamodule, devices, trainer_kwargs, warm_start)
-        n_cells = self.adata.n_obs
+        self._validate_anndata(None)
         if self.is_query_:
-            self._train_query(max_epochs)
+            self.infer_representations(n_steps=max_epochs)
             return
+        n_cells, rows = self.adata.n_obs, self._rows_to_train()
         max_epochs = _default_max_epochs(n_cells) if max_epochs is None else max_epochs
         if max_epochs < 1:
             msg = f"`max_epochs` must be at least 1, got {max_epochs}."
             raise ValueError(msg)
-        train, validation, test = _split_cells(n_cells, train_size, validation_size, shuffle_set_split)
+        datasplitter_kwargs = dict(datasplitter_kwargs or {})
+        split = datasplitter_kwargs.pop("external_indexing", None)
+        train, validation, test = (
+            _split_cells(n_cells, train_size, validation_size, shuffle_set_split) if split is None else _complete(split)
+        )
         if len(train) < self.module.prior.n_components:
             msg = f"{self.module.prior.n_components} components need at least as many training cells, but {len(train)} train."
             raise ValueError(msg)
         held_out = np.sort(np.concatenate([validation, test]))
+        if len(held_out):
+            datasplitter_kwargs["external_indexing"] = [train, validation, test]
         monitor_default = "elbo_validation" if len(validation) else "elbo_train"
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", monitor_default)
@@ -114,45 +123,67 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
             trainer_kwargs.setdefault("checkpointing_monitor", monitor_default)
         _check_monitors(trainer_kwargs, len(validation))
         if not self.is_trained_ and warm_start == "pca":
-            self._warm_start(train)
+            self._warm_start(train, rows)
         self._forget_placed_cells()
-        self.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
         if mixture_start is None:
             mixture_start = int(_MIXTURE_START * max_epochs)
         if not bool(self.module.prior.placed):
             self.mixture_start_ = mixture_start = min(mixture_start, max_epochs - 1)
-        split = {"external_indexing": [train, validation, test]} if len(held_out) else {}
+        train_rows = torch.as_tensor(rows[train])
         plan = {
             "prior_update": "gradient" if isinstance(self.module.prior, SoftballMixture) else "em",
             "mixture_start": mixture_start,
             "seed": settings.seed or 0,
-            "train_rows": torch.as_tensor(train) if len(train) < n_cells else None,
+            "train_rows": train_rows if len(train) < len(self.module.representations) else None,
             "cell_names": self._trained_cells[CellIndexField.CELL_NAMES_KEY],
-            **(plan_config or {}),
-            **(plan_kwargs or {}),
+            **merge_kwargs(plan_config, plan_kwargs, name="plan"),
         }
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Total length of `list`")  # the empty validation loader
-            super().train(
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                batch_size=batch_size,
-                early_stopping=early_stopping,
-                load_sparse_tensor=load_sparse_tensor,
-                train_size=len(train) / n_cells,
-                datasplitter_kwargs={**split, **(datasplitter_kwargs or {})},
-                plan_kwargs=plan,
-                trainer_config=trainer_config,
-                **trainer_kwargs,
-            )
-        self._forget_placed_cells()
+        self.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Total length of `list`")  # the empty validation loader
+                super().train(
+                    max_epochs=max_epochs,
+                    accelerator=accelerator,
+                    devices=devices,
+                    batch_size=batch_size,
+                    early_stopping=early_stopping,
+                    load_sparse_tensor=load_sparse_tensor,
+                    train_size=len(train) / n_cells,
+                    datasplitter_kwargs=datasplitter_kwargs,
+                    plan_kwargs=plan,
+                    trainer_config=trainer_config,
+                    **trainer_kwargs,
+                )
+        finally:
+            self.module.eval()
+            self._forget_placed_cells()
+        table = self.module.representations.table
         if not bool(self.module.prior.placed):  # training ended, or its best state was, before the epoch had come
-            z = self.module.representations.table[torch.as_tensor(train, device=self.module.device)]
+            z = table[train_rows.to(table.device)]
             self.module.prior.place(z, noise_var=self.module.noise_scale**2, seed=plan["seed"])
         if len(held_out):
             z = self._infer(self.adata, held_out, self._new_cells, None)
-            self.module.representations.table[torch.as_tensor(held_out)] = z
+            table[torch.as_tensor(rows[held_out], device=table.device)] = z
+
+    def _rows_to_train(self) -> np.ndarray:
+        """Row of each cell of the attached AnnData, in its order now; all must have one."""
+        cells = self._cells_of(self.adata)
+        rows, _ = find_rows(
+            self._trained_cells,
+            np.asarray(cells.obs_names.astype(str), object),
+            cells.obs[OBS_KEYS.FINGERPRINT].to_numpy(),
+        )
+        if (rows < 0).any():
+            first = ", ".join(cells.obs_names[rows < 0][:5])
+            msg = (
+                f"{(rows < 0).sum()} of {len(rows)} cells attached to the model have no row in its table (first: {first}), "
+                "so they cannot train it. Set up a new model on all cells, or place them on this one with "
+                "`load_query_data(adata, model)`."
+            )
+            raise ValueError(msg)
+        cells.obs[OBS_KEYS.ROW] = rows
+        return rows
 
     def _check_training_options(self, datamodule, devices, trainer_kwargs: dict, warm_start: str) -> None:
         check_options(warm_start=(warm_start, ("pca", "zeros")))
@@ -168,14 +199,14 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
             msg = "Training needs data: load the model with `adata=...` or set `model.adata`."
             raise ValueError(msg)
 
-    def _warm_start(self, train: np.ndarray) -> None:
+    def _warm_start(self, train: np.ndarray, rows: np.ndarray) -> None:
         """Representations from whitened PCA, decoder at the mean profile; both from training cells only."""
         counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         batch = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
         table = self.module.representations.table
         seed = settings.seed or 0
         z = whitened_pca(counts, table.shape[1], train_indices=train, batch=batch, seed=seed)
-        table.copy_(torch.as_tensor(z))
+        table[torch.as_tensor(rows, device=table.device)] = torch.as_tensor(z, device=table.device)
         self.module.decoder.start_at_profile(self._mean_profile(counts, train))
 
     def _mean_profile(self, counts, train: np.ndarray) -> torch.Tensor:
@@ -199,10 +230,6 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
                 size_total += float(block.sum()) * share
         return torch.as_tensor(gene_totals / size_total, dtype=torch.float32)
 
-    def _train_query(self, max_epochs: int | None) -> None:
-        """Train a query model: only the representations of its cells are free."""
-        self.infer_representations(n_steps=max_epochs)
-
 
 def _default_max_epochs(n_cells: int) -> int:
     return int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / n_cells, _MIN_EPOCHS, _DEFAULT_EPOCHS))
@@ -222,6 +249,12 @@ def _split_cells(
     n_train = int(np.ceil(train_size * n_cells - 1e-9))
     n_validation = min(int(np.floor(validation_size * n_cells + 1e-9)), n_cells - n_train)
     return cells[:n_train], cells[n_train : n_train + n_validation], cells[n_train + n_validation :]
+
+
+def _complete(split: list[np.ndarray | None]) -> list[np.ndarray]:
+    """Indices of training, validation and test cells as integers, none where they are not given."""
+    given = [*split, None, None][:3]
+    return [np.zeros(0, dtype=np.int64) if part is None else np.asarray(part, dtype=np.int64) for part in given]
 
 
 def _check_monitors(trainer_kwargs: dict, n_validation: int) -> None:
