@@ -10,13 +10,18 @@ from scvi.module._constants import MODULE_KEYS
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["MODULE_KEYS", "get_state_registry", "is_registered", "make_actual", "set_state_registry"]
+__all__ = ["MODULE_KEYS", "get_state_registry", "is_registered", "layer_names", "make_actual", "set_state_registry"]
 
 
 def make_actual(adata: AnnData) -> None:
     """Turn a view into an AnnData of its own, in place, as scvi-tools does for queries."""
     if adata.is_view:
         adata._init_as_actual(adata.copy())
+
+
+def layer_names(adata: AnnData) -> list[str]:
+    """Names of the layers; from AnnData 0.13 on, ``layers`` also holds ``X``, under the key ``None``."""
+    return sorted(key for key in adata.layers if key is not None)
 
 
 def get_state_registry(registry: dict, key: str) -> dict:

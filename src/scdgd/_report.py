@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from anndata import AnnData
 
+from scdgd._compat import layer_names
 from scdgd.metrics import held_out_log_likelihood, n_used_components
 from scdgd.model import SCDGD
 from scdgd.tl._annotate import write_results
@@ -137,7 +138,7 @@ def _build_on(cells: AnnData, job: Job) -> SCDGD:
 
 def _check_keys(adata: AnnData, job: Job) -> None:
     if job.layer is not None and job.layer not in adata.layers:
-        msg = f"There is no layer '{job.layer}'; the layers are {sorted(adata.layers)}."
+        msg = f"There is no layer '{job.layer}'; the layers are {layer_names(adata)}."
         raise ValueError(msg)
     for what, key in (("batches", job.batch_key), ("labels", job.labels_key)):
         if key is not None and key not in adata.obs:

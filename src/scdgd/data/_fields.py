@@ -12,6 +12,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 from scvi.data.fields import LayerField, MuDataWrapper, NumericalObsField
 
+from scdgd._compat import layer_names
 from scdgd._constants import OBS_KEYS
 
 from ._counts import CountSummary, check_counts
@@ -61,10 +62,10 @@ class CountsField(LayerField):
 
     def _require_layer(self, adata: AnnData) -> None:
         if self.attr_key is not None and self.attr_key not in adata.layers:
-            msg = f"There is no layer '{self.attr_key}'; adata.layers has {sorted(adata.layers)}."
+            msg = f"There is no layer '{self.attr_key}'; adata.layers has {layer_names(adata)}."
             raise ValueError(msg)
         if self.attr_key is None and adata.X is None:
-            msg = f"adata.X is empty; name the layer with raw counts (adata.layers has {sorted(adata.layers)})."
+            msg = f"adata.X is empty; name the layer with raw counts (adata.layers has {layer_names(adata)})."
             raise ValueError(msg)
 
 
