@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mudata as md
 import numpy as np
 import pytest
 import scvi
@@ -117,3 +118,23 @@ def test_used_components():
     assert n_used_components(np.repeat([0, 1, 2], [98, 1, 1])) == 3
     assert n_used_components(np.repeat(["a", "b"], [995, 5])) == 1
     assert n_used_components(np.repeat([0, 1], [90, 10]), min_share=0.2) == 1
+
+
+def test_registered_size_factors_are_halved_too():
+    """Totals given as size factors must score like observed totals."""
+    adata = simulate(200, depth=500.0)
+    test = simulate(60, depth=500.0, seed=0)
+    test.obs_names = "test_" + test.obs_names
+    for cells in (adata, test):
+        cells.obs["total"] = np.asarray(cells.X.sum(axis=1)).ravel()
+    scores = []
+    for setup in ({}, {"size_factor_key": "total"}):
+        scvi.settings.seed = 0
+        model = train(make_model(adata, setup=setup, output_activation="softmax"), 20)
+        scores.append(held_out_log_likelihood(model, test).log_likelihood)
+    np.testing.assert_allclose(scores[0], scores[1], rtol=0.01)
+
+
+def test_only_anndata_is_split():
+    with pytest.raises(TypeError, match="MuData"):
+        split_counts(md.MuData({"rna": simulate()}))

@@ -6,6 +6,7 @@ import warnings
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
 import torch
@@ -300,6 +301,9 @@ def test_a_split_given_by_the_user_is_followed(adata):
     train(model, 2, datasplitter_kwargs={"external_indexing": [train_cells, held_out]})
     np.testing.assert_array_equal(np.sort(model.validation_indices), held_out)
     assert (model.get_latent_representation() != 0).any(axis=1).all()
+    alone = make_model(adata)
+    train(alone, 2, datasplitter_kwargs={"external_indexing": [np.arange(150) < 80]})
+    np.testing.assert_array_equal(np.sort(alone.train_indices), np.arange(80))
 
 
 def test_interrupted_training_leaves_a_readable_model(adata):
@@ -324,3 +328,59 @@ def test_unsorted_and_repeated_indices_of_new_cells(trained, query, tmp_path):
         trained._forget_placed_cells()
         indices = np.array([30, 2, 2, 17, 5, 30])
         np.testing.assert_allclose(trained.get_latent_representation(cells, indices=indices), z[indices], atol=1e-4)
+
+
+def test_new_cells_are_placed_anew_under_another_batch():
+    adata = simulate(n_batches=2, depth=2000.0)
+    model = train(make_model(adata, setup={"batch_key": "batch"}), 20)
+    query = simulate(20, n_batches=2, seed=0)
+    query.obs_names = "new_" + query.obs_names
+    z = {}
+    for batch in ("batch_0", "batch_1", "batch_0"):
+        cells = query.copy()
+        cells.obs["batch"] = batch
+        result = model.get_latent_representation(cells)
+        np.testing.assert_array_equal(result, z.setdefault(batch, result))
+    assert (z["batch_0"] != z["batch_1"]).any(axis=1).all()
+
+
+def test_placing_again_replaces_what_was_remembered(trained, query):
+    query.obs.index = pd.Index([str(i) for i in range(1000, 1040)])
+    first = trained.get_latent_representation(query)
+    again = trained.infer_representations(query, n_steps=3)
+    assert (first != again).any(axis=1).all()
+    np.testing.assert_array_equal(trained.get_latent_representation(query), again)
+    assert len(trained.module.representations.placed_later) == 40
+    with pytest.raises(ValueError, match="n_steps"):
+        trained.infer_representations(query, n_steps=-1)
+
+
+def test_a_model_without_data_says_what_it_needs(trained, tmp_path):
+    trained.save(tmp_path / "m")
+    model = SCDGD.load(tmp_path / "m", adata=False)
+    for call in (
+        model.get_latent_representation,
+        model.get_elbo,
+        lambda: model.prior_predictive_sample(5),
+        model.train,
+    ):
+        with pytest.raises(ValueError, match="loaded without data"):
+            call()
+
+
+def test_covariates_of_new_cells_are_checked(query):
+    adata = simulate()
+    setup = {"categorical_covariate_keys": ["donor"], "continuous_covariate_keys": ["age"], "size_factor_key": "size"}
+    model = train(make_model(adata, setup=setup), 1)
+    for column, value, match in (
+        ("donor", "x", r"\['x'\].*unknown"),
+        ("age", np.inf, "finite"),
+        ("size", -1.0, "positive"),
+    ):
+        bad = query.copy()
+        bad.obs[column] = value
+        with pytest.raises(ValueError, match=match):
+            model.get_latent_representation(bad)
+        del bad.obs[column]
+        with pytest.raises(ValueError, match=column):
+            model.get_latent_representation(bad)

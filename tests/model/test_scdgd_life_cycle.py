@@ -316,6 +316,11 @@ def test_mudata(tmp_path):
         ({"n_latent": 0}, "n_latent"),
         ({"noise_scale": -1.0}, "noise_scale"),
         ({"hyperprior_weight": {"log_var": 3}}, "hyperprior_weight"),
+        ({"hyperprior_weight": {"width": "once"}, "prior": "softball"}, "width"),
+        ({"hyperprior_weight": {"means": "once"}}, "weights only"),
+        ({"n_hidden": 0}, "n_hidden"),
+        ({"n_layers": 0}, "n_layers"),
+        ({"noise_scale": float("nan")}, "noise_scale"),
     ],
     ids=lambda value: str(value),
 )
@@ -335,19 +340,27 @@ def test_wrong_options_are_refused(adata, options, match):
         ({"train_size": 0.0}, ValueError, "train_size"),
         ({"plan_kwargs": {"prior_update": "newton"}}, ValueError, "prior_update"),
         ({"plan_kwargs": {"n_inner_steps": 0}}, ValueError, "n_inner_steps"),
+        ({"plan_kwargs": {"placement_interval": 0}}, ValueError, "placement_interval"),
+        ({"plan_kwargs": {"learning_rate": 1}}, TypeError, "learning_rate"),
+        ({"mixture_start": -3}, ValueError, "mixture_start"),
+        ({"max_epochs": 0}, ValueError, "max_epochs"),
+        ({"datasplitter_kwargs": {"external_indexing": [np.array([0, 0, 1, 2])]}}, ValueError, "at most once"),
     ],
     ids=str,
 )
 def test_wrong_training_options_are_refused(adata, options, error, match):
     model = make_model(adata)
+    before = state_of(model)
     with pytest.raises(error, match=match):
-        train(model, 1, **options)
+        train(model, **{"max_epochs": 1, **options})
+    for key, value in before.items():
+        assert torch.equal(value, model.module.state_dict()[key]), key
 
 
 def test_two_models_share_no_settings(adata):
     """The published packages change a default dictionary in place, so settings leak between models."""
     prior_kwargs = {"covariance_type": "diag"}
-    first = make_model(adata, prior_kwargs=prior_kwargs, hyperprior_weight={"log_var": "once"})
+    first = make_model(adata, prior_kwargs=prior_kwargs, prior="softball", hyperprior_weight={"log_var": "once"})
     second = make_model(adata)
     assert prior_kwargs == {"covariance_type": "diag"}
     assert second.module.prior.covariance_type == "tied_diag"
@@ -369,3 +382,71 @@ def test_degenerate_objective_is_announced(adata, caplog, monkeypatch):
     assert "grows without bound" not in caplog.text
     make_model(adata, noise_scale=0.0)
     assert "grows without bound" in caplog.text
+
+
+def test_a_failed_first_training_leaves_no_trace(adata):
+    from lightning.pytorch.callbacks import Callback
+
+    class Fail(Callback):
+        def on_train_epoch_end(self, trainer, plan):
+            if trainer.current_epoch == 3:
+                msg = "stop here"
+                raise RuntimeError(msg)
+
+    model = make_model(adata)
+    norm = model.module.decoder.output.weight.norm()
+    with pytest.raises(RuntimeError, match="stop here"):
+        train(model, 6, callbacks=[Fail()])
+    assert bool(model.module.prior.placed)
+    train(model, 2, mixture_start=1)
+    assert model.mixture_start_ == 1
+    assert model.module.decoder.output.weight.norm() > 0.05 * norm
+
+
+def test_dirichlet_of_the_closed_form_step_is_counted_as_often_as_in_the_loss():
+    """Fifty cells in one type, ten in the other: a strong Dirichlet prior, counted per cell, makes weights equal."""
+    adata = simulate(100, 30, 2, depth=3000.0)
+    adata = adata[np.r_[np.arange(0, 100, 2), np.arange(1, 20, 2)]].copy()
+    weights = {}
+    for counted in ("once", "per_cell"):
+        scvi.settings.seed = 0
+        model = make_model(
+            adata, n_components=2, prior_kwargs={"concentration": 3.0}, hyperprior_weight={"weights": counted}
+        )
+        weights[counted] = train(model, 30).module.prior.weights.detach().numpy()
+    assert weights["once"].max() > 0.7
+    np.testing.assert_allclose(weights["per_cell"], 0.5, atol=0.2)
+
+
+@pytest.mark.parametrize("start", ["softball", "kmeans"])
+def test_softball_means_from_either_start(adata, start):
+    model = make_model(adata, prior="softball", prior_kwargs={"initial_means": start})
+    drawn = model.get_component_means()
+    train(model, 1, plan_kwargs={"lr_prior": 0.0})
+    assert np.array_equal(model.get_component_means(), drawn) == (start == "softball")
+    assert bool(model.module.prior.placed)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "setup", "match"),
+    [
+        ("size", [0.0], {"size_factor_key": "size"}, "positive and finite.*cell_0: 0.0"),
+        ("size", ["big"], {"size_factor_key": "size"}, "positive and finite.*'big'"),
+        ("age", [np.nan], {"continuous_covariate_keys": ["age"]}, "finite.*cell_0"),
+        ("donor", [None], {"categorical_covariate_keys": ["donor"]}, "no value.*cell_0"),
+        ("cell_type", [None], {"labels_key": "cell_type"}, "no label"),
+    ],
+)
+def test_bad_columns_are_refused_at_setup_in_anndata_and_mudata(column, values, setup, match):
+    adata = simulate()
+    adata.obs[column] = [*values, *adata.obs[column].astype(object)[len(values) :]]
+    with pytest.raises(ValueError, match=match):
+        SCDGD.setup_anndata(adata, **setup)
+    mdata = md.MuData({"rna": simulate()})
+    mdata.obs[column] = adata.obs[column]
+    with pytest.raises(ValueError, match=match):
+        SCDGD.setup_mudata(mdata, modalities={"layer": "rna"}, **setup)
+    with pytest.raises(ValueError, match="nowhere"):
+        SCDGD.setup_anndata(
+            simulate(), **{key: "nowhere" if isinstance(v, str) else ["nowhere"] for key, v in setup.items()}
+        )

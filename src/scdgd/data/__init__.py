@@ -2,19 +2,33 @@
 
 from ._categories import BatchField, LabelsField, MuDataBatchField, MuDataLabelsField
 from ._counts import CountSummary, check_counts, iter_row_blocks
+from ._covariates import (
+    CategoricalCovariatesField,
+    ContinuousCovariatesField,
+    MuDataCategoricalCovariatesField,
+    MuDataContinuousCovariatesField,
+    MuDataSizeFactorField,
+    SizeFactorField,
+)
 from ._fields import CellIndexField, CountsField, MuDataCellIndexField, MuDataCountsField, find_rows
 from ._splitter import WholeDataSplitter
 
 __all__ = [
     "BatchField",
+    "CategoricalCovariatesField",
     "CellIndexField",
+    "ContinuousCovariatesField",
     "CountSummary",
     "CountsField",
     "LabelsField",
     "MuDataBatchField",
+    "MuDataCategoricalCovariatesField",
     "MuDataCellIndexField",
+    "MuDataContinuousCovariatesField",
     "MuDataCountsField",
     "MuDataLabelsField",
+    "MuDataSizeFactorField",
+    "SizeFactorField",
     "WholeDataSplitter",
     "check_counts",
     "find_rows",

@@ -38,6 +38,7 @@ def iter_row_blocks(
         counts = counts.tocsr()  # other formats have no rows to slice, or take a pass over all non-zeros for each slice
     for first in range(0, n_cells, rows_per_block):
         block = counts[first : first + rows_per_block]
+        block = block.astype(np.float32) if block.dtype == np.float16 else block  # SciPy has no half precision
         yield first, sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
@@ -13,7 +14,6 @@ from scdgd._compat import MODULE_KEYS
 from scdgd.likelihood import NegativeBinomial
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from scvi.model.base import BaseModelClass
 
 
@@ -59,6 +59,10 @@ def split_counts(
     if not 0 < epsilon < 1:
         msg = f"`epsilon` must lie between 0 and 1, got {epsilon}."
         raise ValueError(msg)
+    if not isinstance(adata, AnnData):
+        msg = f"Counts are split in an AnnData, not in a {type(adata).__name__}; pass the modality with the counts."
+        raise TypeError(msg)
+    adata = adata.to_memory() if adata.isbacked else adata
     counts = sparse.csr_matrix(adata.X if layer is None else adata.layers[layer])
     counts.sum_duplicates()
     rng = np.random.default_rng(seed)
@@ -99,8 +103,10 @@ def held_out_log_likelihood(
     Parameters
     ----------
     model
-        Trained :class:`~scdgd.model.SCDGD` or :class:`scvi.model.SCVI` with negative binomial counts and observed
-        library size; its posterior mean is plugged in.
+        Trained :class:`~scdgd.model.SCDGD` or :class:`scvi.model.SCVI` with negative binomial counts; its posterior
+        mean is plugged in. Size factors are those of the inferred half: totals or maxima are taken from it, registered
+        ones are multiplied by `epsilon`. A maximum of thinned counts exceeds `epsilon` times the maximum, which costs
+        models with ``size_factor="max"`` a little.
     adata
         Test cells, none of which has trained the model, with the genes of the model.
     epsilon
@@ -125,6 +131,9 @@ def held_out_log_likelihood(
         raise ValueError(msg)
     layer = model.registry_["setup_args"].get("layer")
     inferred, scored = split_counts(adata, epsilon=epsilon, seed=seed, layer=layer)
+    size_factor_key = model.registry_["setup_args"].get("size_factor_key")
+    if size_factor_key is not None:
+        inferred.obs[size_factor_key] = inferred.obs[size_factor_key] * epsilon
     model._validate_anndata(inferred)
     counts = sparse.csr_matrix(scored.X if layer is None else scored.layers[layer])
     log_likelihoods, squared_error, first = [], 0.0, 0

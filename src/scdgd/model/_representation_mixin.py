@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_DECODER_INPUTS = (
+    REGISTRY_KEYS.BATCH_KEY,
+    REGISTRY_KEYS.CAT_COVS_KEY,
+    REGISTRY_KEYS.CONT_COVS_KEY,
+    REGISTRY_KEYS.SIZE_FACTOR_KEY,
+)
 _BLOCK_CELLS = 10_000
 _PLACED_TOGETHER = 512
 
@@ -40,9 +46,12 @@ class RepresentationMixin:
         """Remember the training cells of the registry; called once the registry stands."""
         self._new_cells = new_cells
         self._trained_cells = get_state_registry(self.registry_, REGISTRY_KEYS.INDICES_KEY)
-        self._placed_rows: dict[tuple[str, int], int] = {}
+        self._placed_rows: dict[tuple[str, int, bytes], int] = {}
 
     def _validate_anndata(self, adata=None, copy_if_view: bool = True):
+        if adata is None and self.adata is None:
+            msg = "The model was loaded without data: pass `adata`, or attach one with `model.adata = adata`."
+            raise ValueError(msg)
         adata = super()._validate_anndata(adata, copy_if_view)
         # a second model on the same AnnData makes scvi-tools register it anew, by position: names go first
         set_state_registry(self.registry_, REGISTRY_KEYS.INDICES_KEY, self._trained_cells)
@@ -58,9 +67,12 @@ class RepresentationMixin:
             return adata
         return adata.mod[self.adata_manager.data_registry[REGISTRY_KEYS.X_KEY].mod_key]
 
-    def _resolve_rows(self, adata, indices: Sequence[int] | None = None, batch_size: int | None = None) -> np.ndarray:
-        """Rows of the representations of `indices`, shape ``(n,)``, placing cells that have none yet."""
-        adata = self.get_anndata_manager(adata, required=True).adata
+    def _resolve_rows(
+        self, adata, indices: Sequence[int] | None = None, batch_size: int | None = None, *, again: bool = False
+    ) -> np.ndarray:
+        """Rows of the representations of `indices`, shape ``(n,)``, placing new cells: those without one, or `again`."""
+        manager = self.get_anndata_manager(adata, required=True)
+        adata = manager.adata
         cells = self._cells_of(adata)
         names = np.asarray(cells.obs_names.astype(str), dtype=object)
         fingerprints = cells.obs[OBS_KEYS.FINGERPRINT].to_numpy()
@@ -68,8 +80,8 @@ class RepresentationMixin:
         rows, _ = find_rows(self._trained_cells, names, fingerprints)
         wanted = np.unique(positions[rows[positions] < 0])  # sorted, as backed data must be read
         if len(wanted):
-            keys = list(zip(names[wanted], fingerprints[wanted].tolist(), strict=True))
-            new = np.array([key not in self._placed_rows for key in keys])
+            keys = _keys(manager, names, fingerprints, wanted)
+            new = np.array([again or key not in self._placed_rows for key in keys])
             if new.any():
                 self._place(
                     adata, wanted[new], [key for key, is_new in zip(keys, new, strict=True) if is_new], batch_size
@@ -78,7 +90,7 @@ class RepresentationMixin:
         cells.obs[OBS_KEYS.ROW] = rows
         return rows[positions]
 
-    def _place(self, adata, positions: np.ndarray, keys: list[tuple[str, int]], batch_size: int | None) -> None:
+    def _place(self, adata, positions: np.ndarray, keys: list[tuple[str, int, bytes]], batch_size: int | None) -> None:
         """Infer representations of new cells, minibatch by minibatch, and remember them by name and counts."""
         if not self.is_trained_:
             msg = (
@@ -87,9 +99,13 @@ class RepresentationMixin:
             )
             raise RuntimeError(msg)
         z = self._infer(adata, positions, self._new_cells, batch_size)
-        first = len(self.module.representations) + len(self.module.representations.placed_later)
-        self.module.representations.append(z)
-        self._placed_rows.update({key: first + i for i, key in enumerate(keys)})
+        representations = self.module.representations
+        known = np.array([key in self._placed_rows for key in keys])
+        for i in np.flatnonzero(known):
+            representations.placed_later[self._placed_rows[keys[i]] - len(representations)] = z[i]
+        first = len(representations) + len(representations.placed_later)
+        representations.append(z[torch.as_tensor(~known, device=z.device)])
+        self._placed_rows.update({keys[i]: first + j for j, i in enumerate(np.flatnonzero(~known))})
 
     def _infer(self, adata, positions: np.ndarray, config: NewCellsConfig, batch_size: int | None) -> torch.Tensor:
         """Representations of the cells at sorted `positions`, shape ``(m, d)``."""
@@ -115,7 +131,8 @@ class RepresentationMixin:
         """Place new cells with a given effort, and remember the result for all other methods.
 
         Other methods place new cells by themselves; call this to spend more (or fewer) steps. Decoder, prior and the
-        representations of training cells do not change; training cells are returned as they are.
+        representations of training cells do not change; training cells are returned as they are. New cells are
+        remembered by the model at hand only: a saved and loaded one places them again, with its own number of steps.
 
         Parameters
         ----------
@@ -134,19 +151,15 @@ class RepresentationMixin:
         """
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
-        cells = self._cells_of(adata)
-        positions = _as_positions(indices, adata.n_obs)
-        keys = zip(
-            cells.obs_names[positions], cells.obs[OBS_KEYS.FINGERPRINT].to_numpy()[positions].tolist(), strict=True
-        )
-        for key in keys:
-            self._placed_rows.pop(key, None)
+        if n_steps is not None and n_steps < 0:
+            msg = f"`n_steps` cannot be negative, got {n_steps}."
+            raise ValueError(msg)
         defaults = self._new_cells
         self._new_cells = defaults._replace(
             n_steps=defaults.n_steps if n_steps is None else n_steps, lr=defaults.lr if lr is None else lr
         )
         try:
-            return self._representations_of(self._resolve_rows(adata, positions, batch_size))
+            return self._representations_of(self._resolve_rows(adata, indices, batch_size, again=True))
         finally:
             self._new_cells = defaults
 
@@ -243,3 +256,17 @@ def _as_positions(indices: Sequence[int] | None, n_cells: int) -> np.ndarray:
         return np.arange(n_cells)
     indices = np.asarray(indices)
     return np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
+
+
+def _keys(manager, names: np.ndarray, fingerprints: np.ndarray, positions: np.ndarray) -> list[tuple[str, int, bytes]]:
+    """What makes new cells the same: name, counts, and all that enters the decoder beside the representation."""
+    columns = [
+        np.asarray(manager.get_from_registry(key), dtype=np.float64)[positions].reshape(len(positions), -1)
+        for key in _DECODER_INPUTS
+        if key in manager.data_registry
+    ]
+    inputs = np.ascontiguousarray(np.concatenate(columns, axis=1))
+    return [
+        (name, fingerprint, row.tobytes())
+        for name, fingerprint, row in zip(names[positions], fingerprints[positions].tolist(), inputs, strict=True)
+    ]

@@ -35,8 +35,8 @@ class PriorSamplingMixin:
     ) -> AnnData:
         r"""Draw synthetic cells: :math:`z \sim p(z)`, decode, :math:`x \sim p(x \mid z)`.
 
-        Each synthetic cell borrows size factor, batch and covariates from a random training cell, never its counts or
-        its representation.
+        Each synthetic cell borrows size factor, batch and covariates from a random cell of the attached AnnData, never
+        its counts or its representation.
 
         Parameters
         ----------
@@ -67,12 +67,10 @@ class PriorSamplingMixin:
         if n_cells < 1 or (library_size is not None and library_size <= 0):
             msg = f"`n_cells` and `library_size` must be positive, got {n_cells} and {library_size}."
             raise ValueError(msg)
-        if self.adata is None:
-            msg = "Size factors and batches are borrowed from training cells: attach them with `model.adata = adata`."
-            raise ValueError(msg)
         adata = self._validate_anndata(None)
         donors = np.random.default_rng(seed).choice(self._donor_pool(batch), n_cells)
-        loader = self._make_data_loader(adata, indices=donors, batch_size=batch_size or settings.batch_size)
+        # past the look-up of representations, which are not wanted here
+        loader = super()._make_data_loader(adata, indices=donors, batch_size=batch_size or settings.batch_size)
         counts, components, representations, batches = [], [], [], []
         with _seeded(seed):
             for tensors in loader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from typing import TYPE_CHECKING, Literal
 
@@ -10,14 +11,6 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.data.fields import (
-    CategoricalJointObsField,
-    MuDataCategoricalJointObsField,
-    MuDataNumericalJointObsField,
-    MuDataNumericalObsField,
-    NumericalJointObsField,
-    NumericalObsField,
-)
 from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 from scvi.utils import setup_anndata_dsp
 
@@ -25,13 +18,19 @@ from scdgd._compat import get_state_registry, is_registered, make_actual
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd.data import (
     BatchField,
+    CategoricalCovariatesField,
     CellIndexField,
+    ContinuousCovariatesField,
     CountsField,
     LabelsField,
     MuDataBatchField,
+    MuDataCategoricalCovariatesField,
     MuDataCellIndexField,
+    MuDataContinuousCovariatesField,
     MuDataCountsField,
     MuDataLabelsField,
+    MuDataSizeFactorField,
+    SizeFactorField,
 )
 from scdgd.inference import NewCellsConfig
 from scdgd.likelihood import LIKELIHOODS
@@ -157,6 +156,13 @@ class SCDGD(
             **{f"hyperprior_weight[{term!r}]": (w, ("once", "per_cell")) for term, w in hyperprior_weight_.items()},
             **{f"term {term!r} of hyperprior_weight": (term, tuple(_HYPERPRIOR_WEIGHT)) for term in hyperprior_weight_},
         )
+        for name, value in (("n_hidden", n_hidden), ("n_layers", n_layers)):
+            if value < 1:
+                msg = f"`{name}` must be at least 1, got {value}."
+                raise ValueError(msg)
+        if prior == "gaussian_mixture" and set(hyperprior_weight or {}) - {"weights"}:
+            msg = "A plain Gaussian mixture has a prior of its weights only; other terms need `prior='softball'`."
+            raise ValueError(msg)
         if size_factor == "registered" and not has_size_factor:
             msg = "`size_factor='registered'` needs `setup_anndata(adata, size_factor_key=...)`."
             raise ValueError(msg)
@@ -258,15 +264,14 @@ class SCDGD(
         make_actual(adata)
         setup_method_args = cls._get_setup_method_args(**locals())
         counts = CountsField(layer)
-        _check_columns(adata.obs, size_factor_key, categorical_covariate_keys, continuous_covariate_keys)
         fields = [
             counts,
             CellIndexField(counts),
             BatchField(batch_key),
             LabelsField(labels_key),
-            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
-            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
-            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
+            *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),
+            CategoricalCovariatesField(categorical_covariate_keys),
+            ContinuousCovariatesField(continuous_covariate_keys),
         ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
@@ -318,15 +323,9 @@ class SCDGD(
             MuDataCellIndexField(counts.adata_field, mod_key=of.layer, mod_required=True),
             MuDataBatchField(batch_key, mod_key=of.batch_key),
             MuDataLabelsField(labels_key, mod_key=of.labels_key),
-            MuDataNumericalObsField(
-                REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, mod_key=of.size_factor_key, required=False
-            ),
-            MuDataCategoricalJointObsField(
-                REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys, mod_key=of.categorical_covariate_keys
-            ),
-            MuDataNumericalJointObsField(
-                REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys, mod_key=of.continuous_covariate_keys
-            ),
+            *([] if size_factor_key is None else [MuDataSizeFactorField(size_factor_key, mod_key=of.size_factor_key)]),
+            MuDataCategoricalCovariatesField(categorical_covariate_keys, mod_key=of.categorical_covariate_keys),
+            MuDataContinuousCovariatesField(continuous_covariate_keys, mod_key=of.continuous_covariate_keys),
         ]
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(mdata, **kwargs)
@@ -382,8 +381,8 @@ class SCDGD(
 
     @functools.wraps(RNASeqMixin.get_normalized_expression)
     def get_normalized_expression(self, *args, **kwargs):
-        """As in scvi-tools; all samples of a cell are equal, because a point estimate has no spread."""
-        if kwargs.get("weights") == "importance":
+        given = inspect.signature(RNASeqMixin.get_normalized_expression).bind(self, *args, **kwargs)
+        if given.arguments.get("weights") == "importance":
             self.get_importance_weights()
         return super().get_normalized_expression(*args, **kwargs)
 
@@ -431,20 +430,3 @@ class SCDGD(
                 for tensors in loader
             ]
         return torch.cat(factors).numpy()
-
-
-def _check_columns(obs, size_factor_key, categorical_covariate_keys, continuous_covariate_keys) -> None:
-    keys = [size_factor_key, *(categorical_covariate_keys or []), *(continuous_covariate_keys or [])]
-    missing = [key for key in keys if key is not None and key not in obs]
-    if missing:
-        msg = f"There are no columns {missing}; adata.obs has {list(obs.columns)}."
-        raise ValueError(msg)
-    for key in [size_factor_key, *(continuous_covariate_keys or [])]:
-        if key is None:
-            continue
-        values = obs[key].to_numpy(dtype=float)
-        bad = ~np.isfinite(values) | ((values <= 0) if key == size_factor_key else False)
-        if bad.any():
-            need = "positive and finite" if key == size_factor_key else "finite"
-            msg = f"adata.obs['{key}'] must be {need}, but is not in {bad.sum()} cells (first: {obs.index[bad][0]})."
-            raise ValueError(msg)

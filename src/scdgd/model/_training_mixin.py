@@ -58,6 +58,7 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         as the broad prior N(0, I) and is placed on the learned representations after 40% of the epochs.
 
         A second call goes on from where the first ended; it does not repeat the warm start or place the mixture again.
+        A model from :meth:`load_query_data` only places its cells: `max_epochs` steps each, `batch_size` at a time.
 
         Parameters
         ----------
@@ -98,7 +99,7 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         self._check_training_options(datamodule, devices, trainer_kwargs, warm_start)
         self._validate_anndata(None)
         if self.is_query_:
-            self.infer_representations(n_steps=max_epochs)
+            self.infer_representations(n_steps=max_epochs, batch_size=batch_size)
             return
         n_cells, rows = self.adata.n_obs, self._rows_to_train()
         max_epochs = _default_max_epochs(n_cells) if max_epochs is None else max_epochs
@@ -108,7 +109,9 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         datasplitter_kwargs = dict(datasplitter_kwargs or {})
         split = datasplitter_kwargs.pop("external_indexing", None)
         train, validation, test = (
-            _split_cells(n_cells, train_size, validation_size, shuffle_set_split) if split is None else _complete(split)
+            _split_cells(n_cells, train_size, validation_size, shuffle_set_split)
+            if split is None
+            else _complete_split(n_cells, split)
         )
         if len(train) < self.module.prior.n_components:
             msg = f"{self.module.prior.n_components} components need at least as many training cells, but {len(train)} train."
@@ -122,22 +125,28 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         if trainer_kwargs.get("enable_checkpointing"):
             trainer_kwargs.setdefault("checkpointing_monitor", monitor_default)
         _check_monitors(trainer_kwargs, len(validation))
-        if not self.is_trained_ and warm_start == "pca":
-            self._warm_start(train, rows)
-        self._forget_placed_cells()
+        prior = self.module.prior
+        is_softball = isinstance(prior, SoftballMixture)
         if mixture_start is None:
-            mixture_start = int(_MIXTURE_START * max_epochs)
-        if not bool(self.module.prior.placed):
-            self.mixture_start_ = mixture_start = min(mixture_start, max_epochs - 1)
+            mixture_start = 0 if is_softball else int(_MIXTURE_START * max_epochs)
+        mixture_start = min(mixture_start, max_epochs - 1)
         train_rows = torch.as_tensor(rows[train])
         plan = {
-            "prior_update": "gradient" if isinstance(self.module.prior, SoftballMixture) else "em",
+            "prior_update": "gradient" if is_softball else "em",
             "mixture_start": mixture_start,
             "seed": settings.seed or 0,
             "train_rows": train_rows if len(train) < len(self.module.representations) else None,
             "cell_names": self._trained_cells[CellIndexField.CELL_NAMES_KEY],
             **merge_kwargs(plan_config, plan_kwargs, name="plan"),
         }
+        self._training_plan_cls(self.module, **plan)  # arguments are checked before anything changes
+        self._forget_placed_cells()
+        if not self.is_trained_:
+            prior.reset()
+            if warm_start == "pca":
+                self._warm_start(train, rows)
+        if not bool(prior.placed):
+            self.mixture_start_ = mixture_start
         self.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
         try:
             with warnings.catch_warnings():
@@ -159,9 +168,9 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
             self.module.eval()
             self._forget_placed_cells()
         table = self.module.representations.table
-        if not bool(self.module.prior.placed):  # training ended, or its best state was, before the epoch had come
+        if not bool(prior.placed):  # training ended, or its best state was, before the epoch had come
             z = table[train_rows.to(table.device)]
-            self.module.prior.place(z, noise_var=self.module.noise_scale**2, seed=plan["seed"])
+            prior.place(z, noise_var=self.module.noise_scale**2, seed=plan["seed"])
         if len(held_out):
             z = self._infer(self.adata, held_out, self._new_cells, None)
             table[torch.as_tensor(rows[held_out], device=table.device)] = z
@@ -195,9 +204,6 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         if several or "ddp" in str(trainer_kwargs.get("strategy", "")):
             msg = "Training on several devices would copy the table of representations to each; use one (`devices=1`)."
             raise NotImplementedError(msg)
-        if self.adata is None:
-            msg = "Training needs data: load the model with `adata=...` or set `model.adata`."
-            raise ValueError(msg)
 
     def _warm_start(self, train: np.ndarray, rows: np.ndarray) -> None:
         """Representations from whitened PCA, decoder at the mean profile; both from training cells only."""
@@ -251,10 +257,16 @@ def _split_cells(
     return cells[:n_train], cells[n_train : n_train + n_validation], cells[n_train + n_validation :]
 
 
-def _complete(split: list[np.ndarray | None]) -> list[np.ndarray]:
-    """Indices of training, validation and test cells as integers, none where they are not given."""
-    given = [*split, None, None][:3]
-    return [np.zeros(0, dtype=np.int64) if part is None else np.asarray(part, dtype=np.int64) for part in given]
+def _complete_split(n_cells: int, split: list[np.ndarray | None]) -> list[np.ndarray]:
+    """Indices of training, validation and test cells, masks as indices; cells that are not named are test cells."""
+    parts = [np.zeros(0, np.int64) if part is None else np.asarray(part) for part in [*split, None, None][:3]]
+    parts = [np.flatnonzero(part) if part.dtype == bool else part.astype(np.int64) for part in parts]
+    named = np.concatenate(parts)
+    if len(np.unique(named)) < len(named) or named.min(initial=0) < 0 or named.max(initial=0) >= n_cells:
+        msg = f"`external_indexing` must name each of the {n_cells} cells at most once, by its position from 0."
+        raise ValueError(msg)
+    parts[2] = np.concatenate([parts[2], np.setdiff1d(np.arange(n_cells), named)])
+    return parts
 
 
 def _check_monitors(trainer_kwargs: dict, n_validation: int) -> None:

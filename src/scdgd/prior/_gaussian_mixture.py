@@ -123,6 +123,14 @@ class GaussianMixture(Prior):
         return log_normalizer + (alpha - 1) * torch.log_softmax(self.weight_logits, dim=0).sum()
 
     @torch.no_grad()
+    def reset(self) -> None:
+        """Back to the broad prior N(0, I)."""
+        self.means.zero_()
+        self.log_var.zero_()
+        self.weight_logits.fill_(1.0)
+        self.placed.fill_(False)
+
+    @torch.no_grad()
     def place(self, z: torch.Tensor, *, noise_var: float = 0.0, seed: int = 0) -> None:
         """Put the components where cells are: k-means++ and EM from several starts, the likeliest is kept.
 
@@ -163,15 +171,16 @@ class GaussianMixture(Prior):
         return {name: value.clone() for name, value in self.state_dict().items()}
 
     @torch.no_grad()
-    def em_step(self, z: torch.Tensor, *, noise_var: float = 0.0) -> None:
+    def em_step(self, z: torch.Tensor, *, noise_var: float = 0.0, dirichlet_weight: float = 1.0) -> None:
         r"""One step of expectation maximisation on representations :math:`q_i = \mathcal N(z_i, v I)`, in closed form.
 
         .. math::
             R_c = \sum_i r_{ic}, \quad m_c = \frac{\sum_i r_{ic} z_i}{R_c}, \quad
             \sigma_{cl}^2 = \frac{\sum_i r_{ic} (z_{il} - m_{cl})^2}{R_c} + v, \quad
-            w_c \propto \max(R_c + \alpha - 1, 0)
+            w_c \propto \max\big(R_c + \kappa (\alpha - 1),\, 10^{-6} n\big)
 
-        with :math:`\sigma^2` pooled over whatever the covariance type shares.
+        with :math:`\sigma^2` pooled over whatever the covariance type shares. The floor of the weights keeps their logs
+        finite.
 
         Parameters
         ----------
@@ -179,10 +188,15 @@ class GaussianMixture(Prior):
             Representations, shape ``(n, d)``.
         noise_var
             Variance ``v`` of each representation around its row of `z`.
+        dirichlet_weight
+            How often :math:`\kappa` the Dirichlet prior is counted.
         """
-        self._em_step(z, noise_var, update_variances=self.covariance_type != "fixed")
+        update_variances = self.covariance_type != "fixed"
+        self._em_step(z, noise_var, update_variances=update_variances, dirichlet_weight=dirichlet_weight)
 
-    def _em_step(self, z: torch.Tensor, noise_var: float, *, update_variances: bool) -> None:
+    def _em_step(
+        self, z: torch.Tensor, noise_var: float, *, update_variances: bool, dirichlet_weight: float = 1.0
+    ) -> None:
         n, k, d = len(z), self.n_components, self.n_latent
         # E[log N_c] under q_i is log N_c(z_i) less this
         spread = 0.5 * noise_var * (-self.log_var).exp().expand(k, d).sum(-1)  # (k,)
@@ -207,7 +221,7 @@ class GaussianMixture(Prior):
             else:
                 self.log_var.copy_((scatter.sum(0, keepdim=True) / n + noise_var).clamp(min=_MIN_VAR).log())
         self.means.copy_(means)
-        weights = (counts + self.concentration - 1).clamp(min=1e-6 * n)
+        weights = (counts + dirichlet_weight * (self.concentration - 1)).clamp(min=1e-6 * n)
         self.weight_logits.copy_((weights / weights.sum()).log())
 
 
@@ -233,6 +247,9 @@ class SoftballMixture(GaussianMixture):
         :math:`0.2\,R/k`, not rounded.
     log_var_scale
         Standard deviation :math:`\tau_0` of the prior of log variances.
+    initial_means
+        ``"softball"``: uniform draws from the ball (published); ``"kmeans"``: centres of k-means++ on representations,
+        when training places them.
     generator
         Source of randomness of the means; ``None`` uses torch's global one.
     """
@@ -248,6 +265,7 @@ class SoftballMixture(GaussianMixture):
         sharpness: float = 1.0,
         component_scale: float | None = None,
         log_var_scale: float = 1.0,
+        initial_means: Literal["softball", "kmeans"] = "softball",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(n_components, n_latent, covariance_type=covariance_type, concentration=concentration)
@@ -261,7 +279,13 @@ class SoftballMixture(GaussianMixture):
         with torch.no_grad():
             self.means.copy_(self.softball.sample(self.n_components, generator))
             self.log_var.fill_(2 * math.log(self.component_scale))
-        self.placed.fill_(True)
+        if initial_means not in ("softball", "kmeans"):
+            msg = f"`initial_means` must be 'softball' or 'kmeans', got {initial_means!r}."
+            raise ValueError(msg)
+        self.placed.fill_(initial_means == "softball")
+
+    def reset(self) -> None:
+        """Nothing to do: an untrained softball mixture is as it was drawn."""
 
     def hyper_log_prob(self) -> dict[str, torch.Tensor]:
         """Log densities of means, log variances (unless fixed) and weights, in nats."""
@@ -275,8 +299,9 @@ class SoftballMixture(GaussianMixture):
     def place(self, z: torch.Tensor, *, noise_var: float = 0.0, seed: int = 0) -> None:
         """Put the *means* at the k-means centres of `z`; variances keep the start that their prior gives them."""
         self.means.copy_(_kmeans(_random_subset(z, seed), self.n_components, seed))
+        self.placed.fill_(True)
 
-    def em_step(self, z: torch.Tensor, *, noise_var: float = 0.0) -> None:
+    def em_step(self, z: torch.Tensor, *, noise_var: float = 0.0, dirichlet_weight: float = 1.0) -> None:
         """Not available: the softball and the log-normal prior have no closed-form M-step."""
         msg = "A SoftballMixture has no closed-form M-step; train it with `prior_update='gradient'`."
         raise NotImplementedError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -10,6 +11,7 @@ from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
 from scdgd.module import REPRESENTATION_KEY
+from scdgd.prior import SoftballMixture
 
 from ._row_adam import RowAdam
 
@@ -96,9 +98,21 @@ class RepresentationPlan(TrainingPlan):
         if prior_update not in ("em", "gradient"):
             msg = f"`prior_update` must be 'em' or 'gradient', got {prior_update!r}."
             raise ValueError(msg)
-        if n_inner_steps < 1:
-            msg = f"`n_inner_steps` must be at least 1, got {n_inner_steps}."
+        if prior_update == "em" and isinstance(module.prior, SoftballMixture):
+            msg = "A softball mixture has no closed-form step: use `prior_update='gradient'`."
             raise ValueError(msg)
+        for name, value, least in (
+            ("n_inner_steps", n_inner_steps, 1),
+            ("placement_interval", 1 if placement_interval is None else placement_interval, 1),
+            ("mixture_start", mixture_start, 0),
+        ):
+            if value < least:
+                msg = f"`{name}` must be at least {least}, got {value}."
+                raise ValueError(msg)
+        unknown = set(kwargs) - set(inspect.signature(TrainingPlan.__init__).parameters)
+        if unknown:
+            msg = f"{sorted(unknown)} are not arguments of RepresentationPlan or of scvi.train.TrainingPlan."
+            raise TypeError(msg)
         super().__init__(
             module, lr=lr, eps=eps, weight_decay=weight_decay, n_epochs_kl_warmup=n_epochs_kl_warmup, **kwargs
         )
@@ -181,7 +195,9 @@ class RepresentationPlan(TrainingPlan):
     def on_train_epoch_end(self) -> None:
         """Step a placed mixture in closed form."""
         if self.prior_update == "em" and self._is_placed:
-            self.module.prior.em_step(self._train_table, noise_var=self.module.noise_scale**2)
+            table, module = self._train_table, self.module
+            counted = len(table) if module.hyperprior_weight.get("weights") == "per_cell" else 1
+            module.prior.em_step(table, noise_var=module.noise_scale**2, dirichlet_weight=counted)
         super().on_train_epoch_end()
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:

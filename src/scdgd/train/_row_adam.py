@@ -55,7 +55,11 @@ class RowAdam:
         t = self.steps[rows] + 1  # (b, 1)
         m = beta1 * self.first_moment[rows] + (1 - beta1) * g
         v = beta2 * self.second_moment[rows] + (1 - beta2) * g.square()
-        unbiased_m = m / -torch.expm1(t * math.log(beta1))  # 1 - beta^t, to full precision for beta close to 1
-        unbiased_v = v / -torch.expm1(t * math.log(beta2))
+        unbiased_m, unbiased_v = m / _one_minus_power(beta1, t), v / _one_minus_power(beta2, t)
         self.steps[rows], self.first_moment[rows], self.second_moment[rows] = t, m, v
         self.table[rows] = z - self.lr * unbiased_m / (unbiased_v.sqrt() + self.eps)
+
+
+def _one_minus_power(beta: float, t: torch.Tensor) -> torch.Tensor | float:
+    """Compute ``1 - beta**t`` to full precision for `beta` close to one."""
+    return -torch.expm1(t * math.log(beta)) if beta > 0 else 1.0
