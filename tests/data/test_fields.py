@@ -130,7 +130,10 @@ def test_the_remedy_for_genes_works(reference, query):
     wide = query[:, ::-1].copy()
     SCDGD.setup_anndata(reference)
     model = SCDGD(reference, n_components=2, n_latent=2)
-    model.adata_manager.transfer_fields(wide[:, model.get_var_names()].copy())
+    mended = wide[:, model.get_var_names()].copy()
+    manager = model.adata_manager.transfer_fields(mended)
+    assert manager.adata is mended
+    assert list(mended.var_names) == list(reference.var_names)
 
 
 def test_gene_without_counts_in_the_query_is_no_news(reference, query):
@@ -138,6 +141,7 @@ def test_gene_without_counts_in_the_query_is_no_news(reference, query):
     query.X[:, 3] = 0
     query.X[:, 0] += 1
     transfer(reference, query)
+    assert "_scdgd_row" in query.obs
 
 
 # counts

@@ -379,8 +379,22 @@ class SCDGD(
         model.is_query_ = True
         return model
 
-    @functools.wraps(RNASeqMixin.get_normalized_expression)
+    @functools.wraps(RNASeqMixin.get_normalized_expression, assigned=("__name__",))
     def get_normalized_expression(self, *args, **kwargs):
+        """Decoded expression, with the arguments of :meth:`scvi.model.SCVI.get_normalized_expression`.
+
+        A representation is a point, so all samples of a cell are equal; differences between cells remain.
+
+        Returns
+        -------
+        Shares of each gene in a cell's expected counts times `library_size`, shape ``(n, g)``; expected counts for
+        ``library_size="latent"``.
+
+        Raises
+        ------
+        NotImplementedError
+            For ``weights="importance"``.
+        """
         given = inspect.signature(RNASeqMixin.get_normalized_expression).bind(self, *args, **kwargs)
         if given.arguments.get("weights") == "importance":
             self.get_importance_weights()

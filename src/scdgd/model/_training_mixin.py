@@ -101,53 +101,17 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         if self.is_query_:
             self.infer_representations(n_steps=max_epochs, batch_size=batch_size)
             return
-        n_cells, rows = self.adata.n_obs, self._rows_to_train()
-        max_epochs = _default_max_epochs(n_cells) if max_epochs is None else max_epochs
-        if max_epochs < 1:
-            msg = f"`max_epochs` must be at least 1, got {max_epochs}."
-            raise ValueError(msg)
+        rows, max_epochs = self._rows_to_train(), self._count_epochs(max_epochs)
         datasplitter_kwargs = dict(datasplitter_kwargs or {})
-        split = datasplitter_kwargs.pop("external_indexing", None)
-        train, validation, test = (
-            _split_cells(n_cells, train_size, validation_size, shuffle_set_split)
-            if split is None
-            else _complete_split(n_cells, split)
-        )
-        if len(train) < self.module.prior.n_components:
-            msg = f"{self.module.prior.n_components} components need at least as many training cells, but {len(train)} train."
-            raise ValueError(msg)
+        given = datasplitter_kwargs.pop("external_indexing", None)
+        split = _split_cells(len(rows), train_size, validation_size, shuffle_set_split) if given is None else given
+        train, validation, test = _complete_split(len(rows), split)
         held_out = np.sort(np.concatenate([validation, test]))
         if len(held_out):
             datasplitter_kwargs["external_indexing"] = [train, validation, test]
-        monitor_default = "elbo_validation" if len(validation) else "elbo_train"
-        if early_stopping:
-            trainer_kwargs.setdefault("early_stopping_monitor", monitor_default)
-        if trainer_kwargs.get("enable_checkpointing"):
-            trainer_kwargs.setdefault("checkpointing_monitor", monitor_default)
-        _check_monitors(trainer_kwargs, len(validation))
-        prior = self.module.prior
-        is_softball = isinstance(prior, SoftballMixture)
-        if mixture_start is None:
-            mixture_start = 0 if is_softball else int(_MIXTURE_START * max_epochs)
-        mixture_start = min(mixture_start, max_epochs - 1)
-        train_rows = torch.as_tensor(rows[train])
-        plan = {
-            "prior_update": "gradient" if is_softball else "em",
-            "mixture_start": mixture_start,
-            "seed": settings.seed or 0,
-            "train_rows": train_rows if len(train) < len(self.module.representations) else None,
-            "cell_names": self._trained_cells[CellIndexField.CELL_NAMES_KEY],
-            **merge_kwargs(plan_config, plan_kwargs, name="plan"),
-        }
-        self._training_plan_cls(self.module, **plan)  # arguments are checked before anything changes
-        self._forget_placed_cells()
-        if not self.is_trained_:
-            prior.reset()
-            if warm_start == "pca":
-                self._warm_start(train, rows)
-        if not bool(prior.placed):
-            self.mixture_start_ = mixture_start
-        self.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
+        trainer_kwargs = _choose_monitors(trainer_kwargs, early_stopping, len(validation))
+        plan = self._plan_arguments(max_epochs, mixture_start, rows[train], plan_config, plan_kwargs)
+        self._prepare(train, rows, warm_start, plan)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Total length of `list`")  # the empty validation loader
@@ -158,7 +122,7 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
                     batch_size=batch_size,
                     early_stopping=early_stopping,
                     load_sparse_tensor=load_sparse_tensor,
-                    train_size=len(train) / n_cells,
+                    train_size=len(train) / len(rows),
                     datasplitter_kwargs=datasplitter_kwargs,
                     plan_kwargs=plan,
                     trainer_config=trainer_config,
@@ -168,12 +132,53 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
             self.module.eval()
             self._forget_placed_cells()
         table = self.module.representations.table
-        if not bool(prior.placed):  # training ended, or its best state was, before the epoch had come
-            z = table[train_rows.to(table.device)]
-            prior.place(z, noise_var=self.module.noise_scale**2, seed=plan["seed"])
+        if not bool(self.module.prior.placed):  # training ended, or its best state was, before the epoch had come
+            z = table[torch.as_tensor(rows[train], device=table.device)]
+            self.module.prior.place(z, noise_var=self.module.noise_scale**2, seed=plan["seed"])
         if len(held_out):
             z = self._infer(self.adata, held_out, self._new_cells, None)
             table[torch.as_tensor(rows[held_out], device=table.device)] = z
+
+    def _count_epochs(self, max_epochs: int | None) -> int:
+        if max_epochs is None:
+            return int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / self.adata.n_obs, _MIN_EPOCHS, _DEFAULT_EPOCHS))
+        if max_epochs < 1:
+            msg = f"`max_epochs` must be at least 1, got {max_epochs}."
+            raise ValueError(msg)
+        return max_epochs
+
+    def _plan_arguments(
+        self, max_epochs: int, mixture_start: int | None, train_rows: np.ndarray, plan_config, plan_kwargs
+    ) -> dict:
+        """Arguments of the training plan, checked before anything changes."""
+        k = self.module.prior.n_components
+        if len(train_rows) < k:
+            msg = f"{k} components need at least as many training cells, but {len(train_rows)} train."
+            raise ValueError(msg)
+        is_softball = isinstance(self.module.prior, SoftballMixture)
+        if mixture_start is None:
+            mixture_start = 0 if is_softball else int(_MIXTURE_START * max_epochs)
+        plan = {
+            "prior_update": "gradient" if is_softball else "em",
+            "mixture_start": min(mixture_start, max_epochs - 1),
+            "seed": settings.seed or 0,
+            "train_rows": torch.as_tensor(train_rows) if len(train_rows) < len(self.module.representations) else None,
+            "cell_names": self._trained_cells[CellIndexField.CELL_NAMES_KEY],
+            **merge_kwargs(plan_config, plan_kwargs, name="plan"),
+        }
+        self._training_plan_cls(self.module, **plan)
+        return plan
+
+    def _prepare(self, train: np.ndarray, rows: np.ndarray, warm_start: str, plan: dict) -> None:
+        """Start an untrained model; forget what was placed by the state that training is about to change."""
+        self._forget_placed_cells()
+        if not self.is_trained_:
+            self.module.prior.reset()
+            if warm_start == "pca":
+                self._warm_start(train, rows)
+        if not bool(self.module.prior.placed):
+            self.mixture_start_ = plan["mixture_start"]
+        self.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
 
     def _rows_to_train(self) -> np.ndarray:
         """Row of each cell of the attached AnnData, in its order now; all must have one."""
@@ -237,10 +242,6 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         return torch.as_tensor(gene_totals / size_total, dtype=torch.float32)
 
 
-def _default_max_epochs(n_cells: int) -> int:
-    return int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / n_cells, _MIN_EPOCHS, _DEFAULT_EPOCHS))
-
-
 def _split_cells(
     n_cells: int, train_size: float, validation_size: float | None, shuffle: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -269,12 +270,19 @@ def _complete_split(n_cells: int, split: list[np.ndarray | None]) -> list[np.nda
     return parts
 
 
-def _check_monitors(trainer_kwargs: dict, n_validation: int) -> None:
+def _choose_monitors(trainer_kwargs: dict, early_stopping: bool, n_validation: int) -> dict:
+    """Arguments of the trainer, with monitors that exist."""
+    default = "elbo_validation" if n_validation else "elbo_train"
+    chosen = dict(trainer_kwargs)
+    if early_stopping:
+        chosen.setdefault("early_stopping_monitor", default)
+    if chosen.get("enable_checkpointing"):
+        chosen.setdefault("checkpointing_monitor", default)
     for name in ("early_stopping_monitor", "checkpointing_monitor"):
-        monitor = trainer_kwargs.get(name, "")
-        if "validation" in monitor and n_validation == 0:
-            msg = f"`{name}={monitor!r}` needs validation cells: pass `train_size=0.9`, or monitor 'elbo_train'."
+        if "validation" in chosen.get(name, "") and n_validation == 0:
+            msg = f"`{name}={chosen[name]!r}` needs validation cells: pass `train_size=0.9`, or monitor 'elbo_train'."
             raise ValueError(msg)
+    return chosen
 
 
 def _row_max(block) -> np.ndarray:
