@@ -61,7 +61,7 @@ class SCDGD(
 
     No encoder: the representation of each cell is a free parameter, found together with the decoder and a Gaussian
     mixture over the latent space, so clusters are part of the model. See :class:`~scdgd.module.DGDModule` for the
-    objective. The defaults are ours, chosen by held-out likelihood without labels; the published forms are
+    objective. The defaults are ours (the user guide says how they were chosen); the published forms are
     ``SCDGD(adata, **scdgd.presets.SCHUSTER_2023["model"])`` with ``train(**scdgd.presets.SCHUSTER_2023["train"])``,
     and ``SCHUSTER_2023_CODE``.
 
