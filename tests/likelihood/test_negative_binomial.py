@@ -7,9 +7,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from scipy import special, stats
+from scipy import sparse, special, stats
 from scvi.distributions import NegativeBinomial as ScviNegativeBinomial
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from scdgd.data import SparseCounts
 from scdgd.likelihood import NegativeBinomial
 
 MEANS = (1e-8, 1e-4, 1e-2, 1.0, 10.0, 1e3, 1e6)
@@ -249,3 +251,124 @@ def test_samples_take_the_dispersion_of_their_row():
     log_mean = torch.full((20_000, 2, 1), 20.0).log()
     x = NegativeBinomial(log_mean, torch.tensor([[0.5], [1e4]]).log()).sample()
     torch.testing.assert_close(x.var(0).ravel(), torch.tensor([820.0, 20.04]), rtol=0.1, atol=0)
+
+
+# the fused evaluation on sparse counts
+
+
+def softmax_case(dtype=torch.float64, b: int = 5, g: int = 7):
+    """Decoder outputs, log sizes, log thetas ``(g,)`` and counts."""
+    _, log_theta, counts = random_case(b, g)
+    output = torch.randn(b, g, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    log_size = torch.linspace(1, 4, b, dtype=torch.float64).unsqueeze(1)
+    return output.to(dtype), log_size.to(dtype), log_theta.to(dtype), counts.to(dtype)
+
+
+def test_softmax_equals_its_log_mean():
+    output, log_size, log_theta, counts = softmax_case()
+    fused = NegativeBinomial.from_softmax(output, log_size, log_theta)
+    plain = NegativeBinomial(log_size + torch.log_softmax(output, -1), log_theta)
+    torch.testing.assert_close(fused.log_mean, plain.log_mean)
+    torch.testing.assert_close(fused.log_prob(counts), plain.log_prob(counts))
+    torch.testing.assert_close(fused.log_prob(SparseCounts.from_dense(counts)), plain.log_prob(counts))
+
+
+@pytest.mark.parametrize("per_cell", [False, True], ids=["gene", "cell and gene"])
+def test_gradcheck_of_the_softmax(per_cell):
+    output, log_size, log_theta, counts = softmax_case()
+    log_theta = log_theta.expand(5, 7).clone() if per_cell else log_theta
+    inputs = output.requires_grad_(), log_theta.requires_grad_()
+    assert torch.autograd.gradcheck(lambda o, t: NegativeBinomial.from_softmax(o, log_size, t).log_prob(counts), inputs)
+
+
+def test_a_retained_graph_gives_the_same_gradient_twice():
+    output, log_size, log_theta, counts = softmax_case()
+    inputs = output.requires_grad_(), log_theta.requires_grad_()
+    total = NegativeBinomial.from_softmax(output, log_size, log_theta).log_prob(counts).sum()
+    first = torch.autograd.grad(3 * total, inputs, retain_graph=True)
+    second = torch.autograd.grad(total, inputs)
+    torch.testing.assert_close([3 * g for g in second], list(first))
+
+
+@pytest.mark.parametrize("fixed", ["output", "theta"])
+def test_gradients_only_where_they_are_asked_for(fixed):
+    output, log_size, log_theta, counts = softmax_case()
+    both = [output.clone().requires_grad_(), log_theta.clone().requires_grad_()]
+    NegativeBinomial.from_softmax(both[0], log_size, both[1]).log_prob(counts).sum().backward()
+    one = [output.clone().requires_grad_(fixed != "output"), log_theta.clone().requires_grad_(fixed != "theta")]
+    NegativeBinomial.from_softmax(one[0], log_size, one[1]).log_prob(counts).sum().backward()
+    asked, other = (1, 0) if fixed == "output" else (0, 1)
+    torch.testing.assert_close(one[asked].grad, both[asked].grad)
+    assert one[other].grad is None
+
+
+def test_blocks_of_cells_change_nothing(monkeypatch):
+    output, log_size, log_theta, counts = softmax_case()
+    results = []
+    for elements in (7, 21, 10**6):  # blocks of one cell, of three, and of all
+        monkeypatch.setattr("scdgd.likelihood._fused._BLOCK_ELEMENTS", elements)
+        inputs = output.clone().requires_grad_(), log_theta.clone().requires_grad_()
+        log_prob = NegativeBinomial.from_softmax(inputs[0], log_size, inputs[1]).log_prob(counts)
+        results.append((log_prob.detach(), *torch.autograd.grad((log_prob * torch.arange(5)).sum(), inputs)))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0])
+
+
+def test_stored_zeros_are_zeros():
+    output, log_size, log_theta, counts = softmax_case()
+    stored = SparseCounts(torch.arange(0, 36, 7), torch.arange(7).repeat(5), counts.ravel(), 7)
+    likelihood = NegativeBinomial.from_softmax(output.requires_grad_(), log_size, log_theta.requires_grad_())
+    torch.testing.assert_close(likelihood.log_prob(stored), likelihood.log_prob(counts))
+    by_entry = torch.autograd.grad(likelihood.log_prob(stored).sum(), (output, log_theta))
+    torch.testing.assert_close(by_entry, torch.autograd.grad(likelihood.log_prob(counts).sum(), (output, log_theta)))
+
+
+def test_single_precision_of_single_counts():
+    """To 1e-5, or 1e-5 of the value, over the whole sweep: large terms cancel in double."""
+    log_mean, log_theta, counts = sweep(torch.float32)
+    expected = exact_log_prob(log_mean, log_theta, counts)
+    error = np.abs(NegativeBinomial(log_mean, log_theta).log_prob(counts).double().numpy() - expected)
+    assert (error <= 1e-5 * np.maximum(1, np.abs(expected))).all()
+
+
+def test_no_dense_copy_of_the_counts():
+    """Beyond the decoder's output and its derivative, only blocks of cells are allocated."""
+    b, g = 256, 20_000
+    output = torch.zeros(b, g, requires_grad=True)
+    counts = SparseCounts.from_scipy(sparse.random(b, g, density=0.01, format="csr", random_state=0).ceil())
+    log_theta = torch.zeros(g, requires_grad=True)
+    with MatrixAllocations(b * g) as matrices:
+        NegativeBinomial.from_softmax(output, torch.full((b, 1), 5.0), log_theta).log_prob(counts).sum().backward()
+    assert len(matrices.storages - {output.untyped_storage().data_ptr()}) == 1
+
+
+class MatrixAllocations(TorchDispatchMode):
+    """Storages of at least so many single-precision elements that any operation returns."""
+
+    def __init__(self, n_elements: int) -> None:
+        super().__init__()
+        self.n_elements, self.storages = n_elements, set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().nbytes() >= 4 * self.n_elements:
+                self.storages.add(tensor.untyped_storage().data_ptr())
+        return result
+
+
+def test_a_thousand_steps_on_very_sparse_counts_stay_finite():
+    counts = SparseCounts.from_scipy(sparse.random(32, 1_500, density=0.02, format="csr", random_state=0).ceil())
+    output, log_theta = torch.randn(32, 1_500).requires_grad_(), torch.zeros(1_500, requires_grad=True)
+    optimizer = torch.optim.Adam([output, log_theta], lr=0.1)
+    log_size = counts.totals().log().unsqueeze(1)
+    losses = []
+    for _ in range(1_000):
+        optimizer.zero_grad()
+        loss = -NegativeBinomial.from_softmax(output, log_size, log_theta).log_prob(counts).sum()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    assert torch.isfinite(log_theta).all()

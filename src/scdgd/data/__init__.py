@@ -11,6 +11,8 @@ from ._covariates import (
     SizeFactorField,
 )
 from ._fields import CellIndexField, CountsField, MuDataCellIndexField, MuDataCountsField, find_rows
+from ._loader import SparseCountsDataset, SparseCountsLoader
+from ._sparse_counts import SparseCounts, as_sparse_counts
 from ._splitter import WholeDataSplitter
 
 __all__ = [
@@ -29,7 +31,11 @@ __all__ = [
     "MuDataLabelsField",
     "MuDataSizeFactorField",
     "SizeFactorField",
+    "SparseCounts",
+    "SparseCountsDataset",
+    "SparseCountsLoader",
     "WholeDataSplitter",
+    "as_sparse_counts",
     "check_counts",
     "find_rows",
     "iter_row_blocks",

@@ -4,6 +4,8 @@ import warnings
 
 from scvi.dataloaders import DataSplitter
 
+from ._loader import SparseCountsLoader
+
 
 class WholeDataSplitter(DataSplitter):
     """Data splitter whose validation loader may be empty.
@@ -12,6 +14,8 @@ class WholeDataSplitter(DataSplitter):
     scvi-tools then returns no validation loader at all, which Lightning refuses as soon as early stopping or
     checkpointing is on; an empty one keeps both alive (monitor ``elbo_train``).
     """
+
+    data_loader_cls = SparseCountsLoader
 
     def __init__(self, *args, **kwargs) -> None:
         with warnings.catch_warnings():  # a small last minibatch matters to batch norm, which no model here has

@@ -11,6 +11,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scdgd._compat import MODULE_KEYS
+from scdgd.data import SparseCounts
 from scdgd.likelihood import NegativeBinomial
 
 if TYPE_CHECKING:
@@ -139,6 +140,8 @@ def held_out_log_likelihood(
     log_likelihoods, squared_error, first = [], 0.0, 0
     for tensors in model._make_data_loader(inferred, batch_size=batch_size):
         x_inferred = tensors[REGISTRY_KEYS.X_KEY].to(model.device)
+        if isinstance(x_inferred, SparseCounts):
+            x_inferred = x_inferred.to_dense()
         x_scored = torch.as_tensor(counts[first : first + len(x_inferred)].toarray(), device=model.device)
         first += len(x_inferred)
         mean, theta = _plug_in_parameters(model, tensors)  # of the inferred half: mean = epsilon * mu

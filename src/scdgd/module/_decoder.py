@@ -52,7 +52,7 @@ class Decoder(nn.Module):
         output_activation: OutputActivation = "softmax",
     ) -> None:
         super().__init__()
-        self.output_activation = output_activation
+        self.output_activation, self.has_kinks = output_activation, activation == "relu"
         self.hidden = FCLayers(
             n_in=n_latent + n_continuous,
             n_out=n_hidden,
@@ -69,9 +69,15 @@ class Decoder(nn.Module):
         self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Log profiles ``(..., g)`` of representations ``(..., d)``; categories ``(b, 1)``, continuous ``(b, c)``."""
+        return self._log_activation(self.pre_activation(z, categories, continuous))
+
+    def pre_activation(
+        self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Outputs :math:`o` before the output activation, ``(..., g)``."""
         if continuous is not None:
             z = torch.cat([z, continuous.expand(*z.shape[:-1], -1)], dim=-1)
-        return self._log_activation(self.output(self.hidden(z, *categories)))
+        return self.output(self.hidden(z, *categories))
 
     def _log_activation(self, o: torch.Tensor) -> torch.Tensor:
         if self.output_activation == "softmax":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -20,10 +21,14 @@ from ._size_factor import SizeFactor, log_size_factor
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from scdgd.data import SparseCounts
     from scdgd.likelihood import CountLikelihood
     from scdgd.prior import Prior
 
 HyperpriorWeight = Literal["once", "per_cell"]
+
+#: Draws ``(s, b, d)`` of posteriors, given module, minibatch, rows of the table ``(b, w)`` and the number ``s``.
+PosteriorSampler = Callable[["DGDModule", dict, torch.Tensor, int], torch.Tensor]
 
 #: Key of inference outputs: the rows of the table that autograd differentiates, before noise is added.
 REPRESENTATION_KEY = "representation"
@@ -98,8 +103,10 @@ class DGDModule(BaseModuleClass):
         self.size_factor, self.noise_scale = size_factor, noise_scale
         self.hyperprior_weight = dict(hyperprior_weight or {})
         self.n_batch = n_batch
-        self.representations = RepresentationTable(n_cells, prior.n_latent)
         self.prior = prior
+        self.representations = RepresentationTable(n_cells, self.row_width)
+        self.posterior_sampler: PosteriorSampler | None = None
+        self.samples_posterior = False
         self.decoder = Decoder(
             prior.n_latent,
             n_genes,
@@ -112,6 +119,19 @@ class DGDModule(BaseModuleClass):
         )
         start = torch.tensor(2.0 - dispersion_floor).log()  # theta starts at 2 (released code)
         self.px_r = nn.Parameter(start.expand((n_genes,) if dispersion == "gene" else (n_batch, n_genes)).clone())
+
+    @property
+    def row_width(self) -> int:
+        """Number of parameters of a cell: its representation."""
+        return self.prior.n_latent
+
+    def posterior_of(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Mean ``(b, d)`` and variance of the posterior that training assumes, from rows of the table."""
+        return rows, self.noise_scale**2
+
+    def noisy(self, rows: torch.Tensor) -> torch.Tensor:
+        """Representations ``(b, d)`` as the loss sees them, from rows of the table: with noise in training only."""
+        return rows + self.noise_scale * torch.randn_like(rows) if self.training else rows
 
     @property
     def log_theta(self) -> torch.Tensor:
@@ -132,6 +152,7 @@ class DGDModule(BaseModuleClass):
             MODULE_KEYS.X_KEY: tensors[REGISTRY_KEYS.X_KEY],
             "rows": tensors[REGISTRY_KEYS.INDICES_KEY].ravel(),
             MODULE_KEYS.SIZE_FACTOR_KEY: tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),
+            "tensors": tensors,
         }
 
     def _get_generative_input(
@@ -154,7 +175,12 @@ class DGDModule(BaseModuleClass):
 
     @auto_move_data
     def inference(
-        self, x: torch.Tensor, rows: torch.Tensor, size_factor: torch.Tensor | None = None, n_samples: int = 1
+        self,
+        x: SparseCounts,
+        rows: torch.Tensor,
+        size_factor: torch.Tensor | None = None,
+        tensors: dict | None = None,
+        n_samples: int = 1,
     ) -> dict[str, torch.Tensor | None]:
         """Look up representations: no inference happens here.
 
@@ -166,8 +192,11 @@ class DGDModule(BaseModuleClass):
             Rows of the table, shape ``(b,)``.
         size_factor
             Registered size factors, shape ``(b, 1)``, if any.
+        tensors
+            The whole minibatch, for draws of the posterior.
         n_samples
-            Copies ``s`` of each representation; equal, because a point estimate has no spread.
+            Draws ``s`` of each cell's posterior; for one, the representation itself unless
+            ``samples_posterior`` is set.
 
         Returns
         -------
@@ -175,13 +204,21 @@ class DGDModule(BaseModuleClass):
         ``n_samples > 1``; ``representation``, the leaf of autograd in training.
         """
         representation = self.representations(rows)
-        z = representation
         if self.training:
             representation.requires_grad_()
-            z = representation + self.noise_scale * torch.randn_like(representation)
         library = log_size_factor(x, self.size_factor, size_factor)
+        if self.training:
+            z = self.noisy(representation)
+        elif n_samples == 1 and not self.samples_posterior:
+            z, _ = self.posterior_of(representation)
+        elif self.posterior_sampler is None:
+            msg = "The posterior has no sampler: use the methods of the model, or set `module.posterior_sampler`."
+            raise RuntimeError(msg)
+        else:
+            z = self.posterior_sampler(self, tensors, representation, n_samples)  # (s, b, d)
+            z = z.squeeze(0) if n_samples == 1 else z
         if n_samples > 1:
-            z, library = z.expand(n_samples, *z.shape), library.expand(n_samples, *library.shape)
+            library = library.expand(n_samples, *library.shape)
         return {
             MODULE_KEYS.Z_KEY: z,
             MODULE_KEYS.LIBRARY_KEY: library,
@@ -203,11 +240,15 @@ class DGDModule(BaseModuleClass):
         if transform_batch is not None:
             batch_index = torch.full_like(batch_index, transform_batch)
         categories = [batch_index] if cat_covs is None else [batch_index, *torch.split(cat_covs, 1, dim=1)]
-        log_mean = library + self.decoder(z, categories, cont_covs)
         log_theta = self.log_theta
         if self.dispersion == "gene-batch":
             log_theta = log_theta[batch_index.ravel().long()]
-        return {MODULE_KEYS.PX_KEY: LIKELIHOODS[self.gene_likelihood](log_mean, log_theta)}
+        likelihood = LIKELIHOODS[self.gene_likelihood]
+        if self.decoder.output_activation == "softmax":
+            px = likelihood.from_softmax(self.decoder.pre_activation(z, categories, cont_covs), library, log_theta)
+        else:
+            px = likelihood(library + self.decoder(z, categories, cont_covs), log_theta)
+        return {MODULE_KEYS.PX_KEY: px}
 
     def loss(
         self,

@@ -16,20 +16,20 @@ class RepresentationTable(nn.Module):
     ----------
     n_cells
         Number of training cells ``n``.
-    n_latent
-        Dimension ``d``.
+    width
+        Number of parameters of a cell; ``d`` for point estimates.
     """
 
-    def __init__(self, n_cells: int, n_latent: int) -> None:
+    def __init__(self, n_cells: int, width: int) -> None:
         super().__init__()
-        self.register_buffer("table", torch.zeros(n_cells, n_latent))
-        self.register_buffer("placed_later", torch.zeros(0, n_latent), persistent=False)
+        self.register_buffer("table", torch.zeros(n_cells, width))
+        self.register_buffer("placed_later", torch.zeros(0, width), persistent=False)
 
     def __len__(self) -> int:
         return len(self.table)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Look up rows ``(b,)``, giving ``(b, d)``; rows from ``n`` on are cells placed after training.
+        """Look up rows ``(b,)``, giving ``(b, width)``; rows from ``n`` on are cells placed after training.
 
         Raises
         ------

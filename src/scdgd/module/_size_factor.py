@@ -6,10 +6,14 @@ from typing import Literal
 
 import torch
 
+from scdgd.data import SparseCounts, as_sparse_counts
+
 SizeFactor = Literal["observed", "max", "mean", "registered"]
 
 
-def log_size_factor(counts: torch.Tensor, kind: SizeFactor, registered: torch.Tensor | None = None) -> torch.Tensor:
+def log_size_factor(
+    counts: SparseCounts | torch.Tensor, kind: SizeFactor, registered: torch.Tensor | None = None
+) -> torch.Tensor:
     r"""Log size factor :math:`\log s_i` of each cell, ``(b, g)`` counts to ``(b, 1)``.
 
     * ``"observed"``: total count (our default)
@@ -21,9 +25,10 @@ def log_size_factor(counts: torch.Tensor, kind: SizeFactor, registered: torch.Te
     """
     if kind == "registered":
         return registered.log()
-    total = counts.sum(-1, keepdim=True).clamp(min=1)
+    counts = as_sparse_counts(counts)
+    if kind == "max":
+        return counts.maxima().clamp(min=1).log().unsqueeze(1)
+    total = counts.totals().clamp(min=1).unsqueeze(1)
     if kind == "observed":
         return total.log()
-    if kind == "max":
-        return counts.amax(-1, keepdim=True).clamp(min=1).log()
     return (total / counts.shape[-1]).log()

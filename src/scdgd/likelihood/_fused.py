@@ -1,0 +1,166 @@
+r"""Value and gradient of a count likelihood in one pass over the decoder's outputs.
+
+.. math::
+    \log p(x_i) = \sum_{j:\,x_{ij} = 0} \ell_0(\mu_{ij}) + \sum_{j:\,x_{ij} > 0} \ell(x_{ij}, \mu_{ij})
+
+Ninety-odd per cent of the counts are zeros. Their term and its derivatives are closed forms of the mean, evaluated in
+blocks of cells that stay in cache; lgamma and digamma are evaluated, in double, only where counts are not zero. The
+pass leaves the derivative with respect to the decoder's output, which is all that backpropagation needs: beyond the
+output and that derivative no tensor of shape ``(b, g)`` exists.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from ._base import _MAX_LOG_MEAN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scdgd.data import SparseCounts
+
+    from ._base import CountLikelihood
+
+#: Entries of a block: with its few temporaries about the second-level cache of a CPU core.
+_BLOCK_ELEMENTS = 2**18
+
+
+def fused_log_prob(
+    family: type[CountLikelihood],
+    counts: SparseCounts,
+    output: torch.Tensor,
+    log_size: torch.Tensor | None,
+    parameters: Sequence[torch.Tensor],
+) -> torch.Tensor:
+    r"""Log probability of whole cells, shape ``(b,)``, in nats, differentiable in `output` and `parameters`.
+
+    Parameters
+    ----------
+    family
+        Where :meth:`~CountLikelihood.zero_terms` and :meth:`~CountLikelihood.nonzero_terms` come from.
+    counts
+        Counts ``(b, g)``.
+    output
+        Decoder output :math:`o` if there is a `log_size`, else the log mean :math:`\eta`; shape ``(b, g)``.
+    log_size
+        Log size factor ``(b, 1)``, for :math:`\eta = \log s + \log\mathrm{softmax}(o)`; or ``None``.
+    parameters
+        Further parameters, each ``(g,)`` or ``(b, g)``.
+    """
+    return _FusedLogProb.apply(family, counts, log_size, output, *parameters)
+
+
+class _FusedLogProb(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, family, counts, log_size, output, *parameters):
+        needs_output, *needs_parameters = ctx.needs_input_grad[3:]
+        evaluate = functools.partial(
+            _evaluate, family, counts, needs_output=needs_output, needs_parameters=any(needs_parameters)
+        )
+        log_prob, *ctx.derivatives = evaluate(log_size, output, parameters)
+        ctx.evaluate = evaluate
+        ctx.save_for_backward(log_size, output, *parameters)
+        return log_prob
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_log_prob):
+        log_size, output, *parameters = ctx.saved_tensors
+        # sums over cells were taken with equal weights, and buffers are scaled in place: for other weights, and for a
+        # second pass over a retained graph, evaluate again
+        per_gene = any(d.ndim == 1 for d in ctx.derivatives[1]) if ctx.derivatives else False
+        if ctx.derivatives is None or (per_gene and (d_log_prob != d_log_prob[0]).any()):
+            _, d_output, d_parameters = ctx.evaluate(log_size, output, parameters, weight=d_log_prob.unsqueeze(1))
+        else:
+            d_output, d_parameters = ctx.derivatives
+            for d in (d_output, *d_parameters):
+                if d is not None:
+                    d.mul_(d_log_prob[0] if d.ndim == 1 else d_log_prob.unsqueeze(1))
+        ctx.derivatives = None
+        return None, None, None, d_output, *(d_parameters or [None] * len(parameters))
+
+
+def _evaluate(
+    family: type[CountLikelihood],
+    counts: SparseCounts,
+    log_size: torch.Tensor | None,
+    output: torch.Tensor,
+    parameters: Sequence[torch.Tensor],
+    *,
+    needs_output: bool,
+    needs_parameters: bool,
+    weight: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
+    """Log probabilities ``(b,)``, derivative in the output, derivatives in the parameters, times `weight` ``(b, 1)``."""
+    derivatives = needs_output or needs_parameters
+    blocks = _blocks(counts, output)
+    mean, log_normalizer = _mean(output, log_size, blocks)  # the buffer of the mean becomes that of the derivative
+    at = counts.flat_positions
+    log_mean = output.reshape(-1)[at].double() - log_normalizer[counts.cells]
+    of_entries = [(p[counts.indices] if p.ndim == 1 else p.reshape(-1)[at]).double() for p in parameters]
+    nonzero = family.nonzero_terms(counts.values.double(), log_mean, of_entries, derivatives)
+    log_prob = counts.sum_of(nonzero.value)
+    d_parameters = [torch.zeros_like(p, memory_format=torch.contiguous_format) for p in parameters] * needs_parameters
+    for rows, entries in blocks:
+        of_rows = [p if p.ndim == 1 else p[rows] for p in parameters]
+        zero = family.zero_terms(mean[rows], of_rows, derivatives)
+        at_rows = at[entries] - rows.start * counts.n_genes
+        _put(zero.value, at_rows, 0.0)  # the terms of non-zeros are added in double: both can be large and cancel
+        log_prob[rows] += zero.value.sum(1)
+        for d, z, nz in zip(d_parameters, zero.d_parameters, nonzero.d_parameters, strict=False):
+            _put(z, at_rows, nz[entries])
+            z = z if weight is None else z.mul_(weight[rows])
+            d.add_(z.sum(0)) if d.ndim == 1 else d[rows].copy_(z)
+        if needs_output:
+            _put(zero.d_log_mean, at_rows, nonzero.d_log_mean[entries])
+            _chain(zero.d_log_mean, mean[rows], None if log_size is None else log_size[rows])
+            if weight is not None:
+                mean[rows].mul_(weight[rows])
+    return log_prob.to(output.dtype), mean if needs_output else None, d_parameters
+
+
+def _blocks(counts: SparseCounts, output: torch.Tensor) -> list[tuple[slice, slice]]:
+    """Slices of cells, with the slices of their entries."""
+    n_cells, n_genes = output.shape
+    size = max(1, n_cells if output.is_cuda else _BLOCK_ELEMENTS // n_genes)
+    starts = range(0, n_cells, size)
+    bounds = counts.indptr[[*starts, n_cells]].tolist()
+    return [
+        (slice(first, min(first + size, n_cells)), slice(begin, end))
+        for first, begin, end in zip(starts, bounds[:-1], bounds[1:], strict=True)
+    ]
+
+
+def _mean(
+    output: torch.Tensor, log_size: torch.Tensor | None, blocks: list[tuple[slice, slice]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r""":math:`\mu`, shape ``(b, g)``, and what to subtract from the output to get :math:`\eta`, shape ``(b,)``, double."""
+    mean = torch.empty_like(output, memory_format=torch.contiguous_format)
+    log_normalizer = torch.zeros(len(output), dtype=torch.float64, device=output.device)
+    for rows, _ in blocks:
+        if log_size is None:
+            torch.clamp(output[rows], max=_MAX_LOG_MEAN, out=mean[rows]).exp_()
+            continue
+        largest = output[rows].amax(1, keepdim=True)
+        total = torch.sub(output[rows], largest, out=mean[rows]).exp_().sum(1, keepdim=True)
+        mean[rows].mul_(log_size[rows].exp() / total)
+        log_normalizer[rows] = (largest.double() + total.double().log() - log_size[rows]).squeeze(1)
+    return mean, log_normalizer
+
+
+def _chain(d_log_mean: torch.Tensor, mean: torch.Tensor, log_size: torch.Tensor | None) -> None:
+    r"""Derivative in the output, in place of `mean`: that in :math:`\eta`, less softmax times its sum if there is one."""
+    if log_size is None:
+        mean.copy_(d_log_mean)
+    else:
+        torch.addcmul(d_log_mean, mean, d_log_mean.sum(1, keepdim=True) / log_size.exp(), value=-1, out=mean)
+
+
+def _put(dense: torch.Tensor, at: torch.Tensor, values: torch.Tensor | float) -> None:
+    """Overwrite entries by flat position, in place."""
+    dense.view(-1).scatter_(0, at, values.to(dense.dtype) if isinstance(values, torch.Tensor) else values)
