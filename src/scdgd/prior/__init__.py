@@ -1,7 +1,10 @@
 """Priors over representations, one contract."""
 
 from ._base import Prior
-from ._gaussian_mixture import CovarianceType, GaussianMixture, SoftballMixture
+from ._covariance import CovarianceType
+from ._gaussian_mixture import GaussianMixture
 from ._softball import Softball
+from ._softball_mixture import SoftballMixture
+from ._standard_normal import StandardNormal
 
-__all__ = ["CovarianceType", "GaussianMixture", "Prior", "Softball", "SoftballMixture"]
+__all__ = ["CovarianceType", "GaussianMixture", "Prior", "Softball", "SoftballMixture", "StandardNormal"]

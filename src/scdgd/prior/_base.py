@@ -13,6 +13,7 @@ class Prior(nn.Module, ABC):
 
     A new prior implements :meth:`_component_log_prob` and :meth:`_sample_components`; densities, responsibilities,
     clustering and sampling follow. Hyper-priors on its parameters, if any, go into :meth:`hyper_log_prob`.
+    Where components are Gaussian, their :attr:`precisions` give the curvature of the density too.
 
     Parameters
     ----------
@@ -101,6 +102,59 @@ class Prior(nn.Module, ABC):
             raise ValueError(msg)
         return self._sample_components(components, generator), components
 
+    def expected_log_prob(self, z: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
+        r"""Estimate :math:`\mathbb E_q \log p(z)` for :math:`q = \mathcal N(\nu, \operatorname{diag}\varsigma^2)`.
+
+        The density at the draw `z`, unless a prior knows the expectation in closed form.
+
+        Parameters
+        ----------
+        z
+            One draw of each ``q``, shape ``(b, d)``.
+        mean, var
+            Moments of ``q``, each of shape ``(b, d)``.
+
+        Returns
+        -------
+        Shape ``(b,)``, in nats.
+        """
+        return self.log_prob(z)
+
+    def precision(self, z: torch.Tensor) -> torch.Tensor:
+        r"""Curvature of the mixture with its responsibilities held, :math:`\sum_c r_c(z)\, \Lambda_c`.
+
+        This is the curvature of EM's bound on :math:`-\log p`: positive definite everywhere, hence safe for steps, where
+        :meth:`hessian` need not be.
+
+        Parameters
+        ----------
+        z
+            Representations, shape ``(..., d)``.
+
+        Returns
+        -------
+        Shape ``(..., d, d)``, in 1 / units of `z` squared.
+        """
+        return torch.einsum("...c,cij->...ij", self.responsibilities(z), self.precisions)
+
+    def hessian(self, z: torch.Tensor) -> torch.Tensor:
+        r"""Exact curvature :math:`-\nabla^2 \log p(z)` of a mixture of Gaussians.
+
+        .. math::
+            -\nabla^2 \log p(z) = \sum_c r_c \Lambda_c
+                - \sum_c r_c\, (\delta_c - \bar\delta)(\delta_c - \bar\delta)^\top, \qquad
+            \delta_c = \Lambda_c (z - m_c), \quad \bar\delta = \sum_c r_c \delta_c
+
+        Indefinite between components. Parameters and result are those of :meth:`precision`.
+        """
+        r, scores = self.responsibilities(z).unsqueeze(-1), self._component_scores(z)  # (..., k, 1), (..., k, d)
+        deviations = scores - (r * scores).sum(-2, keepdim=True)
+        return self.precision(z) - (r * deviations).mT @ deviations
+
+    def _component_scores(self, z: torch.Tensor) -> torch.Tensor:
+        r"""Negative scores :math:`\Lambda_c (z - m_c)` of the components, ``(..., d)`` to ``(..., k, d)``."""
+        return torch.einsum("cij,...cj->...ci", self.precisions, z.unsqueeze(-2) - self.component_means)
+
     def hyper_log_prob(self) -> dict[str, torch.Tensor]:
         """Log densities of the prior's own parameters, one scalar for each term; empty without hyper-priors."""
         return {}
@@ -114,6 +168,12 @@ class Prior(nn.Module, ABC):
     @abstractmethod
     def component_means(self) -> torch.Tensor:
         """Mean of each component, shape ``(k, d)``."""
+
+    @property
+    def precisions(self) -> torch.Tensor:
+        r"""Precisions :math:`\Lambda_c` of Gaussian components, shape ``(k, d, d)``."""
+        msg = f"{type(self).__name__} has no `precisions`: its curvature is not known in closed form."
+        raise NotImplementedError(msg)
 
     @abstractmethod
     def _component_log_prob(self, z: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,119 @@
+"""What the M-step of a Gaussian mixture knows of the cells: their moments in each component."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import repeat
+from typing import NamedTuple
+
+import torch
+
+_MIN_CELLS = 1e-3
+_MAX_ELEMENTS = 2**22
+
+
+class Moments(NamedTuple):
+    r"""Sums over cells, in double, because scatter is a difference of second moments and squared means.
+
+    Attributes
+    ----------
+    counts
+        :math:`R_c = \sum_i r_{ic}`, shape ``(k,)``.
+    first
+        :math:`\sum_i r_{ic} z_i`, shape ``(k, d)``.
+    second
+        :math:`\sum_i r_{ic}\, (z_i z_i^\top + S_i)`, shape ``(k, d, d)``, or its diagonals, shape ``(k, d)``; without
+        :math:`S_i` where that is a number.
+    """
+
+    counts: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+
+    @property
+    def alive(self) -> torch.Tensor:
+        """Components with cells, shape ``(k,)``."""
+        return self.counts > _MIN_CELLS
+
+    @property
+    def sizes(self) -> torch.Tensor:
+        """Counts to divide by, shape ``(k,)``."""
+        return self.counts.clamp(min=_MIN_CELLS)
+
+    def scatter(self, means: torch.Tensor) -> torch.Tensor:
+        """Second moments about the `means`, of the shape of `second`; 0 for components without cells."""
+        alive, sizes = self.alive.unsqueeze(-1), self.sizes.unsqueeze(-1)
+        if self.second.ndim == 2:
+            return (self.second - sizes * means.square()).clamp(min=0) * alive
+        outer = means.unsqueeze(-1) * means.unsqueeze(-2)
+        return (self.second - sizes.unsqueeze(-1) * outer) * alive.unsqueeze(-1)
+
+    def covariance(
+        self, means: torch.Tensor, covariance_type: str, shared_var: float, pseudo_count: float, n_cells: int
+    ) -> torch.Tensor:
+        """Covariances that maximise EM's bound, shape ``(k, ...)`` or ``(1, ...)`` where components share one.
+
+        Parameters
+        ----------
+        means
+            Means of the components, shape ``(k, d)``.
+        covariance_type, pseudo_count
+            As for :class:`~scdgd.prior.GaussianMixture`.
+        shared_var
+            Variance of every representation around its row, where it is one number.
+        n_cells
+            Number of cells ``n``.
+        """
+        scatter, sizes = self.scatter(means), self.sizes.unsqueeze(-1)
+        if covariance_type in ("diag", "spherical"):
+            covariance = scatter / sizes
+            covariance = covariance if covariance_type == "diag" else covariance.mean(-1, keepdim=True)
+            return covariance + shared_var
+        covariance = scatter.sum(0, keepdim=True) / n_cells
+        if covariance_type == "full":
+            covariance = (scatter + pseudo_count * covariance) / (sizes.unsqueeze(-1) + pseudo_count)
+        if covariance.ndim == 2:
+            return covariance + shared_var
+        return covariance + shared_var * torch.eye(means.shape[1], dtype=covariance.dtype, device=covariance.device)
+
+
+def collect_moments(
+    z: torch.Tensor,
+    posterior_var: float | torch.Tensor,
+    responsibilities: Callable[[torch.Tensor, float | torch.Tensor], torch.Tensor],
+    n_components: int,
+    *,
+    dense: bool,
+) -> Moments:
+    """Moments of all cells, block by block: nothing is larger than ``(block, max(k, d), d)``.
+
+    Parameters
+    ----------
+    z
+        Representations, shape ``(n, d)``.
+    posterior_var
+        Their spread: a number, ``(n, d)`` or, if `dense`, ``(n, d, d)``.
+    responsibilities
+        Of blocks of both, shape ``(block, k)``.
+    n_components
+        Number of components ``k``.
+    dense
+        Whether second moments are matrices.
+    """
+    k, d = n_components, z.shape[1]
+    shapes = (k,), (k, d), (k, d, d) if dense else (k, d)
+    counts, first, second = (torch.zeros(shape, dtype=torch.float64, device=z.device) for shape in shapes)
+    size = max(1, _MAX_ELEMENTS // (d * (max(k, d) if dense else k)))
+    is_number = not torch.is_tensor(posterior_var)
+    for block, spread in zip(
+        z.split(size), repeat(posterior_var) if is_number else posterior_var.split(size), strict=False
+    ):
+        r = responsibilities(block, spread).double()
+        block = block.double()
+        counts += r.sum(0)
+        first += r.T @ block
+        square = block.unsqueeze(-1) * block.unsqueeze(-2) if dense else block.square()
+        if not is_number:
+            square += torch.diag_embed(spread) if square.ndim > spread.ndim else spread
+        second += (r.T @ square.flatten(1)).view_as(second)
+    return Moments(counts, first, second)

@@ -1,0 +1,106 @@
+"""DGD's mixture: Gaussians with a softball over their means."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+
+from ._covariance import AxisAlignedType, check_covariance_type
+from ._gaussian_mixture import GaussianMixture
+from ._placement import kmeans_centres, random_rows
+from ._softball import Softball
+
+
+class SoftballMixture(GaussianMixture):
+    r"""DGD's mixture: a Gaussian mixture whose parameters have priors of their own (Schuster & Krogh 2023, eqs. 3-7).
+
+    .. math::
+        m_c \sim \mathrm{softball}(R, a), \qquad
+        -\log\sigma_{cl}^2 \sim \mathcal N(-2\log\sigma_0, \tau_0^2), \quad \sigma_0 = 0.2\, R / k, \qquad
+        w \sim \mathrm{Dir}(\alpha \mathbf 1_k)
+
+    Means start uniform in the ball, standard deviations at :math:`\sigma_0`, weights equal. A ``"fixed"`` variance has
+    no prior.
+
+    Parameters
+    ----------
+    n_components, n_latent, concentration
+        As for :class:`GaussianMixture`.
+    covariance_type
+        One of the axis-aligned types of :class:`GaussianMixture`, which the prior of log variances is made for; the
+        published one is ``"diag"``.
+    scale, sharpness
+        Radius ``R`` and steepness ``a`` of the softball.
+    component_scale
+        Standard deviation :math:`\sigma_0` that components start from and are drawn to; ``None`` for the published
+        :math:`0.2\,R/k`, not rounded.
+    log_var_scale
+        Standard deviation :math:`\tau_0` of the prior of log variances.
+    initial_means
+        ``"softball"``: uniform draws from the ball (published); ``"kmeans"``: centres of k-means++ on representations,
+        when training places them.
+    generator
+        Source of randomness of the means; ``None`` uses torch's global one.
+
+    Raises
+    ------
+    ValueError
+        If `covariance_type` is not axis-aligned or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        n_components: int,
+        n_latent: int,
+        *,
+        covariance_type: AxisAlignedType = "diag",
+        concentration: float = 1.0,
+        scale: float = 1.0,
+        sharpness: float = 1.0,
+        component_scale: float | None = None,
+        log_var_scale: float = 1.0,
+        initial_means: Literal["softball", "kmeans"] = "softball",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        check_covariance_type(covariance_type, AxisAlignedType)
+        super().__init__(n_components, n_latent, covariance_type=covariance_type, concentration=concentration)
+        self.softball = Softball(self.n_latent, scale, sharpness)
+        self.component_scale = 0.2 * scale / self.n_components if component_scale is None else component_scale
+        self.log_var_scale = log_var_scale
+        for name, value in (("component_scale", self.component_scale), ("log_var_scale", log_var_scale)):
+            if value <= 0:
+                msg = f"`{name}` must be positive, got {value}."
+                raise ValueError(msg)
+        with torch.no_grad():
+            self.means.copy_(self.softball.sample(self.n_components, generator))
+            self.log_var.fill_(2 * math.log(self.component_scale))
+        if initial_means not in ("softball", "kmeans"):
+            msg = f"`initial_means` must be 'softball' or 'kmeans', got {initial_means!r}."
+            raise ValueError(msg)
+        self.placed.fill_(initial_means == "softball")
+
+    def reset(self) -> None:
+        """Nothing to do: an untrained softball mixture is as it was drawn."""
+
+    def hyper_log_prob(self) -> dict[str, torch.Tensor]:
+        """Log densities of means, log variances (unless fixed) and weights, in nats."""
+        terms = {"means": self.softball.log_prob(self.means).sum(), "weights": self._dirichlet_log_prob()}
+        if self.covariance_type != "fixed":
+            location = 2 * math.log(self.component_scale)
+            terms["log_var"] = torch.distributions.Normal(location, self.log_var_scale).log_prob(self.log_var).sum()
+        return terms
+
+    @torch.no_grad()
+    def place(self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0, seed: int = 0) -> None:
+        """Put the *means* at the k-means centres of `z`; variances keep the start that their prior gives them."""
+        self.means.copy_(kmeans_centres(z[random_rows(len(z), seed)], self.n_components, seed))
+        self.placed.fill_(True)
+
+    def em_step(
+        self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0, dirichlet_weight: float = 1.0
+    ) -> None:
+        """Not available: the softball and the log-normal prior have no closed-form M-step."""
+        msg = "A SoftballMixture has no closed-form M-step; train it with `prior_update='gradient'`."
+        raise NotImplementedError(msg)
