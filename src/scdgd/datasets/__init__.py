@@ -1,5 +1,6 @@
-"""Real data sets that need no download."""
+"""Data sets that need no download: real cells, and synthetic ones in any number."""
 
 from ._pbmc68k import pbmc68k
+from ._simulate import simulate
 
-__all__ = ["pbmc68k"]
+__all__ = ["pbmc68k", "simulate"]
