@@ -308,7 +308,7 @@ def test_mudata(tmp_path):
         ({"output_activation": "exp"}, "output_activation"),
         ({"activation": "gelu"}, "activation"),
         ({"prior": "vamp"}, "prior"),
-        ({"prior_kwargs": {"covariance_type": "full"}}, "covariance_type"),
+        ({"prior_kwargs": {"covariance_type": "banded"}}, "covariance_type"),
         ({"n_components": 151}, "151 components.*150"),
         ({"n_components": 0}, "n_components"),
         ({"n_components": 2.5}, "n_components"),

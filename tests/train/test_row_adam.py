@@ -110,3 +110,20 @@ def test_a_changed_rate_keeps_the_moments():
     row_adam.step(rows, torch.zeros_like(table))
     assert torch.equal(table, before)
     torch.testing.assert_close(row_adam.first_moment, 0.9 * moments)
+
+
+def test_state_is_taken_over_and_training_goes_on():
+    z, target = start()
+    table = z.clone()
+    optimizer = RowAdam(table)
+    rows = torch.tensor([0, 3, 5])
+    optimizer.step(rows, gradient(table, target)[rows])
+    copy = table.clone()
+    other = RowAdam(copy)
+    other.load_state_dict({name: value.clone() for name, value in optimizer.state_dict().items()})
+    for rows in (torch.arange(12), torch.tensor([1, 3])):
+        optimizer.step(rows, gradient(table, target)[rows])
+        other.step(rows, gradient(copy, target)[rows])
+    assert torch.equal(table, copy)
+    with pytest.raises(ValueError, match=r"first_moment.*\(12, 3\).*\(5, 3\)"):
+        RowAdam(torch.zeros(5, 3)).load_state_dict(optimizer.state_dict())

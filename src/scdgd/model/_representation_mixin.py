@@ -113,7 +113,10 @@ class RepresentationMixin:
             loader = super()._make_data_loader(adata, indices=positions, batch_size=batch_size or _PLACED_TOGETHER)
             show = len(positions) > _BLOCK_CELLS
             batches = track(loader, description=f"Placing {len(positions)} new cells", disable=not show)
-            return torch.cat([place_new_cells(self.module, tensors, config) for tensors in batches])
+            return torch.cat([self._place_minibatch(tensors, config) for tensors in batches])
+
+    def _place_minibatch(self, tensors: dict[str, torch.Tensor], config: NewCellsConfig) -> torch.Tensor:
+        return place_new_cells(self.module, tensors, config)
 
     def _forget_placed_cells(self) -> None:
         self._placed_rows.clear()
@@ -141,7 +144,7 @@ class RepresentationMixin:
         indices
             Cells to place; all if not given.
         n_steps, lr
-            Number and rate of the steps of Adam, if other than the model's.
+            Most steps, if other than the model's; a rate `lr` asks for Adam in place of Gauss-Newton.
         batch_size
             Cells that are placed together; the result does not depend on it.
 
@@ -172,12 +175,14 @@ class RepresentationMixin:
         batch_size: int | None = None,
         return_dist: bool = False,
         dataloader=None,
-    ) -> np.ndarray:
+        *,
+        full_covariance: bool = False,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Representations of cells, for ``adata.obsm["X_scdgd"]``.
 
-        Training cells are looked up by name. Other cells are placed first: the best component mean by reconstruction,
-        then steps of Adam with everything else frozen (Schuster & Krogh 2023). The result is remembered by name and
-        counts, so no later call optimises again.
+        Training cells are looked up by name. Other cells are placed first: the best component mean by reconstruction
+        (Schuster & Krogh 2023), then damped Gauss-Newton steps with everything else frozen. The result is remembered by
+        name and counts, so no later call optimises again.
 
         Parameters
         ----------
@@ -185,40 +190,46 @@ class RepresentationMixin:
             AnnData with the genes and batches of the model; the model's own if not given.
         indices
             Cells to return; all if not given.
-        give_mean, mc_samples, return_dist
-            For scvi-tools' signature. A point estimate has no spread, so only the defaults are possible.
+        give_mean
+            If false, one draw of each cell's posterior in place of its representation.
+        mc_samples
+            Of scvi-tools' signature, without effect; :meth:`get_posterior` takes the number of samples.
         batch_size
             Cells that are placed together; the result does not depend on it.
+        return_dist
+            Return mean and variance of each cell's posterior, see :meth:`get_posterior`.
         dataloader
             Not supported: cells are found by name.
+        full_covariance
+            With `return_dist`, return covariances in place of variances.
 
         Returns
         -------
-        Representations, shape ``(n, d)``.
+        Representations, shape ``(n, d)``; or means ``(n, d)`` and variances ``(n, d)``, or covariances ``(n, d, d)``.
 
         Raises
         ------
         NotImplementedError
-            If a spread or a `dataloader` is asked for.
+            If a `dataloader` is given.
         RuntimeError
             If the model is not trained.
         """
         self._check_if_trained(warn=False)
-        if return_dist or not give_mean:
-            msg = (
-                f"{type(self).__name__} holds point estimates of representations, without variance, so "
-                "`return_dist=True` and `give_mean=False` have no answer. Call with the defaults."
-            )
-            raise NotImplementedError(msg)
-        if dataloader is not None:
-            msg = "Representations are found by cell name, which a `dataloader` does not carry; pass `adata` and `indices`."
-            raise NotImplementedError(msg)
+        self._refuse_dataloader(dataloader)
+        if return_dist:
+            moments = self.get_posterior(adata, indices, full_covariance=full_covariance, batch_size=batch_size)
+            return moments.mean, moments.covariance
         adata = self._validate_anndata(adata)
+        if not give_mean:
+            return self._draw_representations(adata, indices, batch_size, 1).squeeze(0).numpy()
         return self._representations_of(self._resolve_rows(adata, indices, batch_size))
 
     @torch.inference_mode()
     def _representations_of(self, rows: np.ndarray) -> np.ndarray:
-        return self.module.representations(torch.as_tensor(rows, device=self.module.device)).cpu().numpy()
+        mean, _ = self.module.posterior_of(
+            self.module.representations(torch.as_tensor(rows, device=self.module.device))
+        )
+        return mean.cpu().numpy()
 
     @torch.inference_mode()
     def get_cluster_assignments(

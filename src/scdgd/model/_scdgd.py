@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 from typing import TYPE_CHECKING, Literal
 
@@ -38,6 +36,7 @@ from scdgd.module import DGDModule, log_size_factor
 from scdgd.prior import GaussianMixture, SoftballMixture
 
 from ._options import check_options
+from ._posterior_mixin import PosteriorMixin
 from ._representation_mixin import RepresentationMixin
 from ._sampling_mixin import PriorSamplingMixin
 from ._training_mixin import RepresentationTrainingMixin
@@ -55,7 +54,13 @@ _HYPERPRIOR_WEIGHT = {"log_var": "per_cell", "weights": "once", "means": "once"}
 
 
 class SCDGD(
-    RepresentationMixin, PriorSamplingMixin, RepresentationTrainingMixin, RNASeqMixin, VAEMixin, BaseModelClass
+    PosteriorMixin,
+    RepresentationMixin,
+    PriorSamplingMixin,
+    RepresentationTrainingMixin,
+    RNASeqMixin,
+    VAEMixin,
+    BaseModelClass,
 ):
     r"""Deep generative decoder for single-cell counts (Schuster & Krogh 2023).
 
@@ -117,6 +122,8 @@ class SCDGD(
 
     _module_cls = DGDModule
     _latent_key = "X_scdgd"
+    _priors = PRIORS
+    _hyperprior_weight = _HYPERPRIOR_WEIGHT
 
     def __init__(
         self,
@@ -144,7 +151,7 @@ class SCDGD(
         has_size_factor = is_registered(self.registry_, REGISTRY_KEYS.SIZE_FACTOR_KEY)
         size_factor = size_factor or ("registered" if has_size_factor else "observed")
         output_activation = output_activation or ("softmax" if size_factor == "observed" else "softplus")
-        hyperprior_weight_ = {**_HYPERPRIOR_WEIGHT, **(hyperprior_weight or {})}
+        hyperprior_weight_ = {**self._hyperprior_weight, **(hyperprior_weight or {})}
         check_options(
             activation=(activation, ("silu", "relu", "tanh")),
             gene_likelihood=(gene_likelihood, tuple(LIKELIHOODS)),
@@ -152,9 +159,12 @@ class SCDGD(
             size_factor=(size_factor, ("observed", "max", "mean", "registered")),
             output_activation=(output_activation, ("softmax", "sigmoid", "softplus")),
             dispersion_floor=(dispersion_floor, (0, 1)),
-            prior=(prior, tuple(PRIORS)),
+            prior=(prior, tuple(self._priors)),
             **{f"hyperprior_weight[{term!r}]": (w, ("once", "per_cell")) for term, w in hyperprior_weight_.items()},
-            **{f"term {term!r} of hyperprior_weight": (term, tuple(_HYPERPRIOR_WEIGHT)) for term in hyperprior_weight_},
+            **{
+                f"term {term!r} of hyperprior_weight": (term, tuple(self._hyperprior_weight))
+                for term in hyperprior_weight_
+            },
         )
         for name, value in (("n_hidden", n_hidden), ("n_layers", n_layers)):
             if value < 1:
@@ -170,10 +180,10 @@ class SCDGD(
             msg = f"`noise_scale` is a standard deviation, zero or positive, got {noise_scale}."
             raise ValueError(msg)
         n_cells, k = self.summary_stats.n_trained_cells, self._count_components(n_components)
-        self.module = self._module_cls(
+        self.module = self._make_module(
             self.summary_stats.n_vars,
             n_cells,
-            PRIORS[prior](k, n_latent, **(prior_kwargs or {})),
+            self._priors[prior](k, n_latent, **(prior_kwargs or {})),
             n_batch=self.summary_stats.n_batch,
             n_cats_per_cov=get_state_registry(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", ()),
             n_continuous=self.summary_stats.get("n_extra_continuous_covs", 0),
@@ -188,6 +198,7 @@ class SCDGD(
             noise_scale=noise_scale,
             hyperprior_weight=hyperprior_weight_,
         )
+        self._start_posterior()
         self._warn_if_degenerate()
         self.checkpoint_format_ = CHECKPOINT_FORMAT
         self.mixture_start_ = None
@@ -198,6 +209,9 @@ class SCDGD(
             f"dispersion {dispersion}, size factor {size_factor}, prior {prior}"
         )
         self.init_params_ = self._get_init_params(locals())
+
+    def _make_module(self, *args, **kwargs) -> DGDModule:
+        return self._module_cls(*args, **kwargs)
 
     def _count_components(self, n_components: int | str) -> int:
         n_cells = self.summary_stats.n_trained_cells
@@ -378,58 +392,6 @@ class SCDGD(
             model._check_if_trained(warn=False)
         model.is_query_ = True
         return model
-
-    @functools.wraps(RNASeqMixin.get_normalized_expression, assigned=("__name__",))
-    def get_normalized_expression(self, *args, **kwargs):
-        """Decoded expression, with the arguments of :meth:`scvi.model.SCVI.get_normalized_expression`.
-
-        A representation is a point, so all samples of a cell are equal; differences between cells remain.
-
-        Returns
-        -------
-        Shares of each gene in a cell's expected counts times `library_size`, shape ``(n, g)``; expected counts for
-        ``library_size="latent"``.
-
-        Raises
-        ------
-        NotImplementedError
-            For ``weights="importance"``.
-        """
-        given = inspect.signature(RNASeqMixin.get_normalized_expression).bind(self, *args, **kwargs)
-        if given.arguments.get("weights") == "importance":
-            self.get_importance_weights()
-        return super().get_normalized_expression(*args, **kwargs)
-
-    def get_importance_weights(self, *args, **kwargs):
-        """Not available for point estimates."""
-        msg = (
-            "Importance weights need a posterior with a spread, and SCDGD has point estimates; use `weights='uniform'`."
-        )
-        raise NotImplementedError(msg)
-
-    def get_marginal_ll(self, *args, **kwargs):
-        """Not available for point estimates."""
-        msg = (
-            "SCDGD has point estimates, so it has no marginal likelihood to integrate. Compare models by "
-            "`scdgd.metrics.held_out_log_likelihood(model, adata_test)`."
-        )
-        raise NotImplementedError(msg)
-
-    def get_aggregated_posterior(self, *args, **kwargs):
-        """Not available for point estimates."""
-        msg = (
-            "SCDGD has point estimates, so there is no posterior to aggregate. The density of representations is "
-            "`model.module.prior`; draw cells from it with `model.prior_predictive_sample(n_cells)`."
-        )
-        raise NotImplementedError(msg)
-
-    def differential_abundance(self, *args, **kwargs):
-        """Not available for point estimates."""
-        msg = (
-            "Differential abundance needs a posterior with a spread, and SCDGD has point estimates. "
-            "Compare the shares of clusters: `pandas.crosstab(adata.obs[sample_key], model.get_cluster_assignments())`."
-        )
-        raise NotImplementedError(msg)
 
     def get_latent_library_size(self, adata=None, indices=None, give_mean: bool = False, batch_size: int | None = None):
         """Size factor of each cell, shape ``(n, 1)``: observed, so `give_mean` makes no difference."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import signal
 import warnings
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -12,16 +15,39 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import merge_kwargs
 
 from scdgd._constants import OBS_KEYS
-from scdgd.data import CellIndexField, WholeDataSplitter, find_rows, iter_row_blocks
+from scdgd.data import CellIndexField, SparseCountsLoader, WholeDataSplitter, find_rows, iter_row_blocks
 from scdgd.prior import SoftballMixture
-from scdgd.train import RepresentationPlan, whitened_pca
+from scdgd.train import (
+    CheckpointFolder,
+    InterruptibleTrainRunner,
+    Interruption,
+    RepresentationPlan,
+    TrainingCheckpoints,
+    fingerprint,
+    pack_history,
+    read_checkpoint,
+    unpack_history,
+    whitened_pca,
+)
 
 from ._options import check_options
+
+if TYPE_CHECKING:
+    import os
+
+logger = logging.getLogger(__name__)
 
 _DEFAULT_EPOCHS = 50
 _FULL_EPOCHS_UP_TO = 50_000
 _MIN_EPOCHS = 10
 _MIXTURE_START = 0.4
+_CHECKPOINT_EVERY = 5
+_COLUMNS = (
+    REGISTRY_KEYS.BATCH_KEY,
+    REGISTRY_KEYS.SIZE_FACTOR_KEY,
+    REGISTRY_KEYS.CAT_COVS_KEY,
+    REGISTRY_KEYS.CONT_COVS_KEY,
+)
 
 
 class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
@@ -29,6 +55,8 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
 
     _training_plan_cls = RepresentationPlan
     _data_splitter_cls = WholeDataSplitter
+    _data_loader_cls = SparseCountsLoader
+    _train_runner_cls = InterruptibleTrainRunner
 
     def train(
         self,
@@ -48,6 +76,8 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         trainer_config: dict | None = None,
         warm_start: Literal["pca", "zeros"] = "pca",
         mixture_start: int | None = None,
+        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_every_n_epochs: int | None = None,
         **trainer_kwargs,
     ) -> None:
         """Train the model, on *all* cells unless told otherwise.
@@ -59,6 +89,12 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
 
         A second call goes on from where the first ended; it does not repeat the warm start or place the mixture again.
         A model from :meth:`load_query_data` only places its cells: `max_epochs` steps each, `batch_size` at a time.
+
+        Ctrl-C ends training after the current minibatch (at once, and with KeyboardInterrupt, if pressed again). If at
+        least one epoch was complete, `train` then returns, and the model is as if training had ended there: the history
+        has the complete epochs, held-out cells are placed, and a :class:`~scvi.train.SaveCheckpoint` with
+        ``load_best_on_end=True`` gives its best state. SIGTERM does the same, and then has its usual effect: your own
+        handler runs, which may save the model; without one the process ends, and only checkpoints remain.
 
         Parameters
         ----------
@@ -88,15 +124,25 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         mixture_start
             Epochs before the mixture is placed; ``None`` for 40% of `max_epochs`. Without effect on a prior that is
             placed by construction (``"softball"``).
+        checkpoint_dir
+            Folder of checkpoints. If it is empty, training starts and writes them; if it has some, the same call on a
+            model made in the same way goes on where they end, in a new process too. On a CPU the result is then bit
+            for bit that of a training that was never killed. Two files are kept, without the counts.
+        checkpoint_every_n_epochs
+            Epochs between checkpoints; ``None`` for 5. An interrupted training writes its last complete epoch anyway.
 
         Raises
         ------
         ValueError
-            If an option is unknown or needs validation cells that are not there.
+            If an option is unknown or needs validation cells that are not there, or `checkpoint_dir` belongs to another
+            training.
+        KeyboardInterrupt
+            If Ctrl-C came before the first epoch was complete; an untrained model is then still untrained.
         NotImplementedError
             For `datamodule` and for several devices.
         """
         self._check_training_options(datamodule, devices, trainer_kwargs, warm_start)
+        folder, every_n_epochs = self._check_checkpoint_options(checkpoint_dir, checkpoint_every_n_epochs)
         self._validate_anndata(None)
         if self.is_query_:
             self.infer_representations(n_steps=max_epochs, batch_size=batch_size)
@@ -104,40 +150,84 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         rows, max_epochs = self._rows_to_train(), self._count_epochs(max_epochs)
         datasplitter_kwargs = dict(datasplitter_kwargs or {})
         given = datasplitter_kwargs.pop("external_indexing", None)
-        split = _split_cells(len(rows), train_size, validation_size, shuffle_set_split) if given is None else given
+        resumed, description = None, {}
+        if folder is not None:
+            description = self._describe_training(
+                max_epochs=max_epochs,
+                batch_size=batch_size,
+                train_size=train_size,
+                validation_size=validation_size,
+                shuffle_set_split=shuffle_set_split,
+                external_indexing=None if given is None else fingerprint(*_complete_split(len(rows), given)),
+                early_stopping=early_stopping,
+                warm_start=warm_start,
+                mixture_start=mixture_start,
+                seed=settings.seed,
+                plan=sorted(merge_kwargs(plan_config, plan_kwargs, name="plan").items()),
+            )
+            resumed = read_checkpoint(folder, description)
+        if resumed is not None:
+            split = resumed["split"]
+        elif given is None:
+            split = _split_cells(len(rows), train_size, validation_size, shuffle_set_split)
+        else:
+            split = given
         train, validation, test = _complete_split(len(rows), split)
         held_out = np.sort(np.concatenate([validation, test]))
         if len(held_out):
             datasplitter_kwargs["external_indexing"] = [train, validation, test]
         trainer_kwargs = _choose_monitors(trainer_kwargs, early_stopping, len(validation))
         plan = self._plan_arguments(max_epochs, mixture_start, rows[train], plan_config, plan_kwargs)
-        self._prepare(train, rows, warm_start, plan)
+        if resumed is None:
+            self._prepare(train, rows, warm_start, plan)
+        else:
+            self._resume(resumed, max_epochs)
+        checkpoints, interruption = None, Interruption()
+        if folder is not None:
+            start = self._describe_start(description, (train, validation, test))
+            checkpoints = TrainingCheckpoints(folder, every_n_epochs, self, start, resumed)
+        try:
+            self._fit(
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                batch_size=batch_size,
+                early_stopping=early_stopping,
+                load_sparse_tensor=load_sparse_tensor,
+                train_size=len(train) / len(rows),
+                datasplitter_kwargs=datasplitter_kwargs,
+                plan_kwargs=plan,
+                trainer_config=trainer_config,
+                interruption=interruption,
+                checkpoints=checkpoints,
+                **trainer_kwargs,
+            )
+            self._finish(rows[train], held_out, rows[held_out], plan["seed"])
+        finally:
+            interruption.take_effect()
+
+    def _fit(self, *, interruption: Interruption, checkpoints: TrainingCheckpoints | None, **arguments) -> None:
+        """scvi-tools' training; an interrupt ends it like the last epoch, but no process that SIGTERM ends."""
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Total length of `list`")  # the empty validation loader
-                super().train(
-                    max_epochs=max_epochs,
-                    accelerator=accelerator,
-                    devices=devices,
-                    batch_size=batch_size,
-                    early_stopping=early_stopping,
-                    load_sparse_tensor=load_sparse_tensor,
-                    train_size=len(train) / len(rows),
-                    datasplitter_kwargs=datasplitter_kwargs,
-                    plan_kwargs=plan,
-                    trainer_config=trainer_config,
-                    **trainer_kwargs,
-                )
+                super().train(interruption=interruption, checkpoints=checkpoints, **arguments)
+            if interruption.signum is not None:
+                self._report_interruption(interruption.signum, arguments["max_epochs"], checkpoints)
         finally:
             self.module.eval()
             self._forget_placed_cells()
+            interruption.end_process()
+
+    def _finish(self, train_rows: np.ndarray, held_out: np.ndarray, held_out_rows: np.ndarray, seed: int) -> None:
+        """Place the mixture if that is still to be done, and the held-out cells in what training ended with."""
         table = self.module.representations.table
         if not bool(self.module.prior.placed):  # training ended, or its best state was, before the epoch had come
-            z = table[torch.as_tensor(rows[train], device=table.device)]
-            self.module.prior.place(z, noise_var=self.module.noise_scale**2, seed=plan["seed"])
+            mean, var = self.module.posterior_of(table[torch.as_tensor(train_rows, device=table.device)])
+            self.module.prior.place(mean, posterior_var=var, seed=seed)
         if len(held_out):
             z = self._infer(self.adata, held_out, self._new_cells, None)
-            table[torch.as_tensor(rows[held_out], device=table.device)] = z
+            table[torch.as_tensor(held_out_rows, device=table.device)] = z
 
     def _count_epochs(self, max_epochs: int | None) -> int:
         if max_epochs is None:
@@ -180,6 +270,77 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
             self.mixture_start_ = plan["mixture_start"]
         self.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
 
+    def _resume(self, state: dict, max_epochs: int) -> None:
+        """Take over a checkpoint, but for what the trainer holds."""
+        self._forget_placed_cells()
+        self.module.load_state_dict(state["module"])
+        self.is_trained_, self.mixture_start_ = state["is_trained"], state["mixture_start"]
+        self.history_ = unpack_history(state["history_before"])
+        self.module.train()
+        if state["finished"]:
+            logger.warning(
+                "The checkpoints hold the end of this training (epoch %s). The model takes that state; there is nothing "
+                "left to train. To train on from the model at hand, name another `checkpoint_dir`.",
+                state["epoch"],
+            )
+        else:
+            logger.info("Training goes on after epoch %s of %s, from a checkpoint.", state["epoch"], max_epochs)
+
+    def _describe_start(self, description: dict[str, str], split: tuple[np.ndarray, ...]) -> dict:
+        """What a checkpoint must tell before training is set up, see :class:`~scdgd.train.TrainingCheckpoints`."""
+        return {
+            "description": description,
+            "split": [torch.as_tensor(part) for part in split],
+            "is_trained": self.is_trained_,
+            "history_before": pack_history(self.history_ if self.is_trained_ else None),
+            "mixture_start": self.mixture_start_,
+        }
+
+    def _describe_training(self, **arguments) -> dict[str, str]:
+        """Everything that the course of training depends on, in words and hashes that are equal in every process."""
+        manager = self.adata_manager
+        cells = self._cells_of(self.adata)
+        columns = [key for key in _COLUMNS if key in manager.data_registry]
+        said = {**self.init_params_["non_kwargs"], **arguments}
+        return {
+            "class": type(self).__name__,
+            "cells": fingerprint(cells.obs_names, cells.obs[OBS_KEYS.FINGERPRINT].to_numpy()),
+            "genes": fingerprint(cells.var_names),
+            "columns": fingerprint(*(np.asarray(manager.get_from_registry(key), np.float64) for key in columns)),
+            **{name: re.sub(" at 0x[0-9a-f]+", "", repr(value)) for name, value in said.items()},
+        }
+
+    def _report_interruption(self, signum: int, max_epochs: int, checkpoints: TrainingCheckpoints | None) -> None:
+        epoch = self.trainer.current_epoch
+        if checkpoints is None:
+            again = "`train()` goes on from it"
+        else:
+            again = f"the same call of `train` goes on after epoch {epoch}, from {str(checkpoints.folder.path)!r}"
+        logger.warning(
+            "%s: training stopped after %s of %s epochs. The model holds the state that it reached, and %s.",
+            signal.Signals(signum).name,
+            epoch,
+            max_epochs,
+            again,
+        )
+
+    def _check_checkpoint_options(
+        self, checkpoint_dir: str | os.PathLike | None, every_n_epochs: int | None
+    ) -> tuple[CheckpointFolder | None, int]:
+        """Folder of the checkpoints, if any, and the epochs between them."""
+        if every_n_epochs is not None and (int(every_n_epochs) != every_n_epochs or every_n_epochs < 1):
+            msg = f"`checkpoint_every_n_epochs` must be a positive integer, got {every_n_epochs!r}."
+            raise ValueError(msg)
+        if checkpoint_dir is None:
+            if every_n_epochs is not None:
+                msg = "`checkpoint_every_n_epochs` needs a folder to write to: pass `checkpoint_dir`."
+                raise ValueError(msg)
+            return None, _CHECKPOINT_EVERY
+        if self.is_query_:
+            msg = "A query model only places its cells, which writes no checkpoints: leave out `checkpoint_dir`."
+            raise ValueError(msg)
+        return CheckpointFolder(checkpoint_dir), every_n_epochs or _CHECKPOINT_EVERY
+
     def _rows_to_train(self) -> np.ndarray:
         """Row of each cell of the attached AnnData, in its order now; all must have one."""
         cells = self._cells_of(self.adata)
@@ -204,6 +365,11 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         if datamodule is not None:
             msg = "`datamodule` does not tell which cell is which, but each cell has a row of its own; train on an AnnData."
             raise NotImplementedError(msg)
+        if trainer_kwargs.get("ckpt_path") is not None:
+            msg = (
+                "A checkpoint of Lightning's lacks the optimiser of the representations; use `checkpoint_dir` instead."
+            )
+            raise ValueError(msg)
         several = isinstance(devices, list) and len(devices) > 1
         several |= isinstance(devices, int) and devices > 1
         if several or "ddp" in str(trainer_kwargs.get("strategy", "")):
@@ -216,8 +382,9 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         batch = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
         table = self.module.representations.table
         seed = settings.seed or 0
-        z = whitened_pca(counts, table.shape[1], train_indices=train, batch=batch, seed=seed)
-        table[torch.as_tensor(rows, device=table.device)] = torch.as_tensor(z, device=table.device)
+        z = whitened_pca(counts, self.module.prior.n_latent, train_indices=train, batch=batch, seed=seed)
+        rows = torch.as_tensor(rows, device=table.device)
+        table[rows, : self.module.prior.n_latent] = torch.as_tensor(z, device=table.device)
         self.module.decoder.start_at_profile(self._mean_profile(counts, train))
 
     def _mean_profile(self, counts, train: np.ndarray) -> torch.Tensor:

@@ -1,7 +1,24 @@
-"""Who steps when: training plan, optimiser of representations, warm start."""
+"""Who steps when: training plan, optimiser of representations, warm start, interruptions and checkpoints."""
 
+from ._checkpoint_folder import CheckpointFolder
+from ._interruption import Interruption
 from ._representation_plan import RepresentationPlan
 from ._row_adam import RowAdam
+from ._trainer import InterruptibleTrainer, InterruptibleTrainRunner
+from ._training_checkpoints import TrainingCheckpoints, fingerprint, pack_history, read_checkpoint, unpack_history
 from ._warm_start import whitened_pca
 
-__all__ = ["RepresentationPlan", "RowAdam", "whitened_pca"]
+__all__ = [
+    "CheckpointFolder",
+    "InterruptibleTrainRunner",
+    "InterruptibleTrainer",
+    "Interruption",
+    "RepresentationPlan",
+    "RowAdam",
+    "TrainingCheckpoints",
+    "fingerprint",
+    "pack_history",
+    "read_checkpoint",
+    "unpack_history",
+    "whitened_pca",
+]

@@ -152,13 +152,27 @@ class RepresentationPlan(TrainingPlan):
             weight_decay=self.weight_decay_z,
         )
 
+    def training_state(self) -> dict:
+        """What goes on from step to step beside the module: moments, rates and schedule; not copied."""
+        return {
+            "optimizers": [optimizer.state_dict() for optimizer in self.trainer.optimizers],
+            "rows": self.row_optimizer.state_dict(),
+            "places_mixture": self._places_mixture,
+        }
+
+    def load_training_state(self, state: dict) -> None:
+        """Put back what :meth:`training_state` gave; from :meth:`on_fit_start` on."""
+        for optimizer, optimizer_state in zip(self.trainer.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(optimizer_state)
+        self.row_optimizer.load_state_dict(state["rows"])
+        self._places_mixture = state["places_mixture"]
+
     def on_train_epoch_start(self) -> None:
         """Place the mixture and drop the decoder's rate when their epochs have come."""
         super().on_train_epoch_start()
         if self._places_mixture and self._is_placement_epoch:
-            self.module.prior.place(
-                self._train_table, noise_var=self.module.noise_scale**2, seed=self.seed + self.current_epoch
-            )
+            mean, var = self.module.posterior_of(self._train_table)
+            self.module.prior.place(mean, posterior_var=var, seed=self.seed + self.current_epoch)
         if self.current_epoch == self.lr_drop_epoch:
             decoder, _ = self.optimizers()
             for group in decoder.param_groups:
@@ -197,7 +211,8 @@ class RepresentationPlan(TrainingPlan):
         if self.prior_update == "em" and self._is_placed:
             table, module = self._train_table, self.module
             counted = len(table) if module.hyperprior_weight.get("weights") == "per_cell" else 1
-            module.prior.em_step(table, noise_var=module.noise_scale**2, dirichlet_weight=counted)
+            mean, var = module.posterior_of(table)
+            module.prior.em_step(mean, posterior_var=var, dirichlet_weight=counted)
         super().on_train_epoch_end()
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
@@ -212,7 +227,8 @@ class RepresentationPlan(TrainingPlan):
             representation = inference_outputs[REPRESENTATION_KEY]
             if not self.module.training:
                 representation = representation.clone().requires_grad_()
-                inference_outputs[MODULE_KEYS.Z_KEY] = representation
+                inference_outputs[REPRESENTATION_KEY] = representation
+                inference_outputs[MODULE_KEYS.Z_KEY] = self.module.noisy(representation)
             generative_outputs = self.module.generative(**self.module._get_generative_input(batch, inference_outputs))
             output = self.module.loss(batch, inference_outputs, generative_outputs, **self.loss_kwargs)
             (gradient,) = torch.autograd.grad(output.loss * output.n_obs_minibatch, representation)

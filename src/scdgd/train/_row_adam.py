@@ -59,6 +59,25 @@ class RowAdam:
         self.steps[rows], self.first_moment[rows], self.second_moment[rows] = t, m, v
         self.table[rows] = z - self.lr * unbiased_m / (unbiased_v.sqrt() + self.eps)
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Moments ``(n, d)`` and step counts ``(n, 1)``, not copied."""
+        return {"first_moment": self.first_moment, "second_moment": self.second_moment, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over moments and step counts of another table of the same shape.
+
+        Raises
+        ------
+        ValueError
+            If the shapes differ.
+        """
+        for name, value in self.state_dict().items():
+            if state[name].shape != value.shape:
+                msg = f"`{name}` has shape {tuple(state[name].shape)}, but this table needs {tuple(value.shape)}."
+                raise ValueError(msg)
+        for name, value in self.state_dict().items():
+            value.copy_(state[name])
+
 
 def _one_minus_power(beta: float, t: torch.Tensor) -> torch.Tensor | float:
     """Compute ``1 - beta**t`` to full precision for `beta` close to one."""

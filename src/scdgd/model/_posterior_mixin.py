@@ -1,0 +1,385 @@
+"""What models with one representation a cell know of their uncertainty."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS, settings
+from scvi.utils import track
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, StudentT
+
+from scdgd.inference import (
+    laplace_posterior,
+    log_prob_of_pairs,
+    posterior_draws,
+    posterior_samples,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+#: Above this shape of the tail of its importance weights, moments of a cell are not to be trusted.
+_MAX_PARETO_K = 0.7
+#: Effective samples per dimension that the proposal's covariance counts for.
+_PROPOSAL_SAMPLES = 2
+_SHOW_CELLS = 2_000
+
+
+class PosteriorMoments(NamedTuple):
+    """Posterior moments of the representations of ``n`` cells."""
+
+    mean: np.ndarray
+    """Shape ``(n, d)``."""
+    covariance: np.ndarray
+    """Variances ``(n, d)``, or covariances ``(n, d, d)``."""
+    log_evidence: np.ndarray
+    """Log marginal likelihood of each cell in nats, shape ``(n,)``."""
+    effective_sample_size: np.ndarray
+    """Of the importance samples, shape ``(n,)``; infinite without them."""
+    pareto_k: np.ndarray
+    """Shape of the tail of the importance weights, shape ``(n,)``; above 0.7 distrust a cell; NaN without them."""
+
+
+class PosteriorMixin:
+    r"""Posteriors of representations: Laplace's approximation around the mode, corrected by importance sampling.
+
+    Draws enter wherever scvi-tools asks for samples of the posterior: every method with ``n_samples > 1``, differential
+    expression and posterior predictive samples. Importance weights use the model's own prior.
+    """
+
+    def _start_posterior(self) -> None:
+        self.module.posterior_sampler = posterior_draws
+
+    @contextlib.contextmanager
+    def _sampling_posterior(self) -> Iterator[None]:
+        """Single samples are draws, too, not the representation itself."""
+        before = self.module.samples_posterior
+        self.module.samples_posterior = True
+        try:
+            yield
+        finally:
+            self.module.samples_posterior = before
+
+    def get_posterior(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        n_samples: int = 200,
+        full_covariance: bool = False,
+        batch_size: int | None = None,
+    ) -> PosteriorMoments:
+        r"""Posterior mean, covariance and evidence of each cell.
+
+        .. math::
+            q(z \mid x) \approx \mathcal N(z^*, H^{-1}), \qquad
+            w_s \propto \frac{p(x \mid z_s)\, p(z_s)}{q(z_s)}, \qquad
+            \hat{\mathbb E}[z \mid x] = \sum_s w_s z_s
+
+        The Laplace approximation at the mode, moved towards the posterior's mean (:func:`scdgd.inference.refined`), is the
+        proposal; weights make moments of its draws those of the posterior. Covariances of few draws in many dimensions
+        are noisy, so they are averaged with the proposal's, which counts as :math:`2 d` effective draws.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As for :meth:`get_latent_representation`.
+        n_samples
+            Draws of each cell; 0 for the Laplace approximation as it is.
+        full_covariance
+            Return covariances in place of variances.
+
+        Returns
+        -------
+        The moments and how far to trust them.
+        """
+        if n_samples < 0 or n_samples == 1:
+            msg = f"`n_samples` must be 0 (Laplace only) or at least 2, got {n_samples}."
+            raise ValueError(msg)
+        self._warn_of_kinks()
+        parts = []
+        for tensors, rows in self._minibatches(adata, indices, batch_size, "Posteriors"):
+            parts.append(self._moments(tensors, rows, n_samples, full_covariance))
+        moments = PosteriorMoments(*(torch.cat(field).cpu().numpy() for field in zip(*parts, strict=True)))
+        distrusted = (moments.pareto_k > _MAX_PARETO_K).sum()
+        if distrusted:
+            logger.info(
+                "%s of %s cells have importance weights with heavy tails (Pareto k above %s): their posteriors are only "
+                "roughly known. More samples may help (`n_samples`).",
+                distrusted,
+                len(moments.mean),
+                _MAX_PARETO_K,
+            )
+        return moments
+
+    def _moments(self, tensors, rows, n_samples: int, full_covariance: bool) -> tuple[torch.Tensor, ...]:
+        if n_samples == 0:
+            posterior = laplace_posterior(self.module, tensors, self.module.posterior_of(rows)[0])
+            covariance = posterior.covariance if full_covariance else posterior.variance
+            nothing = torch.full_like(posterior.neg_log_joint, torch.nan)
+            infinite = torch.full_like(nothing, torch.inf)
+            return posterior.mode, covariance, posterior.log_evidence(), infinite, nothing
+        samples = posterior_samples(self.module, tensors, rows, n_samples)
+        posterior = samples.proposal
+        n_effective = samples.effective_sample_size()
+        if full_covariance:
+            laplace, sampled, share = posterior.covariance, samples.covariance, n_effective[:, None, None]
+        else:
+            laplace, sampled, share = posterior.variance, samples.variance, n_effective[:, None]
+        n_laplace = _PROPOSAL_SAMPLES * posterior.mode.shape[1]
+        covariance = (share * sampled + n_laplace * laplace) / (share + n_laplace)
+        return samples.mean, covariance, samples.log_evidence(), n_effective, samples.pareto_k()
+
+    def _minibatches(self, adata, indices, batch_size: int | None, what: str):
+        """Minibatches, with the rows of the table of their cells."""
+        self._check_if_trained(warn=False)
+        adata = self._validate_anndata(adata)
+        loader = self._make_data_loader(adata, indices=indices, batch_size=batch_size)
+        n_cells = len(loader.indices)
+        for tensors in track(loader, description=f"{what} of {n_cells} cells", disable=n_cells < _SHOW_CELLS):
+            tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
+            yield tensors, self.module.representations(tensors[REGISTRY_KEYS.INDICES_KEY].ravel())
+
+    def _warn_of_kinks(self) -> None:
+        if self.module.decoder.has_kinks:
+            msg = (
+                "The decoder has ReLU activations. Their kinks give posteriors many modes and no informative curvature, "
+                "so variances cover far too little. Train with `activation='silu'` for uncertainty."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+    def _draw_representations(self, adata, indices, batch_size: int | None, n_samples: int) -> torch.Tensor:
+        """Draws of the posteriors, shape ``(s, n, d)``, on the CPU."""
+        draws = [
+            posterior_draws(self.module, tensors, rows, n_samples).cpu()
+            for tensors, rows in self._minibatches(adata, indices, batch_size, "Draws")
+        ]
+        return torch.cat(draws, dim=1)
+
+    def get_marginal_ll(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_mc_samples: int = 1_000,
+        batch_size: int | None = None,
+        return_mean: bool = True,
+        dataloader=None,
+        **kwargs,
+    ) -> torch.Tensor | float:
+        r"""Log marginal likelihood :math:`\log p(x) = \log \int p(x \mid z)\, p(z \mid \phi)\, dz` of cells.
+
+        By importance sampling around the Laplace approximation, with the model's own prior: a lower bound in expectation
+        that rises with the number of samples. It integrates the representation; decoder and prior are fixed. Cells that
+        trained the decoder are not held out: see :func:`scdgd.metrics.held_out_log_likelihood`.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As for :meth:`get_latent_representation`.
+        n_mc_samples
+            Samples of each cell.
+        return_mean
+            Whether to return the mean over cells.
+        dataloader
+            Not supported: cells are found by name.
+        **kwargs
+            Of scvi-tools' signature, without effect.
+
+        Returns
+        -------
+        The mean in nats per cell, or a tensor of shape ``(n,)``.
+        """
+        self._refuse_dataloader(dataloader)
+        log_evidence = [
+            posterior_samples(self.module, tensors, rows, n_mc_samples).log_evidence()
+            for tensors, rows in self._minibatches(adata, indices, batch_size, "Evidence")
+        ]
+        log_evidence = torch.cat(log_evidence).cpu()
+        return float(log_evidence.mean()) if return_mean else log_evidence
+
+    def get_aggregated_posterior(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dof: float | None = 3.0,
+    ) -> MixtureSameFamily:
+        """Mixture of the posteriors of cells, a density over the latent space.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As for :meth:`get_latent_representation`.
+        dof
+            Degrees of freedom of Student components in place of normal ones; ``None`` for normal ones.
+        """
+        indices = None if indices is None or len(indices) == 0 else indices
+        mean, var = self.get_latent_representation(adata, indices, batch_size=batch_size, return_dist=True)
+        mean, scale = torch.as_tensor(mean, device=self.device), torch.as_tensor(var, device=self.device).sqrt()
+        components = Normal(mean, scale) if dof is None else StudentT(dof, mean, scale)
+        return MixtureSameFamily(
+            Categorical(logits=torch.zeros(len(mean), device=self.device)), Independent(components, 1)
+        )
+
+    def get_importance_weights(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        qz=None,
+        px=None,
+        zs: torch.Tensor | None = None,
+        max_cells: int = 1_024,
+        truncation: bool = False,
+        n_mc_samples: int = 200,
+        n_mc_samples_per_pass: int | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        r"""Weights of representations by how well they explain the cells of a group, as in scVI but with our prior.
+
+        .. math::
+            w(z) \propto \frac1{|A|} \sum_{a \in A}
+            \frac{p(x_a \mid z)\, p(z \mid \phi)}{\hat p(x_a)\, \frac{1}{|A|} \sum_{a'} q(z \mid x_{a'})}
+
+        Parameters
+        ----------
+        adata, indices
+            The cells of the group.
+        qz, px
+            Of scvi-tools' signature; not used, posteriors are computed here.
+        zs
+            Representations ``(s, n, d)``; draws of the posteriors of the cells, one each, if not given.
+        max_cells
+            Most anchor cells ``A``; a random subset of larger groups.
+        truncation
+            Whether to raise small weights to the mean (Ionides 2008), as scvi-tools does.
+        n_mc_samples
+            Samples of the evidence of each anchor cell.
+        n_mc_samples_per_pass
+            Of scvi-tools' signature, without effect.
+        batch_size
+            Cells taken together.
+
+        Returns
+        -------
+        Weights that sum to one, shape ``(s * n,)``.
+        """
+        self._check_if_trained(warn=False)
+        adata = self._validate_anndata(adata)
+        indices = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
+        indices = np.flatnonzero(indices) if indices.dtype == bool else indices
+        zs = self._draw_representations(adata, indices, batch_size, 1) if zs is None else zs
+        z = zs.reshape(-1, zs.shape[-1]).to(self.module.device)  # (m, d)
+        anchors = indices
+        if len(indices) > max_cells:
+            anchors = np.sort(np.random.default_rng(settings.seed).choice(indices, max_cells, replace=False))
+        log_ratio, log_q = [], []
+        for tensors, rows in self._minibatches(adata, anchors, batch_size, "Importance weights"):
+            samples = posterior_samples(self.module, tensors, rows, n_mc_samples)
+            log_ratio.append(log_prob_of_pairs(self.module, tensors, z) - samples.log_evidence())  # (m, a)
+            log_q.append(torch.cat([samples.proposal.log_prob(part.unsqueeze(1)) for part in z.split(256)]))
+        with torch.no_grad():
+            log_prior = torch.cat([self.module.prior.log_prob(part) for part in z.split(10_000)])
+        log_weights = torch.logsumexp(torch.cat(log_ratio, 1), 1) + log_prior - torch.logsumexp(torch.cat(log_q, 1), 1)
+        if truncation:
+            log_weights = log_weights.clamp(min=float(torch.logsumexp(log_weights, 0) - np.log(len(log_weights))))
+        return torch.softmax(log_weights.double(), 0).cpu().numpy()
+
+    def get_normalized_expression(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *args,
+        n_samples: int = 1,
+        n_samples_overall: int | None = None,
+        weights: Literal["uniform", "importance"] | None = None,
+        **kwargs,
+    ) -> np.ndarray | pd.DataFrame:
+        """Decoded expression, with the arguments of :meth:`scvi.model.SCVI.get_normalized_expression`.
+
+        One sample is the decoded representation itself; several are draws of the posterior.
+
+        Returns
+        -------
+        Shares of each gene in a cell's expected counts times `library_size`, shape ``(n, g)`` or, for samples that are
+        not averaged, ``(s, n, g)``; expected counts for ``library_size="latent"``.
+        """
+        call = super().get_normalized_expression
+        if n_samples_overall is None:
+            return call(adata, indices, *args, n_samples=n_samples, weights=weights, **kwargs)
+        if weights == "importance":
+            return self._importance_weighted_expression(adata, indices, args, n_samples_overall, kwargs)
+        with self._sampling_posterior():
+            return call(
+                adata,
+                indices,
+                *args,
+                n_samples=n_samples,
+                n_samples_overall=n_samples_overall,
+                weights=weights,
+                **kwargs,
+            )
+
+    def _importance_weighted_expression(self, adata, indices, args, n_overall: int, kwargs: dict):
+        """Expression at draws of the group's cells, drawn again by their importance weights."""
+        names = ("max_cells", "truncation", "n_mc_samples", "n_mc_samples_per_pass")
+        weighting = {name: kwargs.pop(name) for name in names if name in kwargs}
+        adata = self._validate_anndata(adata)
+        indices = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
+        indices = np.flatnonzero(indices) if indices.dtype == bool else indices
+        n_samples = n_overall // len(indices) + 1
+        zs = self._draw_representations(adata, indices, kwargs.get("batch_size"), n_samples)
+        p = self.get_importance_weights(adata, indices, zs=zs, **weighting)
+        chosen = torch.multinomial(torch.as_tensor(p), n_overall, replacement=True).numpy()
+        chosen = chosen[np.argsort(indices[chosen % len(indices)], kind="stable")]  # as data on disk must be read
+        cells, z = chosen % len(indices), zs.reshape(-1, zs.shape[-1])[chosen]
+        with self._given_draws(z):
+            kwargs = {**kwargs, "return_numpy": True}
+            return super().get_normalized_expression(adata, indices[cells], *args, n_samples=1, **kwargs)
+
+    @contextlib.contextmanager
+    def _given_draws(self, z: torch.Tensor) -> Iterator[None]:
+        """The next minibatches take their representations from `z` ``(m, d)``, in order."""
+        position = 0
+
+        def next_draws(module, tensors, rows, n_samples):
+            nonlocal position
+            position += len(rows)
+            return z[position - len(rows) : position].to(rows).unsqueeze(0)
+
+        self.module.posterior_sampler = next_draws
+        try:
+            with self._sampling_posterior():
+                yield
+        finally:
+            self._start_posterior()
+
+    def differential_expression(self, *args, **kwargs) -> pd.DataFrame:
+        """Differential expression, with the arguments of :meth:`scvi.model.SCVI.differential_expression`.
+
+        Expression is decoded at draws of each cell's posterior, so that poorly determined cells weigh less.
+        """
+        with self._sampling_posterior():
+            return super().differential_expression(*args, **kwargs)
+
+    def posterior_predictive_sample(self, *args, **kwargs):
+        """Replicated counts, with the arguments of :meth:`scvi.model.SCVI.posterior_predictive_sample`.
+
+        Each sample draws a representation from the cell's posterior, and then counts.
+        """
+        with self._sampling_posterior():
+            return super().posterior_predictive_sample(*args, **kwargs)
+
+    def _refuse_dataloader(self, dataloader) -> None:
+        if dataloader is not None:
+            msg = "Representations are found by cell name, which a `dataloader` does not carry; pass `adata` and `indices`."
+            raise NotImplementedError(msg)

@@ -1,0 +1,138 @@
+"""SCVAD: the variational twin of SCDGD."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from scdgd.inference import place_variational
+from scdgd.module import VADModule
+from scdgd.prior import GaussianMixture, SoftballMixture, StandardNormal
+
+from ._scdgd import SCDGD
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from anndata import AnnData
+    from mudata import MuData
+
+    from scdgd.inference import NewCellsConfig
+
+
+def _standard_normal(n_components: int, n_latent: int) -> StandardNormal:
+    return StandardNormal(n_latent)
+
+
+class SCVAD(SCDGD):
+    r"""Variational autodecoder for single-cell counts: :class:`SCDGD` with a posterior variance for each cell.
+
+    The baseline of Schuster & Krogh 2023. A cell has a mean and a variance of its own, learned with decoder and prior by
+    the evidence lower bound, again without an encoder; see :class:`~scdgd.module.VADModule`. Training, data, and methods
+    are those of :class:`SCDGD`. Posteriors are the learned ones, and importance sampling corrects them. Priors that are
+    made of an encoder (VampPrior and its mixtures) cannot be used, because there is none.
+
+    Parameters
+    ----------
+    adata, registry, n_components, n_latent, n_hidden, n_layers, activation, gene_likelihood, dispersion, size_factor, \
+    output_activation, dispersion_floor, prior_kwargs, hyperprior_weight, new_cells
+        As for :class:`SCDGD`; every hyper-prior counts once.
+    prior
+        ``"gaussian_mixture"``, ``"normal"`` for :math:`\mathcal N(0, I)`, or ``"softball"``.
+    initial_scale
+        Standard deviation that all posteriors start from. Default 0.6; the published start is that of the prior.
+
+    Examples
+    --------
+    >>> scdgd.model.SCVAD.setup_anndata(adata)
+    >>> model = scdgd.model.SCVAD(adata, n_components=10)
+    >>> model.train()
+    >>> mean, variance = model.get_latent_representation(return_dist=True)
+    """
+
+    _module_cls = VADModule
+    _latent_key = "X_scvad"
+    _priors = {"gaussian_mixture": GaussianMixture, "normal": _standard_normal, "softball": SoftballMixture}
+    _hyperprior_weight = {"log_var": "once", "weights": "once", "means": "once"}
+
+    def __init__(
+        self,
+        adata: AnnData | MuData | None = None,
+        registry: dict | None = None,
+        *,
+        n_components: int | Literal["labels"] = 20,
+        n_latent: int = 20,
+        n_hidden: int = 64,
+        n_layers: int = 1,
+        activation: Literal["silu", "relu", "tanh"] = "silu",
+        gene_likelihood: Literal["nb"] = "nb",
+        dispersion: Literal["gene", "gene-batch"] = "gene",
+        size_factor: Literal["observed", "max", "mean", "registered"] | None = None,
+        output_activation: Literal["softmax", "sigmoid", "softplus"] | None = None,
+        dispersion_floor: Literal[0, 1] = 0,
+        prior: Literal["gaussian_mixture", "normal", "softball"] = "gaussian_mixture",
+        prior_kwargs: dict | None = None,
+        initial_scale: float = 0.6,
+        hyperprior_weight: dict[str, Literal["once", "per_cell"]] | None = None,
+        new_cells: dict | None = None,
+    ) -> None:
+        if not initial_scale > 0:
+            msg = f"`initial_scale` is a standard deviation and must be positive, got {initial_scale}."
+            raise ValueError(msg)
+        super().__init__(
+            adata,
+            registry,
+            n_components=1 if prior == "normal" else n_components,
+            n_latent=n_latent,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            activation=activation,
+            gene_likelihood=gene_likelihood,
+            dispersion=dispersion,
+            size_factor=size_factor,
+            output_activation=output_activation,
+            dispersion_floor=dispersion_floor,
+            prior=prior,
+            prior_kwargs=prior_kwargs,
+            noise_scale=initial_scale,
+            hyperprior_weight=hyperprior_weight,
+            new_cells=new_cells,
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    def _make_module(self, *args, noise_scale: float, **kwargs) -> VADModule:
+        return self._module_cls(*args, initial_scale=noise_scale, **kwargs)
+
+    def _warn_if_degenerate(self) -> None:
+        """Nothing to warn of: the entropy of the posteriors keeps the latent space from shrinking."""
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        mc_samples: int = 5_000,
+        batch_size: int | None = None,
+        return_dist: bool = False,
+        dataloader=None,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Representations of cells, for ``adata.obsm["X_scvad"]``, as :meth:`SCDGD.get_latent_representation`.
+
+        With `return_dist`, mean and variance of the *learned* posteriors, each ``(n, d)``; :meth:`get_posterior` corrects
+        them by importance sampling.
+        """
+        if not return_dist:
+            return super().get_latent_representation(
+                adata, indices, give_mean, mc_samples, batch_size, False, dataloader
+            )
+        self._check_if_trained(warn=False)
+        self._refuse_dataloader(dataloader)
+        rows = self._resolve_rows(self._validate_anndata(adata), indices, batch_size)
+        rows = self.module.representations(torch.as_tensor(rows, device=self.module.device))
+        mean, var = self.module.posterior_of(rows)
+        return mean.cpu().numpy(), var.cpu().numpy()
+
+    def _place_minibatch(self, tensors: dict[str, torch.Tensor], config: NewCellsConfig) -> torch.Tensor:
+        return place_variational(self.module, tensors, config.n_steps, config.lr)

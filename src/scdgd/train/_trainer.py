@@ -1,0 +1,76 @@
+"""scvi-tools' trainer, with an orderly end when it is interrupted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scvi.train import SaveCheckpoint, Trainer, TrainRunner
+
+from ._interruption import Interruption
+
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+
+    from ._training_checkpoints import TrainingCheckpoints
+
+
+class InterruptibleTrainer(Trainer):
+    """Trainer whose :meth:`fit` returns when it is interrupted, as if that epoch had been the last.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As :class:`scvi.train.Trainer`.
+    callbacks
+        Callbacks of the user.
+    interruption
+        Watches for signals.
+    checkpoints
+        Writes checkpoints, if any.
+    """
+
+    def __init__(
+        self,
+        *args,
+        callbacks: list[Callback] | None = None,
+        interruption: Interruption | None = None,
+        checkpoints: TrainingCheckpoints | None = None,
+        **kwargs,
+    ) -> None:
+        self.interruption = Interruption() if interruption is None else interruption
+        ours = [self.interruption] if checkpoints is None else [checkpoints, self.interruption]
+        super().__init__(*args, callbacks=[*(callbacks or []), *ours], **kwargs)
+
+    def fit(self, *args, **kwargs) -> None:
+        """Fit; on an interrupt, load the best state if that was asked for, and return.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If not even one epoch was complete.
+        """
+        was_trained = self._model.is_trained_
+        try:
+            with self.interruption:
+                super().fit(*args, **kwargs)
+        except (KeyboardInterrupt, SystemExit) as exception:  # Lightning makes SystemExit of KeyboardInterrupt
+            if self.interruption.signum is None:
+                raise
+            if self.current_epoch == 0:
+                msg = "Training was interrupted before its first epoch was complete."
+                raise KeyboardInterrupt(msg) from exception
+            self._load_best()
+        finally:
+            self._model.is_trained_ = was_trained  # SaveCheckpoint sets it to False, and the history would be lost
+
+    def _load_best(self) -> None:
+        """Do what :class:`scvi.train.SaveCheckpoint` does at the end of a training that was not interrupted."""
+        for callback in self.checkpoint_callbacks:
+            if isinstance(callback, SaveCheckpoint) and callback.best_model_path:
+                callback.on_train_end(self, self.lightning_module)
+
+
+class InterruptibleTrainRunner(TrainRunner):
+    """scvi-tools' runner with :class:`InterruptibleTrainer`."""
+
+    _trainer_cls = InterruptibleTrainer

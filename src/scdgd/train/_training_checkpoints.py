@@ -1,0 +1,234 @@
+"""Checkpoints from which a killed training goes on, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._checkpoint_folder import CheckpointFolder
+
+logger = logging.getLogger(__name__)
+
+#: Version of the layout of checkpoints.
+_FORMAT = 1
+_MAX_NAMED = 5
+
+
+class TrainingCheckpoints(Callback):
+    """Writes all that training needs to go on, and puts it back.
+
+    A checkpoint holds the module, the moments of decoder, prior and rows, the schedule, early stopping, the history,
+    and the states of the random number generators of torch (which also shuffles the cells), NumPy and Python. The
+    counts are not in it. It is taken between two epochs, and copied to main memory, so that an interrupt can write the
+    last complete one: about ``12 n d`` bytes for the rows. Lightning's own checkpoints would lack the moments of the
+    rows and the random numbers, and would make :class:`scvi.train.SaveCheckpoint` save the model once more.
+
+    Parameters
+    ----------
+    folder
+        Where checkpoints are written.
+    every_n_epochs
+        How often. The last epoch is always written, and so is the last complete one when training is interrupted.
+    model
+        The model; its module holds the parameters.
+    start
+        What must be known before training is set up again: `description` of what is trained, `split` of the cells,
+        `mixture_start`, and `is_trained` and `history_before` of the model before training.
+    resumed
+        Content of the checkpoint to go on from, see :func:`read_checkpoint`.
+    """
+
+    def __init__(self, folder: CheckpointFolder, every_n_epochs: int, model, start: dict, resumed: dict | None) -> None:
+        self.folder, self.every_n_epochs, self.model, self.start = folder, every_n_epochs, model, start
+        self._resumed, self._unwritten = resumed, None
+        self._written_epoch = 0 if resumed is None else resumed["epoch"]
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        """Put back what the trainer holds."""
+        state = self._resumed
+        if state is None:
+            return
+        pl_module.load_training_state(state["plan"])
+        trainer.fit_loop.epoch_progress.current.processed = state["epoch"]
+        trainer.fit_loop.epoch_progress.current.completed = state["epoch"]
+        trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.load_state_dict(state["optimizer_steps"])
+        trainer.should_stop = state["finished"]
+        for callback in _monitoring(trainer):
+            if callback.state_key in state["callbacks"]:
+                callback.load_state_dict(state["callbacks"][callback.state_key]["state"])
+                vars(callback).update(state["callbacks"][callback.state_key]["counters"])
+        _history_of(trainer).update(unpack_history(state["history"]))
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        """Put back the random numbers; or note the state that the last epoch left, and write it if its turn has come.
+
+        Only now is the last epoch in the history, and nothing of the next has been drawn.
+        """
+        if self._resumed is not None:
+            _set_random_state(self._resumed["random"])
+            self._resumed = None
+        elif trainer.current_epoch > 0:
+            self._unwritten = self._take(trainer, pl_module)
+            if trainer.current_epoch % self.every_n_epochs == 0:
+                self._write()
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        """Write the end, before any other callback loads its best state."""
+        if trainer.current_epoch > self._written_epoch:
+            self._unwritten = self._take(trainer, pl_module, finished=True)
+            self._write()
+
+    def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
+        """Write the last complete epoch of an interrupted training."""
+        if isinstance(exception, (KeyboardInterrupt, SystemExit)):
+            self._write()
+
+    def _take(self, trainer, plan, *, finished: bool = False) -> dict:
+        progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        state = {
+            "format": _FORMAT,
+            **self.start,
+            "epoch": trainer.current_epoch,
+            "finished": finished,
+            "module": self.model.module.state_dict(),
+            "plan": plan.training_state(),
+            "optimizer_steps": progress.state_dict(),
+            "callbacks": {
+                callback.state_key: {"state": callback.state_dict(), "counters": _counters(callback)}
+                for callback in _monitoring(trainer)
+            },
+            "history": pack_history(_history_of(trainer)),
+            "random": _random_state(),
+        }
+        return _copy_to_cpu(state)
+
+    def _write(self) -> None:
+        if self._unwritten is None:
+            return
+        self._written_epoch = self._unwritten["epoch"]
+        path = self.folder.write(self._written_epoch, self._unwritten)
+        self._unwritten = None
+        logger.debug("Wrote %s.", path)
+
+
+def read_checkpoint(folder: CheckpointFolder, description: dict[str, str]) -> dict | None:
+    """Newest checkpoint of the training that `description` describes; ``None`` if the folder has none.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint is damaged, newer than this version of the package, or of another training.
+    """
+    state = folder.read_newest()
+    if state is None:
+        return None
+    if state["format"] > _FORMAT:
+        msg = (
+            f"The checkpoints in {str(folder.path)!r} have format {state['format']}, but this version of scdgd reads "
+            f"formats up to {_FORMAT}. Upgrade with `pip install --upgrade scdgd`."
+        )
+        raise ValueError(msg)
+    there = state["description"]
+    differing = [key for key in [*there, *(description.keys() - there)] if there.get(key) != description.get(key)]
+    if differing:
+        named = "; ".join(
+            f"{key}: {there.get(key)} there, {description.get(key)} here" for key in differing[:_MAX_NAMED]
+        )
+        msg = (
+            f"The folder {str(folder.path)!r} holds checkpoints of another training ({named}). "
+            "Call `train` with the same data and arguments to go on with it, or name another `checkpoint_dir`."
+        )
+        raise ValueError(msg)
+    return state
+
+
+def fingerprint(*arrays: np.ndarray | Iterable[str]) -> str:
+    """Short hash of numeric arrays and of sequences of names, the same in every process."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.asarray(array)
+        content = "\n".join(map(str, array)).encode() if array.dtype.kind in "OUS" else array.tobytes()
+        digest.update(f"{array.shape}\n".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def pack_history(history: dict[str, pd.DataFrame] | None) -> dict[str, dict]:
+    """Training history as plain lists, which a checkpoint can hold."""
+    return {
+        metric: {
+            "values": frame[metric].tolist(),
+            "dtype": str(frame[metric].dtype),
+            "index": frame.index.tolist(),
+            "index_dtype": str(frame.index.dtype),
+            "index_name": frame.index.name,
+        }
+        for metric, frame in (history or {}).items()
+    }
+
+
+def unpack_history(packed: dict[str, dict]) -> dict[str, pd.DataFrame]:
+    """The inverse of :func:`pack_history`."""
+    return {
+        metric: pd.DataFrame(
+            {metric: pd.Series(column["values"], dtype=column["dtype"]).to_numpy()},
+            index=pd.Index(column["index"], dtype=column["index_dtype"], name=column["index_name"]),
+        )
+        for metric, column in packed.items()
+    }
+
+
+def _monitoring(trainer) -> list[Callback]:
+    """Callbacks whose state is part of the training: early stopping, and the best state so far."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, (EarlyStopping, Checkpoint))]
+
+
+def _counters(callback: Callback) -> dict[str, int]:
+    """What scvi-tools' early stopping counts beside Lightning's state: the epochs of its warm-up."""
+    return {name: value for name, value in vars(callback).items() if name == "_current_step"}
+
+
+def _history_of(trainer) -> dict[str, pd.DataFrame]:
+    """What scvi-tools' logger has noted; empty for other loggers, which keep their own."""
+    history = getattr(trainer.logger, "history", None)
+    return history if isinstance(history, dict) else {}
+
+
+def _random_state() -> dict:
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - others may draw from it
+    key = torch.as_tensor(numpy_state["state"]["key"].astype(np.int64))
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": key}},
+        "python": random.getstate(),
+    }
+
+
+def _set_random_state(state: dict) -> None:
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count() > 0:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state({**state["numpy"], "state": {**state["numpy"]["state"], "key": key}})  # noqa: NPY002
+    random.setstate(state["python"])
+
+
+def _copy_to_cpu(value):
+    """A copy of nested containers, with tensors in main memory, that later steps do not touch."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copy_to_cpu(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copy_to_cpu(item) for item in value)
+    return value
