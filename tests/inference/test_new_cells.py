@@ -90,11 +90,11 @@ def n_distinct(z: torch.Tensor) -> int:
 @pytest.mark.parametrize("n_continuous", [0, 1])
 @pytest.mark.parametrize("prior_scale", [2.0, 0.3], ids=["far apart", "alike"])
 def test_start_is_the_likeliest_component_mean(dispersion, n_continuous, prior_scale):
-    """Exactly so where the size factor needs no rounding."""
+    """Exactly so where no score is interpolated."""
     module = make_module(
         size_factor="registered", dispersion=dispersion, n_continuous=n_continuous, prior_scale=prior_scale
     )
-    log_size = 0.05 * torch.randint(60, 140, (200, 1))
+    log_size = 0.2 * torch.randint(15, 35, (200, 1))
     tensors = draw(module, 200, log_size=log_size, n_continuous=n_continuous)
     z = best_component_means(module, tensors)
     assert n_distinct(z) > 2
@@ -106,7 +106,7 @@ def test_start_is_the_likeliest_component_mean(dispersion, n_continuous, prior_s
 )
 @pytest.mark.parametrize("n_continuous", [0, 1])
 def test_start_is_nearly_always_the_likeliest_component_mean(size_factor, output_activation, n_continuous):
-    """The size factor is rounded to classes of 5%."""
+    """Scores are interpolated between size factors."""
     module = make_module(size_factor=size_factor, output_activation=output_activation, n_continuous=n_continuous)
     tensors = draw(module, 300, n_continuous=n_continuous)
     z, expected = best_component_means(module, tensors), brute_force_means(module, tensors)
@@ -198,7 +198,7 @@ def test_the_model_is_left_bit_identical(training):
 def test_cells_are_placed_in_evaluation_mode():
     module = make_module().train()
     modes = []
-    module.decoder.register_forward_hook(lambda decoder, *_: modes.append(decoder.training))
+    module.decoder.hidden.register_forward_hook(lambda decoder, *_: modes.append(decoder.training))
     place_new_cells(module, draw(make_module()), CONFIG._replace(n_steps=2))
     assert len(modes) > 2
     assert not any(modes)
@@ -216,7 +216,7 @@ def test_gradients_that_await_a_step_are_left_alone():
 def test_mode_is_restored_after_a_failure():
     module = make_module().train()
     tensors = draw(make_module())
-    tensors[REGISTRY_KEYS.X_KEY] = tensors[REGISTRY_KEYS.X_KEY][:, :-1]
+    tensors[REGISTRY_KEYS.BATCH_KEY] = tensors[REGISTRY_KEYS.BATCH_KEY][:-1]
     with pytest.raises(RuntimeError):
         place_new_cells(module, tensors, CONFIG)
     assert module.training
@@ -239,6 +239,31 @@ def test_works_inside_inference_mode():
     assert not z.is_inference()
     assert not z.requires_grad
     torch.testing.assert_close(z, expected)
+
+
+@pytest.mark.parametrize("method", ["gauss_newton", "adam"])
+def test_both_methods_climb(method):
+    module = make_module()
+    tensors = draw(module, 100)
+    start = log_joint(module, tensors, best_component_means(module, tensors)).detach()
+    end = log_joint(module, tensors, place_new_cells(module, tensors, CONFIG._replace(method=method))).detach()
+    assert (end >= start - 1e-3).all()
+    assert float((end - start).median()) > 1
+
+
+def test_a_rate_asks_for_adam():
+    module = make_module()
+    tensors = draw(module)
+    published = {"n_steps": 10, "lr": 1e-2, "betas": (0.5, 0.7), "anneal": False}
+    z = place_new_cells(module, tensors, NewCellsConfig(**published))
+    assert torch.equal(z, place_new_cells(module, tensors, NewCellsConfig(**published, method="adam")))
+    assert float((z - best_component_means(module, tensors)).abs().max()) <= 0.11
+
+
+def test_unknown_methods_are_refused():
+    module = make_module()
+    with pytest.raises(ValueError, match="`method` must be 'gauss_newton' or 'adam', got 'newton'"):
+        place_new_cells(module, draw(module), NewCellsConfig(method="newton"))
 
 
 @pytest.mark.parametrize("n_continuous", [0, 1])

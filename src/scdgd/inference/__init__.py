@@ -1,5 +1,32 @@
 """Representations for given parameters."""
 
-from ._new_cells import NewCellsConfig, best_component_means, place_new_cells
+from ._fisher import fisher_information
+from ._gauss_newton import GaussNewtonConfig, MAPEstimate, gauss_newton
+from ._importance import ImportanceSamples, importance_samples, log_prob_of_pairs
+from ._laplace import LaplacePosterior, laplace_posterior
+from ._new_cells import NewCellsConfig, place_new_cells
+from ._pareto import pareto_shape
+from ._posterior import posterior_draws, posterior_samples
+from ._refinement import refined
+from ._starts import best_component_means
+from ._variational import place_variational
 
-__all__ = ["NewCellsConfig", "best_component_means", "place_new_cells"]
+__all__ = [
+    "place_variational",
+    "posterior_draws",
+    "posterior_samples",
+    "refined",
+    "pareto_shape",
+    "laplace_posterior",
+    "LaplacePosterior",
+    "log_prob_of_pairs",
+    "importance_samples",
+    "ImportanceSamples",
+    "GaussNewtonConfig",
+    "MAPEstimate",
+    "NewCellsConfig",
+    "best_component_means",
+    "fisher_information",
+    "gauss_newton",
+    "place_new_cells",
+]

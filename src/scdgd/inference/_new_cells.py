@@ -1,38 +1,52 @@
-"""Representations of new cells: the best component mean, then gradient steps, with the model frozen."""
+"""Representations of new cells: the best component mean, then steps up the joint density, with the model frozen."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
-from scvi import REGISTRY_KEYS
 
-from scdgd._compat import MODULE_KEYS
-from scdgd.module import log_size_factor
-from scdgd.train import RowAdam
+from ._adam import adam_steps
+from ._gauss_newton import GaussNewtonConfig, gauss_newton
+from ._joint_density import JointDensity, frozen, owned
+from ._starts import component_starts
 
 if TYPE_CHECKING:
     from scdgd.module import DGDModule
 
-#: Width of the classes of log size factors that share decoded means when candidates are scored.
-_LOG_SIZE_STEP = 0.05
+_ADAM_STEPS, _ADAM_RATE = 50, 0.2
 
 
 class NewCellsConfig(NamedTuple):
-    """How new cells are placed; the published values are 10 steps at rate 1e-2 with betas (0.5, 0.7)."""
+    """How new cells are placed.
 
-    n_steps: int = 50
-    lr: float = 0.2
+    The default is :func:`gauss_newton`. A rate `lr` asks for Adam; the published values are 10 steps at rate 1e-2 with
+    betas (0.5, 0.7), not annealed.
+    """
+
+    n_steps: int | None = None
+    """Most steps: by default 30 of Gauss-Newton, or 50 of Adam."""
+    lr: float | None = None
+    """Rate of Adam, by default 0.2."""
     betas: tuple[float, float] = (0.9, 0.99)
+    """Of Adam."""
     anneal: bool = True
-    """Whether the rate falls linearly to zero over the steps."""
+    """Whether the rate of Adam falls linearly to zero over the steps."""
+    method: Literal["gauss_newton", "adam"] | None = None
+    """``None``: Adam if `lr` is given, else Gauss-Newton."""
+    n_starts: int = GaussNewtonConfig().n_starts
+    """Component means that Gauss-Newton starts from; the best result counts."""
+    tolerance: float = GaussNewtonConfig().tolerance
+    """Gauss-Newton stops when a step promises to gain less than half of this, in nats."""
+    n_genes: int | None = GaussNewtonConfig().n_genes
+    """Genes that Gauss-Newton estimates the curvature from; ``None`` for all."""
 
 
 def place_new_cells(module: DGDModule, tensors: dict[str, torch.Tensor], config: NewCellsConfig) -> torch.Tensor:
     r"""MAP representations of the cells of one minibatch, :math:`\arg\max_z \log p(x \mid z) + \log p(z \mid \phi)`.
 
     Each cell starts at the component mean that reconstructs it best (the prior is not counted; Schuster & Krogh 2023)
-    and then takes steps of Adam. Decoder, prior and training rows are left bit-identical.
+    and then takes steps. Decoder, prior and training rows are left bit-identical.
 
     Parameters
     ----------
@@ -41,64 +55,29 @@ def place_new_cells(module: DGDModule, tensors: dict[str, torch.Tensor], config:
     tensors
         Minibatch as the data loader gives it, ``b`` cells.
     config
-        Number and rate of steps.
+        Method and effort.
 
     Returns
     -------
     Representations, shape ``(b, d)``.
+
+    Raises
+    ------
+    ValueError
+        If the method is unknown.
     """
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            tensors = {key: value.to(module.device).clone() for key, value in tensors.items()}
-            z = best_component_means(module, tensors)
-            return _map_steps(module, tensors, z, config)
-    finally:
-        module.train(was_training)
-
-
-@torch.no_grad()
-def best_component_means(module: DGDModule, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    r"""Component mean with the highest likelihood for each cell, shape ``(b, d)``.
-
-    Cells with the same covariates and nearly the same size factor (classes of 5%) share the ``k`` decoded means. Then
-
-    .. math::
-        \log p(x_i \mid m_c) = \sum_j x_{ij} \log\frac{\mu_{cj}}{\mu_{cj} + \theta_j}
-                             - \sum_j \theta_j \log\frac{\mu_{cj} + \theta_j}{\theta_j} + \text{const}_i
-
-    is one matrix product per class; nothing of size ``b x k x g`` is formed.
-    """
-    x, means = tensors[REGISTRY_KEYS.X_KEY], module.prior.component_means.detach()
-    log_size = log_size_factor(x, module.size_factor, tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
-    log_size = (log_size / _LOG_SIZE_STEP).round() * _LOG_SIZE_STEP
-    covariates = {key: value for key, value in module.covariates(tensors).items() if value is not None}
-    classes = torch.cat([log_size, *covariates.values()], dim=1)
-    _, class_of_cell = torch.unique(classes, dim=0, return_inverse=True)
-    best = torch.empty(len(x), dtype=torch.long, device=x.device)
-    for c in range(int(class_of_cell.max()) + 1):
-        cells = (class_of_cell == c).nonzero().ravel()
-        shared = {key: value[cells[:1]].expand(len(means), -1) for key, value in covariates.items()}
-        px = module.generative(means, log_size[cells[:1]].expand(len(means), -1), **shared)[MODULE_KEYS.PX_KEY]
-        best[cells] = px.score_each(x[cells]).argmax(dim=1)
-    return means[best]
-
-
-def _map_steps(
-    module: DGDModule, tensors: dict[str, torch.Tensor], z: torch.Tensor, config: NewCellsConfig
-) -> torch.Tensor:
-    x = tensors[REGISTRY_KEYS.X_KEY]
-    library = log_size_factor(x, module.size_factor, tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
-    covariates = module.covariates(tensors)
-    optimizer = RowAdam(z, lr=config.lr, betas=config.betas)
-    every_row = torch.arange(len(z), device=z.device)
-    for step in range(config.n_steps):
-        if config.anneal:
-            optimizer.lr = config.lr * (1 - step / config.n_steps)
-        leaf = z.clone().requires_grad_()
-        px = module.generative(leaf, library, **covariates)[MODULE_KEYS.PX_KEY]
-        log_joint = px.log_prob(x).sum() + module.prior.log_prob(leaf).sum()
-        (gradient,) = torch.autograd.grad(-log_joint, leaf)  # not backward(): .grad of the decoder stays untouched
-        optimizer.step(every_row, gradient)
-    return z.detach()
+    method = config.method or ("gauss_newton" if config.lr is None else "adam")
+    if method not in ("gauss_newton", "adam"):
+        msg = f"`method` must be 'gauss_newton' or 'adam', got {method!r}."
+        raise ValueError(msg)
+    if method == "gauss_newton":
+        options = GaussNewtonConfig(n_starts=config.n_starts, tolerance=config.tolerance, n_genes=config.n_genes)
+        if config.n_steps is not None:
+            options = options._replace(max_steps=config.n_steps)
+        return gauss_newton(module, tensors, config=options).z
+    with frozen(module):
+        density = JointDensity(module, owned(module, tensors))
+        start = component_starts(module, density, 1)[0]
+        n_steps = _ADAM_STEPS if config.n_steps is None else config.n_steps
+        lr = _ADAM_RATE if config.lr is None else config.lr
+        return adam_steps(density, start, n_steps=n_steps, lr=lr, betas=config.betas, anneal=config.anneal)

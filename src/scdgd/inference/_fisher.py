@@ -1,0 +1,126 @@
+"""Fisher information of counts about representations, from all genes or from a weighted subset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from scdgd._compat import MODULE_KEYS
+from scdgd.likelihood import LIKELIHOODS
+
+from ._gene_subset import GeneSubset, choose_genes
+from ._joint_density import JointDensity, frozen, owned
+
+if TYPE_CHECKING:
+    from scdgd.likelihood import CountLikelihood
+    from scdgd.module import Decoder, DGDModule
+
+#: Entries of a block of the Jacobian, so that it stays in cache.
+_BLOCK_ELEMENTS = 2**20
+
+
+def fisher_information(
+    module: DGDModule, tensors: dict[str, torch.Tensor], z: torch.Tensor, n_genes: int | None = None
+) -> torch.Tensor:
+    r"""Fisher information of the counts about the representation, plus the precision of the prior.
+
+    .. math::
+        F = J_\eta^\top \operatorname{diag}(w)\, J_\eta + \sum_c r_c \Lambda_c, \qquad
+        w = \frac{\mu^2}{\mathrm{Var}\,x} = \frac{\mu}{1 + \mu/\theta}, \qquad
+        J_\eta = \frac{\partial \log \mu}{\partial z}
+
+    where the weights :math:`w` are those of the negative binomial. :math:`F` is positive definite: the expected Hessian
+    of :math:`-\log p(x \mid z)` plus the curvature of EM's bound on :math:`-\log p(z \mid \phi)`.
+
+    Parameters
+    ----------
+    module
+        The module, left as it is.
+    tensors
+        Minibatch as the data loader gives it, ``b`` cells.
+    z
+        Representations, shape ``(b, d)``.
+    n_genes
+        Number of genes that estimate the sum over genes, see :func:`choose_genes`; all if not given.
+
+    Returns
+    -------
+    Shape ``(b, d, d)``.
+    """
+    with frozen(module):
+        density = JointDensity(module, owned(module, tensors))
+        return curvature(density, z.detach().to(module.device).clone(), choose_genes(module, n_genes))
+
+
+def curvature(density: JointDensity, z: torch.Tensor, subset: GeneSubset) -> torch.Tensor:
+    """Fisher information, estimated from a subset of the genes, plus the precision of the prior: ``(b, d, d)``."""
+    return count_information(density, z, subset) + density.module.prior.precision(z)
+
+
+def count_information(density: JointDensity, z: torch.Tensor, subset: GeneSubset) -> torch.Tensor:
+    r"""Fisher information of the counts, :math:`F_x = J_\eta^\top \operatorname{diag}(w) J_\eta`, shape ``(b, d, d)``.
+
+    With the Jacobian :math:`J_h` of the last hidden layer and the output weights :math:`W`,
+
+    * softmax: :math:`J_\eta = (W - \mathbf 1 \bar W^\top) J_h`, where :math:`\bar W = \sum_j p_j W_j`
+    * otherwise: :math:`J_\eta = \operatorname{diag}(a'(o) / a(o))\, W J_h`
+
+    This is the expansion :math:`J_o^\top \mathrm{diag}(w) J_o - (J_o^\top w) \bar p^\top - \dots` of the softmax without
+    its cancellation. Every sum over genes, that of the softmax too, runs over the subset with its weights: no other gene
+    is decoded.
+    """
+    genes, gene_weights = subset
+    decoder, (b, d) = density.module.decoder, z.shape
+    hidden, jacobian = hidden_jacobian(decoder, z, density.covariates)  # (b, h), (b, d, h)
+    output = decoder.output.weight[genes]  # (m, h)
+    o = torch.addmm(decoder.output.bias[genes], hidden, output.T)  # (b, m)
+    centre = None
+    if decoder.output_activation == "softmax":
+        log_profile = o - torch.logsumexp(o + gene_weights.log(), dim=1, keepdim=True)
+        mean_output = (gene_weights * log_profile.exp()) @ output  # (b, h)
+        centre = jacobian @ mean_output.unsqueeze(-1)  # (b, d, 1)
+    else:
+        log_profile = decoder._log_activation(o)
+    scale = (gene_weights * _of_genes(density, log_profile, genes).information()).sqrt()  # (b, m)
+    if centre is None:
+        scale = scale * log_slope(decoder.output_activation, log_profile)
+    information = z.new_zeros(b, d, d)
+    for block in torch.arange(len(genes), device=genes.device).split(max(1, _BLOCK_ELEMENTS // (b * d))):
+        rows = (jacobian.reshape(b * d, -1) @ output[block].T).view(b, d, -1)  # (b, d, block)
+        rows = (rows if centre is None else rows - centre) * scale[:, None, block]
+        information.baddbmm_(rows, rows.mT)
+    return information
+
+
+def hidden_jacobian(
+    decoder: Decoder, z: torch.Tensor, covariates: dict[str, torch.Tensor | None]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Last hidden layer ``(b, h)`` and, by forward mode, its Jacobian, transposed: ``(b, d, h)``."""
+    batch, categorical, continuous = (
+        covariates[key] for key in (MODULE_KEYS.BATCH_INDEX_KEY, MODULE_KEYS.CAT_COVS_KEY, MODULE_KEYS.CONT_COVS_KEY)
+    )
+    categories = [batch] if categorical is None else [batch, *torch.split(categorical, 1, dim=1)]
+    # as the decoder does before its first layer
+    hidden = lambda z: decoder.hidden(z if continuous is None else torch.cat([z, continuous], dim=1), *categories)
+    basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device).unsqueeze(1).expand(-1, *z.shape)  # (d, b, d)
+    along = lambda direction: torch.func.jvp(hidden, (z,), (direction,))
+    return torch.func.vmap(along, out_dims=(None, 1))(basis)
+
+
+def log_slope(output_activation: str, log_profile: torch.Tensor) -> torch.Tensor:
+    r"""Derivative :math:`a'(o) / a(o)` of the log of sigmoid or softplus, from :math:`\log a`."""
+    a = log_profile.exp()
+    if output_activation == "sigmoid":
+        return 1 - a
+    small = a < 1e-4  # where 1 - a/2 is exact to single precision, and the quotient may be 0/0
+    return torch.where(small, 1 - a / 2, -torch.expm1(-a) / torch.where(small, 1.0, a))
+
+
+def _of_genes(density: JointDensity, log_profile: torch.Tensor, genes: torch.Tensor) -> CountLikelihood:
+    """Distribution of the counts of some genes, given their log profiles ``(b, m)``."""
+    module = density.module
+    log_theta = module.log_theta[..., genes]
+    if module.dispersion == "gene-batch":
+        log_theta = log_theta[density.covariates[MODULE_KEYS.BATCH_INDEX_KEY].ravel().long()]
+    return LIKELIHOODS[module.gene_likelihood](density.library + log_profile, log_theta)

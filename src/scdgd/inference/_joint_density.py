@@ -1,0 +1,88 @@
+"""The joint density of the cells of a minibatch, as a function of their representations alone."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from scvi import REGISTRY_KEYS
+
+from scdgd._compat import MODULE_KEYS
+from scdgd.data import as_sparse_counts
+from scdgd.module import log_size_factor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scdgd.likelihood import CountLikelihood
+    from scdgd.module import DGDModule
+
+
+class JointDensity:
+    r"""Negative log joint density of each cell of a minibatch,
+
+    .. math::
+        J_i(z) = -\log p(x_i \mid z, \vartheta) - \log p(z \mid \phi)
+
+    with decoder and prior fixed. Indexing with rows gives the density of those cells.
+
+    Parameters
+    ----------
+    module
+        The module.
+    tensors
+        Minibatch as the data loader gives it, ``b`` cells, on the device of the module.
+    """
+
+    def __init__(self, module: DGDModule, tensors: dict[str, torch.Tensor]) -> None:
+        self.module = module
+        self.x = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY])
+        self.library = log_size_factor(self.x, module.size_factor, tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
+        self.covariates = module.covariates(tensors)
+
+    def __len__(self) -> int:
+        return len(self.library)
+
+    def __getitem__(self, rows: torch.Tensor) -> JointDensity:
+        part = object.__new__(type(self))
+        rows = rows.nonzero().ravel() if rows.dtype == torch.bool else rows
+        part.module, part.x, part.library = self.module, self.x[rows], self.library[rows]
+        part.covariates = {key: None if value is None else value[rows] for key, value in self.covariates.items()}
+        return part
+
+    def likelihood(self, z: torch.Tensor) -> CountLikelihood:
+        """Distribution of the counts given representations ``(b, d)``."""
+        return self.module.generative(z, self.library, **self.covariates)[MODULE_KEYS.PX_KEY]
+
+    def value_and_gradient(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute :math:`J`, shape ``(b,)``, and its exact gradient, shape ``(b, d)``."""
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            px = self.likelihood(leaf)
+            value = -(px.log_prob(self.x) + self.module.prior.log_prob(leaf))
+            (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        return value.detach(), gradient
+
+
+@contextmanager
+def frozen(module: DGDModule) -> Iterator[None]:
+    """Evaluation mode, without gradients of any parameter; all is as before afterwards."""
+    modes = {child: child.training for child in module.modules()}
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.eval()
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for child, mode in modes.items():
+            child.training = mode
+
+
+def owned(module: DGDModule, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies on the device of the module that autograd can use, even if `tensors` were made in inference mode."""
+    return {key: value.to(module.device).clone() for key, value in tensors.items()}

@@ -1,0 +1,67 @@
+"""Where the search for a representation starts: the component means that reconstruct the cell best."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from scdgd._compat import MODULE_KEYS
+
+from ._joint_density import JointDensity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scdgd.module import DGDModule
+
+#: Distance of the log size factors between which scores are interpolated.
+_LOG_SIZE_STEP = 0.2
+
+
+@torch.no_grad()
+def best_component_means(module: DGDModule, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Component mean with the highest likelihood for each cell, shape ``(b, d)``; see :func:`component_starts`."""
+    return component_starts(module, JointDensity(module, tensors), 1)[0]
+
+
+@torch.no_grad()
+def component_starts(module: DGDModule, density: JointDensity, n_starts: int) -> torch.Tensor:
+    r"""Component means with the highest likelihood for each cell, best first, shape ``(n_starts, b, d)``.
+
+    Cells with the same covariates share the ``k`` decoded means. Then
+
+    .. math::
+        \log p(x_i \mid m_c) = \sum_j x_{ij} \log\frac{\mu_{cj}}{\mu_{cj} + \theta_j}
+                             - \sum_j \theta_j \log\frac{\mu_{cj} + \theta_j}{\theta_j} + \text{const}_i
+
+    is a matrix product; nothing of size ``b x k x g`` is formed. It is evaluated at size factors :math:`e^{0.2\,t}`,
+    :math:`t \in \mathbb Z`, and interpolated linearly in :math:`\log s`. With continuous covariates no two cells share
+    a decoded mean, and every cell has its own size factor. The prior is not counted (Schuster & Krogh 2023).
+    """
+    means = module.prior.component_means.detach()
+    covariates = {key: value for key, value in density.covariates.items() if value is not None}
+    exact = MODULE_KEYS.CONT_COVS_KEY in covariates
+    classes = torch.cat([*covariates.values(), *([density.library] if exact else [])], dim=1)
+    _, class_of_cell = torch.unique(classes, dim=0, return_inverse=True)
+    scores = density.library.new_zeros(len(density), len(means))
+    for c in range(int(class_of_cell.max()) + 1):
+        cells = (class_of_cell == c).nonzero().ravel()
+        shared = {key: value[cells[:1]].expand(len(means), -1) for key, value in covariates.items()}
+        log_size = density.library[cells, 0]
+        nodes = [(log_size[0], torch.ones_like(log_size))] if exact else _interpolation_nodes(log_size)
+        for node, weight in nodes:
+            px = module.generative(means, node.expand(len(means), 1), **shared)[MODULE_KEYS.PX_KEY]
+            near = weight.nonzero().ravel()
+            scores[cells[near]] += weight[near].unsqueeze(1) * px.score_each(density.x[cells[near]])
+    best = scores.topk(min(n_starts, len(means)), dim=1).indices  # (b, n_starts)
+    return means[best.T]
+
+
+def _interpolation_nodes(log_size: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Grid points, and the weight of each for every cell: a hat as wide as two steps."""
+    position = log_size / _LOG_SIZE_STEP
+    # a position that misses a grid point by rounding sits on it
+    position = torch.where((position - position.round()).abs() < 1e-4, position.round(), position)
+    for node in torch.cat([position.floor(), position.ceil()]).unique():
+        yield node * _LOG_SIZE_STEP, (1 - (position - node).abs()).clamp(min=0)
