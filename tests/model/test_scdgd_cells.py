@@ -347,7 +347,7 @@ def test_new_cells_are_placed_anew_under_another_batch():
 def test_placing_again_replaces_what_was_remembered(trained, query):
     query.obs.index = pd.Index([str(i) for i in range(1000, 1040)])
     first = trained.get_latent_representation(query)
-    again = trained.infer_representations(query, n_steps=1)
+    again = trained.infer_representations(query, n_steps=3, lr=0.05)
     assert (first != again).any(axis=1).all()
     np.testing.assert_array_equal(trained.get_latent_representation(query), again)
     assert len(trained.module.representations.placed_later) == 40

@@ -164,7 +164,7 @@ def _start(density: JointDensity, z: torch.Tensor, config: GaussNewtonConfig, su
         value=value,
         gradient=gradient,
         curvature=curvature(density, z, subset),
-        damping=torch.full_like(value, config.damping),
+        damping=torch.full_like(z[:, 0], config.damping),
         n_steps=torch.zeros(len(z), dtype=torch.long, device=z.device),
         last_step=nothing,
         last_change=nothing,

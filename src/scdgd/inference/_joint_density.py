@@ -40,6 +40,7 @@ class JointDensity:
         self.x = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY])
         self.library = log_size_factor(self.x, module.size_factor, tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
         self.covariates = module.covariates(tensors)
+        self.log_constant: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.library)
@@ -48,6 +49,7 @@ class JointDensity:
         part = object.__new__(type(self))
         rows = rows.nonzero().ravel() if rows.dtype == torch.bool else rows
         part.module, part.x, part.library = self.module, self.x[rows], self.library[rows]
+        part.log_constant = None if self.log_constant is None else self.log_constant[rows]
         part.covariates = {key: None if value is None else value[rows] for key, value in self.covariates.items()}
         return part
 
@@ -56,13 +58,16 @@ class JointDensity:
         return self.module.generative(z, self.library, **self.covariates)[MODULE_KEYS.PX_KEY]
 
     def value_and_gradient(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute :math:`J`, shape ``(b,)``, and its exact gradient, shape ``(b, d)``."""
+        """Compute :math:`J`, shape ``(b,)``, in double, and its exact gradient, shape ``(b, d)``."""
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
             px = self.likelihood(leaf)
-            value = -(px.log_prob(self.x) + self.module.prior.log_prob(leaf))
+            value = -(px.log_kernel(self.x) + self.module.prior.log_prob(leaf))
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
-        return value.detach(), gradient
+        if self.log_constant is None:  # does not depend on z, and costs as much as the rest
+            with torch.no_grad():
+                self.log_constant = px.log_constant(self.x)
+        return value.detach() - self.log_constant, gradient
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.autograd.function import once_differentiable
 
-from ._base import _MAX_LOG_MEAN
+from ._base import _MAX_LOG_MEAN, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,8 @@ def fused_log_prob(
     output: torch.Tensor,
     log_size: torch.Tensor | None,
     parameters: Sequence[torch.Tensor],
+    *,
+    constants: bool = True,
 ) -> torch.Tensor:
     r"""Log probability of whole cells, shape ``(b,)``, in nats, differentiable in `output` and `parameters`.
 
@@ -51,17 +53,20 @@ def fused_log_prob(
         Log size factor ``(b, 1)``, for :math:`\eta = \log s + \log\mathrm{softmax}(o)`; or ``None``.
     parameters
         Further parameters, each ``(g,)`` or ``(b, g)``.
+    constants
+        Whether terms that do not depend on the mean count. Without them the result is in double, because what is left
+        can be large; parameters then have no gradient.
     """
-    return _FusedLogProb.apply(family, counts, log_size, output, *parameters)
+    if not constants:
+        parameters = [p.detach() for p in parameters]
+    return _FusedLogProb.apply(family, constants, counts, log_size, output, *parameters)
 
 
 class _FusedLogProb(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, family, counts, log_size, output, *parameters):
-        needs_output, *needs_parameters = ctx.needs_input_grad[3:]
-        evaluate = functools.partial(
-            _evaluate, family, counts, needs_output=needs_output, needs_parameters=any(needs_parameters)
-        )
+    def forward(ctx, family, constants, counts, log_size, output, *parameters):
+        needs_output, *needs_parameters = ctx.needs_input_grad[4:]
+        evaluate = functools.partial(_evaluate, family, counts, Wanted(needs_output, any(needs_parameters), constants))
         log_prob, *ctx.derivatives = evaluate(log_size, output, parameters)
         ctx.evaluate = evaluate
         ctx.save_for_backward(log_size, output, *parameters)
@@ -82,33 +87,32 @@ class _FusedLogProb(torch.autograd.Function):
                 if d is not None:
                     d.mul_(d_log_prob[0] if d.ndim == 1 else d_log_prob.unsqueeze(1))
         ctx.derivatives = None
-        return None, None, None, d_output, *(d_parameters or [None] * len(parameters))
+        return None, None, None, None, d_output, *(d_parameters or [None] * len(parameters))
 
 
 def _evaluate(
     family: type[CountLikelihood],
     counts: SparseCounts,
+    wanted: Wanted,
     log_size: torch.Tensor | None,
     output: torch.Tensor,
     parameters: Sequence[torch.Tensor],
-    *,
-    needs_output: bool,
-    needs_parameters: bool,
     weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
     """Log probabilities ``(b,)``, derivative in the output, derivatives in the parameters, times `weight` ``(b, 1)``."""
-    derivatives = needs_output or needs_parameters
     blocks = _blocks(counts, output)
     mean, log_normalizer = _mean(output, log_size, blocks)  # the buffer of the mean becomes that of the derivative
     at = counts.flat_positions
     log_mean = output.reshape(-1)[at].double() - log_normalizer[counts.cells]
     of_entries = [(p[counts.indices] if p.ndim == 1 else p.reshape(-1)[at]).double() for p in parameters]
-    nonzero = family.nonzero_terms(counts.values.double(), log_mean, of_entries, derivatives)
+    nonzero = family.nonzero_terms(counts.values.double(), log_mean, of_entries, wanted)
     log_prob = counts.sum_of(nonzero.value)
-    d_parameters = [torch.zeros_like(p, memory_format=torch.contiguous_format) for p in parameters] * needs_parameters
+    d_parameters = [
+        torch.zeros_like(p, memory_format=torch.contiguous_format) for p in parameters
+    ] * wanted.d_parameters
     for rows, entries in blocks:
         of_rows = [p if p.ndim == 1 else p[rows] for p in parameters]
-        zero = family.zero_terms(mean[rows], of_rows, derivatives)
+        zero = family.zero_terms(mean[rows], of_rows, wanted)
         at_rows = at[entries] - rows.start * counts.n_genes
         _put(zero.value, at_rows, 0.0)  # the terms of non-zeros are added in double: both can be large and cancel
         log_prob[rows] += zero.value.sum(1)
@@ -116,12 +120,13 @@ def _evaluate(
             _put(z, at_rows, nz[entries])
             z = z if weight is None else z.mul_(weight[rows])
             d.add_(z.sum(0)) if d.ndim == 1 else d[rows].copy_(z)
-        if needs_output:
+        if wanted.d_log_mean:
             _put(zero.d_log_mean, at_rows, nonzero.d_log_mean[entries])
             _chain(zero.d_log_mean, mean[rows], None if log_size is None else log_size[rows])
             if weight is not None:
                 mean[rows].mul_(weight[rows])
-    return log_prob.to(output.dtype), mean if needs_output else None, d_parameters
+    dtype = output.dtype if wanted.constants else log_prob.dtype
+    return log_prob.to(dtype), mean if wanted.d_log_mean else None, d_parameters
 
 
 def _blocks(counts: SparseCounts, output: torch.Tensor) -> list[tuple[slice, slice]]:

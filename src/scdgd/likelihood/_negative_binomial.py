@@ -9,7 +9,7 @@ from torch.nn.functional import softplus
 
 from scdgd.data import as_sparse_counts
 
-from ._base import CountLikelihood, Terms
+from ._base import CountLikelihood, Terms, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,33 +65,43 @@ class NegativeBinomial(CountLikelihood):
         return self.log_theta.exp().expand_as(self._input)
 
     @staticmethod
-    def zero_terms(mean: torch.Tensor, parameters: Sequence[torch.Tensor], derivatives: bool) -> Terms:
+    def constant_terms(x: torch.Tensor, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
+        r"""Compute :math:`\log\Gamma(x + \theta) - \log\Gamma(\theta) - \log x!`."""
+        theta = parameters[0].clamp(-_MAX_LOG_THETA, _MAX_LOG_THETA).exp()
+        return _rising_factorial(x, theta, derivative=False)[0] - _log_factorial(x)
+
+    @staticmethod
+    def zero_terms(mean: torch.Tensor, parameters: Sequence[torch.Tensor], wanted: Wanted) -> Terms:
         r"""See the class, with :math:`\mathrm{sp}(u) = \log(1 + \mu/\theta)`."""
         log_theta = parameters[0].clamp(-_MAX_LOG_THETA, _MAX_LOG_THETA)
         minus_theta = -log_theta.exp()
         ratio = mean * (-log_theta).exp()
         value = torch.log1p(ratio).mul_(minus_theta)
-        if not derivatives:
-            return Terms(value, None, ())
-        d_log_mean = ratio.div_(ratio + 1).mul_(minus_theta)
-        return Terms(value, d_log_mean, (value - d_log_mean,))
+        if not (wanted.d_log_mean or wanted.d_parameters):
+            return Terms(value)
+        d_log_mean = torch.div(mean, torch.sub(-1, ratio, out=ratio), out=ratio)  # -theta p = -mean / (1 + ratio)
+        return Terms(value, d_log_mean, (value - d_log_mean,) if wanted.d_parameters else ())
 
     @staticmethod
     def nonzero_terms(
-        x: torch.Tensor, log_mean: torch.Tensor, parameters: Sequence[torch.Tensor], derivatives: bool
+        x: torch.Tensor, log_mean: torch.Tensor, parameters: Sequence[torch.Tensor], wanted: Wanted
     ) -> Terms:
         """See the class."""
         log_theta = parameters[0].clamp(-_MAX_LOG_THETA, _MAX_LOG_THETA)
         theta, u = log_theta.exp(), log_mean - log_theta
-        log_gammas, digammas = _rising_factorial(x, theta, derivatives)
         exp_u = (-u.abs()).exp()  # every logistic function of u follows from this one exponential
         log1p_exp_u, logistic = exp_u.log1p(), 1 / (1 + exp_u)
         softplus_u = u.clamp(min=0) + log1p_exp_u
-        value = log_gammas - _log_factorial(x) - x * (log1p_exp_u - u.clamp(max=0)) - theta * softplus_u
-        if not derivatives:
-            return Terms(value, None, ())
+        value = -x * (log1p_exp_u - u.clamp(max=0)) - theta * softplus_u
+        if wanted.constants or wanted.d_parameters:
+            log_gammas, digammas = _rising_factorial(x, theta, wanted.d_parameters)
+            value += log_gammas - _log_factorial(x)
+        if not (wanted.d_log_mean or wanted.d_parameters):
+            return Terms(value)
         p, not_p = torch.where(u > 0, logistic, exp_u * logistic), torch.where(u > 0, exp_u * logistic, logistic)
-        return Terms(value, x * not_p - theta * p, (theta * (digammas + p - softplus_u) - x * not_p,))
+        x_not_p = x * not_p
+        d_log_theta = (theta * (digammas + p - softplus_u) - x_not_p,) if wanted.d_parameters else ()
+        return Terms(value, x_not_p - theta * p, d_log_theta)
 
     def score_each(self, counts: SparseCounts | torch.Tensor) -> torch.Tensor:
         r"""Score cells ``(b, g)`` under parameters ``(k, g)``, up to a constant per cell: ``(b, k)``, in nats.
@@ -99,8 +109,8 @@ class NegativeBinomial(CountLikelihood):
         Terms that do not depend on the mean are left out, so it compares means at one dispersion.
         """
         u = self.log_mean - self.log_theta  # (k, g)
-        zero_term = (self.log_theta.exp() * softplus(u)).sum(-1)
-        return as_sparse_counts(counts) @ -softplus(-u).T.contiguous() - zero_term
+        softplus_u = softplus(u)
+        return as_sparse_counts(counts) @ (u - softplus_u).T.contiguous() - (self.log_theta.exp() * softplus_u).sum(-1)
 
     def information(self) -> torch.Tensor:
         r"""Fisher information in the log mean, :math:`\mu / (1 + \mu/\theta)`, shape ``(..., b, g)``."""

@@ -1,0 +1,363 @@
+"""Does the mixture learn, or does it keep its start? Objectives, covariance types and schedules of the mixture, compared.
+
+    python benchmarks/mixture.py --data DIR --standard --out mixture.md
+
+Every (set, seed) is one split of the cells, 80% to train and 20% to score; all variants see the same one and differ in
+what the table says, nothing else. Labels give the number of components, for all variants alike; the two columns of
+ARI against them are printed to look at and choose nothing. What chooses is the held-out log-likelihood of the test cells
+(`scdgd.metrics.held_out_log_likelihood`), by its differences to the default on the same set and seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import time
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scvi
+import torch
+from _ledger import Ledger, markdown, mean_sd
+from _sets import TRUTH, load, train_test_split
+from lightning.pytorch.callbacks import Callback
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+
+from scdgd.inference import fisher_information, place_new_cells
+from scdgd.metrics import held_out_log_likelihood, n_used_components
+from scdgd.model import SCDGD, SCVAD
+from scdgd.module import DGDModule
+
+N_LATENT = 20
+LAPLACE_EVERY = 3
+#: Part of the cells that keep the number of their component where a mixture was kept; a new one numbers anew.
+KEPT = 0.9
+
+
+class Tier(NamedTuple):
+    sets: tuple[str, ...]
+    seeds: int
+    epochs: int | None
+    max_cells: int
+
+
+TIERS = {
+    "quick": Tier(("pbmc68k",), 1, 5, 300),
+    "standard": Tier((*TRUTH, "kang_ifnb2800", "paul15", "pbmc3k"), 3, None, 1_500),
+    "full": Tier((*TRUTH, "kang_ifnb2800", "paul15", "pbmc3k"), 5, None, 5_000),
+}
+
+
+class Variant(NamedTuple):
+    cls: type[SCDGD] = SCDGD
+    prior_kwargs: dict = {}
+    model: dict = {}
+    train: dict = {}
+    plan: dict = {}
+    another_seed: bool = False
+
+
+class LaplaceModule(DGDModule):
+    """Point estimates in the loss; the steps of the mixture see Laplace covariances, :attr:`spread`, ``(n, d, d)``."""
+
+    spread: torch.Tensor | None = None
+
+    def posterior_of(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
+        is_table = self.spread is not None and len(rows) == len(self.spread)
+        return rows, self.spread if is_table else 0.0
+
+
+class LaplaceSCDGD(SCDGD):
+    _module_cls = LaplaceModule
+
+
+DEFAULT = "noise 0.6, tied_diag (default)"
+CONTROL = "the same, another seed"
+SOFTBALL = {"prior": "softball", "noise_scale": 0.0}
+VARIANTS = {
+    DEFAULT: Variant(),
+    CONTROL: Variant(another_seed=True),
+    **{
+        f"noise 0.6, {kind}": Variant(prior_kwargs={"covariance_type": kind})
+        for kind in ("diag", "spherical", "full", "tied")
+    },
+    "noise 0.6, tied_diag, placed once": Variant(plan={"placement_interval": None}),
+    "noise 0.6, tied_diag, early": Variant(train={"mixture_start": 0}),
+    "noise 0.6, tied_diag, gradient": Variant(plan={"prior_update": "gradient"}),
+    "SCVAD, tied_diag": Variant(SCVAD),
+    **{f"SCVAD, {kind}": Variant(SCVAD, {"covariance_type": kind}) for kind in ("diag", "full", "tied")},
+    "SCVAD, tied_diag, early": Variant(SCVAD, train={"mixture_start": 0}),
+    "SCVAD, tied_diag, gradient": Variant(SCVAD, plan={"prior_update": "gradient"}),
+    "MAP, softball, k-means start": Variant(
+        prior_kwargs={"initial_means": "kmeans"}, model=SOFTBALL, plan={"placement_interval": None}
+    ),
+    "MAP, softball, random start": Variant(model=SOFTBALL),
+    "MAP, plain mixture": Variant(model={"noise_scale": 0.0}),
+    "MAP, Laplace in the M-step": Variant(LaplaceSCDGD, model={"noise_scale": 0.0}),
+}
+
+
+class LaplaceSpread(Callback):
+    """Gives the module its cells' Laplace covariances every few epochs, from the placement of the mixture on."""
+
+    def __init__(self, model: LaplaceSCDGD) -> None:
+        self.model = model
+
+    def on_train_epoch_start(self, trainer, plan) -> None:
+        since_start = trainer.current_epoch - plan.mixture_start
+        if since_start >= 0 and since_start % LAPLACE_EVERY == 0:
+            self.model.module.spread = laplace_covariances(self.model)
+
+
+@torch.no_grad()
+def laplace_covariances(model: SCDGD) -> torch.Tensor:
+    """Inverse Fisher information, the prior's precision included, at every row of the table, ``(n, d, d)``."""
+    module = model.module
+    table, blocks = module.posterior_of(module.representations.table)[0], []
+    for tensors in model._make_data_loader(model.adata, batch_size=256):
+        rows = tensors[scvi.REGISTRY_KEYS.INDICES_KEY].ravel().long()
+        blocks.append(fisher_information(module, tensors, table[rows]).double().inverse().float())
+    return torch.cat(blocks)
+
+
+class Snapshot(NamedTuple):
+    clusters: np.ndarray
+    width: float
+    posterior_sd: float
+    spread: float
+
+
+@torch.no_grad()
+def snapshot(module: DGDModule) -> Snapshot:
+    """Components of the cells, and standard deviations of components, posteriors and representations, means over d."""
+    mean, var = module.posterior_of(module.representations.table)
+    prior, var = module.prior, torch.as_tensor(var)
+    var = var.diagonal(dim1=-2, dim2=-1) if var.ndim == 3 else var
+    return Snapshot(
+        prior.component_log_prob(mean).argmax(1).numpy(),
+        float(prior.weights @ prior.variances.sqrt().mean(1)),
+        float(var.sqrt().mean()),
+        float(mean.std(0).mean()),
+    )
+
+
+class Recorder(Callback):
+    """The mixture as it was first placed, and how many later placements replaced it."""
+
+    def __init__(self) -> None:
+        self.start, self.before, self.n_replaced = None, None, 0
+
+    def on_train_epoch_start(self, trainer, plan) -> None:
+        self.before = snapshot(plan.module) if self.start is not None else None
+
+    def on_train_batch_start(self, trainer, plan, batch, batch_idx) -> None:
+        if batch_idx > 0 or not bool(plan.module.prior.placed):
+            return
+        now = snapshot(plan.module)
+        if self.start is None:
+            self.start = now
+        elif np.mean(now.clusters == self.before.clusters) < KEPT:
+            self.n_replaced += 1
+
+
+def build(variant: Variant, train) -> SCDGD:
+    variant.cls.setup_anndata(train, labels_key="cell_type", batch_key="batch" if "batch" in train.obs else None)
+    return variant.cls(
+        train, n_components="labels", n_latent=N_LATENT, prior_kwargs=variant.prior_kwargs, **variant.model
+    )
+
+
+def fit(variant: Variant, train, test, seed: int, epochs: int | None) -> dict:
+    scvi.settings.seed = seed + 1_000 * variant.another_seed
+    model, recorder = build(variant, train), Recorder()
+    callbacks = [LaplaceSpread(model)] if variant.cls is LaplaceSCDGD else []
+    start = time.perf_counter()
+    model.train(
+        epochs,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        callbacks=[*callbacks, recorder],
+        plan_kwargs=variant.plan,
+        **variant.train,
+    )
+    seconds = time.perf_counter() - start
+    first, last = recorder.start, snapshot(model.module)
+    z = model.module.posterior_of(model.module.representations.table)[0].numpy()
+    truth, k = train.obs["cell_type"], model.module.prior.n_components
+    of_kmeans = KMeans(k, n_init=10, random_state=seed).fit_predict(z)
+    return {
+        "agreement": adjusted_rand_score(first.clusters, last.clusters),
+        "n_replaced": recorder.n_replaced,
+        "width": last.width,
+        "width_ratio": last.width / first.width,
+        "spread_ratio": last.spread / first.spread,
+        "posterior_sd_start": first.posterior_sd,
+        "posterior_sd": last.posterior_sd,
+        "used": n_used_components(last.clusters),
+        "held_out": held_out_log_likelihood(model, test).log_likelihood,
+        "held_out_mode": score_at_mode(model, test),
+        "ari_start": adjusted_rand_score(truth, first.clusters),
+        "ari": adjusted_rand_score(truth, last.clusters),
+        "ari_kmeans": adjusted_rand_score(truth, of_kmeans),
+        "seconds": seconds,
+    }
+
+
+def score_at_mode(model: SCDGD, test) -> float | None:
+    """Held-out log-likelihood of SCVAD with the mode plugged in, which is what other models plug in."""
+    if not isinstance(model, SCVAD):
+        return None
+
+    def place(tensors: dict, config) -> torch.Tensor:
+        mode = place_new_cells(model.module, tensors, config)
+        return torch.cat([mode, torch.zeros_like(mode)], dim=1)
+
+    model._place_minibatch = place
+    model._forget_placed_cells()
+    return held_out_log_likelihood(model, test).log_likelihood
+
+
+def run(job: tuple) -> None:
+    """All variants on one split; finished ones are skipped."""
+    name, seed, data, tier, path = job
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    scvi.settings.verbosity = logging.ERROR
+    torch.set_num_threads(1)
+    ledger = Ledger(path)
+    todo = [method for method in VARIANTS if not ledger.has(set=name, seed=seed, method=method)]
+    if not todo:
+        return
+    train, test = train_test_split(load(name, data, tier.max_cells), seed)
+    for method in todo:
+        scores = fit(VARIANTS[method], train, test, seed, tier.epochs)
+        sizes = {"cells": train.n_obs, "genes": train.n_vars, "types": train.obs["cell_type"].nunique()}
+        ledger.add({"set": name, "seed": seed, "method": method, **sizes, **scores})
+        print(
+            f"{name} seed {seed} {method}: agreement {scores['agreement']:.3f}, width x {scores['width_ratio']:.3f}, "
+            f"held-out {scores['held_out']:.2f}, {scores['seconds']:.0f} s",
+            flush=True,
+        )
+
+
+COLUMNS = {
+    "agreement": ("start–end agreement", 3),
+    "n_replaced": ("replaced", 1),
+    "width": ("width", 3),
+    "width_ratio": ("width, end/start", 3),
+    "spread_ratio": ("spread of z, end/start", 3),
+    "posterior_sd": ("posterior sd", 3),
+    "used": ("used", 1),
+    "held_out": ("held-out log-lik.", 2),
+    "ari_start": ("ARI at start", 3),
+    "ari": ("ARI", 3),
+    "ari_kmeans": ("ARI, k-means on z", 3),
+    "seconds": ("seconds", 1),
+}
+
+
+def table_of(rows: pd.DataFrame) -> str:
+    """Mean ± standard deviation over seeds, of the mean over the sets."""
+    lines = []
+    for method in VARIANTS:
+        by_seed = rows[rows["method"] == method].groupby("seed")[list(COLUMNS)].mean()
+        lines.append([method, *(mean_sd(by_seed[column], digits) for column, (_, digits) in COLUMNS.items())])
+    return markdown(["variant", *(title for title, _ in COLUMNS.values())], lines)
+
+
+def differences(rows: pd.DataFrame, column: str, reference: str) -> pd.DataFrame:
+    """`column` of every variant less that of the `reference`, on the same set and seed: one column for each variant."""
+    pivot = rows.pivot(index=["set", "seed"], columns="method", values=column)
+    return (
+        pivot.sub(pivot[reference], axis=0)
+        .drop(columns=reference)
+        .reindex(columns=list(VARIANTS))
+        .dropna(how="all", axis=1)
+    )
+
+
+def paired_table(rows: pd.DataFrame, column: str, reference: str, sets: list[str]) -> str:
+    """Mean difference, its standard errors over pairs and over sets, pairs won, and the mean difference of each set."""
+    lines = []
+    for method, pairs in differences(rows, column, reference).items():
+        pairs = pairs.dropna()
+        of_sets = pairs.groupby("set").mean()
+        errors = [s.std() / np.sqrt(len(s)) if len(s) > 1 else float("nan") for s in (pairs, of_sets)]
+        lines.append(
+            [method, f"{pairs.mean():+.2f}", *(f"{e:.2f}" for e in errors), f"{(pairs > 0).sum()} of {len(pairs)}"]
+            + [f"{of_sets[name]:+.2f}" if name in of_sets else "–" for name in sets]
+        )
+    return markdown(["variant", "difference", "SE, pairs", "SE, sets", "wins", *sets], lines)
+
+
+def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
+    sets = [name for name in tier.sets if name in set(rows["set"])]
+    n_seeds = rows["seed"].nunique()
+    text = [
+        f"Tier `{tier_name}`: {n_seeds} seed{'s' if n_seeds > 1 else ''}; each seed is a split of the cells and a start. "
+        "*Start* is the moment right after the mixture is first placed (k-means and 20 steps of EM where it trains by EM). "
+        "*Agreement* is the ARI between the components of the training cells then and at the end; *replaced* counts later "
+        "placements that were likelier. *Width* is the mean standard deviation of a component, *posterior sd* that which "
+        "training assumes around a representation. Seconds are wall-clock of training on shared CPU cores, one thread a "
+        f"run. `{CONTROL}` repeats the default on the same split: differences of its size are chance.",
+        "\n**Mean over sets** (± standard deviation over seeds)\n",
+        table_of(rows),
+        "\n**Held-out log-likelihood less that of the default**, nats per cell, paired by set and seed. One standard error "
+        "takes all pairs for independent, the other the sets only.\n",
+        paired_table(rows, "held_out", DEFAULT, sets),
+    ]
+    mode = rows.assign(held_out=rows["held_out_mode"].fillna(rows["held_out"]))
+    mode = mode[mode["held_out_mode"].notna() | (mode["method"] == DEFAULT)]
+    text += [
+        "\n**The same for SCVAD with the mode plugged in**, as for the others; above it is the posterior mean.\n",
+        paired_table(mode, "held_out", DEFAULT, sets),
+        "\n**Among SCVAD: less that of SCVAD, tied_diag**\n",
+        paired_table(rows[rows["method"].str.startswith("SCVAD")], "held_out", "SCVAD, tied_diag", sets),
+    ]
+    for name in sets:
+        of_set = rows[rows["set"] == name]
+        cells, genes, types = of_set[["cells", "genes", "types"]].iloc[0]
+        measured = "; labels are measured" if name in TRUTH else ""
+        text += [f"\n**{name}**: {cells} training cells × {genes} genes, {types} types{measured}\n", table_of(of_set)]
+    return "\n".join(text) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with the .h5ad sets (not needed for --quick)")
+    tiers = parser.add_mutually_exclusive_group()
+    for tier_name in TIERS:
+        tiers.add_argument(f"--{tier_name}", dest="tier", action="store_const", const=tier_name)
+    parser.add_argument("--out", type=Path, help="Markdown page to write (default: print only)")
+    parser.add_argument("--jobs", type=int, default=2, help="splits run at a time")
+    parser.add_argument("--ledger", type=Path, help="CSV of finished runs (default: benchmarks/out/mixture_<tier>.csv)")
+    parser.set_defaults(tier="quick")
+    args = parser.parse_args()
+    tier = TIERS[args.tier]
+    if args.data is None and tier.sets != ("pbmc68k",):
+        parser.error("--data is needed: a folder with " + ", ".join(f"{name}.h5ad" for name in tier.sets))
+    path = args.ledger or Path(__file__).parent / "out" / f"mixture_{args.tier}.csv"
+    if args.tier == "quick":
+        path.unlink(missing_ok=True)
+    jobs = [(name, seed, args.data, tier, path) for seed in range(tier.seeds) for name in tier.sets]
+    if len(jobs) == 1 or args.jobs == 1:
+        for job in jobs:
+            run(job)
+    else:
+        with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
+            pool.map(run, jobs, chunksize=1)
+    text = report(Ledger(path).read(), args.tier, tier)
+    print(text)
+    if args.out:
+        title, about = __doc__.split("\n\n", 1)[0], __doc__.split("\n\n", 2)[2]
+        command = f"python benchmarks/mixture.py --data DIR --{args.tier}"
+        args.out.write_text(f"# The mixture\n\n{title}\n\nPrinted by `{command}`.\n{about}\n{text}")
+
+
+if __name__ == "__main__":
+    main()
