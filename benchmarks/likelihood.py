@@ -98,7 +98,8 @@ def minibatches(genes: tuple[int, ...], n_rounds: int) -> str:
         for n_cells in (128, 512):
             case = Case(n_cells, n_genes)
             seconds = interleave(
-                {name: getattr(case, name) for name in ("scdgd", "scvi_tools", "published", "matrix_products")}, n_rounds
+                {name: getattr(case, name) for name in ("scdgd", "scvi_tools", "published", "matrix_products")},
+                n_rounds,
             )
             rows.append(
                 [
