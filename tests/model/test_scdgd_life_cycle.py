@@ -11,7 +11,7 @@ import scvi
 import torch
 from scipy import sparse
 
-from scdgd.model import SCDGD
+from scdgd.model import SCDGD, SCVAD
 from tests.conftest import make_model, simulate, state_of, train
 
 
@@ -450,3 +450,24 @@ def test_bad_columns_are_refused_at_setup_in_anndata_and_mudata(column, values, 
         SCDGD.setup_anndata(
             simulate(), **{key: "nowhere" if isinstance(v, str) else ["nowhere"] for key, v in setup.items()}
         )
+
+
+def test_polish_moves_training_cells_to_the_modes(adata):
+    """And nothing else: not decoder, not prior, not held-out cells."""
+    models = []
+    for polish in (False, True):
+        scvi.settings.seed = 0
+        models.append(train(make_model(adata.copy()), 5, train_size=0.9, polish=polish))
+    plain, polished = models
+    state, other = state_of(plain), state_of(polished)
+    moved = (state.pop("representations.table") != other.pop("representations.table")).any(1)
+    assert int(moved.sum()) == 135
+    for key, value in state.items():
+        assert torch.equal(value, other[key]), key
+    assert polished.get_elbo() > plain.get_elbo()
+
+
+def test_variances_cannot_be_polished(adata):
+    SCVAD.setup_anndata(adata)
+    with pytest.raises(ValueError, match="polish"):
+        SCVAD(adata, n_components=3).train(1, polish=True)

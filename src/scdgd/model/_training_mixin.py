@@ -13,9 +13,11 @@ import torch
 from scvi import REGISTRY_KEYS, settings
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import merge_kwargs
+from scvi.utils import track
 
 from scdgd._constants import OBS_KEYS
 from scdgd.data import CellIndexField, SparseCountsLoader, WholeDataSplitter, find_rows, iter_row_blocks
+from scdgd.inference import gauss_newton
 from scdgd.prior import SoftballMixture
 from scdgd.train import (
     CheckpointFolder,
@@ -42,6 +44,7 @@ _FULL_EPOCHS_UP_TO = 50_000
 _MIN_EPOCHS = 10
 _MIXTURE_START = 0.4
 _CHECKPOINT_EVERY = 5
+_POLISHED_TOGETHER = 512
 _COLUMNS = (
     REGISTRY_KEYS.BATCH_KEY,
     REGISTRY_KEYS.SIZE_FACTOR_KEY,
@@ -78,6 +81,7 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         mixture_start: int | None = None,
         checkpoint_dir: str | os.PathLike | None = None,
         checkpoint_every_n_epochs: int | None = None,
+        polish: bool = False,
         **trainer_kwargs,
     ) -> None:
         """Train the model, on *all* cells unless told otherwise.
@@ -130,6 +134,9 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
             for bit that of a training that was never killed. Two files are kept, without the counts.
         checkpoint_every_n_epochs
             Epochs between checkpoints; ``None`` for 5. An interrupted training writes its last complete epoch anyway.
+        polish
+            Whether to move the representations of the training cells to the nearest modes of the joint density when
+            training has ended, by Gauss-Newton steps with everything else frozen. Not for models that learn variances.
 
         Raises
         ------
@@ -141,7 +148,7 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         NotImplementedError
             For `datamodule` and for several devices.
         """
-        self._check_training_options(datamodule, devices, trainer_kwargs, warm_start)
+        self._check_training_options(datamodule, devices, trainer_kwargs, warm_start, polish)
         folder, every_n_epochs = self._check_checkpoint_options(checkpoint_dir, checkpoint_every_n_epochs)
         self._validate_anndata(None)
         if self.is_query_:
@@ -203,6 +210,8 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
                 **trainer_kwargs,
             )
             self._finish(rows[train], held_out, rows[held_out], plan["seed"])
+            if polish:
+                self._polish(np.sort(train), rows[np.sort(train)])
         finally:
             interruption.take_effect()
 
@@ -228,6 +237,16 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         if len(held_out):
             z = self._infer(self.adata, held_out, self._new_cells, None)
             table[torch.as_tensor(held_out_rows, device=table.device)] = z
+
+    def _polish(self, positions: np.ndarray, rows: np.ndarray) -> None:
+        """Move training cells at `positions` to the modes of their joint densities."""
+        table = self.module.representations.table
+        loader = super()._make_data_loader(self.adata, indices=positions, batch_size=_POLISHED_TOGETHER)
+        first = 0
+        for tensors in track(loader, description=f"Polishing {len(positions)} cells"):
+            of_batch = torch.as_tensor(rows[first : first + len(tensors[REGISTRY_KEYS.X_KEY])], device=table.device)
+            table[of_batch] = gauss_newton(self.module, tensors, table[of_batch]).z
+            first += len(of_batch)
 
     def _count_epochs(self, max_epochs: int | None) -> int:
         if max_epochs is None:
@@ -360,8 +379,11 @@ class RepresentationTrainingMixin(UnsupervisedTrainingMixin):
         cells.obs[OBS_KEYS.ROW] = rows
         return rows
 
-    def _check_training_options(self, datamodule, devices, trainer_kwargs: dict, warm_start: str) -> None:
+    def _check_training_options(self, datamodule, devices, trainer_kwargs: dict, warm_start: str, polish: bool) -> None:
         check_options(warm_start=(warm_start, ("pca", "zeros")))
+        if polish and self.module.row_width != self.module.prior.n_latent:
+            msg = "`polish=True` moves point estimates; this model learns posteriors. Leave it out."
+            raise ValueError(msg)
         if datamodule is not None:
             msg = "`datamodule` does not tell which cell is which, but each cell has a row of its own; train on an AnnData."
             raise NotImplementedError(msg)
