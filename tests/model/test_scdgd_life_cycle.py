@@ -461,7 +461,7 @@ def test_polish_moves_training_cells_to_the_modes(adata):
     plain, polished = models
     state, other = state_of(plain), state_of(polished)
     moved = (state.pop("representations.table") != other.pop("representations.table")).any(1)
-    assert int(moved.sum()) == 135
+    assert 120 < int(moved.sum()) <= 135  # a cell may be at its mode already
     for key, value in state.items():
         assert torch.equal(value, other[key]), key
     assert polished.get_elbo() > plain.get_elbo()
