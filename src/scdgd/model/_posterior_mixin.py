@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 #: Above this shape of the tail of its importance weights, moments of a cell are not to be trusted.
 _MAX_PARETO_K = 0.7
-#: Effective samples per dimension that the proposal's covariance counts for.
-_PROPOSAL_SAMPLES = 2
 _SHOW_CELLS = 2_000
 
 
@@ -88,7 +86,8 @@ class PosteriorMixin:
 
         The Laplace approximation at the mode, moved towards the posterior's mean (:func:`scdgd.inference.refined`), is the
         proposal; weights make moments of its draws those of the posterior. Covariances of few draws in many dimensions
-        are noisy, so they are averaged with the proposal's, which counts as :math:`2 d` effective draws.
+        are noisy, so they are shrunk to a multiple of the proposal's, see
+        :meth:`scdgd.inference.ImportanceSamples.shrunk_covariance`.
 
         Parameters
         ----------
@@ -130,15 +129,10 @@ class PosteriorMixin:
             infinite = torch.full_like(nothing, torch.inf)
             return posterior.mode, covariance, posterior.log_evidence(), infinite, nothing
         samples = posterior_samples(self.module, tensors, rows, n_samples)
-        posterior = samples.proposal
-        n_effective = samples.effective_sample_size()
-        if full_covariance:
-            laplace, sampled, share = posterior.covariance, samples.covariance, n_effective[:, None, None]
-        else:
-            laplace, sampled, share = posterior.variance, samples.variance, n_effective[:, None]
-        n_laplace = _PROPOSAL_SAMPLES * posterior.mode.shape[1]
-        covariance = (share * sampled + n_laplace * laplace) / (share + n_laplace)
-        return samples.mean, covariance, samples.log_evidence(), n_effective, samples.pareto_k()
+        covariance = samples.shrunk_covariance()
+        if not full_covariance:
+            covariance = covariance.diagonal(dim1=-2, dim2=-1)
+        return samples.mean, covariance, samples.log_evidence(), samples.effective_sample_size(), samples.pareto_k()
 
     def _minibatches(self, adata, indices, batch_size: int | None, what: str):
         """Minibatches, with the rows of the table of their cells."""

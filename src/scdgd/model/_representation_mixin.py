@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,11 @@ from scvi.utils import track
 
 from scdgd._compat import get_state_registry, set_state_registry
 from scdgd._constants import OBS_KEYS
-from scdgd.data import find_rows
+from scdgd.data import TrainedCells
 from scdgd.inference import NewCellsConfig, place_new_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
 
@@ -46,7 +47,8 @@ class RepresentationMixin:
         """Remember the training cells of the registry; called once the registry stands."""
         self._new_cells = new_cells
         self._trained_cells = get_state_registry(self.registry_, REGISTRY_KEYS.INDICES_KEY)
-        self._placed_rows: dict[tuple[str, int, bytes], int] = {}
+        self._cells_by_name = TrainedCells(self._trained_cells)
+        self._placed_rows: dict[bytes, int] = {}
 
     def _validate_anndata(self, adata=None, copy_if_view: bool = True):
         if adata is None and self.adata is None:
@@ -77,7 +79,7 @@ class RepresentationMixin:
         names = np.asarray(cells.obs_names.astype(str), dtype=object)
         fingerprints = cells.obs[OBS_KEYS.FINGERPRINT].to_numpy()
         positions = _as_positions(indices, adata.n_obs)
-        rows, _ = find_rows(self._trained_cells, names, fingerprints)
+        rows, _ = self._cells_by_name.find(names, fingerprints)
         wanted = np.unique(positions[rows[positions] < 0])  # sorted, as backed data must be read
         if len(wanted):
             keys = _keys(manager, names, fingerprints, wanted)
@@ -90,7 +92,8 @@ class RepresentationMixin:
         cells.obs[OBS_KEYS.ROW] = rows
         return rows[positions]
 
-    def _place(self, adata, positions: np.ndarray, keys: list[tuple[str, int, bytes]], batch_size: int | None) -> None:
+    @torch.inference_mode(False)  # what is remembered may be written to later, in any mode
+    def _place(self, adata, positions: np.ndarray, keys: list[bytes], batch_size: int | None) -> None:
         """Infer representations of new cells, minibatch by minibatch, and remember them by name and counts."""
         if not self.is_trained_:
             msg = (
@@ -100,20 +103,26 @@ class RepresentationMixin:
             raise RuntimeError(msg)
         z = self._infer(adata, positions, self._new_cells, batch_size)
         representations = self.module.representations
-        known = np.array([key in self._placed_rows for key in keys])
-        for i in np.flatnonzero(known):
-            representations.placed_later[self._placed_rows[keys[i]] - len(representations)] = z[i]
         first = len(representations) + len(representations.placed_later)
-        representations.append(z[torch.as_tensor(~known, device=z.device)])
-        self._placed_rows.update({keys[i]: first + j for j, i in enumerate(np.flatnonzero(~known))})
+        new = [key for key in keys if key not in self._placed_rows]
+        self._placed_rows.update(zip(new, range(first, first + len(new)), strict=True))
+        rows = torch.tensor([self._placed_rows[key] for key in keys], device=z.device)
+        representations.append(z[rows >= first])
+        representations.placed_later[rows - len(representations)] = z
 
     def _infer(self, adata, positions: np.ndarray, config: NewCellsConfig, batch_size: int | None) -> torch.Tensor:
-        """Representations of the cells at sorted `positions`, shape ``(m, d)``."""
+        """Rows of the table for the cells at sorted `positions`, shape ``(m, width)``."""
         with torch.inference_mode(False):
+            table, first = self.module.representations.table, 0
+            z = table.new_empty(len(positions), table.shape[1])
             loader = super()._make_data_loader(adata, indices=positions, batch_size=batch_size or _PLACED_TOGETHER)
             show = len(positions) > _BLOCK_CELLS
             batches = track(loader, description=f"Placing {len(positions)} new cells", disable=not show)
-            return torch.cat([self._place_minibatch(tensors, config) for tensors in batches])
+            for tensors in batches:
+                block = self._place_minibatch(tensors, config)
+                z[first : first + len(block)] = block
+                first += len(block)
+            return z
 
     def _place_minibatch(self, tensors: dict[str, torch.Tensor], config: NewCellsConfig) -> torch.Tensor:
         return place_new_cells(self.module, tensors, config)
@@ -226,10 +235,17 @@ class RepresentationMixin:
 
     @torch.inference_mode()
     def _representations_of(self, rows: np.ndarray) -> np.ndarray:
-        mean, _ = self.module.posterior_of(
-            self.module.representations(torch.as_tensor(rows, device=self.module.device))
-        )
-        return mean.cpu().numpy()
+        z = np.empty((len(rows), self.module.prior.n_latent), dtype=np.float32)
+        for cells, block in self._blocks_of(rows):
+            z[cells] = block.cpu().numpy()
+        return z
+
+    def _blocks_of(self, rows: np.ndarray) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Representations of rows of the table, block by block with its place among them."""
+        for first in range(0, len(rows), _BLOCK_CELLS):
+            cells = slice(first, first + _BLOCK_CELLS)
+            parameters = self.module.representations(torch.as_tensor(rows[cells], device=self.module.device))
+            yield cells, self.module.posterior_of(parameters)[0]
 
     @torch.inference_mode()
     def get_cluster_assignments(
@@ -252,10 +268,14 @@ class RepresentationMixin:
         -------
         Components, shape ``(n,)``, int; or probabilities, shape ``(n, k)``, rows summing to one.
         """
-        z = torch.as_tensor(self.get_latent_representation(adata, indices, batch_size=batch_size))
-        blocks = [self.module.prior.responsibilities(block.to(self.module.device)) for block in z.split(_BLOCK_CELLS)]
-        responsibilities = torch.cat(blocks).cpu().numpy()
-        return responsibilities if soft else responsibilities.argmax(axis=1)
+        self._check_if_trained(warn=False)
+        rows = self._resolve_rows(self._validate_anndata(adata), indices, batch_size)
+        prior = self.module.prior
+        result = np.empty((len(rows), prior.n_components), np.float32) if soft else np.empty(len(rows), np.int64)
+        for cells, z in self._blocks_of(rows):
+            responsibilities = prior.responsibilities(z).cpu().numpy()
+            result[cells] = responsibilities if soft else responsibilities.argmax(axis=1)
+        return result
 
     def get_component_means(self) -> np.ndarray:
         """Means of the mixture components in the latent space, shape ``(k, d)``."""
@@ -269,8 +289,8 @@ def _as_positions(indices: Sequence[int] | None, n_cells: int) -> np.ndarray:
     return np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
 
 
-def _keys(manager, names: np.ndarray, fingerprints: np.ndarray, positions: np.ndarray) -> list[tuple[str, int, bytes]]:
-    """What makes new cells the same: name, counts, and all that enters the decoder beside the representation."""
+def _keys(manager, names: np.ndarray, fingerprints: np.ndarray, positions: np.ndarray) -> list[bytes]:
+    """What makes new cells the same, hashed: name, counts, and all that enters the decoder beside the representation."""
     columns = [
         np.asarray(manager.get_from_registry(key), dtype=np.float64)[positions].reshape(len(positions), -1)
         for key in _DECODER_INPUTS
@@ -278,6 +298,6 @@ def _keys(manager, names: np.ndarray, fingerprints: np.ndarray, positions: np.nd
     ]
     inputs = np.ascontiguousarray(np.concatenate(columns, axis=1))
     return [
-        (name, fingerprint, row.tobytes())
-        for name, fingerprint, row in zip(names[positions], fingerprints[positions].tolist(), inputs, strict=True)
+        hashlib.blake2b(fingerprint.tobytes() + row.tobytes() + name.encode(), digest_size=16).digest()
+        for name, fingerprint, row in zip(names[positions], fingerprints[positions], inputs, strict=True)
     ]
