@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -9,7 +11,7 @@ import pytest
 from scipy import sparse
 
 from scdgd._constants import OBS_KEYS
-from scdgd.data import find_rows
+from scdgd.data import TrainedCells, _fields, find_rows
 from scdgd.model import SCDGD
 from tests.conftest import simulate
 
@@ -76,6 +78,21 @@ def test_find_rows_tells_new_cells_from_collisions():
     found, collides = find_rows(state, names, np.array([3, 1, 9, 1], np.uint64))
     assert found.tolist() == [2, -1, -1, 0]
     assert collides.tolist() == [False, False, True, False]
+
+
+def test_names_are_indexed_once_and_not_in_the_registry(monkeypatch):
+    state = {"cell_names": np.array(["a", "b", "c"], dtype=object), "cell_fingerprints": np.array([1, 2, 3], np.uint64)}
+    made = []
+    spy = SimpleNamespace(Index=lambda names: made.append(len(names)) or pd.Index(names))
+    monkeypatch.setattr(_fields, "pd", spy)
+    cells, before = TrainedCells(state), dict(state)
+    for names, prints, expected in ((["c", "b"], [3, 9], [2, -1]), (["a", "x"], [1, 1], [0, -1])):
+        rows, collides = cells.find(np.array(names, dtype=object), np.array(prints, np.uint64))
+        assert rows.tolist() == expected
+        assert collides.tolist() == [False, prints[1] == 9]
+    assert made == [3]
+    assert state.keys() == before.keys()
+    assert all(state[key] is before[key] for key in state)
 
 
 @pytest.mark.parametrize("side", ["reference", "query"])

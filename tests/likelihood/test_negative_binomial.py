@@ -372,3 +372,29 @@ def test_a_thousand_steps_on_very_sparse_counts_stay_finite():
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
     assert torch.isfinite(log_theta).all()
+
+
+def test_no_derivatives_without_gradients(monkeypatch):
+    output, log_size, log_theta, counts = softmax_case()
+    likelihood = NegativeBinomial.from_softmax(output.requires_grad_(), log_size, log_theta.requires_grad_())
+    expected = likelihood.log_prob(counts)
+    asked = []
+    terms = NegativeBinomial.zero_terms
+    monkeypatch.setattr(
+        NegativeBinomial, "zero_terms", staticmethod(lambda *args: asked.append(args[-1]) or terms(*args))
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(likelihood.log_prob(counts), expected.detach())
+    assert asked
+    assert not any(wanted.d_log_mean or wanted.d_parameters for wanted in asked)
+
+
+def test_kernel_and_constant_add_up():
+    output, log_size, log_theta, counts = softmax_case(torch.float32)
+    counts = SparseCounts.from_dense(counts)
+    likelihood = NegativeBinomial.from_softmax(output.requires_grad_(), log_size, log_theta.requires_grad_())
+    total = likelihood.log_kernel(counts) + likelihood.log_constant(counts)
+    assert total.dtype == torch.float64
+    torch.testing.assert_close(total.float(), likelihood.log_prob(counts))
+    gradient = torch.autograd.grad(likelihood.log_kernel(counts).sum(), output)
+    torch.testing.assert_close(gradient, torch.autograd.grad(likelihood.log_prob(counts).sum(), output))

@@ -11,7 +11,7 @@ from scipy import sparse
 from scipy.stats import binom, nbinom
 
 from scdgd.metrics import held_out_log_likelihood, n_used_components, split_counts
-from scdgd.metrics._held_out import conditional_of_other_half
+from scdgd.metrics._count_splitting import conditional_of_other_half
 from tests.conftest import make_model, simulate, train
 
 

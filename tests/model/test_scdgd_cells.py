@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 import scvi
 import torch
+from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 
-from scdgd.model import SCDGD
+from scdgd.data import _loader
+from scdgd.model import SCDGD, SCVAD, _representation_mixin
 from tests.conftest import make_model, simulate, state_of, train
 
 
@@ -227,6 +229,31 @@ def test_backed(tmp_path, dense):
     np.testing.assert_allclose(from_disk, in_memory, atol=1e-4)
 
 
+def test_training_on_a_file_resumes_bit_for_bit(tmp_path, monkeypatch):
+    """The order of the cells comes from the random numbers that checkpoints keep."""
+    monkeypatch.setattr(_loader, "_RUN_CELLS", 4)
+    monkeypatch.setattr(_loader, "_BUFFER_CELLS", 60)
+    simulate().write_h5ad(tmp_path / "cells.h5ad")
+
+    class Interrupt(Callback):
+        def on_train_batch_start(self, trainer, plan, batch, batch_idx):
+            if (trainer.current_epoch, batch_idx) == (4, 2):
+                raise KeyboardInterrupt
+
+    def run(seed: int, epochs: int = 6, **options) -> SCDGD:
+        scvi.settings.seed = 0
+        backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+        torch.manual_seed(seed)
+        return train(make_model(backed), epochs, batch_size=20, train_size=0.8, **options)
+
+    whole = state_of(run(0))
+    run(0, checkpoint_dir=tmp_path / "c", checkpoint_every_n_epochs=2, callbacks=[Interrupt()])
+    resumed = state_of(run(1, checkpoint_dir=tmp_path / "c", checkpoint_every_n_epochs=2))
+    for key, value in whole.items():
+        assert torch.equal(value, resumed[key]), key
+    assert not torch.equal(whole["representations.table"], state_of(run(1))["representations.table"])
+
+
 @pytest.mark.parametrize(
     ("n_cells", "n_genes", "options"),
     [(1, 30, {"n_components": 1}), (2, 30, {"n_components": 2}), (20, 1, {}), (20, 2, {}), (129, 5, {})],
@@ -307,8 +334,6 @@ def test_a_split_given_by_the_user_is_followed(adata):
 
 
 def test_interrupted_training_leaves_a_readable_model(adata):
-    from lightning.pytorch.callbacks import Callback
-
     class Fail(Callback):
         def on_train_epoch_end(self, trainer, plan):
             msg = "stop here"
@@ -353,6 +378,31 @@ def test_placing_again_replaces_what_was_remembered(trained, query):
     assert len(trained.module.representations.placed_later) == 40
     with pytest.raises(ValueError, match="n_steps"):
         trained.infer_representations(query, n_steps=-1)
+
+
+def test_cells_placed_for_their_clusters_can_be_placed_again(trained, query):
+    trained.get_cluster_assignments(query[:30].copy())
+    first = trained.get_latent_representation(query)
+    again = trained.infer_representations(query, n_steps=3, lr=0.05)
+    assert (first != again).any(axis=1).all()
+    np.testing.assert_array_equal(trained.get_latent_representation(query), again)
+
+
+@pytest.mark.parametrize("model_class", [SCDGD, SCVAD])
+def test_clusters_are_the_most_probable_components_in_blocks_of_any_size(adata, query, model_class, monkeypatch):
+    model_class.setup_anndata(adata)
+    model = train(model_class(adata, n_components=3, n_latent=4, n_hidden=16), 4)
+    for cells in (None, query):
+        z = torch.as_tensor(model.get_latent_representation(cells))
+        with torch.no_grad():
+            expected = model.module.prior.responsibilities(z).numpy()
+        for size in (7, 10_000):
+            monkeypatch.setattr(_representation_mixin, "_BLOCK_CELLS", size)
+            soft, hard = model.get_cluster_assignments(cells, soft=True), model.get_cluster_assignments(cells)
+            np.testing.assert_allclose(soft, expected, atol=1e-5)
+            assert hard.dtype == np.int64
+            np.testing.assert_array_equal(hard, soft.argmax(axis=1))
+            np.testing.assert_array_equal(model.get_latent_representation(cells), z)
 
 
 def test_a_model_without_data_says_what_it_needs(trained, tmp_path):

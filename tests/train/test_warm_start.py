@@ -75,6 +75,7 @@ def test_blocks_do_not_matter(monkeypatch):
     whole = whitened_pca(counts, 4)
     monkeypatch.setattr(_warm_start, "iter_row_blocks", lambda x: iter_row_blocks(x, max_elements=7 * 25))
     monkeypatch.setattr(_warm_start, "_BLOCK_CELLS", 13)
+    monkeypatch.setattr(_warm_start, "_SPLIT_CELLS", 17)
     np.testing.assert_allclose(whitened_pca(counts, 4), whole, atol=1e-5)
 
 
@@ -93,6 +94,13 @@ def test_scores_are_centred_within_each_batch():
         np.testing.assert_allclose(scores[batch == code].mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(scores.std(axis=0), 1, rtol=1e-4)
     assert np.abs(whitened_pca(counts, 4)[batch == 1].mean(axis=0)).max() > 0.1
+
+
+def test_blocks_do_not_matter_within_batches(monkeypatch):
+    counts, batch, train = draw(), np.arange(200) // 70, np.arange(0, 200, 3)
+    whole = whitened_pca(counts, 8, batch=batch, train_indices=train)
+    monkeypatch.setattr(_warm_start, "_SPLIT_CELLS", 17)
+    np.testing.assert_allclose(whitened_pca(counts, 8, batch=batch, train_indices=train), whole, atol=1e-5)
 
 
 def test_batches_may_come_as_the_column_of_the_registry():
@@ -218,3 +226,18 @@ def test_sparse_counts_are_never_made_dense(to_format):
         tracemalloc.stop()
     np.testing.assert_allclose(scores.std(axis=0), 1, rtol=1e-3)
     assert peak < n * g * 4 / 3
+
+
+def test_scores_are_whitened_in_place(monkeypatch):
+    monkeypatch.setattr(_warm_start, "_SPLIT_CELLS", 1_000)
+    scores = np.random.default_rng(0).normal(3, 2, size=(100_000, 20)).astype(np.float32)
+    batch = np.arange(100_000) % 2
+    tracemalloc.start()
+    try:
+        _warm_start._centre_and_whiten(scores, np.arange(100_000), batch)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(scores.mean(axis=0), 0, atol=1e-3)
+    np.testing.assert_allclose(scores.std(axis=0), 1, rtol=1e-3)
+    assert peak < scores.nbytes / 3

@@ -1,5 +1,6 @@
 """What enters: registry fields, count validation, the splitter."""
 
+from ._backed_counts import BackedCounts
 from ._categories import BatchField, LabelsField, MuDataBatchField, MuDataLabelsField
 from ._counts import CountSummary, check_counts, iter_row_blocks
 from ._covariates import (
@@ -10,12 +11,20 @@ from ._covariates import (
     MuDataSizeFactorField,
     SizeFactorField,
 )
-from ._fields import CellIndexField, CountsField, MuDataCellIndexField, MuDataCountsField, find_rows
-from ._loader import SparseCountsDataset, SparseCountsLoader
+from ._fields import (
+    CellIndexField,
+    CountsField,
+    MuDataCellIndexField,
+    MuDataCountsField,
+    TrainedCells,
+    find_rows,
+)
+from ._loader import RunShuffledSampler, SparseCountsDataset, SparseCountsLoader
 from ._sparse_counts import SparseCounts, as_sparse_counts
 from ._splitter import WholeDataSplitter
 
 __all__ = [
+    "BackedCounts",
     "BatchField",
     "CategoricalCovariatesField",
     "CellIndexField",
@@ -30,10 +39,12 @@ __all__ = [
     "MuDataCountsField",
     "MuDataLabelsField",
     "MuDataSizeFactorField",
+    "RunShuffledSampler",
     "SizeFactorField",
     "SparseCounts",
     "SparseCountsDataset",
     "SparseCountsLoader",
+    "TrainedCells",
     "WholeDataSplitter",
     "as_sparse_counts",
     "check_counts",

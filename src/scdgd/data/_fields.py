@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from typing import TYPE_CHECKING
@@ -130,11 +131,32 @@ def find_rows(state_registry: dict, names: np.ndarray, fingerprints: np.ndarray)
     Rows ``(n,)``, -1 where the name is new or its counts are not those seen in training, and a mask ``(n,)`` of the
     latter.
     """
-    rows = pd.Index(state_registry[CellIndexField.CELL_NAMES_KEY]).get_indexer(names)
-    known = rows >= 0
-    collides = np.zeros(len(rows), dtype=bool)
-    collides[known] = state_registry[CellIndexField.FINGERPRINTS_KEY][rows[known]] != fingerprints[known]
-    return np.where(collides, -1, rows), collides
+    return TrainedCells(state_registry).find(names, fingerprints)
+
+
+class TrainedCells:
+    """The training cells of a model by name, for repeated use of :func:`find_rows`: their names are indexed once.
+
+    Parameters
+    ----------
+    state_registry
+        What :class:`CellIndexField` stored; the index of names stays out of it, so that it is not saved.
+    """
+
+    def __init__(self, state_registry: dict) -> None:
+        self._state_registry = state_registry
+
+    @functools.cached_property
+    def _names(self) -> pd.Index:
+        return pd.Index(self._state_registry[CellIndexField.CELL_NAMES_KEY])
+
+    def find(self, names: np.ndarray, fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As :func:`find_rows`."""
+        rows = self._names.get_indexer(names)
+        known = rows >= 0
+        collides = np.zeros(len(rows), dtype=bool)
+        collides[known] = self._state_registry[CellIndexField.FINGERPRINTS_KEY][rows[known]] != fingerprints[known]
+        return np.where(collides, -1, rows), collides
 
 
 def _unique_cell_names(adata: AnnData) -> np.ndarray:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: Variances of the two halves of the proposal, as multiples of the approximation's.
 _INFLATIONS = (1.2, 1.5)
 _MAX_ELEMENTS = 2**24
+#: Draws that the proposal counts for in the scale of covariances, so that one is left where a single draw has all weight.
+_PROPOSAL_DRAWS = 2
 
 
 class ImportanceSamples(NamedTuple):
@@ -36,6 +38,10 @@ class ImportanceSamples(NamedTuple):
     def weights(self) -> torch.Tensor:
         """Weights that sum to one for each cell, shape ``(s, b)``."""
         return torch.softmax(self.log_weights, dim=0)
+
+    def log_proposal_density(self, z: torch.Tensor) -> torch.Tensor:
+        """Log density of what the draws were drawn from, at ``(..., b, d)``, shape ``(..., b)``."""
+        return log_proposal_density(self.proposal, z)
 
     def log_evidence(self) -> torch.Tensor:
         r""":math:`\log \hat p(x) = \log \frac1S \sum_s w_s`, shape ``(b,)``; a lower bound in expectation."""
@@ -64,6 +70,34 @@ class ImportanceSamples(NamedTuple):
     def variance(self) -> torch.Tensor:
         """Posterior variance, shape ``(b, d)``."""
         return torch.einsum("sb,sbd->bd", self.weights, (self.z - self.mean).square())
+
+    def shrunk_covariance(self) -> torch.Tensor:
+        r"""Posterior covariance for ellipsoids, shape ``(b, d, d)``: the noise of few draws shrunk away.
+
+        In coordinates where the proposal has unit covariance, with the sampled covariance ``C`` and the effective sample
+        size ``n``, noise alone puts :math:`\lVert C - \mu I \rVert_F^2` at :math:`\mu^2 d (d + 1) / n`, so (Ledoit & Wolf
+        2004, with the noise of normal draws)
+
+        .. math::
+            \hat\Sigma = (1 - \delta)\, C + \delta \mu I, \qquad
+            \delta = \min\Big(1, \frac{\mu^2 d (d + 1) / n}{\lVert C - \mu I \rVert_F^2}\Big), \qquad
+            \mu = \frac{n \operatorname{tr} C / d + \nu}{n - 1 + \nu}
+
+        where the proposal counts as :math:`\nu = 2` draws. The inverse of ``C`` itself is too large by about
+        :math:`1 + d / n`, which makes ellipsoids too small.
+        """
+        y = self.proposal.standardised(self.z)
+        y = y - torch.einsum("sb,sbd->bd", self.weights, y)
+        n, d = self.effective_sample_size(), y.shape[-1]
+        sampled = torch.einsum("sb,sbd,sbe->bde", self.weights, y, y)
+        scale = (n * sampled.diagonal(dim1=-2, dim2=-1).mean(-1) + _PROPOSAL_DRAWS) / (n - 1 + _PROPOSAL_DRAWS)
+        identity = torch.eye(d, dtype=y.dtype, device=y.device)
+        target = scale[:, None, None] * identity
+        sampled = sampled * (n / (n - 1).clamp(min=1))[:, None, None]
+        noise = scale.square() * d * (d + 1) / n
+        share = (noise / (sampled - target).square().sum((-2, -1)).clamp(min=1e-30)).clamp(max=1)[:, None, None]
+        root = torch.linalg.solve_triangular(self.proposal.cholesky.mT, identity.expand_as(sampled), upper=True)
+        return root @ ((1 - share) * sampled + share * target) @ root.mT
 
     def resample(self, n: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """`n` draws of each posterior by the weights, with replacement, shape ``(n, b, d)``."""

@@ -42,11 +42,11 @@ def place_variational(
     """
     n_steps, lr = _N_STEPS if n_steps is None else n_steps, _LR if lr is None else lr
     laplace = laplace_posterior(module, tensors)
-    precision = (laplace.cholesky @ laplace.cholesky.mT).diagonal(dim1=-2, dim2=-1)
-    rows = torch.cat([laplace.mode, -0.5 * precision.log()], dim=1)
-    optimizer, every_row = RowAdam(rows, lr=lr), torch.arange(len(rows), device=rows.device)
-    generator = torch.Generator(device=rows.device).manual_seed(0)
+    generator = torch.Generator(device=laplace.mode.device).manual_seed(0)
     with frozen(module):
+        precision = (laplace.cholesky @ laplace.cholesky.mT).diagonal(dim1=-2, dim2=-1)
+        rows = torch.cat([laplace.mode, -0.5 * precision.log()], dim=1)
+        optimizer, every_row = RowAdam(rows, lr=lr), torch.arange(len(rows), device=rows.device)
         density = JointDensity(module, owned(module, tensors))
         for step in range(n_steps):
             optimizer.lr = lr * (1 - step / n_steps)

@@ -57,6 +57,8 @@ def fused_log_prob(
         Whether terms that do not depend on the mean count. Without them the result is in double, because what is left
         can be large; parameters then have no gradient.
     """
+    if not torch.is_grad_enabled():  # inputs that require gradients would ask for them here, too
+        return _evaluate(family, counts, Wanted(False, False, constants), log_size, output, parameters)[0]
     if not constants:
         parameters = [p.detach() for p in parameters]
     return _FusedLogProb.apply(family, constants, counts, log_size, output, *parameters)

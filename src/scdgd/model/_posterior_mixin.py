@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS, settings
 from scvi.utils import track
@@ -23,7 +24,6 @@ from scdgd.inference import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import pandas as pd
     from anndata import AnnData
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 #: Above this shape of the tail of its importance weights, moments of a cell are not to be trusted.
 _MAX_PARETO_K = 0.7
 _SHOW_CELLS = 2_000
+#: Position of scvi-tools' `return_numpy` among the arguments after `weights`, from one.
+_RETURN_NUMPY = 3
 
 
 class PosteriorMoments(NamedTuple):
@@ -160,6 +162,14 @@ class PosteriorMixin:
         ]
         return torch.cat(draws, dim=1)
 
+    def _draw_proposals(self, adata, indices, batch_size: int | None, n_samples: int) -> torch.Tensor:
+        """Draws of the proposals of importance sampling, not corrected, shape ``(s, n, d)``, on the CPU."""
+        draws = []
+        for tensors, rows in self._minibatches(adata, indices, batch_size, "Draws"):
+            z = posterior_samples(self.module, tensors, rows, n_samples).z
+            draws.append(z[torch.randperm(len(z))[:n_samples]].cpu())
+        return torch.cat(draws, dim=1)
+
     def get_marginal_ll(
         self,
         adata: AnnData | None = None,
@@ -225,6 +235,43 @@ class PosteriorMixin:
             Categorical(logits=torch.zeros(len(mean), device=self.device)), Independent(components, 1)
         )
 
+    def differential_abundance(
+        self,
+        adata: AnnData | None = None,
+        sample_key: str | None = None,
+        batch_size: int = 128,
+        num_cells_posterior: int | None = None,
+        dof: float | None = None,
+    ) -> None:
+        """Log density of every cell's representation under the posteriors of each sample's cells.
+
+        Written to ``adata.obsm["da_log_probs"]``, one column a sample, as :meth:`scvi.model.SCVI.differential_abundance`.
+
+        Parameters
+        ----------
+        adata, batch_size
+            As for :meth:`get_latent_representation`.
+        sample_key
+            Column of ``adata.obs`` that names samples.
+        num_cells_posterior
+            Most cells of a sample, a random subset of larger ones; all if not given.
+        dof
+            As for :meth:`get_aggregated_posterior`.
+        """
+        adata = self._validate_anndata(adata)
+        if sample_key not in adata.obs:
+            msg = f"`sample_key` must be one of the columns of `adata.obs`, {list(adata.obs.columns)}, got {sample_key!r}."
+            raise ValueError(msg)
+        z = torch.as_tensor(self.get_latent_representation(adata, batch_size=batch_size), device=self.device)
+        rng, log_probs = np.random.default_rng(settings.seed), {}
+        for sample in adata.obs[sample_key].unique():
+            cells = np.flatnonzero(adata.obs[sample_key] == sample)
+            if num_cells_posterior is not None and num_cells_posterior < len(cells):
+                cells = np.sort(rng.choice(cells, num_cells_posterior, replace=False))
+            posterior = self.get_aggregated_posterior(adata, cells, batch_size=batch_size, dof=dof)
+            log_probs[sample] = torch.cat([posterior.log_prob(part) for part in z.split(batch_size)]).cpu().numpy()
+        adata.obsm["da_log_probs"] = pd.DataFrame(log_probs, index=adata.obs_names)
+
     def get_importance_weights(
         self,
         adata: AnnData | None = None,
@@ -244,6 +291,8 @@ class PosteriorMixin:
             w(z) \propto \frac1{|A|} \sum_{a \in A}
             \frac{p(x_a \mid z)\, p(z \mid \phi)}{\hat p(x_a)\, \frac{1}{|A|} \sum_{a'} q(z \mid x_{a'})}
 
+        with the proposals of :func:`scdgd.inference.importance_samples` for ``q``.
+
         Parameters
         ----------
         adata, indices
@@ -251,7 +300,7 @@ class PosteriorMixin:
         qz, px
             Of scvi-tools' signature; not used, posteriors are computed here.
         zs
-            Representations ``(s, n, d)``; draws of the posteriors of the cells, one each, if not given.
+            Representations ``(s, n, d)``, drawn from the proposals; one draw for each cell if not given.
         max_cells
             Most anchor cells ``A``; a random subset of larger groups.
         truncation
@@ -271,7 +320,7 @@ class PosteriorMixin:
         adata = self._validate_anndata(adata)
         indices = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
         indices = np.flatnonzero(indices) if indices.dtype == bool else indices
-        zs = self._draw_representations(adata, indices, batch_size, 1) if zs is None else zs
+        zs = self._draw_proposals(adata, indices, batch_size, 1) if zs is None else zs
         z = zs.reshape(-1, zs.shape[-1]).to(self.module.device)  # (m, d)
         anchors = indices
         if len(indices) > max_cells:
@@ -280,7 +329,7 @@ class PosteriorMixin:
         for tensors, rows in self._minibatches(adata, anchors, batch_size, "Importance weights"):
             samples = posterior_samples(self.module, tensors, rows, n_mc_samples)
             log_ratio.append(log_prob_of_pairs(self.module, tensors, z) - samples.log_evidence())  # (m, a)
-            log_q.append(torch.cat([samples.proposal.log_prob(part.unsqueeze(1)) for part in z.split(256)]))
+            log_q.append(torch.cat([samples.log_proposal_density(part.unsqueeze(1)) for part in z.split(256)]))
         with torch.no_grad():
             log_prior = torch.cat([self.module.prior.log_prob(part) for part in z.split(10_000)])
         log_weights = torch.logsumexp(torch.cat(log_ratio, 1), 1) + log_prior - torch.logsumexp(torch.cat(log_q, 1), 1)
@@ -292,10 +341,13 @@ class PosteriorMixin:
         self,
         adata: AnnData | None = None,
         indices: Sequence[int] | None = None,
-        *args,
+        transform_batch: list | None = None,
+        gene_list: Sequence[str] | None = None,
+        library_size: float | Literal["latent"] = 1,
         n_samples: int = 1,
         n_samples_overall: int | None = None,
         weights: Literal["uniform", "importance"] | None = None,
+        *args,
         **kwargs,
     ) -> np.ndarray | pd.DataFrame:
         """Decoded expression, with the arguments of :meth:`scvi.model.SCVI.get_normalized_expression`.
@@ -305,25 +357,24 @@ class PosteriorMixin:
         Returns
         -------
         Shares of each gene in a cell's expected counts times `library_size`, shape ``(n, g)`` or, for samples that are
-        not averaged, ``(s, n, g)``; expected counts for ``library_size="latent"``.
+        not averaged, ``(s, n, g)``; expected counts for ``library_size="latent"``. With `n_samples_overall`, an array of
+        that many rows.
         """
+        given = (transform_batch, gene_list, library_size)
         call = super().get_normalized_expression
         if n_samples_overall is None:
-            return call(adata, indices, *args, n_samples=n_samples, weights=weights, **kwargs)
+            return call(adata, indices, *given, n_samples, None, weights, *args, **kwargs)
+        if n_samples != 1:
+            msg = "Pass `n_samples`, of each cell, or `n_samples_overall`, of all cells together, not both."
+            raise ValueError(msg)
+        if len(args) < _RETURN_NUMPY:
+            kwargs["return_numpy"] = True
         if weights == "importance":
-            return self._importance_weighted_expression(adata, indices, args, n_samples_overall, kwargs)
+            return self._importance_weighted_expression(adata, indices, given, n_samples_overall, args, kwargs)
         with self._sampling_posterior():
-            return call(
-                adata,
-                indices,
-                *args,
-                n_samples=n_samples,
-                n_samples_overall=n_samples_overall,
-                weights=weights,
-                **kwargs,
-            )
+            return call(adata, indices, *given, n_samples, n_samples_overall, weights, *args, **kwargs)
 
-    def _importance_weighted_expression(self, adata, indices, args, n_overall: int, kwargs: dict):
+    def _importance_weighted_expression(self, adata, indices, given, n_overall: int, args: tuple, kwargs: dict):
         """Expression at draws of the group's cells, drawn again by their importance weights."""
         names = ("max_cells", "truncation", "n_mc_samples", "n_mc_samples_per_pass")
         weighting = {name: kwargs.pop(name) for name in names if name in kwargs}
@@ -331,14 +382,17 @@ class PosteriorMixin:
         indices = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
         indices = np.flatnonzero(indices) if indices.dtype == bool else indices
         n_samples = n_overall // len(indices) + 1
-        zs = self._draw_representations(adata, indices, kwargs.get("batch_size"), n_samples)
+        zs = self._draw_proposals(adata, indices, args[0] if args else kwargs.get("batch_size"), n_samples)
         p = self.get_importance_weights(adata, indices, zs=zs, **weighting)
         chosen = torch.multinomial(torch.as_tensor(p), n_overall, replacement=True).numpy()
-        chosen = chosen[np.argsort(indices[chosen % len(indices)], kind="stable")]  # as data on disk must be read
+        order = np.argsort(indices[chosen % len(indices)], kind="stable")  # as data on disk must be read
+        chosen, drawn = chosen[order], np.argsort(order)
         cells, z = chosen % len(indices), zs.reshape(-1, zs.shape[-1])[chosen]
         with self._given_draws(z):
-            kwargs = {**kwargs, "return_numpy": True}
-            return super().get_normalized_expression(adata, indices[cells], *args, n_samples=1, **kwargs)
+            expression = super().get_normalized_expression(
+                adata, indices[cells], *given, 1, None, None, *args, **kwargs
+            )
+        return np.asarray(expression)[drawn]  # differential expression pairs the rows of two groups as they come
 
     @contextlib.contextmanager
     def _given_draws(self, z: torch.Tensor) -> Iterator[None]:

@@ -117,11 +117,13 @@ class SCVAD(SCDGD):
         batch_size: int | None = None,
         return_dist: bool = False,
         dataloader=None,
+        *,
+        full_covariance: bool = False,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Representations of cells, for ``adata.obsm["X_scvad"]``, as :meth:`SCDGD.get_latent_representation`.
 
-        With `return_dist`, mean and variance of the *learned* posteriors, each ``(n, d)``; :meth:`get_posterior` corrects
-        them by importance sampling.
+        With `return_dist`, mean and variance of the *learned* posteriors, each ``(n, d)``; with `full_covariance`, their
+        diagonal covariances ``(n, d, d)``. :meth:`get_posterior` corrects them by importance sampling.
         """
         if not return_dist:
             return super().get_latent_representation(
@@ -132,7 +134,7 @@ class SCVAD(SCDGD):
         rows = self._resolve_rows(self._validate_anndata(adata), indices, batch_size)
         rows = self.module.representations(torch.as_tensor(rows, device=self.module.device))
         mean, var = self.module.posterior_of(rows)
-        return mean.cpu().numpy(), var.cpu().numpy()
+        return mean.cpu().numpy(), (torch.diag_embed(var) if full_covariance else var).cpu().numpy()
 
     def _place_minibatch(self, tensors: dict[str, torch.Tensor], config: NewCellsConfig) -> torch.Tensor:
         return place_variational(self.module, tensors, config.n_steps, config.lr)

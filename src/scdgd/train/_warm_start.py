@@ -11,12 +11,13 @@ from scipy import sparse
 from scdgd.data import iter_row_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 logger = logging.getLogger(__name__)
 
 _MAX_CELLS = 20_000
 _BLOCK_CELLS = 1_000
+_SPLIT_CELLS = 100_000
 _NO_VARIANCE = 1e-10
 
 
@@ -58,7 +59,9 @@ def whitened_pca(
     train = np.arange(n_cells) if train_indices is None else np.asarray(train_indices)
     sample = _take_rows(counts, np.sort(rng.choice(train, min(len(train), _MAX_CELLS), replace=False)))
     target = float(np.median(np.asarray(sample.sum(axis=1)).ravel()))
-    scores = rng.normal(scale=0.01, size=(n_cells, n_latent)).astype(np.float32)
+    scores = np.empty((n_cells, n_latent), dtype=np.float32)
+    for block in _split(scores):
+        block[:] = rng.normal(scale=0.01, size=block.shape)
     rank = min(n_latent, n_genes - 1, sample.shape[0] - 1)
     if rank < 1:
         logger.info("The warm start needs at least 2 cells and 2 genes; representations start near zero.")
@@ -74,7 +77,7 @@ def whitened_pca(
     for first, block in iter_row_blocks(counts):
         scores[first : first + block.shape[0], :rank] = _log_normalise(block, target) @ axes - mean @ axes
     batch = np.zeros(n_cells, dtype=int) if batch is None else np.asarray(batch).ravel().astype(int)
-    scores[:, :rank] = _centre_and_whiten(scores[:, :rank], train, batch)
+    _centre_and_whiten(scores[:, :rank], train, batch)
     return scores
 
 
@@ -92,12 +95,32 @@ def _log_normalise(counts, target: float) -> sparse.csr_matrix:
     return scaled.log1p()
 
 
-def _centre_and_whiten(scores: np.ndarray, train: np.ndarray, batch: np.ndarray) -> np.ndarray:
+def _centre_and_whiten(scores: np.ndarray, train: np.ndarray, batch: np.ndarray) -> None:
+    """Centre scores ``(n, rank)`` within batches and scale them, in place; a batch without training cells stays."""
     in_train = np.zeros(len(scores), dtype=bool)
     in_train[train] = True
     for code in np.unique(batch):
-        cells = batch == code
-        reference = cells & in_train
-        if reference.any():
-            scores[cells] -= scores[reference].mean(axis=0)
-    return scores / np.maximum(scores[in_train].std(axis=0), 1e-8)
+        in_batch = batch == code
+        if (in_batch & in_train).any():
+            centre = _mean(scores, in_batch & in_train)
+            for block, cells in zip(_split(scores), _split(in_batch), strict=True):
+                block[cells] -= centre
+    centre = _mean(scores, in_train)
+    scale = np.sqrt(_mean(scores, in_train, lambda block: np.square(block - centre)))
+    scores /= np.maximum(scale, 1e-8)
+
+
+def _mean(
+    scores: np.ndarray, cells: np.ndarray, function: Callable[[np.ndarray], np.ndarray] | None = None
+) -> np.ndarray:
+    """Mean over the `cells` of a mask ``(n,)`` of scores or of a `function` of them, shape ``(rank,)``."""
+    total = np.zeros(scores.shape[1])
+    for block, chosen in zip(_split(scores), _split(cells), strict=True):
+        block = block[chosen]
+        total += (block if function is None else function(block)).sum(axis=0)
+    return (total / np.count_nonzero(cells)).astype(scores.dtype)
+
+
+def _split(array: np.ndarray) -> list[np.ndarray]:
+    """Views of 100,000 rows each."""
+    return [array[i : i + _SPLIT_CELLS] for i in range(0, len(array), _SPLIT_CELLS)]

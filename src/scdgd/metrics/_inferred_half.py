@@ -1,0 +1,103 @@
+"""What a model knows of cells of whose counts it has seen one half."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module import LDVAE, VAE
+
+from scdgd._compat import MODULE_KEYS
+from scdgd.data import as_sparse_counts
+from scdgd.inference import posterior_samples
+from scdgd.likelihood import NegativeBinomial
+from scdgd.module import DGDModule
+
+from ._count_splitting import conditional_of_other_half
+from ._encoder_draws import encoder_draws
+
+if TYPE_CHECKING:
+    from scvi.module.base import BaseModuleClass
+
+
+class InferredHalf:
+    r"""Minibatch of ``b`` cells, of whose counts the module sees :math:`x^{\mathrm{tr}}`.
+
+    Parameters
+    ----------
+    module
+        The module, in evaluation mode.
+    tensors
+        Minibatch of the inferred halves, as the data loader gives it.
+    epsilon
+        Share of the counts in these halves.
+    """
+
+    def __init__(self, module: BaseModuleClass, tensors: dict[str, torch.Tensor], epsilon: float) -> None:
+        self.module, self.epsilon = module, epsilon
+        self.tensors = {key: value.to(module.device) for key, value in tensors.items()}
+        self.x = as_sparse_counts(self.tensors[REGISTRY_KEYS.X_KEY])
+        self.outputs = module.inference(**module._get_inference_input(self.tensors))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def posterior_mean(self) -> torch.Tensor:
+        """Representations ``(b, d)`` that are plugged in: of the table, or the mean of the encoder's normal."""
+        qz = self.outputs.get(MODULE_KEYS.QZ_KEY)
+        return self.outputs[MODULE_KEYS.Z_KEY] if qz is None else qz.loc
+
+    def decode(self, z: torch.Tensor) -> NegativeBinomial:
+        r"""Law of the half that is seen, :math:`\mathrm{NB}(\epsilon\mu, \theta)`, at representations ``(b, d)``.
+
+        Size factors are those of this half. Encoders' representations are taken before scvi-tools' transformation to the
+        simplex, which its models with ``latent_distribution="ln"`` make.
+        """
+        if isinstance(self.module, VAE):
+            z = self.module.z_encoder.z_transformation(z)
+        inputs = self.module._get_generative_input(self.tensors, {**self.outputs, MODULE_KEYS.Z_KEY: z})
+        px = self.module.generative(**inputs)[MODULE_KEYS.PX_KEY]
+        return NegativeBinomial(px.mean.log(), px.theta.log())
+
+    def decode_other(self, z: torch.Tensor) -> NegativeBinomial:
+        """Law of the half that is not seen, given the one that is, at representations ``(b, d)``."""
+        px = self.decode(z)
+        return conditional_of_other_half(px.mean, px.theta, self.x.to_dense(), self.epsilon)
+
+    def weighted_draws(self, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+        r"""Draws of the posterior given the half that is seen.
+
+        .. math::
+            z_s \sim q(z \mid x^{\mathrm{tr}}), \qquad
+            w_s \propto \frac{p(x^{\mathrm{tr}} \mid z_s)\, p(z_s)}{q(z_s \mid x^{\mathrm{tr}})}
+
+        With a table, `q` surrounds the refined Laplace approximation (:func:`scdgd.inference.posterior_samples`) and `p`
+        is the model's own prior; with an encoder, see :func:`encoder_draws`.
+
+        Parameters
+        ----------
+        n_samples
+            Draws ``s`` of each cell, rounded up to an even number.
+
+        Returns
+        -------
+        Draws ``(s, b, d)``, and logs of the weights up to a constant of each cell, ``(s, b)``.
+
+        Raises
+        ------
+        TypeError
+            If the prior and posterior of the module are not known here.
+        """
+        if isinstance(self.module, DGDModule):
+            rows = self.module.representations(self.tensors[REGISTRY_KEYS.INDICES_KEY].ravel())
+            samples = posterior_samples(self.module, self.tensors, rows, n_samples)
+            return samples.z, samples.log_weights
+        if type(self.module) not in (VAE, LDVAE):  # subclasses, such as SCANVAE, have priors of their own
+            msg = f"The posterior of a {type(self.module).__name__} is not known here; score it with `form='plug_in'`."
+            raise TypeError(msg)
+        return encoder_draws(self.outputs[MODULE_KEYS.QZ_KEY], self._log_kernels, n_samples)
+
+    def _log_kernels(self, z: torch.Tensor) -> torch.Tensor:
+        r""":math:`\log p(x^{\mathrm{tr}} \mid z)` up to a constant of each cell, at ``(s, b, d)``, shape ``(s, b)``."""
+        return torch.stack([self.decode(one).log_kernel(self.x) for one in z])

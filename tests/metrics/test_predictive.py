@@ -1,0 +1,147 @@
+"""Predictive held-out scores: against quadrature, for every kind of model, and what they must not see."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scvi
+import torch
+from scipy.special import logsumexp
+from scipy.stats import binom, nbinom, norm
+from scvi.module import VAE
+
+from scdgd.metrics import _held_out, held_out_log_likelihood, split_counts
+from scdgd.model import SCDGD, SCVAD
+from tests.conftest import simulate, train
+
+SCVI = scvi.model.SCVI
+
+
+def fitted(cls: type, n_latent: int = 4, *, depth: float = 100.0, n_batches: int = 1, max_epochs: int = 20, **kwargs):
+    """A small trained model of any class."""
+    adata = simulate(200, depth=depth, n_batches=n_batches)
+    cls.setup_anndata(adata, batch_key="batch", labels_key="cell_type")
+    kwargs = {"gene_likelihood": "nb", **kwargs} if cls is SCVI else {"n_components": 3, **kwargs}
+    return train(cls(adata, n_latent=n_latent, n_hidden=16, **kwargs), max_epochs, train_size=1.0)
+
+
+def new_cells(n_cells: int = 20, *, depth: float = 100.0, n_batches: int = 1):
+    """Cells that no model was trained on."""
+    test = simulate(n_cells, depth=depth, n_batches=n_batches)
+    test.obs_names = "test_" + test.obs_names
+    return test
+
+
+@torch.no_grad()
+def quadrature(model, adata) -> np.ndarray:
+    r"""Log ratio of :math:`\int p(x_{tr}, x_{te} | z)\, p(z)\, dz` and :math:`\int p(x_{tr} | z)\, p(z)\, dz`, ``(n,)``."""
+    module, (first, second) = model.module, split_counts(adata, seed=0)
+    n_latent = module.n_latent if isinstance(module, VAE) else module.prior.n_latent
+    axis = torch.linspace(-6, 6, {1: 1001, 2: 121}[n_latent])
+    z = torch.cartesian_prod(*[axis] * n_latent).reshape(-1, n_latent)
+    log_prior = norm.logpdf(z).sum(1) if isinstance(module, VAE) else module.prior.log_prob(z).numpy()
+    scores = []
+    for x, y, batch in zip(first.X.toarray(), second.X.toarray(), first.obs["batch"].cat.codes, strict=True):
+        library, batch_index = torch.full((len(z), 1), float(np.log(x.sum()))), torch.full((len(z), 1), int(batch))
+        px = module.generative(z, library, batch_index)["px"]
+        mean, theta = px.mean.double().numpy(), px.theta.double().numpy()
+        seen = nbinom.logpmf(x, theta, theta / (theta + mean)).sum(1) + log_prior
+        whole = nbinom.logpmf(x + y, theta, theta / (theta + 2 * mean)).sum(1) + log_prior
+        scores.append(logsumexp(whole) + binom.logpmf(x, x + y, 0.5).sum() - logsumexp(seen))
+    return np.array(scores)
+
+
+@pytest.mark.parametrize(
+    ("cls", "n_latent", "n_batches"), [(SCDGD, 1, 2), (SCDGD, 2, 1), (SCVAD, 1, 1), (SCVI, 1, 2), (SCVI, 2, 1)]
+)
+def test_predictive_score_equals_quadrature(cls, n_latent, n_batches):
+    model, test = fitted(cls, n_latent, n_batches=n_batches), new_cells(n_batches=n_batches)
+    score = held_out_log_likelihood(model, test, form="predictive", n_samples=1000)
+    reference = quadrature(model, test)
+    np.testing.assert_allclose(score.per_cell, reference, atol=0.15)
+    np.testing.assert_allclose(score.log_likelihood, reference.mean(), atol=0.03)
+    assert 200 < score.scored_effective_sample_size < score.effective_sample_size <= 1000
+    assert score.share_distrusted <= 0.2
+
+
+@pytest.mark.parametrize("cls", [SCDGD, SCVI])
+def test_integration_pays_where_posteriors_are_wide_and_changes_nothing_where_they_are_narrow(cls):
+    gains = []
+    for depth, epsilon in ((30.0, 0.5), (3000.0, 0.95)):
+        model, test = fitted(cls, depth=depth), new_cells(60, depth=depth)
+        scores = [
+            held_out_log_likelihood(model, test, epsilon=epsilon, form=form) for form in ("plug_in", "predictive")
+        ]
+        gains.append(scores[1].log_likelihood - scores[0].log_likelihood)
+    assert gains[0] > 0.03
+    assert abs(gains[1]) < 0.03
+
+
+@pytest.fixture(params=[SCDGD, SCVAD, SCVI])
+def model(request):
+    """One small model of each kind."""
+    return fitted(request.param, max_epochs=2)
+
+
+def test_scores_depend_on_seeds_alone_and_never_on_labels(model):
+    test = new_cells()
+    state = torch.get_rng_state()
+    score = held_out_log_likelihood(model, test, form="predictive", n_samples=20)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    test.obs["cell_type"] = test.obs["cell_type"].to_numpy()[::-1]
+    again = held_out_log_likelihood(model, test, form="predictive", n_samples=20)
+    np.testing.assert_array_equal(score.per_cell, again.per_cell)
+    other = held_out_log_likelihood(model, test, form="predictive", n_samples=20, seed=1)
+    assert other.log_likelihood != score.log_likelihood
+    assert np.isnan(held_out_log_likelihood(model, test)[4:]).all()
+
+
+def test_the_scored_half_never_enters_inference(model, monkeypatch):
+    test, weights = new_cells(), []
+    weighted_draws = _held_out.InferredHalf.weighted_draws
+
+    def spy(half, n_samples):
+        weights.append(weighted_draws(half, n_samples)[1])
+        return weighted_draws(half, n_samples)
+
+    def perturbed(adata, **kwargs):
+        first, second = split_counts(adata, **kwargs)
+        second.X = second.X[::-1] * 3
+        return first, second
+
+    monkeypatch.setattr(_held_out.InferredHalf, "weighted_draws", spy)
+    before = held_out_log_likelihood(model, test, form="predictive", n_samples=20)
+    monkeypatch.setattr(_held_out, "split_counts", perturbed)
+    after = held_out_log_likelihood(model, test, form="predictive", n_samples=20)
+    assert torch.equal(*weights)
+    assert before.log_likelihood > after.log_likelihood
+
+
+def test_wrong_forms_and_numbers_of_draws_are_refused(trained, adata):
+    with pytest.raises(ValueError, match=r"'plug_in' or 'predictive'.*'posterior'"):
+        held_out_log_likelihood(trained, adata, form="posterior")
+    with pytest.raises(ValueError, match="n_samples"):
+        held_out_log_likelihood(trained, adata, form="predictive", n_samples=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "form", "match"),
+    [
+        ({"use_observed_lib_size": False}, "plug_in", "latent"),
+        ({"dispersion": "gene-label"}, "plug_in", "Labels"),
+        ({"dispersion": "gene-cell"}, "predictive", "dispersions"),
+    ],
+)
+def test_models_that_cannot_be_compared_are_refused(options, form, match):
+    model = fitted(SCVI, max_epochs=1, **options)
+    with pytest.raises(ValueError, match=match):
+        held_out_log_likelihood(model, new_cells(), form=form)
+
+
+def test_an_unknown_posterior_is_refused_but_can_be_plugged_in():
+    model = fitted(SCVI, max_epochs=1)
+    model.module.__class__ = type("OwnPrior", (VAE,), {})
+    with pytest.raises(TypeError, match="OwnPrior"):
+        held_out_log_likelihood(model, new_cells(), form="predictive")
+    assert held_out_log_likelihood(model, new_cells()).log_likelihood < 0
