@@ -155,3 +155,13 @@ def test_published_preset_trains_on_any_seed():
         query = simulate(20, seed=seed + 7)
         query.obs_names = "new_" + query.obs_names
         assert model.get_latent_representation(query).shape == (20, 20)
+
+
+def test_a_softball_mixture_is_placed_once(adata):
+    """A later k-means would undo what the mixture has learned."""
+    model = make_model(adata, prior="softball", prior_kwargs={"initial_means": "kmeans"}, noise_scale=0.0)
+    placed = []
+    place = model.module.prior.place
+    model.module.prior.place = lambda *args, **kwargs: placed.append(1) or place(*args, **kwargs)
+    train(model, 12)
+    assert len(placed) == 1

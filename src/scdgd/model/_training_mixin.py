@@ -259,6 +259,8 @@ class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
         plan = {
             "prior_update": "gradient" if is_softball else "em",
             "mixture_start": min(mixture_start, max_epochs - 1),
+            # placing a softball mixture again would undo what it has learned: it does not compare likelihoods
+            **({"placement_interval": None} if is_softball else {}),
             "seed": settings.seed or 0,
             "train_rows": torch.as_tensor(train_rows) if len(train_rows) < len(self.module.representations) else None,
             "cell_names": self._trained_cells[CellIndexField.CELL_NAMES_KEY],
