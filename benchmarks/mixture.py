@@ -52,7 +52,7 @@ class Tier(NamedTuple):
 
 TIERS = {
     "quick": Tier(("pbmc68k",), 1, 5, 300, 500),
-    "standard": Tier((*TRUTH, "kang_ifnb2800", "paul15", "pbmc3k"), 3, None, 1_500, 1_000),
+    "standard": Tier((*TRUTH, "kang_ifnb2800", "paul15", "pbmc3k"), 2, None, 1_500, 1_000),
     "full": Tier((*TRUTH, "kang_ifnb2800", "paul15", "pbmc3k"), 5, None, 5_000, 2_000),
 }
 

@@ -43,7 +43,7 @@ class Tier(NamedTuple):
 
 TIERS = {
     "quick": Tier(("pbmc68k",), 1, 20, 20, 300),
-    "standard": Tier(("zheng_facs", "mix5cl_10x_500hvg", "kang_ifnb2800"), 3, 500, 400, 2_000),
+    "standard": Tier(("zheng_facs", "mix5cl_10x_500hvg", "kang_ifnb2800"), 2, 500, 400, 2_000),
 }
 
 
