@@ -184,6 +184,7 @@ def test_models_take_them():
     adata = simulate(300, 200, n_types=2, n_batches=2, library_size=500.0)
     adata = adata[:, adata.X.sum(axis=0).A1 > 0].copy()
     scdgd.model.SCDGD.setup_anndata(adata, batch_key="batch", labels_key="cell_type")
+    assert scdgd.model.SCDGD(adata, n_components="labels").module.prior.n_components == 2
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,9 @@ def refined(module: DGDModule, tensors: dict[str, torch.Tensor], posterior: Lapl
         m \leftarrow m - \rho\, H^{-1}\, \mathbb E_q[\nabla J(z)]
 
     natural gradient steps on :math:`\mathrm{KL}(q \,\|\, p)` (Khan & Rue 2023, eq. 12), with the Fisher information, from
-    a subset of genes, in the place of the Hessian. The mode of a skewed posterior is far from its mean, in twenty
-    dimensions one or two standard deviations: on 700 blood cells a few steps treble the effective number of importance
-    samples. The draws are the same for all cells, and none of them is used again, so importance sampling stays unbiased.
+    a subset of genes, in the place of the Hessian. The mode of a skewed posterior is far from its mean, in many
+    dimensions more than a standard deviation, so a few steps raise the effective number of importance samples severalfold.
+    The draws are the same for all cells, and none of them is used again, so importance sampling stays unbiased.
 
     Parameters
     ----------

@@ -224,7 +224,7 @@ class RepresentationPlan(TrainingPlan):
     def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict, mode: str) -> None:
         """Add a minibatch to the sums of its epoch; :meth:`_log_epoch` hands them to scvi-tools' metrics.
 
-        Once an epoch in place of once a minibatch: on small minibatches the metrics take a quarter of the time.
+        Once an epoch in place of once a minibatch: on small minibatches the metrics take a good part of the time.
         """
         n, output = loss_output.n_obs_minibatch, loss_output
         of_batch = [
