@@ -36,9 +36,8 @@ class SCVAD(SCDGD):
 
     Parameters
     ----------
-    adata, registry, n_components, n_latent, n_hidden, n_layers, activation, gene_likelihood, dispersion, size_factor, \
-    output_activation, dispersion_floor, prior_kwargs, hyperprior_weight, new_cells
-        As for :class:`SCDGD`; every hyper-prior counts once.
+    adata, registry, n_components, n_latent
+        As for :class:`SCDGD`, and so are all parameters that are not named below. Every hyper-prior counts once.
     prior
         ``"gaussian_mixture"``, ``"normal"`` for :math:`\mathcal N(0, I)`, or ``"softball"``.
     initial_scale
