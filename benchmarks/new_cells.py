@@ -53,6 +53,11 @@ TIERS = {
         Job("zheng_facs", 2_000, 100, 700),
         Job("zheng_facs", 20_000, 30, 256),
         Job("kang_ifnb2800", 2_000, 100, 500),
+    ],
+    "full": [
+        Job("zheng_facs", 2_000, 100, 700),
+        Job("zheng_facs", 20_000, 30, 256),
+        Job("kang_ifnb2800", 2_000, 100, 500),
         Job("simulated", 20_000, 20, 256),
         Job("zheng_facs", 2_000, 200, 400, published=True),
     ],
@@ -270,7 +275,7 @@ def main() -> None:
         line, _, referee = compare(job, module, tensors, rounds)
         lines.append(line)
         print(" | ".join(line), flush=True)
-        if i < (2 if args.tier == "standard" else 0):
+        if args.tier == "full" and i < 2:
             curves.append(f"**{line[0]}, {line[1]}**: one setting varied\n\n{curve(module, tensors, referee, rounds)}")
     text = "\n\n".join([markdown(HEADER, lines), *curves])
     print(text)
