@@ -20,6 +20,15 @@ from scvi.train import SaveCheckpoint
 from scdgd.model import SCDGD
 from tests.conftest import make_model, simulate, state_of, train
 
+
+@pytest.fixture(autouse=True)
+def _sigint_is_not_ignored():
+    """A shell starts its background jobs with SIGINT ignored, which they and their children would honour."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
 _ROOT = Path(__file__).parents[2]
 
 

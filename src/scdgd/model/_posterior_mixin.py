@@ -238,6 +238,7 @@ class PosteriorMixin:
     def differential_abundance(
         self,
         adata: AnnData | None = None,
+        *,
         sample_key: str | None = None,
         batch_size: int = 128,
         num_cells_posterior: int | None = None,
