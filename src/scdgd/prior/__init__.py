@@ -1,10 +1,40 @@
 """Priors over representations, one contract."""
 
 from ._base import Prior
+from ._component_mixture import ComponentMixture
 from ._covariance import CovarianceType
+from ._dirichlet import DirichletProcessWeights
+from ._dirichlet_process_mixture import DirichletProcessMixture
+from ._encoded_prior import EncodedPrior
 from ._gaussian_mixture import GaussianMixture
+from ._moving_statistics import MovingStatistics
+from ._pseudo_inputs import Encode, EncoderInput, PseudoInputs, choose_cells
 from ._softball import Softball
 from ._softball_mixture import SoftballMixture
 from ._standard_normal import StandardNormal
+from ._vade import VaDEMixture
+from ._vamp_prior import VampPrior
+from ._vamp_prior_mixture import VampPriorMixture
+from ._wishart import WishartPrecisions
 
-__all__ = ["CovarianceType", "GaussianMixture", "Prior", "Softball", "SoftballMixture", "StandardNormal"]
+__all__ = [
+    "ComponentMixture",
+    "CovarianceType",
+    "DirichletProcessMixture",
+    "DirichletProcessWeights",
+    "Encode",
+    "EncodedPrior",
+    "EncoderInput",
+    "GaussianMixture",
+    "MovingStatistics",
+    "Prior",
+    "PseudoInputs",
+    "Softball",
+    "SoftballMixture",
+    "StandardNormal",
+    "VaDEMixture",
+    "VampPrior",
+    "VampPriorMixture",
+    "WishartPrecisions",
+    "choose_cells",
+]

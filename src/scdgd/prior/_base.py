@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from ._pseudo_inputs import Encode
 
 
 class Prior(nn.Module, ABC):
@@ -26,7 +30,15 @@ class Prior(nn.Module, ABC):
     ------
     ValueError
         If a size is smaller than 1.
+
+    Attributes
+    ----------
+    empirical_bayes
+        Whether parameters are fitted to draws of :math:`q(z \mid x)` by alternating steps (Stirn & Knowles 2024), not
+        by the gradient of the ELBO.
     """
+
+    empirical_bayes: ClassVar[bool] = False
 
     def __init__(self, n_components: int, n_latent: int) -> None:
         super().__init__()
@@ -35,6 +47,16 @@ class Prior(nn.Module, ABC):
                 msg = f"`{name}` must be a positive integer, got {value!r}."
                 raise ValueError(msg)
         self.n_components, self.n_latent = int(n_components), int(n_latent)
+
+    def given(self, encode: Encode | None = None) -> Prior:
+        """Return this prior for the encoder as it is now: itself, unless components are encoded pseudo-inputs.
+
+        Parameters
+        ----------
+        encode
+            Mean and variance, each of shape ``(k, d)``, of the encoder's ``q`` for an :class:`EncoderInput`.
+        """
+        return self
 
     def log_prob(self, z: torch.Tensor) -> torch.Tensor:
         r"""Log density of representations, in nats.
@@ -60,10 +82,20 @@ class Prior(nn.Module, ABC):
 
     def component_log_prob(self, z: torch.Tensor) -> torch.Tensor:
         r"""Joint log density :math:`\log w_c + \log p_c(z)` of representation and component, shape ``(..., k)``."""
+        self._check_shape(z)
+        return self._component_log_prob(z)
+
+    def expected_component_log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        r"""Expectation of :math:`\log w_c + \log p_c(z)` over what is uncertain about a component, shape ``(..., k)``.
+
+        :meth:`component_log_prob` where nothing is.
+        """
+        return self.component_log_prob(z)
+
+    def _check_shape(self, z: torch.Tensor) -> None:
         if z.shape[-1] != self.n_latent:
             msg = f"Representations must have {self.n_latent} dimensions, got shape {tuple(z.shape)}."
             raise ValueError(msg)
-        return self._component_log_prob(z)
 
     def responsibilities(self, z: torch.Tensor) -> torch.Tensor:
         r"""Posterior :math:`r_c = p(c \mid z)`, shape ``(..., k)``; in log space, so exact far out in the tails too."""

@@ -132,6 +132,7 @@ class ExpectationMaximization(Prior):
         precisions = self.precisions if self._is_dense else self._inverse_log_var()
 
         def responsibilities(block: torch.Tensor, spread: float | torch.Tensor) -> torch.Tensor:
+            """Shares :math:`r_{ic}` of the components in the cells of a block, shape ``(b, k)``."""
             return torch.softmax(self._component_log_prob(block) - 0.5 * trace_product(precisions, spread), dim=-1)
 
         moments = collect_moments(z, posterior_var, responsibilities, self.n_components, dense=self._is_dense)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -59,6 +60,8 @@ class GaussianMixture(ExpectationMaximization):
     >>> prior.log_prob(torch.zeros(5, 2)).shape
     torch.Size([5])
     """
+
+    empirical_bayes: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -1,0 +1,110 @@
+"""Weights of a truncated Dirichlet process."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+from torch.distributions import SoftplusTransform
+
+ConcentrationPrior = Literal["gamma", "inverse_gamma"]
+WeightSpace = Literal["simplex", "logits"]
+
+MIN_WEIGHT = 1e-6
+
+_softplus = SoftplusTransform()
+
+
+class DirichletProcessWeights(nn.Module):
+    r"""Weights of a Dirichlet process truncated to ``k`` components, with the prior of its concentration.
+
+    .. math::
+        w \mid \alpha \sim \mathrm{Dir}\big(\tfrac\alpha k \mathbf 1_k\big), \qquad
+        \log p(w \mid \alpha) = \log\Gamma(\alpha) - k\log\Gamma\big(\tfrac\alpha k\big)
+            + \big(\tfrac\alpha k - 1\big) \sum_c \log w_c
+
+    where :math:`w = \mathrm{softmax}\,\omega` and the parameter is :math:`a = 1/\alpha`, a softplus, from 1
+    (Stirn & Knowles 2024 and their code).
+
+    For :math:`\alpha < k` the density on the simplex grows without bound as a weight goes to 0, which is what empties
+    components. There, :math:`\log w_c` counts as at least :math:`\log 10^{-6}`: a component below that feels the data only
+    and may come back.
+
+    Parameters
+    ----------
+    n_components
+        Number of components ``k``.
+    concentration_prior
+        * ``"gamma"`` (published): the density of :math:`a \sim \mathrm{Gamma}(1, 1)`, :math:`\log p(a) = -a`
+        * ``"inverse_gamma"``: that of :math:`\alpha \sim \mathrm{InvGamma}(1, 1)`,
+          :math:`\log p(\alpha) = -2\log\alpha - 1/\alpha`: the same prior, but another mode, by :math:`2 \log a`
+    weight_space
+        * ``"simplex"`` (published): the density of :math:`w`
+        * ``"logits"``: that of the logits, with exponent :math:`\alpha/k` instead of :math:`\alpha/k - 1`. It is bounded,
+          but empties no component.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown.
+    """
+
+    def __init__(
+        self,
+        n_components: int,
+        *,
+        concentration_prior: ConcentrationPrior = "gamma",
+        weight_space: WeightSpace = "simplex",
+    ) -> None:
+        super().__init__()
+        for name, value, allowed in (
+            ("concentration_prior", concentration_prior, ConcentrationPrior),
+            ("weight_space", weight_space, WeightSpace),
+        ):
+            if value not in get_args(allowed):
+                msg = f"`{name}` must be one of {get_args(allowed)}, got {value!r}."
+                raise ValueError(msg)
+        self.concentration_prior, self.weight_space = concentration_prior, weight_space
+        self.logits = nn.Parameter(torch.zeros(n_components))
+        self.raw_inverse_concentration = nn.Parameter(_softplus.inv(torch.tensor(1.0)))
+
+    @property
+    def inverse_concentration(self) -> torch.Tensor:
+        r""":math:`a = 1/\alpha`, a positive scalar."""
+        return _softplus(self.raw_inverse_concentration)
+
+    def forward(self) -> torch.Tensor:
+        """Log weights, shape ``(k,)``."""
+        return torch.log_softmax(self.logits, dim=0)
+
+    def hyper_log_prob(self) -> dict[str, torch.Tensor]:
+        """Log densities of the concentration and of the weights, in nats."""
+        a, k = self.inverse_concentration, len(self.logits)
+        alpha = 1 / a
+        log_weights = self()
+        if self.weight_space == "simplex":
+            log_weights = log_weights.clamp(min=math.log(MIN_WEIGHT))
+        log_normalizer = k * torch.lgamma(alpha / k) - torch.lgamma(alpha)
+        return {
+            "concentration": 2 * a.log() - a if self.concentration_prior == "inverse_gamma" else -a,
+            "weights": self._exponent(alpha) * log_weights.sum() - log_normalizer,
+        }
+
+    def _exponent(self, alpha: torch.Tensor) -> torch.Tensor:
+        return alpha / len(self.logits) - int(self.weight_space == "simplex")
+
+    @torch.no_grad()
+    def fit(self, counts: torch.Tensor) -> None:
+        r"""Take the mode of the posterior of the weights, :math:`w_c \propto R_c + \tfrac\alpha k - 1`, at least 1e-6.
+
+        Without the -1 for ``weight_space="logits"``. The concentration stays as it is.
+
+        Parameters
+        ----------
+        counts
+            Numbers of cells :math:`R_c`, shape ``(k,)``.
+        """
+        weights = (counts + self._exponent(1 / self.inverse_concentration)).clamp(min=MIN_WEIGHT * counts.sum())
+        self.logits.copy_((weights / weights.sum()).log())

@@ -1,0 +1,129 @@
+"""The truncated Dirichlet process mixture of Gaussians."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from ._base import Prior
+from ._component_mixture import ComponentMixture
+from ._dirichlet import ConcentrationPrior, DirichletProcessWeights, WeightSpace
+from ._moving_statistics import MovingStatistics
+from ._pseudo_inputs import Encode
+from ._wishart import PrecisionType, WishartPrecisions
+
+
+class DirichletProcessMixture(Prior):
+    r"""Gaussian mixture under a Dirichlet process truncated to ``k`` components, of which cells use as many as they need.
+
+    .. math::
+        a \sim \mathrm{Gamma}(1, 1), \quad \alpha = \tfrac1a, \quad w \mid \alpha \sim \mathrm{Dir}(\tfrac\alpha k \mathbf 1), \quad
+        m_c \sim \mathcal N(0, I), \quad \Lambda_c \sim \mathrm{Wishart}\big(d + 2, \tfrac{k^{2/d}}{d + 2} I\big), \quad
+        z \sim \sum_c w_c\, \mathcal N(m_c, \Lambda_c^{-1})
+
+    (Stirn & Knowles 2024, DP-GMM). Means start as draws of their prior, precisions as the identity, weights equal and
+    :math:`a = 1`.
+
+    Parameters
+    ----------
+    n_components, n_latent
+        Truncation ``k``, published 100, and dimension ``d``.
+    covariance_type
+        As for :class:`WishartPrecisions`; the published one is ``"full"``.
+    concentration_prior, weight_space
+        As for :class:`DirichletProcessWeights`.
+    generator
+        Source of randomness of the means; ``None`` uses torch's global one.
+    """
+
+    empirical_bayes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        n_components: int,
+        n_latent: int,
+        *,
+        covariance_type: PrecisionType = "full",
+        concentration_prior: ConcentrationPrior = "gamma",
+        weight_space: WeightSpace = "simplex",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(n_components, n_latent)
+        k, d = self.n_components, self.n_latent
+        self.means = nn.Parameter(torch.randn(k, d, generator=generator))
+        self.wishart = WishartPrecisions(k, d, covariance_type=covariance_type)
+        self.dirichlet = DirichletProcessWeights(k, concentration_prior=concentration_prior, weight_space=weight_space)
+
+    def given(self, encode: Encode | None = None) -> ComponentMixture:
+        """The mixture with the factors of its precisions computed once; it needs no encoder."""
+        factors = self.wishart()
+
+        def hyper_log_prob() -> dict[str, torch.Tensor]:
+            log_normal = -0.5 * (math.log(2 * math.pi) + self.means.square())
+            precisions = self.wishart.log_prob(factors)
+            return {**self.dirichlet.hyper_log_prob(), "means": log_normal.sum(), "precisions": precisions.sum()}
+
+        return ComponentMixture(self.dirichlet(), self.means, factors, hyper_log_prob=hyper_log_prob)
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """Component weights, shape ``(k,)``."""
+        return self.dirichlet().exp()
+
+    @property
+    def component_means(self) -> torch.Tensor:
+        """Means, shape ``(k, d)``."""
+        return self.means
+
+    @property
+    def precisions(self) -> torch.Tensor:
+        r"""Precisions :math:`\Lambda_c`, shape ``(k, d, d)``."""
+        return self.given().precisions
+
+    def hyper_log_prob(self) -> dict[str, torch.Tensor]:
+        """Log densities of concentration, weights, means and precisions, in nats."""
+        return self.given().hyper_log_prob()
+
+    @torch.no_grad()
+    def m_step(self, statistics: MovingStatistics, prior_batch_size: float, given: Prior | None = None) -> None:
+        r"""Maximise the expected log joint density in closed form, first over means, then precisions and weights.
+
+        .. math::
+            m_c = (R_c \Lambda_c + I)^{-1} \Lambda_c \sum_i r_{ic} z_i, \qquad
+            \Lambda_c^{-1} = \frac{\sum_i r_{ic} (z_i - m_c)(z_i - m_c)^\top + \tfrac{d + 2}{k^{2/d}} I}{R_c + 1}, \qquad
+            w_c \propto \max\big(R_c + \tfrac\alpha k - 1,\, 10^{-6} b_0\big)
+
+        where sums over cells are :math:`b_0` times averages. The concentration is left to gradients.
+
+        Parameters
+        ----------
+        statistics
+            Averages over cells, with matrices for ``"full"`` precisions and diagonals for ``"diag"``.
+        prior_batch_size
+            Number of cells :math:`b_0` that the prior of the parameters is weighed against.
+        given
+            Not used here.
+
+        Raises
+        ------
+        RuntimeError
+            If `statistics` has seen too few minibatches.
+        ValueError
+            If its second moments have the other shape.
+        """
+        counts, precisions = prior_batch_size * statistics.counts, self.precisions.double()
+        right = prior_batch_size * (precisions @ statistics.first.unsqueeze(-1))
+        identity = torch.eye(self.n_latent, dtype=right.dtype, device=right.device)
+        means = torch.linalg.solve(counts[:, None, None] * precisions + identity, right).squeeze(-1)
+        self.wishart.fit(counts, prior_batch_size * statistics.scatter(means))
+        self.means.copy_(means)
+        self.dirichlet.fit(counts)
+
+    def _component_log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        return self.given().component_log_prob(z)
+
+    def _sample_components(self, components: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        return self.given()._sample_components(components, generator)

@@ -1,0 +1,115 @@
+"""The VampPrior mixture model."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from ._component_mixture import ComponentMixture
+from ._dirichlet import ConcentrationPrior, DirichletProcessWeights, WeightSpace
+from ._encoded_prior import EncodedPrior
+from ._moving_statistics import MovingStatistics
+from ._wishart import PrecisionType, WishartPrecisions
+
+if TYPE_CHECKING:
+    from ._pseudo_inputs import PseudoInputs
+
+
+class VampPriorMixture(EncodedPrior):
+    r"""Dirichlet process mixture whose means are encoded pseudo-inputs (VMM; Stirn & Knowles 2024).
+
+    .. math::
+        m_c \sim q_\psi(m \mid u_c) = \mathcal N(\nu_c, S_c), \qquad
+        z \sim \sum_c w_c\, \mathcal N(m_c, \Lambda_c^{-1})
+
+    with weights and precisions as in :class:`DirichletProcessMixture`. :meth:`given` returns two densities for each
+    component: the predictive one, :math:`\mathcal N(z;\, \nu_c,\, \Lambda_c^{-1} + S_c)`, is that of the ELBO; the
+    expected log density, :meth:`ComponentMixture.expected_component_log_prob`, is that of responsibilities, clusters and
+    the objective of this prior's own parameters.
+
+    The expected density of the means under :math:`\mathcal N(0, I)` is kept, as in the released code,
+
+    .. math::
+        \sum_c \mathbb E_{q_\psi} \log \mathcal N(m_c;\, 0, I)
+            = -\tfrac12 \sum_c \big(d\log 2\pi + \lVert\nu_c\rVert^2 + \operatorname{tr} S_c\big)
+
+    although the paper lets pseudo-inputs *replace* this prior.
+
+    Parameters
+    ----------
+    pseudo_inputs
+        Encoder inputs, one for each component; published are 100.
+    n_latent
+        Dimension ``d`` of the representations.
+    covariance_type
+        As for :class:`WishartPrecisions`; the published one is ``"full"``.
+    concentration_prior, weight_space
+        As for :class:`DirichletProcessWeights`.
+    """
+
+    empirical_bayes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        pseudo_inputs: PseudoInputs,
+        n_latent: int,
+        *,
+        covariance_type: PrecisionType = "full",
+        concentration_prior: ConcentrationPrior = "gamma",
+        weight_space: WeightSpace = "simplex",
+    ) -> None:
+        super().__init__(pseudo_inputs, n_latent)
+        k, d = self.n_components, self.n_latent
+        self.wishart = WishartPrecisions(k, d, covariance_type=covariance_type)
+        self.dirichlet = DirichletProcessWeights(k, concentration_prior=concentration_prior, weight_space=weight_space)
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """Component weights, shape ``(k,)``."""
+        return self.dirichlet().exp()
+
+    hyper_log_prob = EncodedPrior._refuse
+
+    def _given(self, mean: torch.Tensor, var: torch.Tensor) -> ComponentMixture:
+        factors = self.wishart()
+
+        def hyper_log_prob() -> dict[str, torch.Tensor]:
+            expected_log_normal = -0.5 * (math.log(2 * math.pi) + mean.square() + var)
+            precisions = self.wishart.log_prob(factors)
+            terms = {"means": expected_log_normal.sum(), "precisions": precisions.sum()}
+            return {**self.dirichlet.hyper_log_prob(), **terms}
+
+        return ComponentMixture(self.dirichlet(), mean, factors, mean_var=var, hyper_log_prob=hyper_log_prob)
+
+    @torch.no_grad()
+    def m_step(self, statistics: MovingStatistics, prior_batch_size: float, given: ComponentMixture) -> None:
+        r"""Maximise the expected log joint density over precisions and weights in closed form.
+
+        .. math::
+            \Lambda_c^{-1} = \frac{\sum_i r_{ic} (z_i - \nu_c)(z_i - \nu_c)^\top + R_c S_c + \tfrac{d + 2}{k^{2/d}} I}
+                                  {R_c + 1}, \qquad
+            w_c \propto \max\big(R_c + \tfrac\alpha k - 1,\, 10^{-6} b_0\big)
+
+        where sums over cells are :math:`b_0` times averages. Pseudo-inputs and concentration are left to gradients.
+
+        Parameters
+        ----------
+        statistics, prior_batch_size
+            As for :meth:`DirichletProcessMixture.m_step`.
+        given
+            This prior for the encoder as it is now, of :meth:`given`.
+
+        Raises
+        ------
+        RuntimeError
+            If `statistics` has seen too few minibatches.
+        ValueError
+            If its second moments have the other shape.
+        """
+        counts = prior_batch_size * statistics.counts
+        spread = counts.unsqueeze(-1) * given.mean_var
+        spread = torch.diag_embed(spread) if statistics.dense else spread
+        self.wishart.fit(counts, prior_batch_size * statistics.scatter(given.component_means) + spread)
+        self.dirichlet.fit(counts)
