@@ -40,7 +40,9 @@ class CountLikelihood(ABC):
 
     A family is written once, as two functions of single counts: :meth:`zero_terms`, for all ``b x g`` entries, and
     :meth:`nonzero_terms`, for the few that are not zero; each gives value and derivatives. The rest is shared: whole
-    cells, sparse counts, gradients (:func:`scdgd.likelihood._fused.fused_log_prob`).
+    cells, sparse counts, gradients (:func:`scdgd.likelihood._fused.fused_log_prob`). A static method
+    ``compiled_terms``, for speed on CPUs, may give the same two functions for numba
+    (:func:`scdgd.likelihood._kernel.make_kernel`).
 
     It answers to the names by which scvi-tools' downstream methods read a distribution (``mean``, ``scale``,
     ``theta``, ``get_normalized``, ``sample``).

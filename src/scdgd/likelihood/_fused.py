@@ -6,7 +6,8 @@ r"""Value and gradient of a count likelihood in one pass over the decoder's outp
 Ninety-odd per cent of the counts are zeros. Their term and its derivatives are closed forms of the mean, evaluated in
 blocks of cells that stay in cache; lgamma and digamma are evaluated, in double, only where counts are not zero. The
 pass leaves the derivative with respect to the decoder's output, which is all that backpropagation needs: beyond the
-output and that derivative no tensor of shape ``(b, g)`` exists.
+output and that derivative no tensor of shape ``(b, g)`` exists. Operations on tensors, here, serve every family and
+device; in the most frequent case a compiled kernel does the same (:mod:`scdgd.likelihood._compiled`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.autograd.function import once_differentiable
 
+from . import _compiled
 from ._base import _MAX_LOG_MEAN, Wanted
 
 if TYPE_CHECKING:
@@ -87,7 +89,8 @@ class _FusedLogProb(torch.autograd.Function):
             d_output, d_parameters = ctx.derivatives
             for d in (d_output, *d_parameters):
                 if d is not None:
-                    d.mul_(d_log_prob[0] if d.ndim == 1 else d_log_prob.unsqueeze(1))
+                    weight = d_log_prob.to(d.dtype)  # else all of a single-precision buffer would go through double
+                    d.mul_(weight[0] if d.ndim == 1 else weight.unsqueeze(1))
         ctx.derivatives = None
         return None, None, None, None, d_output, *(d_parameters or [None] * len(parameters))
 
@@ -102,6 +105,9 @@ def _evaluate(
     weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
     """Log probabilities ``(b,)``, derivative in the output, derivatives in the parameters, times `weight` ``(b, 1)``."""
+    if weight is None and _compiled.applies(family, counts, log_size, output, parameters):
+        log_prob, *derivatives = _compiled.evaluate(family, counts, wanted, log_size, output, parameters)
+        return log_prob.to(output.dtype if wanted.constants else log_prob.dtype), *derivatives
     blocks = _blocks(counts, output)
     mean, log_normalizer = _mean(output, log_size, blocks)  # the buffer of the mean becomes that of the derivative
     at = counts.flat_positions

@@ -13,6 +13,7 @@ from ._base import CountLikelihood, Terms, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
     from scdgd.data import SparseCounts
 
@@ -63,6 +64,13 @@ class NegativeBinomial(CountLikelihood):
     def theta(self) -> torch.Tensor:
         """Inverse dispersion, shape ``(..., b, g)``."""
         return self.log_theta.exp().expand_as(self._input)
+
+    @staticmethod
+    def compiled_terms() -> ModuleType:
+        """Compiled terms, by numba."""
+        from . import _compiled_negative_binomial
+
+        return _compiled_negative_binomial
 
     @staticmethod
     def constant_terms(x: torch.Tensor, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
