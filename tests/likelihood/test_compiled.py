@@ -170,6 +170,8 @@ def test_elementary_functions():
         assert exp(x) == pytest.approx(np.exp(float(x)), rel=2e-7)
     for y in np.geomspace(1e-37, 1e37, 2_001, dtype=np.float32):
         assert log1p(y) == pytest.approx(np.log1p(float(y)), rel=3e-7)
+    for y in -np.geomspace(1e-37, 0.5, 1_001, dtype=np.float32):
+        assert log1p(y) == pytest.approx(np.log1p(float(y)), rel=3e-7)
     assert (exp(np.float32(0)), log1p(np.float32(0))) == (1, 0)
     assert np.isfinite([exp(np.float32(x)) for x in (-np.inf, np.inf)]).all()
     assert np.isnan([exp(np.float32(np.nan)), log1p(np.float32(np.nan))]).all()

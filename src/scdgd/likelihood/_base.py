@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
 
@@ -44,8 +44,8 @@ class CountLikelihood(ABC):
     ``compiled_terms``, for speed on CPUs, may give the same two functions for numba
     (:func:`scdgd.likelihood._kernel.make_kernel`).
 
-    It answers to the names by which scvi-tools' downstream methods read a distribution (``mean``, ``scale``,
-    ``theta``, ``get_normalized``, ``sample``).
+    It answers to the names by which scvi-tools' downstream methods read a distribution (``mean``, ``mu``, ``scale``,
+    ``get_normalized``, ``sample``, and the parameters of the family).
 
     Parameters
     ----------
@@ -54,6 +54,9 @@ class CountLikelihood(ABC):
     *parameters
         Further parameters of the family, each of shape ``(g,)`` or that of `log_mean`.
     """
+
+    #: What a decoder has to give beside the mean, in the order of the arguments.
+    parameter_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, log_mean: torch.Tensor, *parameters: torch.Tensor) -> None:
         self._input, self._log_size, self.parameters = log_mean, None, parameters
@@ -140,17 +143,22 @@ class CountLikelihood(ABC):
 
     @abstractmethod
     def information(self) -> torch.Tensor:
-        r"""Fisher information in the log mean, :math:`\mathbb E[(\partial\ell / \partial\eta)^2]`, shape ``(..., b, g)``."""
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """Expected counts, shape ``(..., b, g)``."""
-        return self.log_mean.clamp(max=_MAX_LOG_MEAN).exp()
+        r"""Fisher information in :math:`\eta`, :math:`\mathbb E[(\partial\ell / \partial\eta)^2]`, shape ``(..., b, g)``."""
 
     @property
     def mu(self) -> torch.Tensor:
-        """The mean, under the name that scvi-tools reads."""
-        return self.mean
+        r""":math:`\mu`, shape ``(..., b, g)``."""
+        return self.log_mean.clamp(max=_MAX_LOG_MEAN).exp()
+
+    @property
+    def mean(self) -> torch.Tensor:
+        r"""Expected counts, shape ``(..., b, g)``: :math:`\mu`, unless zeros are inflated."""
+        return self.mu
+
+    @property
+    def log_zero_probability(self) -> torch.Tensor:
+        """Log probability of a zero count, shape ``(..., b, g)``."""
+        return self.zero_terms(self.mu, self.parameters, Wanted(False, False)).value
 
     @abstractmethod
     def sample(self) -> torch.Tensor:
@@ -162,11 +170,11 @@ class CountLikelihood(ABC):
         return torch.softmax(self.log_mean, dim=-1)
 
     def get_normalized(self, key: Literal["mu", "scale"]) -> torch.Tensor:
-        """Expected counts (``"mu"``) or their shares (``"scale"``), as scvi-tools' distributions name them."""
+        r""":math:`\mu` (``"mu"``) or its shares (``"scale"``), as scvi-tools' distributions name them."""
         if key not in ("mu", "scale"):
             msg = f"`key` must be 'mu' or 'scale', got {key!r}."
             raise ValueError(msg)
-        return self.mean if key == "mu" else self.scale
+        return self.mu if key == "mu" else self.scale
 
 
 def _sample_of(parameter: torch.Tensor, i: int, samples: torch.Size) -> torch.Tensor:

@@ -36,16 +36,24 @@ def applies(
     output: torch.Tensor,
     parameters: Sequence[torch.Tensor],
 ) -> bool:
-    """Whether there is a kernel for these arguments: single precision on a CPU, one parameter a gene."""
+    """Whether there is a kernel for these arguments: single precision on a CPU, parameters of the shapes it is for."""
     tensors = [output, *parameters, *([] if log_size is None else [log_size])]
     return (
         all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
         and counts.device.type == "cpu"
         and counts.shape == output.shape
-        and all(p.shape == output.shape[1:] for p in parameters)
         and 0 not in output.shape
         and kernel_of(family) is not None
+        and [p.shape for p in parameters] == _shapes(kernel_of(family)[0], output, len(parameters))
     )
+
+
+def _shapes(terms: ModuleType, output: torch.Tensor, n_parameters: int) -> list[torch.Size]:
+    """Shapes of the parameters of a family that has a kernel."""
+    shapes = [output.shape[1:]] * n_parameters
+    if terms.LAST_IS_OF_CELLS:
+        shapes[-1] = output.shape
+    return shapes
 
 
 @functools.cache
@@ -81,20 +89,24 @@ def evaluate(
     n_cells, n_genes = output.shape
     n_parts = min(max(min(n_cells // _MIN_PART_CELLS, output.numel() // _MIN_PART_ELEMENTS), 1), _MAX_PARTS)
     values = counts.values if counts.values.dtype == torch.float32 else counts.values.double()
-    prepared = terms.prepare(*parameters)
+    of_genes, of_cells = (parameters[:-1], parameters[-1]) if terms.LAST_IS_OF_CELLS else (parameters, None)
+    prepared = terms.prepare(*of_genes)
     log_prob = np.empty(n_cells)
     differentiate = wanted.d_log_mean or wanted.d_parameters
     d_output = np.empty((n_cells, n_genes), np.float32) if differentiate else None  # in large pages, unlike torch's
-    d_parameters = np.zeros((n_parts, len(parameters), n_genes), np.float32) if wanted.d_parameters else None
+    d_parameters = np.zeros((n_parts, len(of_genes), n_genes), np.float32) if wanted.d_parameters else None
+    d_of_cells = np.empty_like(d_output) if wanted.d_parameters and of_cells is not None else None
     evaluate_cells = functools.partial(
         kernel,
         counts=tuple(map(_array, (counts.indptr, counts.indices, values))),
         log_size=None if log_size is None else _array(log_size.double().ravel()),
         output=_array(output),
         parameters=(_array(prepared.float()), _array(prepared)),
+        of_cells=None if of_cells is None else _array(of_cells),
         constants=wanted.constants,
         log_prob=log_prob,
         d_output=d_output,
+        d_of_cells=d_of_cells,
     )
 
     def evaluate_parts(parts: Iterator[int]) -> None:
@@ -104,11 +116,10 @@ def evaluate(
             evaluate_cells(first, last, scratch, d_parameters=d_parameters[part] if wanted.d_parameters else None)
 
     _share(evaluate_parts, n_parts, min(torch.get_num_threads(), n_parts))
-    return (
-        torch.from_numpy(log_prob),
-        torch.from_numpy(d_output) if wanted.d_log_mean else None,
-        list(torch.from_numpy(d_parameters.sum(0))) if wanted.d_parameters else [],
-    )
+    derivatives = list(torch.from_numpy(d_parameters.sum(0))) if wanted.d_parameters else []
+    if d_of_cells is not None:
+        derivatives.append(torch.from_numpy(d_of_cells))
+    return torch.from_numpy(log_prob), torch.from_numpy(d_output) if wanted.d_log_mean else None, derivatives
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

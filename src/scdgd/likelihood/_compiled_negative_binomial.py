@@ -13,6 +13,8 @@ import torch
 from ._negative_binomial import _MAX_LOG_THETA, _MAX_PRODUCT, _STIRLING_THETA
 from ._vector_math import in_order, log1p
 
+LAST_IS_OF_CELLS = False
+
 
 def prepare(log_theta: torch.Tensor) -> torch.Tensor:
     """Rows of per-gene numbers ``(3, g)``, in double."""
@@ -21,7 +23,7 @@ def prepare(log_theta: torch.Tensor) -> torch.Tensor:
 
 
 @in_order
-def zero_terms(mean, parameters, value, d_log_mean, d_parameters):
+def zero_terms(mean, parameters, of_cell, value, d_log_mean, d_parameters, d_of_cell):
     """Terms of all genes of one cell, in single precision."""
     theta, inverse = parameters[1], parameters[2]
     for j in range(mean.size):
@@ -35,7 +37,7 @@ def zero_terms(mean, parameters, value, d_log_mean, d_parameters):
 
 
 @in_order
-def nonzero_terms(x, genes, log_mean, parameters, constants, value, d_log_mean, d_parameters):
+def nonzero_terms(x, genes, log_mean, parameters, of_cell, constants, value, d_log_mean, d_parameters, d_of_cell):
     """Terms of the entries of one cell, in double."""
     for i in range(x.size):
         log_theta, theta = parameters[0, genes[i]], parameters[1, genes[i]]

@@ -59,6 +59,8 @@ def fused_log_prob(
         Whether terms that do not depend on the mean count. Without them the result is in double, because what is left
         can be large; parameters then have no gradient.
     """
+    if log_size is not None:  # a cell without counts may have size zero
+        log_size = log_size.clamp(min=-_MAX_LOG_MEAN)
     if not torch.is_grad_enabled():  # inputs that require gradients would ask for them here, too
         return _evaluate(family, counts, Wanted(False, False, constants), log_size, output, parameters)[0]
     if not constants:

@@ -1,7 +1,7 @@
 """Compiled evaluation of a count likelihood, cell by cell.
 
-What :mod:`scdgd.likelihood._fused` does to blocks of cells by operations on tensors, for families whose parameters
-belong to genes: the numbers of one cell stay in the first caches of a core from the decoder's output to the derivative.
+What :mod:`scdgd.likelihood._fused` does to blocks of cells by operations on tensors: the numbers of one cell stay in the
+first caches of a core from the decoder's output to the derivative. Parameters belong to genes, but for one at most.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import inspect
 import math
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
 
-from . import _vector_math
 from ._base import _MAX_LOG_MEAN
 from ._vector_math import any_order, exp, largest
 
@@ -29,16 +29,33 @@ _BLOCK = 1024
 def make_kernel(terms: ModuleType) -> Callable:
     """Kernel of a family, given as a module of functions that numba compiles.
 
-    ``zero_terms(mean, parameters, value, d_log_mean, d_parameters)`` is for all genes of one cell,
-    ``nonzero_terms(x, genes, log_mean, parameters, constants, value, d_log_mean, d_parameters)`` for its entries. They
-    read `parameters` ``(k, g)`` as ``prepare`` gives them, in single precision and in double, write to `value` and
-    `d_log_mean`, and add to `d_parameters` ``(p, g)``; derivatives that are not wanted are ``None``.
+    ``zero_terms(mean, parameters, of_cell, value, d_log_mean, d_parameters, d_of_cell)`` is for all genes of one cell,
+    ``nonzero_terms(x, genes, log_mean, parameters, of_cell, constants, value, d_log_mean, d_parameters, d_of_cell)`` for
+    its entries. They read `parameters` ``(k, g)`` as ``prepare`` gives them from the ``(g,)`` parameters, in single
+    precision and in double, and, if ``LAST_IS_OF_CELLS``, the row `of_cell` ``(g,)`` of the family's last parameter
+    ``(b, g)``. They write to `value`, `d_log_mean` and `d_of_cell`, and add to `d_parameters` ``(p, g)``; derivatives that
+    are not wanted are ``None``.
     """
     zero_terms, nonzero_terms = terms.zero_terms, terms.nonzero_terms
     # a part of the key of the compilation on disk; by itself numba looks for changes in this file only
-    sources = zlib.crc32("".join(inspect.getsource(module) for module in (terms, _vector_math)).encode())
+    modules = [inspect.getsource(terms), *(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))]
+    sources = zlib.crc32("".join(modules).encode())
 
-    def kernel(first, last, scratch, counts, log_size, output, parameters, constants, log_prob, d_output, d_parameters):
+    def kernel(
+        first,
+        last,
+        scratch,
+        counts,
+        log_size,
+        output,
+        parameters,
+        of_cells,
+        constants,
+        log_prob,
+        d_output,
+        d_parameters,
+        d_of_cells,
+    ):
         """Evaluate cells `first` to `last`; `scratch` ``(2, g)`` belongs to the thread, `d_parameters` to the part.
 
         Rows of arrays are taken by index: if they are unpacked, numba's loops over them are several times slower.
@@ -53,14 +70,27 @@ def make_kernel(terms: ModuleType) -> Callable:
             genes, x = indices[indptr[i] : indptr[i + 1]], values[indptr[i] : indptr[i + 1]]
             mean = mean_or_derivative if d_output is None else d_output[i]
             d_log_mean = None if d_output is None else mean_or_derivative
+            of_cell = None if of_cells is None else of_cells[i]
+            d_of_cell = None if d_of_cells is None else d_of_cells[i]
             size, log_normalizer = _mean(output[i], None if log_size is None else log_size[i], mean)
             for e in range(genes.size):
                 entry_log_mean[e] = output[i, genes[e]] - log_normalizer
                 entry_mean[e] = mean[genes[e]]
                 mean[genes[e]] = 0  # a zero of mean zero is certain: value and derivatives vanish
             entry_derivative = None if d_output is None else entry_d
-            nonzero_terms(x, genes, entry_log_mean, double, constants, entry_value, entry_derivative, d_parameters)
-            zero_terms(mean, single, value, d_log_mean, d_parameters)
+            zero_terms(mean, single, of_cell, value, d_log_mean, d_parameters, d_of_cell)
+            nonzero_terms(
+                x,
+                genes,
+                entry_log_mean,
+                double,
+                of_cell,
+                constants,
+                entry_value,
+                entry_derivative,
+                d_parameters,
+                d_of_cell,
+            )
             log_prob[i] = _sum(value) + entry_value[: genes.size].sum()
             if d_output is not None:
                 share = (_sum(d_log_mean) + entry_d[: genes.size].sum()) / size

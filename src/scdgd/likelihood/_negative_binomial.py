@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from scdgd.data import as_sparse_counts
 
@@ -51,6 +51,8 @@ class NegativeBinomial(CountLikelihood):
     log_theta
         Log inverse dispersion, shape ``(g,)`` or that of `log_mean`.
     """
+
+    parameter_names: ClassVar = ("log_theta",)
 
     def __init__(self, log_mean: torch.Tensor, log_theta: torch.Tensor) -> None:
         super().__init__(log_mean, log_theta)
@@ -116,13 +118,16 @@ class NegativeBinomial(CountLikelihood):
 
         Terms that do not depend on the mean are left out, so it compares means at one dispersion.
         """
-        u = self.log_mean - self.log_theta  # (k, g)
-        softplus_u = softplus(u)
-        return as_sparse_counts(counts) @ (u - softplus_u).T.contiguous() - (self.log_theta.exp() * softplus_u).sum(-1)
+        return as_sparse_counts(counts) @ self.natural_parameter.T.contiguous() + self.log_zero_probability.sum(-1)
+
+    @property
+    def natural_parameter(self) -> torch.Tensor:
+        r"""What a log probability gains with each count, :math:`-\mathrm{sp}(-u)`, shape ``(..., b, g)``."""
+        return logsigmoid(self.log_mean - self.log_theta)
 
     def information(self) -> torch.Tensor:
         r"""Fisher information in the log mean, :math:`\mu / (1 + \mu/\theta)`, shape ``(..., b, g)``."""
-        mean = self.mean
+        mean = self.mu
         return mean / (1 + mean * (-self.log_theta).exp())
 
     def sample(self) -> torch.Tensor:

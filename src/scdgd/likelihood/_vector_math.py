@@ -49,7 +49,7 @@ def exp(x):
 
 @in_order
 def log1p(y):
-    """Logarithm of 1 + y, for y from zero to 1e37, from where on it is constant. NaN stays NaN."""
+    """Logarithm of 1 + y, for y from -1/2 to 1e37, from where on it is constant. NaN stays NaN."""
     y = _float(1e37) if y > _float(1e37) else y
     u = _float(1) + y
     lost = y - (u - _float(1))  # to rounding

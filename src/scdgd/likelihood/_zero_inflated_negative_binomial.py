@@ -1,0 +1,52 @@
+"""Zero-inflated negative binomial counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from ._negative_binomial import NegativeBinomial
+from ._zero_inflation import ZeroInflated
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import torch
+
+
+class ZeroInflatedNegativeBinomial(ZeroInflated):
+    r"""Negative binomial, of which a share :math:`\pi` was replaced by zeros; see :class:`ZeroInflated`.
+
+    Its variance is :math:`(1 - \pi)(\mu + \mu^2/\theta + \pi\mu^2)`.
+
+    Parameters
+    ----------
+    log_mean
+        Log of the negative binomial's mean, shape ``(..., b, g)``.
+    log_theta
+        Log inverse dispersion, shape ``(g,)`` or that of `log_mean`.
+    zi_logits
+        Logits of the share of structural zeros, shape ``(g,)`` or that of `log_mean`.
+    """
+
+    parameter_names: ClassVar = ("log_theta", "zi_logits")
+    base: ClassVar = NegativeBinomial
+
+    def __init__(self, log_mean: torch.Tensor, log_theta: torch.Tensor, zi_logits: torch.Tensor) -> None:
+        super().__init__(log_mean, log_theta, zi_logits)
+
+    @property
+    def log_theta(self) -> torch.Tensor:
+        """Log inverse dispersion, shape ``(g,)`` or ``(b, g)``."""
+        return self.parameters[0]
+
+    @property
+    def theta(self) -> torch.Tensor:
+        """Inverse dispersion, shape ``(..., b, g)``."""
+        return self.log_theta.exp().expand_as(self._input)
+
+    @staticmethod
+    def compiled_terms() -> ModuleType:
+        """Compiled terms, by numba."""
+        from . import _compiled_zero_inflated_negative_binomial
+
+        return _compiled_zero_inflated_negative_binomial
