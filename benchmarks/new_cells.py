@@ -30,11 +30,10 @@ from scvi import REGISTRY_KEYS
 
 from scdgd import presets
 from scdgd.data import SparseCounts
-from scdgd.inference import GaussNewtonConfig, NewCellsConfig, best_component_means, gauss_newton, place_new_cells
+from scdgd.inference import NewCellsConfig, best_component_means, gauss_newton, place_new_cells
 from scdgd.model import SCDGD
 
 N_LATENT = 20
-DEFAULT = GaussNewtonConfig()
 REFEREE = [NewCellsConfig(n_steps=1_000, lr=lr) for lr in (0.1, 0.01)]
 
 
@@ -66,9 +65,9 @@ TIERS = {
 #: What is varied, one at a time, around the defaults.
 CURVE = {
     "genes for the curvature": [{"n_genes": n} for n in (100, 200, 300, 500, 1_000, None)],
-    "curvature computed anew": [{"n_refreshes": n} for n in (0, 1, 2, 1_000)],
+    "curvature computed anew": [{"n_refreshes": n} for n in (0, 1, 2, 3)],
     "plain Fisher scoring": [{"secant": False, "n_refreshes": 1_000}],
-    "tolerance": [{"tolerance": t} for t in (0.3, 0.1, 0.03, 0.01, 0.001)],
+    "tolerance": [{"tolerance": t} for t in (1.0, 0.3, 0.1, 0.03, 0.01, 0.001)],
     "first damping": [{"damping": t} for t in (0.01, 0.1, 1.0)],
     "starts": [{"n_starts": n} for n in (1, 2, 3)],
 }
@@ -188,9 +187,10 @@ def interleaved(methods: dict, rounds: int) -> tuple[dict, dict]:
 
 def compare(job: Job, module, tensors: dict, rounds: int) -> tuple[list, torch.Tensor, torch.Tensor]:
     """One line of the table; log posteriors of published procedure and referee."""
+    default = NewCellsConfig().gauss_newton(module)
     methods = {
-        "ours": lambda: gauss_newton(module, tensors),
-        "two starts": lambda: gauss_newton(module, tensors, config=DEFAULT._replace(n_starts=2)),
+        "ours": lambda: gauss_newton(module, tensors, config=default),
+        "two starts": lambda: gauss_newton(module, tensors, config=default._replace(n_starts=2)),
         "published": lambda: published_placement(module, tensors),
     }
     found, seconds = interleaved(methods, rounds)
@@ -226,11 +226,11 @@ HEADER = [
 
 def curve(module, tensors: dict, referee: torch.Tensor, rounds: int) -> str:
     """Steps, gap and time as one setting is varied."""
-    text = []
+    text, default = [], NewCellsConfig().gauss_newton(module)
     for title, variants in CURVE.items():
-        configs = {str(next(iter(v.values()))): DEFAULT._replace(**v) for v in variants}
+        configs = {str(next(iter(v.values()))): default._replace(**v) for v in variants}
         methods = {
-            "default": lambda: gauss_newton(module, tensors),
+            "default": lambda: gauss_newton(module, tensors, config=default),
             **{
                 name: (lambda config=config: gauss_newton(module, tensors, config=config))
                 for name, config in configs.items()

@@ -17,7 +17,7 @@ from scdgd.inference import (
     place_new_cells,
 )
 from scdgd.inference._fisher import count_information, hidden_jacobian
-from scdgd.inference._gauss_newton import damped_step, secant_update
+from scdgd.inference._gauss_newton import _start, _try_step, damped_step, secant_update
 from scdgd.inference._gene_subset import choose_genes
 from scdgd.inference._joint_density import JointDensity
 from scdgd.module import DGDModule
@@ -258,6 +258,36 @@ def test_other_starts_and_none_at_all():
     again = gauss_newton(module, tensors, gauss_newton(module, tensors, z).z)
     assert again.converged.all()
     assert (again.n_steps <= 1).all()
+
+
+def test_damping_halves_where_a_step_was_taken_and_quadruples_where_not():
+    module = make_module()
+    density, z = JointDensity(module, draw(module)), torch.randn(50, 3).double()
+    search = _start(density, z, CONFIG, choose_genes(module, None))
+    uphill, downhill = search.gradient[:25], -1e-6 * search.gradient[25:]
+    _try_step(search, torch.cat([1e-6 * uphill, downhill]), secant=True)
+    assert (search.damping[:25] == 4 * CONFIG.damping).all()
+    assert (search.damping[25:] == CONFIG.damping / 2).all()
+    assert torch.equal(search.z[:25], z[:25])
+    torch.testing.assert_close(search.z[25:], z[25:] + downhill)
+
+
+@pytest.mark.parametrize("variant", ["softmax", "softplus", "gene-batch", "covariates"])
+def test_blocks_of_cells_change_nothing(variant, monkeypatch):
+    module = make_module(**VARIANTS[variant])
+    tensors, z = draw(module, 23), torch.randn(23, 3).double()
+    whole, found = JointDensity(module, tensors), gauss_newton(module, tensors)
+    expected = whole.value_and_gradient(z)
+    information = count_information(whole, z, choose_genes(module, 20))
+    monkeypatch.setattr("scdgd.inference._joint_density._CPU_ELEMENTS", 7 * N_GENES)
+    monkeypatch.setattr("scdgd.inference._fisher._CPU_ELEMENTS", 5 * 3 * 20)
+    density = JointDensity(module, tensors)
+    for _ in range(2):  # the second time with constants at hand
+        for actual, value in zip(density.value_and_gradient(z), expected, strict=True):
+            torch.testing.assert_close(actual, value)
+    torch.testing.assert_close(density.log_constant, whole.log_constant)
+    torch.testing.assert_close(count_information(density, z, choose_genes(module, 20)), information)
+    torch.testing.assert_close(gauss_newton(module, tensors).z, found.z, rtol=0, atol=1e-6)
 
 
 # a cell's result is its own

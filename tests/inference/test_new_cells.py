@@ -8,7 +8,13 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from scdgd._compat import MODULE_KEYS
-from scdgd.inference import NewCellsConfig, best_component_means, place_new_cells
+from scdgd.inference import (
+    GaussNewtonConfig,
+    NewCellsConfig,
+    best_component_means,
+    gauss_newton,
+    place_new_cells,
+)
 from scdgd.module import DGDModule, log_size_factor
 from scdgd.prior import GaussianMixture
 
@@ -249,6 +255,36 @@ def test_both_methods_climb(method):
     end = log_joint(module, tensors, place_new_cells(module, tensors, CONFIG._replace(method=method))).detach()
     assert (end >= start - 1e-3).all()
     assert float((end - start).median()) > 1
+
+
+@pytest.mark.parametrize(("activation", "tolerance"), [("silu", 0.3), ("relu", 0.1)])
+def test_kinks_ask_for_a_lower_tolerance(activation, tolerance):
+    module = make_module(activation=activation)
+    tensors = draw(module)
+    assert torch.equal(
+        place_new_cells(module, tensors, CONFIG), place_new_cells(module, tensors, CONFIG._replace(tolerance=tolerance))
+    )
+    assert CONFIG.gauss_newton(module).tolerance == tolerance
+    assert CONFIG._replace(tolerance=0.02).gauss_newton(module).tolerance == 0.02
+
+
+def test_default_effort_ends_near_the_mode():
+    """From where cells end, what remains to be gained is what the tolerance allows."""
+    module = make_module()
+    tensors = draw(module, 200)
+    z = place_new_cells(module, tensors, CONFIG)
+    mode = gauss_newton(module, tensors, z, GaussNewtonConfig(tolerance=1e-6, max_steps=200))
+    gap = -log_joint(module, tensors, z).detach() - mode.neg_log_joint
+    assert float(gap.mean()) < 0.15
+    assert float(gap.quantile(0.95)) < 0.6
+
+
+def test_means_are_decoded_once_for_cells_with_the_same_covariates():
+    module, calls = make_module(n_continuous=0), []
+    tensors = draw(module, 40, n_continuous=0)
+    module.decoder.output.register_forward_hook(lambda *_: calls.append(1))
+    best_component_means(module, tensors)
+    assert len(calls) == module.n_batch
 
 
 def test_a_rate_asks_for_adam():

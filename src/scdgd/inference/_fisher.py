@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from scdgd.likelihood import CountLikelihood
     from scdgd.module import Decoder, DGDModule
 
-#: Entries of a block of the Jacobian, so that it stays in cache.
-_BLOCK_ELEMENTS = 2**20
+#: Entries of the Jacobian of a block of cells: on a CPU it stays in cache, elsewhere it keeps the device busy.
+_CPU_ELEMENTS, _GPU_ELEMENTS = 2**19, 2**26
 
 
 def fisher_information(
@@ -85,12 +85,15 @@ def count_information(density: JointDensity, z: torch.Tensor, subset: GeneSubset
     scale = (gene_weights * _of_genes(density, log_profile, genes).information()).sqrt()  # (b, m)
     if centre is None:
         scale = scale * log_slope(decoder.output_activation, log_profile)
-    information = z.new_zeros(b, d, d)
-    for block in torch.arange(len(genes), device=genes.device).split(max(1, _BLOCK_ELEMENTS // (b * d))):
-        rows = (jacobian.reshape(b * d, -1) @ output[block].T).view(b, d, -1)  # (b, d, block)
-        rows = (rows if centre is None else rows - centre) * scale[:, None, block]
-        information.baddbmm_(rows, rows.mT)
-    return information
+    n_together = max(1, (_CPU_ELEMENTS if z.device.type == "cpu" else _GPU_ELEMENTS) // (d * len(genes)))
+    information = []
+    for cells in (slice(first, first + n_together) for first in range(0, b, n_together)):
+        rows = (jacobian[cells].flatten(0, 1) @ output.T).unflatten(0, (-1, d))  # (block, d, m)
+        if centre is not None:
+            rows -= centre[cells]
+        rows *= scale[cells].unsqueeze(1)
+        information.append(rows @ rows.mT)
+    return torch.cat(information)
 
 
 def hidden_jacobian(
@@ -120,7 +123,5 @@ def log_slope(output_activation: str, log_profile: torch.Tensor) -> torch.Tensor
 def _of_genes(density: JointDensity, log_profile: torch.Tensor, genes: torch.Tensor) -> CountLikelihood:
     """Distribution of the counts of some genes, given their log profiles ``(b, m)``."""
     module = density.module
-    log_theta = module.log_theta[..., genes]
-    if module.dispersion == "gene-batch":
-        log_theta = log_theta[density.covariates[MODULE_KEYS.BATCH_INDEX_KEY].ravel().long()]
-    return LIKELIHOODS[module.gene_likelihood](density.library + log_profile, log_theta)
+    parameters = module.likelihood_parameters(density.covariates[MODULE_KEYS.BATCH_INDEX_KEY], genes)
+    return LIKELIHOODS[module.gene_likelihood](density.library + log_profile, *parameters)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from scdgd.module import DGDModule
 
 _MIN_DAMPING, _MAX_DAMPING = 1e-6, 1e8
+#: By which the damping is multiplied.
+_AFTER_SUCCESS, _AFTER_FAILURE = 0.5, 4.0
 
 
 class GaussNewtonConfig(NamedTuple):
@@ -33,7 +35,7 @@ class GaussNewtonConfig(NamedTuple):
     """After how many of the first steps the Fisher information is computed anew."""
     secant: bool = True
     """Whether each step corrects the curvature by what it did to the gradient (BFGS)."""
-    damping: float = 0.01
+    damping: float = 0.1
     r"""First :math:`\lambda`."""
     seed: int = 0
     """Seed of the choice of genes."""
@@ -67,8 +69,8 @@ def gauss_newton(
     .. math::
         (B + \lambda \operatorname{diag} B)\, \Delta = -\nabla J(z)
 
-    The step is taken if :math:`J` decreases, and then :math:`\lambda \leftarrow \lambda / 10`; else
-    :math:`\lambda \leftarrow 10 \lambda`. A cell stops when :math:`-(1 + \lambda) \nabla J^\top \Delta`, the Newton
+    The step is taken if :math:`J` decreases, and then :math:`\lambda \leftarrow \lambda / 2`; else
+    :math:`\lambda \leftarrow 4 \lambda`. A cell stops when :math:`-(1 + \lambda) \nabla J^\top \Delta`, the Newton
     decrement, is below the tolerance. The gradient is exact. The curvature :math:`B` is the Fisher information of the
     counts, estimated from a subset of the genes, plus the precision of the prior; every step :math:`\Delta`, taken or
     not, that changes the gradient by :math:`y` with :math:`y^\top \Delta > 0` corrects it to :math:`B \Delta = y`,
@@ -124,9 +126,6 @@ class _Search:
     curvature: torch.Tensor
     damping: torch.Tensor
     n_steps: torch.Tensor
-    last_step: torch.Tensor
-    last_change: torch.Tensor
-    """Of the gradient."""
 
     def __getitem__(self, rows: torch.Tensor) -> _Search:
         return _Search(*(getattr(self, field.name)[rows] for field in fields(self)))
@@ -147,8 +146,6 @@ def _climb(density: JointDensity, z: torch.Tensor, config: GaussNewtonConfig, su
             search, delta = search[~leaving], delta[~leaving]
         if 0 < step <= config.n_refreshes:
             search.curvature = curvature(search.density, search.z, subset)
-            if config.secant:
-                search.curvature = secant_update(search.curvature, search.last_step, search.last_change)
             delta, _ = damped_step(search.curvature, search.gradient, search.damping)
         _try_step(search, delta, config.secant)
     return found
@@ -156,7 +153,6 @@ def _climb(density: JointDensity, z: torch.Tensor, config: GaussNewtonConfig, su
 
 def _start(density: JointDensity, z: torch.Tensor, config: GaussNewtonConfig, subset: GeneSubset) -> _Search:
     value, gradient = density.value_and_gradient(z)
-    nothing = torch.zeros_like(z)
     return _Search(
         density=density,
         cells=torch.arange(len(z), device=z.device),
@@ -166,21 +162,19 @@ def _start(density: JointDensity, z: torch.Tensor, config: GaussNewtonConfig, su
         curvature=curvature(density, z, subset),
         damping=torch.full_like(z[:, 0], config.damping),
         n_steps=torch.zeros(len(z), dtype=torch.long, device=z.device),
-        last_step=nothing,
-        last_change=nothing,
     )
 
 
 def _try_step(search: _Search, delta: torch.Tensor, secant: bool) -> None:
     value, gradient = search.density.value_and_gradient(search.z + delta)
-    search.last_step, search.last_change = delta, gradient - search.gradient
     if secant:
-        search.curvature = secant_update(search.curvature, search.last_step, search.last_change)
+        search.curvature = secant_update(search.curvature, delta, gradient - search.gradient)
     better = value < search.value
     search.z = torch.where(better.unsqueeze(1), search.z + delta, search.z)
     search.gradient = torch.where(better.unsqueeze(1), gradient, search.gradient)
     search.value = torch.where(better, value, search.value)
-    search.damping = (search.damping * torch.where(better, 0.1, 10.0)).clamp(_MIN_DAMPING, _MAX_DAMPING)
+    factor = torch.where(better, _AFTER_SUCCESS, _AFTER_FAILURE)
+    search.damping = (search.damping * factor).clamp(_MIN_DAMPING, _MAX_DAMPING)
     search.n_steps = search.n_steps + 1
 
 

@@ -66,7 +66,7 @@ def _informativeness(module: DGDModule) -> np.ndarray:
     output = module.decoder.output.weight.double()
     if module.decoder.output_activation == "softmax":
         output = output - (profile / profile.sum()) @ output
-    information = mean / (1 + mean / theta) * output.square().sum(1)
+    information = mean / (1 + mean / theta) * torch.linalg.vector_norm(output, dim=1).square()
     return (information + _EVEN_SHARE * information.mean().clamp(min=1e-30)).cpu().numpy()
 
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from scdgd.module import DGDModule
 
 
+#: Entries of the decoder's output that a CPU evaluates together: they stay in cache on their way back.
+_CPU_ELEMENTS = 2**20
+
+
 class JointDensity:
     r"""Negative log joint density of each cell of a minibatch,
 
@@ -58,7 +62,19 @@ class JointDensity:
         return self.module.generative(z, self.library, **self.covariates)[MODULE_KEYS.PX_KEY]
 
     def value_and_gradient(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute :math:`J`, shape ``(b,)``, in double, and its exact gradient, shape ``(b, d)``."""
+        """Compute :math:`J`, shape ``(b,)``, in double, and its exact gradient, shape ``(b, d)``, in blocks of cells."""
+        n_together = max(1, _CPU_ELEMENTS // self.x.n_genes) if z.device.type == "cpu" else len(self)
+        if len(self) <= n_together:
+            return self._value_and_gradient(z)
+        blocks = torch.arange(len(self), device=z.device).split(n_together)
+        parts = [self[rows] for rows in blocks]
+        values, gradients = zip(
+            *(part._value_and_gradient(z[rows]) for part, rows in zip(parts, blocks, strict=True)), strict=True
+        )
+        self.log_constant = torch.cat([part.log_constant for part in parts])
+        return torch.cat(values), torch.cat(gradients)
+
+    def _value_and_gradient(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
             px = self.likelihood(leaf)

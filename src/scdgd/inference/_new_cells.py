@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from scdgd.module import DGDModule
 
 _ADAM_STEPS, _ADAM_RATE = 50, 0.2
+#: At a kink the promise of a step says little about what it gains: there, cells stop later.
+_TOLERANCE, _TOLERANCE_WITH_KINKS = 0.3, 0.1
 
 
 class NewCellsConfig(NamedTuple):
@@ -36,10 +38,19 @@ class NewCellsConfig(NamedTuple):
     """``None``: Adam if `lr` is given, else Gauss-Newton."""
     n_starts: int = GaussNewtonConfig().n_starts
     """Component means that Gauss-Newton starts from; the best result counts."""
-    tolerance: float = GaussNewtonConfig().tolerance
-    """Gauss-Newton stops when a step promises to gain less than half of this, in nats."""
+    tolerance: float | None = None
+    """Gauss-Newton stops when a step promises to gain less than half of this, in nats: by default 0.3, and 0.1 if the
+    decoder is not smooth (ReLU)."""
     n_genes: int | None = GaussNewtonConfig().n_genes
     """Genes that Gauss-Newton estimates the curvature from; ``None`` for all."""
+
+    def gauss_newton(self, module: DGDModule) -> GaussNewtonConfig:
+        """What this means for the cells of one module, with defaults filled in."""
+        tolerance = self.tolerance
+        if tolerance is None:
+            tolerance = _TOLERANCE_WITH_KINKS if module.decoder.has_kinks else _TOLERANCE
+        options = GaussNewtonConfig(n_starts=self.n_starts, tolerance=tolerance, n_genes=self.n_genes)
+        return options if self.n_steps is None else options._replace(max_steps=self.n_steps)
 
 
 def place_new_cells(module: DGDModule, tensors: dict[str, torch.Tensor], config: NewCellsConfig) -> torch.Tensor:
@@ -71,10 +82,7 @@ def place_new_cells(module: DGDModule, tensors: dict[str, torch.Tensor], config:
         msg = f"`method` must be 'gauss_newton' or 'adam', got {method!r}."
         raise ValueError(msg)
     if method == "gauss_newton":
-        options = GaussNewtonConfig(n_starts=config.n_starts, tolerance=config.tolerance, n_genes=config.n_genes)
-        if config.n_steps is not None:
-            options = options._replace(max_steps=config.n_steps)
-        return gauss_newton(module, tensors, config=options).z
+        return gauss_newton(module, tensors, config=config.gauss_newton(module)).z
     with frozen(module):
         density = JointDensity(module, owned(module, tensors))
         start = component_starts(module, density, 1)[0]

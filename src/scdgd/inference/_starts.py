@@ -48,10 +48,12 @@ def component_starts(module: DGDModule, density: JointDensity, n_starts: int) ->
     for c in range(int(class_of_cell.max()) + 1):
         cells = (class_of_cell == c).nonzero().ravel()
         shared = {key: value[cells[:1]].expand(len(means), -1) for key, value in covariates.items()}
+        unit = module.generative(means, means.new_zeros(len(means), 1), **shared)[MODULE_KEYS.PX_KEY]
+        log_profile = unit.log_mean
         log_size = density.library[cells, 0]
         nodes = [(log_size[0], torch.ones_like(log_size))] if exact else _interpolation_nodes(log_size)
         for node, weight in nodes:
-            px = module.generative(means, node.expand(len(means), 1), **shared)[MODULE_KEYS.PX_KEY]
+            px = type(unit)(node + log_profile, *unit.parameters)
             near = weight.nonzero().ravel()
             scores[cells[near]] += weight[near].unsqueeze(1) * px.score_each(density.x[cells[near]])
     best = scores.topk(min(n_starts, len(means)), dim=1).indices  # (b, n_starts)
