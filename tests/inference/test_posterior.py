@@ -20,6 +20,7 @@ from scdgd.inference import (
     posterior_samples,
     refined,
 )
+from scdgd.inference._refinement import natural_gradient_steps
 from scdgd.module import DGDModule, VADModule
 from scdgd.prior import GaussianMixture
 
@@ -211,6 +212,44 @@ def test_refinement_brings_the_mean_nearer():
     np.testing.assert_allclose(again.mode, better.mode[3:5], atol=1e-4)
 
 
+def test_refinement_makes_more_samples_effective():
+    module, tensors, _ = toy(10, depth=2.0, n_cells=40)
+    laplace = laplace_posterior(module, tensors)
+    samples = (importance_samples(module, tensors, laplace, 400), posterior_samples(module, tensors, laplace.mode, 400))
+    before, after = (one.effective_sample_size().mean() for one in samples)
+    assert after > 1.1 * before
+
+
+def skewed(d: int):
+    r"""Laplace approximation, gradient and curvature of :math:`J(z) = \sum_l [e^{2 z_l} + z_l^2 / 2]`."""
+    gradient, curvature = lambda z: 2 * (2 * z).exp() + z, lambda z: torch.diag_embed(4 * (2 * z).exp() + 1)
+    mode = torch.full((2, d), -0.6012)
+    assert gradient(mode).abs().max() < 1e-3
+    nothing = torch.zeros(2)
+    return LaplacePosterior(mode, curvature(mode).sqrt(), nothing, nothing > 0), gradient, curvature
+
+
+def test_natural_gradient_steps_end_near_the_best_gaussian():
+    """It has 2 E exp(2z) = -m and H = 1 + 4 E exp(2z), so m = -0.823 and H = 2.645; at the mode H is 2.2."""
+    better = natural_gradient_steps(*skewed(200))
+    precision = (better.cholesky @ better.cholesky.mT).diagonal(dim1=1, dim2=2)
+    np.testing.assert_allclose(better.mode.mean(1), -0.823, atol=0.06)
+    np.testing.assert_allclose(precision.mean(1), 2.645, atol=0.25)
+
+
+@pytest.mark.parametrize("broken", ["gradient", "curvature"])
+def test_cells_without_a_usable_step_stay_where_they_are(broken):
+    laplace, gradient, curvature = skewed(5)
+    factor = torch.tensor([torch.nan, 1.0])
+    if broken == "gradient":
+        better = natural_gradient_steps(laplace, lambda z: gradient(z) * factor[:, None], curvature)
+    else:
+        better = natural_gradient_steps(laplace, gradient, lambda z: curvature(z) * factor[:, None, None])
+    np.testing.assert_allclose(better.mode[0], laplace.mode[0])
+    np.testing.assert_allclose(better.cholesky[0], laplace.cholesky[0], rtol=1e-5)
+    assert (better.mode[1] < laplace.mode[1]).all()
+
+
 def _rows_of(posterior: LaplacePosterior, rows: list[int]) -> LaplacePosterior:
     return LaplacePosterior(*(field[rows] for field in posterior))
 
@@ -274,6 +313,10 @@ def test_shrunk_covariance_of_few_draws():
     proportional = samples._replace(z=2 * torch.randn(s, n, d)).shrunk_covariance()
     expected = (4 * (s - 1) + 2) / (s + 1)  # unbiased, but for the two draws that the proposal counts for
     np.testing.assert_allclose(proportional.mean(0), expected * torch.eye(d), atol=0.1)
+    wide = torch.where(torch.arange(d) == 0, 5.0, 0.1)  # where little is shrunk, the whole variance keeps its size
+    few = _importance.ImportanceSamples(wide * torch.randn(10, n, d), torch.zeros(10, n), proposal)
+    total = few.shrunk_covariance().diagonal(dim1=1, dim2=2).sum(1)
+    np.testing.assert_allclose(total.mean() / 25, 1.0, atol=0.06)
 
 
 def test_shrunk_covariance_of_a_single_draw_is_the_proposal():
@@ -361,10 +404,10 @@ def _with_covariates(dispersion: str) -> tuple[DGDModule, dict[str, torch.Tensor
 def test_draws_have_the_moments_of_the_posterior():
     module, tensors, _ = toy(2, depth=5.0)
     _, mean, covariance = quadrature(module, tensors)
-    mode = laplace_posterior(module, tensors).mode.repeat_interleave(300, 0)
-    draws = posterior_draws(module, repeated(tensors, 300), mode, 6)
-    assert draws.shape == (6, 1800, 2)
-    draws = draws.view(6, 6, 300, 2).transpose(1, 2).reshape(1800, 6, 2)
+    mode = laplace_posterior(module, tensors).mode.repeat_interleave(600, 0)
+    draws = posterior_draws(module, repeated(tensors, 600), mode, 1)  # a single one is a draw of the posterior, too
+    assert draws.shape == (1, 3600, 2)
+    draws = draws.view(6, 600, 2).transpose(0, 1)
     sd = covariance.diagonal(dim1=1, dim2=2).sqrt()
     assert ((draws.mean(0) - mean) / sd).abs().max() < 0.15
     np.testing.assert_allclose(draws.std(0) / sd, 1, atol=0.12)

@@ -8,8 +8,11 @@ import pytest
 import scvi
 import torch
 from scipy import sparse
-from scipy.stats import binom, nbinom
+from scipy.stats import binom, nbinom, poisson
+from scvi.distributions import Poisson, ZeroInflatedNegativeBinomial
 
+from scdgd.data import SparseCounts
+from scdgd.likelihood import NegativeBinomial
 from scdgd.metrics import held_out_log_likelihood, n_used_components, split_counts
 from scdgd.metrics._count_splitting import conditional_of_other_half
 from tests.conftest import make_model, simulate, train
@@ -59,8 +62,35 @@ def test_conditional_law_completes_the_joint(mu, theta, epsilon):
     marginal = nbinom.logpmf(x_first, theta, theta / (theta + epsilon * mu))
     first, second = (torch.as_tensor(v, dtype=torch.float64).unsqueeze(1) for v in (x_first, x_second))
     mean = torch.full_like(first, epsilon * mu)
-    conditional = conditional_of_other_half(mean, torch.tensor([theta], dtype=torch.float64), first, epsilon)
+    px = NegativeBinomial(mean.log(), torch.tensor([theta], dtype=torch.float64).log())
+    conditional = conditional_of_other_half(px, first, epsilon)
     np.testing.assert_allclose(conditional.log_prob(second), joint - marginal, rtol=1e-9, atol=1e-9)
+
+
+def test_conditional_laws_of_other_families_complete_their_joints():
+    """The same for Poisson and zero-inflated counts, whose halves share the zero inflation."""
+    mu, theta, pi, epsilon = 3.0, 2.0, 0.3, 0.4
+    x_first, x_second = (grid.ravel() for grid in np.meshgrid(np.arange(12), np.arange(12)))
+    x = x_first + x_second
+    split = binom.logpmf(x_first, x, epsilon)
+    inflated = lambda x, mu: (x == 0) * pi + (1 - pi) * nbinom.pmf(x, theta, theta / (theta + mu))
+    joints = {
+        "poisson": (poisson.logpmf(x, mu) + split, poisson.logpmf(x_first, epsilon * mu)),
+        "zinb": (np.log(inflated(x, mu)) + split, np.log(inflated(x_first, epsilon * mu))),
+    }
+    first = torch.as_tensor(x_first, dtype=torch.float64).unsqueeze(1)
+    mean, logit = torch.full_like(first, epsilon * mu), torch.full_like(first, np.log(pi / (1 - pi)))
+    laws = {
+        "poisson": Poisson(mean),
+        "zinb": ZeroInflatedNegativeBinomial(mu=mean, theta=torch.full_like(mean, theta), zi_logits=logit),
+    }
+    second = SparseCounts.from_dense(torch.as_tensor(x_second, dtype=torch.float64).unsqueeze(1))
+    for family, (joint, marginal) in joints.items():
+        conditional = conditional_of_other_half(laws[family], first, epsilon)
+        np.testing.assert_allclose(conditional.log_prob(second), joint - marginal, atol=1e-6)
+    expected = [(np.exp(joint - marginal) * x_second)[x_first == 0].sum() for joint, marginal in joints.values()]
+    np.testing.assert_allclose(expected[0], 0.6 * mu, rtol=1e-3)
+    np.testing.assert_allclose(conditional.mean[first == 0][0], expected[1], rtol=0.02)  # the grid ends at 11
 
 
 def test_score_equals_a_direct_computation(trained, adata):
@@ -97,9 +127,9 @@ def test_better_models_score_higher_and_scvi_is_scored_alike():
 
 def test_scvi_with_another_likelihood_is_refused(adata):
     scvi.model.SCVI.setup_anndata(adata)
-    model = scvi.model.SCVI(adata, n_latent=4)
+    model = scvi.model.SCVI(adata, n_latent=4, gene_likelihood="normal")
     model.train(1, accelerator="cpu", enable_progress_bar=False, train_size=1.0)
-    with pytest.raises(ValueError, match="zinb"):
+    with pytest.raises(ValueError, match="normal"):
         held_out_log_likelihood(model, adata.copy())
 
 

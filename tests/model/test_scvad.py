@@ -26,6 +26,8 @@ def test_life_cycle(adata, tmp_path):
     np.testing.assert_array_equal(mean, z)
     table = model.module.representations.table
     np.testing.assert_allclose(variance, (2 * table[:, 4:]).exp(), rtol=1e-6)
+    covariance = model.get_latent_representation(return_dist=True, full_covariance=True)[1]
+    np.testing.assert_array_equal(covariance, variance[:, :, None] * np.eye(4, dtype=np.float32))
     model.save(tmp_path / "model")
     loaded = SCVAD.load(tmp_path / "model", adata=adata)
     assert loaded.init_params_ == model.init_params_
@@ -110,6 +112,10 @@ def test_new_cells_and_queries(adata, tmp_path):
     mean, variance = model.get_latent_representation(query, return_dist=True)
     assert mean.shape == variance.shape == (20, 4)
     assert (variance < 4).all()
+    model.infer_representations(query, n_steps=0)
+    started = model.get_latent_representation(query, return_dist=True)
+    assert np.abs(started[1] / variance - 1).max() > 0.01  # other steps, other posteriors
+    model.infer_representations(query)
     again = model.get_latent_representation(query[[7, 2]].copy(), return_dist=True)
     np.testing.assert_array_equal(again[0], mean[[7, 2]])
     np.testing.assert_array_equal(again[1], variance[[7, 2]])

@@ -1,5 +1,6 @@
 """Representations for given parameters."""
 
+from ._encoder_posterior import encoder_samples
 from ._fisher import fisher_information
 from ._gauss_newton import GaussNewtonConfig, MAPEstimate, gauss_newton
 from ._importance import ImportanceSamples, importance_samples, log_prob_of_pairs
@@ -12,6 +13,7 @@ from ._starts import best_component_means
 from ._variational import place_variational
 
 __all__ = [
+    "encoder_samples",
     "place_variational",
     "posterior_draws",
     "posterior_samples",

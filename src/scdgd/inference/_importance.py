@@ -14,6 +14,8 @@ from ._laplace import LaplacePosterior
 from ._pareto import pareto_shape
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scdgd.module import DGDModule
 
 
@@ -112,10 +114,7 @@ def importance_samples(
     n_samples: int = 100,
     generator: torch.Generator | None = None,
 ) -> ImportanceSamples:
-    r"""Draws around the Laplace approximation, weighted by the exact joint density.
-
-    The proposal is an equal mixture of two Gaussians, with the covariance of the approximation times 1.2 and times 1.5:
-    such approximations are too narrow as a rule, and a proposal must not be.
+    """Draws around the Laplace approximation, weighted by the exact joint density, see :func:`weighted_draws`.
 
     Parameters
     ----------
@@ -123,8 +122,31 @@ def importance_samples(
         The module, left as it is.
     tensors
         Minibatch as the data loader gives it, ``b`` cells.
+    posterior, n_samples, generator
+        As for :func:`weighted_draws`.
+    """
+    with frozen(module):
+        density = JointDensity(module, owned(module, tensors))
+        return weighted_draws(posterior, lambda z: log_joint_density(density, z), n_samples, generator)
+
+
+def weighted_draws(
+    posterior: LaplacePosterior,
+    log_joint: Callable[[torch.Tensor], torch.Tensor],
+    n_samples: int,
+    generator: torch.Generator | None = None,
+) -> ImportanceSamples:
+    """Draws around Gaussian approximations, weighted by a joint density.
+
+    The proposal is an equal mixture of two Gaussians, with the covariance of the approximation times 1.2 and times 1.5:
+    such approximations are too narrow as a rule, and a proposal must not be.
+
+    Parameters
+    ----------
     posterior
-        Gaussian approximation of these cells.
+        Gaussian approximations of ``b`` cells.
+    log_joint
+        Log joint density of counts and representations ``(s, b, d)``, shape ``(s, b)``, in nats.
     n_samples
         Number of draws ``s`` of each cell, rounded up to an even number.
     generator
@@ -137,9 +159,7 @@ def importance_samples(
     )
     scales = torch.tensor(_INFLATIONS, device=noise.device, dtype=noise.dtype).sqrt().repeat_interleave(half)
     z = posterior.transform(noise * scales[:, None, None])
-    with frozen(module):
-        log_joint = log_joint_density(JointDensity(module, owned(module, tensors)), z)
-    return ImportanceSamples(z, log_joint - log_proposal_density(posterior, z), posterior)
+    return ImportanceSamples(z, log_joint(z) - log_proposal_density(posterior, z), posterior)
 
 
 @torch.no_grad()
@@ -158,7 +178,7 @@ def log_prob_of_pairs(module: DGDModule, tensors: dict[str, torch.Tensor], z: to
 
 
 def log_proposal_density(posterior: LaplacePosterior, z: torch.Tensor) -> torch.Tensor:
-    """Log density of the proposal of :func:`importance_samples` at ``(s, b, d)``, shape ``(s, b)``."""
+    """Log density of the proposal of :func:`weighted_draws` at ``(s, b, d)``, shape ``(s, b)``."""
     d = z.shape[-1]
     squared = posterior.standardised(z).square().sum(-1)  # (s, b)
     parts = [-0.5 * (squared / c + d * math.log(c)) for c in _INFLATIONS]

@@ -11,6 +11,8 @@ from ._gene_subset import choose_genes
 from ._joint_density import JointDensity, frozen, owned
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scdgd.module import DGDModule
 
     from ._laplace import LaplacePosterior
@@ -19,16 +21,9 @@ _N_STEPS, _N_DRAWS, _RATE, _N_GENES = 4, 8, 0.5, 300
 
 
 def refined(module: DGDModule, tensors: dict[str, torch.Tensor], posterior: LaplacePosterior) -> LaplacePosterior:
-    r"""Move a Laplace approximation towards the Gaussian with the least divergence from the posterior.
+    """Move a Laplace approximation towards the posterior's mean, see :func:`natural_gradient_steps`.
 
-    .. math::
-        H \leftarrow (1 - \rho) H + \rho\, \mathbb E_q[F(z)], \qquad
-        m \leftarrow m - \rho\, H^{-1}\, \mathbb E_q[\nabla J(z)]
-
-    natural gradient steps on :math:`\mathrm{KL}(q \,\|\, p)` (Khan & Rue 2023, eq. 12), with the Fisher information, from
-    a subset of genes, in the place of the Hessian. The mode of a skewed posterior is far from its mean, in many
-    dimensions more than a standard deviation, so a few steps raise the effective number of importance samples severalfold.
-    The draws are the same for all cells, and none of them is used again, so importance sampling stays unbiased.
+    The Fisher information is estimated from a subset of the genes.
 
     Parameters
     ----------
@@ -43,24 +38,54 @@ def refined(module: DGDModule, tensors: dict[str, torch.Tensor], posterior: Lapl
     -------
     The Gaussian, with the joint density at the old mode.
     """
-    mean, precision = posterior.mode, posterior.cholesky @ posterior.cholesky.mT
-    generator = torch.Generator(device=mean.device).manual_seed(0)
     with frozen(module):
         density, subset = JointDensity(module, owned(module, tensors)), choose_genes(module, _N_GENES)
-        for _ in range(_N_STEPS):
-            noise = torch.randn(
-                _N_DRAWS // 2, 1, mean.shape[1], generator=generator, device=mean.device, dtype=mean.dtype
-            )
-            gradient, fisher = torch.zeros_like(mean), torch.zeros_like(precision)
-            for z in posterior._replace(mode=mean).transform(torch.cat([noise, -noise]).expand(-1, *mean.shape)):
-                gradient += density.value_and_gradient(z)[1] / _N_DRAWS
-                fisher += curvature(density, z, subset) / _N_DRAWS
-            precision = (1 - _RATE) * precision + _RATE * fisher
-            cholesky, failed = torch.linalg.cholesky_ex(precision)
-            usable = (failed == 0) & torch.isfinite(gradient).all(1)
-            cholesky = torch.where(usable[:, None, None], cholesky, posterior.cholesky)
-            step = torch.cholesky_solve(gradient.nan_to_num().unsqueeze(-1), cholesky).squeeze(-1)
-            mean = mean - _RATE * torch.where(usable.unsqueeze(1), step, 0.0)
-            precision = cholesky @ cholesky.mT
-            posterior = posterior._replace(mode=mean, cholesky=cholesky)
+        return natural_gradient_steps(
+            posterior, lambda z: density.value_and_gradient(z)[1], lambda z: curvature(density, z, subset)
+        )
+
+
+def natural_gradient_steps(
+    posterior: LaplacePosterior,
+    gradient_at: Callable[[torch.Tensor], torch.Tensor],
+    curvature_at: Callable[[torch.Tensor], torch.Tensor],
+) -> LaplacePosterior:
+    r"""Move Gaussians towards those with the least divergence from the posteriors.
+
+    .. math::
+        H \leftarrow (1 - \rho) H + \rho\, \mathbb E_q[F(z)], \qquad
+        m \leftarrow m - \rho\, H^{-1}\, \mathbb E_q[\nabla J(z)]
+
+    natural gradient steps on :math:`\mathrm{KL}(q \,\|\, p)` (Khan & Rue 2023, eq. 12), with the Fisher information in the
+    place of the Hessian. The mode of a skewed posterior is far from its mean, in many dimensions more than a standard
+    deviation, so a few steps raise the effective number of importance samples severalfold. The draws are the same for all
+    cells, and none of them is used again, so importance sampling stays unbiased.
+
+    Parameters
+    ----------
+    posterior
+        Gaussian approximations of ``b`` cells.
+    gradient_at, curvature_at
+        Gradient ``(b, d)`` of the negative log joint density :math:`J` and curvature ``(b, d, d)`` at ``(b, d)``.
+
+    Returns
+    -------
+    The Gaussians, with the joint density at the old mode.
+    """
+    mean, precision = posterior.mode, posterior.cholesky @ posterior.cholesky.mT
+    generator = torch.Generator(device=mean.device).manual_seed(0)
+    for _ in range(_N_STEPS):
+        noise = torch.randn(_N_DRAWS // 2, 1, mean.shape[1], generator=generator, device=mean.device, dtype=mean.dtype)
+        gradient, fisher = torch.zeros_like(mean), torch.zeros_like(precision)
+        for z in posterior.transform(torch.cat([noise, -noise]).expand(-1, *mean.shape)):
+            gradient += gradient_at(z) / _N_DRAWS
+            fisher += curvature_at(z) / _N_DRAWS
+        precision = (1 - _RATE) * precision + _RATE * fisher
+        cholesky, failed = torch.linalg.cholesky_ex(precision)
+        usable = (failed == 0) & torch.isfinite(gradient).all(1)
+        cholesky = torch.where(usable[:, None, None], cholesky, posterior.cholesky)
+        step = torch.cholesky_solve(gradient.unsqueeze(-1), cholesky).squeeze(-1)
+        mean = mean - _RATE * torch.where(usable.unsqueeze(1), step, 0.0)
+        precision = cholesky @ cholesky.mT
+        posterior = posterior._replace(mode=mean, cholesky=cholesky)
     return posterior

@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from anndata import AnnData
 from scipy import sparse
+from scvi.distributions import Poisson, ZeroInflatedNegativeBinomial
 
 from scdgd.likelihood import NegativeBinomial
 
 if TYPE_CHECKING:
-    import torch
+    from torch.distributions import Distribution
+
+    from scdgd.data import SparseCounts
+    from scdgd.likelihood import CountLikelihood
+
+#: Logit of a probability of zero inflation that is zero to single precision.
+_NEVER = -50.0
 
 
 def split_counts(
@@ -70,28 +78,55 @@ def split_counts(
     return parts[0], parts[1]
 
 
+class OverGenes:
+    """Distribution of single counts of scvi-tools, summed over genes, by the names of :mod:`scdgd.likelihood`."""
+
+    def __init__(self, px: Distribution) -> None:
+        self.px, self.mean = px, px.mean
+
+    def log_prob(self, counts: SparseCounts) -> torch.Tensor:
+        """Log probability of whole cells, counts ``(b, g)`` to ``(b,)``, in double."""
+        return self.px.log_prob(counts.to_dense()).sum(-1, dtype=torch.float64)
+
+    log_kernel = log_prob
+
+    def log_constant(self, counts: SparseCounts) -> torch.Tensor:
+        """Zero for each cell, shape ``(b,)``: the kernel leaves nothing out."""
+        return counts.totals().new_zeros(len(counts), dtype=torch.float64)
+
+
 def conditional_of_other_half(
-    mean: torch.Tensor, theta: torch.Tensor, x_inferred: torch.Tensor, epsilon: float
-) -> NegativeBinomial:
-    r"""Law of the second part of a binomially split negative binomial count, given the first.
+    px: Distribution | CountLikelihood, x_inferred: torch.Tensor, epsilon: float
+) -> NegativeBinomial | OverGenes:
+    r"""Law of the second part of a binomially split count, given the first.
+
+    For negative binomial counts
 
     .. math::
         x^{\mathrm{te}} \mid x^{\mathrm{tr}} \sim \mathrm{NB}\Big(
         (1-\epsilon)\,\mu\,\frac{\theta + x^{\mathrm{tr}}}{\theta + \epsilon\mu},\; \theta + x^{\mathrm{tr}}\Big)
 
-    The parts are dependent, because they share the gamma distributed rate of the count.
+    The parts are dependent, because they share the gamma distributed rate of the count; those of a Poisson are not,
+    :math:`x^{\mathrm{te}} \sim \mathrm{Poisson}((1-\epsilon)\mu)`. Zero inflation is shared, too: it goes on with
+    probability :math:`\pi / (\pi + (1 - \pi) p_0)` after a zero, where :math:`p_0 = (1 + \epsilon\mu/\theta)^{-\theta}`,
+    and is excluded by any other count.
 
     Parameters
     ----------
-    mean
-        Mean :math:`\epsilon\mu` of the first part, shape ``(b, g)``.
-    theta
-        Inverse dispersion, broadcastable to `mean`.
+    px
+        Law of the first part, with the mean :math:`\epsilon\mu`, of shape ``(b, g)``.
     x_inferred
         The first part, shape ``(b, g)``.
     epsilon
         Share of the first part.
     """
-    posterior_theta = theta + x_inferred
-    expected = mean * (1 - epsilon) / epsilon * posterior_theta / (theta + mean)
-    return NegativeBinomial(expected.log(), posterior_theta.log())
+    ratio = (1 - epsilon) / epsilon
+    if isinstance(px, Poisson):
+        return OverGenes(Poisson(px.rate * ratio))
+    theta = px.theta + x_inferred
+    mu = px.mu * ratio * theta / (px.theta + px.mu)
+    if not isinstance(px, ZeroInflatedNegativeBinomial):
+        return NegativeBinomial(mu.log(), theta.log())
+    after_zero = px.zi_logits + px.theta * torch.log1p(px.mu / px.theta)
+    zi_logits = torch.where(x_inferred > 0, _NEVER, after_zero)
+    return OverGenes(ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 #: Above this shape of the tail of its importance weights, a cell's score is only roughly known.
 _MAX_PARETO_K = 0.7
+_LIKELIHOODS = ("nb", "zinb", "poisson")
 
 
 class HeldOutScore(NamedTuple):
@@ -52,6 +53,7 @@ class _CellScores(NamedTuple):
     pareto_k: torch.Tensor
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def held_out_log_likelihood(
     model: BaseModelClass,
@@ -77,18 +79,18 @@ def held_out_log_likelihood(
         \qquad \sum_s w_s = 1
 
     with the model's own prior, so models are compared by what they say of the cell, not by how good a point they plug in.
-    Few effective samples bias it downwards: it rises with the number of samples, more so for models whose posteriors are
-    hard to sample from. Encoders in many dimensions are such models: with 2 effective samples of 200, which is what scVI
-    with 20 dimensions had on real cells, its predictive score is a lower bound and no more; compare after looking at
-    ``effective_sample_size``.
+    Draws come from a Gaussian that is fitted to each cell's posterior, in the same way for models with and without an
+    encoder (:func:`scdgd.inference.posterior_samples`, :func:`scdgd.inference.encoder_samples`). Few effective samples bias
+    the score downwards: it rises with the number of samples, more so for models whose posteriors are hard to sample from,
+    so compare after looking at ``effective_sample_size``.
 
     Parameters
     ----------
     model
-        Trained :class:`~scdgd.model.SCDGD`, :class:`~scdgd.model.SCVAD` or :class:`scvi.model.SCVI` with negative
-        binomial counts. Size factors are those of the inferred half: totals or maxima are taken from it, registered ones
-        are multiplied by `epsilon`. A maximum of thinned counts exceeds `epsilon` times the maximum, which costs models
-        with ``size_factor="max"`` a little.
+        Trained :class:`~scdgd.model.SCDGD`, :class:`~scdgd.model.SCVAD` or :class:`scvi.model.SCVI`, with negative
+        binomial, zero-inflated negative binomial or Poisson counts. Size factors are those of the inferred half: totals
+        or maxima are taken from it, registered ones are multiplied by `epsilon`. A maximum of thinned counts exceeds
+        `epsilon` times the maximum, which costs models with ``size_factor="max"`` a little.
     adata
         Test cells, none of which has trained the model, with the genes of the model.
     epsilon
@@ -110,7 +112,7 @@ def held_out_log_likelihood(
     Raises
     ------
     ValueError
-        If an argument is not one of its choices, or the model's counts are not negative binomial, its size factors are
+        If an argument is not one of its choices, or the model's likelihood is not one of counts, its size factors are
         latent or its dispersions depend on labels (for the predictive form, on representations).
     TypeError
         If the predictive form does not know the posterior of such a model.
@@ -144,8 +146,8 @@ def _check(module: torch.nn.Module, form: str, n_samples: int) -> None:
         msg = f"`form` must be 'plug_in' or 'predictive', got {form!r}."
     elif n_samples < 1:
         msg = f"`n_samples` must be at least 1, got {n_samples}."
-    elif module.gene_likelihood != "nb":
-        msg = f"The split of counts is defined for negative binomial models, not for {module.gene_likelihood!r}."
+    elif module.gene_likelihood not in _LIKELIHOODS:
+        msg = f"Counts can be split under `gene_likelihood` {_LIKELIHOODS}, but this model has {module.gene_likelihood!r}."
     elif not getattr(module, "use_observed_lib_size", True):
         msg = "Models are compared with the same size factors, but those of this one are latent (`use_observed_lib_size`)."
     elif dispersion == "gene-label":

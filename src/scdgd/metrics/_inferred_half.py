@@ -10,15 +10,18 @@ from scvi.module import LDVAE, VAE
 
 from scdgd._compat import MODULE_KEYS
 from scdgd.data import as_sparse_counts
-from scdgd.inference import posterior_samples
-from scdgd.likelihood import NegativeBinomial
+from scdgd.inference import encoder_samples, posterior_samples
 from scdgd.module import DGDModule
 
 from ._count_splitting import conditional_of_other_half
-from ._encoder_draws import encoder_draws
 
 if TYPE_CHECKING:
     from scvi.module.base import BaseModuleClass
+    from torch.distributions import Distribution
+
+    from scdgd.likelihood import CountLikelihood, NegativeBinomial
+
+    from ._count_splitting import OverGenes
 
 
 class InferredHalf:
@@ -48,8 +51,8 @@ class InferredHalf:
         qz = self.outputs.get(MODULE_KEYS.QZ_KEY)
         return self.outputs[MODULE_KEYS.Z_KEY] if qz is None else qz.loc
 
-    def decode(self, z: torch.Tensor) -> NegativeBinomial:
-        r"""Law of the half that is seen, :math:`\mathrm{NB}(\epsilon\mu, \theta)`, at representations ``(b, d)``.
+    def decode(self, z: torch.Tensor) -> Distribution | CountLikelihood:
+        r"""Law of the half that is seen, with the mean :math:`\epsilon\mu`, at representations ``(b, d)``.
 
         Size factors are those of this half. Encoders' representations are taken before scvi-tools' transformation to the
         simplex, which its models with ``latent_distribution="ln"`` make.
@@ -57,13 +60,11 @@ class InferredHalf:
         if isinstance(self.module, VAE):
             z = self.module.z_encoder.z_transformation(z)
         inputs = self.module._get_generative_input(self.tensors, {**self.outputs, MODULE_KEYS.Z_KEY: z})
-        px = self.module.generative(**inputs)[MODULE_KEYS.PX_KEY]
-        return NegativeBinomial(px.mean.log(), px.theta.log())
+        return self.module.generative(**inputs)[MODULE_KEYS.PX_KEY]
 
-    def decode_other(self, z: torch.Tensor) -> NegativeBinomial:
+    def decode_other(self, z: torch.Tensor) -> NegativeBinomial | OverGenes:
         """Law of the half that is not seen, given the one that is, at representations ``(b, d)``."""
-        px = self.decode(z)
-        return conditional_of_other_half(px.mean, px.theta, self.x.to_dense(), self.epsilon)
+        return conditional_of_other_half(self.decode(z), self.x.to_dense(), self.epsilon)
 
     def weighted_draws(self, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         r"""Draws of the posterior given the half that is seen.
@@ -73,7 +74,7 @@ class InferredHalf:
             w_s \propto \frac{p(x^{\mathrm{tr}} \mid z_s)\, p(z_s)}{q(z_s \mid x^{\mathrm{tr}})}
 
         With a table, `q` surrounds the refined Laplace approximation (:func:`scdgd.inference.posterior_samples`) and `p`
-        is the model's own prior; with an encoder, see :func:`encoder_draws`.
+        is the model's own prior; with an encoder, see :func:`scdgd.inference.encoder_samples`.
 
         Parameters
         ----------
@@ -96,8 +97,6 @@ class InferredHalf:
         if type(self.module) not in (VAE, LDVAE):  # subclasses, such as SCANVAE, have priors of their own
             msg = f"The posterior of a {type(self.module).__name__} is not known here; score it with `form='plug_in'`."
             raise TypeError(msg)
-        return encoder_draws(self.outputs[MODULE_KEYS.QZ_KEY], self._log_kernels, n_samples)
-
-    def _log_kernels(self, z: torch.Tensor) -> torch.Tensor:
-        r""":math:`\log p(x^{\mathrm{tr}} \mid z)` up to a constant of each cell, at ``(s, b, d)``, shape ``(s, b)``."""
-        return torch.stack([self.decode(one).log_kernel(self.x) for one in z])
+        qz, x = self.outputs[MODULE_KEYS.QZ_KEY], self.x.to_dense()
+        samples = encoder_samples(self.module, self.decode, x, qz, n_samples)
+        return samples.z, samples.log_weights

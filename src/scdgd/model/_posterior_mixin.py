@@ -123,6 +123,13 @@ class PosteriorMixin:
             )
         return moments
 
+    def _posterior_moments(
+        self, adata, indices, batch_size: int | None, full_covariance: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Means ``(n, d)`` and variances ``(n, d)`` or covariances ``(n, d, d)`` that stand for posteriors."""
+        moments = self.get_posterior(adata, indices, full_covariance=full_covariance, batch_size=batch_size)
+        return moments.mean, moments.covariance
+
     def _moments(self, tensors, rows, n_samples: int, full_covariance: bool) -> tuple[torch.Tensor, ...]:
         if n_samples == 0:
             posterior = laplace_posterior(self.module, tensors, self.module.posterior_of(rows)[0])
@@ -150,7 +157,7 @@ class PosteriorMixin:
         if self.module.decoder.has_kinks:
             msg = (
                 "The decoder has ReLU activations. Their kinks give posteriors many modes and no informative curvature, "
-                "so variances cover far too little. Train with `activation='silu'` for uncertainty."
+                "so variances can cover far too little. Train with `activation='silu'` for uncertainty."
             )
             warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
@@ -401,6 +408,7 @@ class PosteriorMixin:
         position = 0
 
         def next_draws(module, tensors, rows, n_samples):
+            """Representations ``(1, b, d)`` of the next ``b`` cells."""
             nonlocal position
             position += len(rows)
             return z[position - len(rows) : position].to(rows).unsqueeze(0)

@@ -187,7 +187,7 @@ class RepresentationMixin:
         *,
         full_covariance: bool = False,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Representations of cells, for ``adata.obsm["X_scdgd"]``.
+        """Representations of cells, for ``adata.obsm["X_scdgd"]`` (``"X_scvad"`` of :class:`SCVAD`).
 
         Training cells are looked up by name. Other cells are placed first: the best component mean by reconstruction
         (Schuster & Krogh 2023), then damped Gauss-Newton steps with everything else frozen. The result is remembered by
@@ -206,7 +206,8 @@ class RepresentationMixin:
         batch_size
             Cells that are placed together; the result does not depend on it.
         return_dist
-            Return mean and variance of each cell's posterior, see :meth:`get_posterior`.
+            Return mean and variance of each cell's posterior: those of :meth:`get_posterior`, or, for :class:`SCVAD`,
+            the learned ones.
         dataloader
             Not supported: cells are found by name.
         full_covariance
@@ -226,8 +227,7 @@ class RepresentationMixin:
         self._check_if_trained(warn=False)
         self._refuse_dataloader(dataloader)
         if return_dist:
-            moments = self.get_posterior(adata, indices, full_covariance=full_covariance, batch_size=batch_size)
-            return moments.mean, moments.covariance
+            return self._posterior_moments(adata, indices, batch_size, full_covariance)
         adata = self._validate_anndata(adata)
         if not give_mean:
             return self._draw_representations(adata, indices, batch_size, 1).squeeze(0).numpy()

@@ -13,8 +13,6 @@ from scdgd.prior import GaussianMixture, SoftballMixture, StandardNormal
 from ._scdgd import SCDGD
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     from anndata import AnnData
     from mudata import MuData
@@ -107,29 +105,10 @@ class SCVAD(SCDGD):
     def _warn_if_degenerate(self) -> None:
         """Nothing to warn of: the entropy of the posteriors keeps the latent space from shrinking."""
 
-    def get_latent_representation(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        give_mean: bool = True,
-        mc_samples: int = 5_000,
-        batch_size: int | None = None,
-        return_dist: bool = False,
-        dataloader=None,
-        *,
-        full_covariance: bool = False,
-    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """Representations of cells, for ``adata.obsm["X_scvad"]``, as :meth:`SCDGD.get_latent_representation`.
-
-        With `return_dist`, mean and variance of the *learned* posteriors, each ``(n, d)``; with `full_covariance`, their
-        diagonal covariances ``(n, d, d)``. :meth:`get_posterior` corrects them by importance sampling.
-        """
-        if not return_dist:
-            return super().get_latent_representation(
-                adata, indices, give_mean, mc_samples, batch_size, False, dataloader
-            )
-        self._check_if_trained(warn=False)
-        self._refuse_dataloader(dataloader)
+    def _posterior_moments(
+        self, adata, indices, batch_size: int | None, full_covariance: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Those that were learned; :meth:`get_posterior` corrects them by importance sampling."""
         rows = self._resolve_rows(self._validate_anndata(adata), indices, batch_size)
         rows = self.module.representations(torch.as_tensor(rows, device=self.module.device))
         mean, var = self.module.posterior_of(rows)

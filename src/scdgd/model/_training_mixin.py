@@ -162,12 +162,9 @@ class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
                 plan=sorted(merge_kwargs(plan_config, plan_kwargs, name="plan").items()),
             )
             resumed = read_checkpoint(folder, description)
-        if resumed is not None:
-            split = resumed["split"]
-        elif given is None:
+        split = given if resumed is None else resumed["split"]
+        if split is None:
             split = _split_cells(len(rows), train_size, validation_size, shuffle_set_split)
-        else:
-            split = given
         train, validation, test = _complete_split(len(rows), split)
         held_out = np.sort(np.concatenate([validation, test]))
         if len(held_out):

@@ -1,0 +1,182 @@
+"""Posteriors of models with an encoder, whose Gaussian is where the search for a better one starts."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from scvi.distributions import Poisson, ZeroInflatedNegativeBinomial
+
+from ._gauss_newton import damped_step
+from ._importance import ImportanceSamples, weighted_draws
+from ._joint_density import frozen
+from ._laplace import LaplacePosterior
+from ._refinement import natural_gradient_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch.distributions import Distribution, Normal
+
+_MAX_STEPS, _TOLERANCE = 10, 0.1
+_DAMPING, _MIN_DAMPING, _MAX_DAMPING = 0.01, 1e-6, 1e8
+#: Added to means before their logs, as scvi-tools does.
+_TINY = 1e-8
+_LOG_2PI = math.log(2 * math.pi)
+
+
+def log_standard_normal(z: torch.Tensor) -> torch.Tensor:
+    r"""Log density of :math:`\mathcal N(0, I)` at ``(..., d)``, shape ``(...)``, in nats."""
+    return -0.5 * (z.square().sum(-1) + z.shape[-1] * _LOG_2PI)
+
+
+def encoder_samples(
+    module: torch.nn.Module,
+    decode: Callable[[torch.Tensor], Distribution],
+    x: torch.Tensor,
+    qz: Normal,
+    n_samples: int,
+    log_prior: Callable[[torch.Tensor], torch.Tensor] = log_standard_normal,
+) -> ImportanceSamples:
+    r"""Weighted draws of the posteriors of a model with an encoder, which need not be a good one.
+
+    An encoder's normal has independent dimensions and is off by what amortisation costs, so that in 20 dimensions a few
+    of its draws carry all weight. It is only where damped Fisher scoring on
+
+    .. math::
+        J(z) = -\log p(x \mid z) - \log p(z)
+
+    starts; the Gaussian that is found is refined (:func:`natural_gradient_steps`) and sampled (:func:`weighted_draws`)
+    as for models without an encoder. The curvature is the Fisher information of the counts from all genes
+    (:func:`fisher_of_counts`), plus that of the prior, its negative Hessian with eigenvalues in absolute value.
+
+    Parameters
+    ----------
+    module
+        What decodes, left as it is.
+    decode
+        Law of the counts, ``(b, g)``, at representations ``(b, d)``: a negative binomial, zero-inflated or not, or a
+        Poisson of :mod:`scvi.distributions`. Rows must not depend on each other.
+    x
+        Counts, shape ``(b, g)``.
+    qz
+        The encoder's normals, shape ``(b, d)``.
+    n_samples
+        Number of draws ``s`` of each cell, rounded up to an even number.
+    log_prior
+        Log density of the prior at ``(..., d)``, shape ``(...)``, twice differentiable; the standard normal's by default.
+
+    Returns
+    -------
+    The draws and their weights, with the exact joint density.
+    """
+    with frozen(module):
+        density = _DecodedDensity(decode, x, log_prior)
+        posterior = _fisher_scoring(density, qz.loc.clone(), qz.scale)
+        proposal = natural_gradient_steps(posterior, lambda z: density.value_and_gradient(z)[1], density.curvature)
+        return weighted_draws(proposal, density.log_joint, n_samples)
+
+
+class _DecodedDensity:
+    """Negative log joint density of cells with counts `x` ``(b, g)``, see :func:`encoder_samples`."""
+
+    def __init__(
+        self,
+        decode: Callable[[torch.Tensor], Distribution],
+        x: torch.Tensor,
+        log_prior: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
+        self.decode, self.x, self.log_prior = decode, x, log_prior
+
+    def log_joint(self, z: torch.Tensor) -> torch.Tensor:
+        """Log joint densities at ``(s, b, d)``, shape ``(s, b)``."""
+        return torch.stack([self._log_joint(one) for one in z]).to(z.dtype)
+
+    def _log_joint(self, z: torch.Tensor) -> torch.Tensor:
+        return self.decode(z).log_prob(self.x).sum(-1, dtype=torch.float64) + self.log_prior(z)
+
+    def value_and_gradient(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute :math:`J`, shape ``(b,)``, and its gradient, shape ``(b, d)``."""
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            value = -self._log_joint(leaf)
+            (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        return value.detach(), gradient
+
+    def curvature(self, z: torch.Tensor) -> torch.Tensor:
+        """Fisher information of the counts plus the curvature of the prior, shape ``(b, d, d)``."""
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.log_prior(leaf).sum(), leaf, create_graph=True)
+            rows = [torch.autograd.grad(column.sum(), leaf, retain_graph=True)[0] for column in gradient.unbind(1)]
+        values, vectors = torch.linalg.eigh(torch.stack(rows, dim=1))
+        return fisher_of_counts(self.decode, z) + (vectors * values.abs().unsqueeze(1)) @ vectors.mT
+
+
+def _fisher_scoring(density: _DecodedDensity, z: torch.Tensor, scale: torch.Tensor) -> LaplacePosterior:
+    """Laplace approximation near `z` ``(b, d)``; the precision is that of `scale` ``(b, d)`` where there is no other."""
+    value, gradient = density.value_and_gradient(z)
+    curvature, damping = density.curvature(z), torch.full_like(z[:, 0], _DAMPING)
+    for _ in range(_MAX_STEPS):
+        delta, promise = damped_step(curvature, gradient, damping)
+        moving = promise >= _TOLERANCE  # a cell that has arrived stays, whatever the others do
+        if not moving.any():
+            break
+        new_value, new_gradient = density.value_and_gradient(z + delta)
+        better = moving & (new_value < value)
+        z = torch.where(better.unsqueeze(1), z + delta, z)
+        gradient = torch.where(better.unsqueeze(1), new_gradient, gradient)
+        value = torch.where(better, new_value, value)
+        changed = (damping * torch.where(better, 0.1, 10.0)).clamp(_MIN_DAMPING, _MAX_DAMPING)
+        damping, curvature = torch.where(moving, changed, damping), density.curvature(z)
+    cholesky, failed = torch.linalg.cholesky_ex(curvature)
+    cholesky = torch.where((failed == 0)[:, None, None], cholesky, torch.diag_embed(1 / scale))
+    return LaplacePosterior(z, cholesky, value, failed > 0)
+
+
+def fisher_of_counts(decode: Callable[[torch.Tensor], Distribution], z: torch.Tensor) -> torch.Tensor:
+    r"""Fisher information :math:`J^\top I J` of the counts about representations ``(b, d)``, shape ``(b, d, d)``.
+
+    With :math:`w = \mu\theta/(\mu + \theta)` and :math:`p_0 = (1 + \mu/\theta)^{-\theta}`, a negative binomial has
+    :math:`I = w` in :math:`\log\mu`, a Poisson :math:`I = \mu`, and a zero-inflated one, in :math:`\log\mu` and the logit
+    of :math:`\pi`, with :math:`P_0 = \pi + (1 - \pi) p_0`,
+
+    .. math::
+        I = \frac{1 - \pi}{P_0} \begin{pmatrix}
+        w\,(P_0 - \pi p_0 w) & -\pi p_0 w \\ -\pi p_0 w & \pi^2 (1 - p_0)
+        \end{pmatrix}
+
+    The Jacobian takes one forward-mode product for each of the ``d`` directions.
+    """
+    root = _information_root(decode(z))
+    columns = []
+    for direction in torch.eye(z.shape[1], dtype=z.dtype, device=z.device):
+        _, slope = torch.func.jvp(lambda z: _parameters(decode(z)), (z,), (direction.expand_as(z),))  # (p, b, g)
+        columns.append((root * slope).sum(1).movedim(0, 1).flatten(1))  # (b, p * g)
+    jacobian = torch.stack(columns, dim=1)
+    return jacobian @ jacobian.mT
+
+
+def _parameters(px: Distribution) -> torch.Tensor:
+    r""":math:`\log\mu` and, if counts are zero-inflated, the logit of :math:`\pi`: shape ``(p, b, g)``."""
+    if isinstance(px, ZeroInflatedNegativeBinomial):
+        return torch.stack([(px.mu + _TINY).log(), px.zi_logits])
+    return (px.mean + _TINY).log().unsqueeze(0)
+
+
+def _information_root(px: Distribution) -> torch.Tensor:
+    r""":math:`L^\top` of :math:`I = L L^\top` for every count, shape ``(p, p, b, g)``, see :func:`fisher_of_counts`."""
+    if isinstance(px, Poisson):
+        return px.mean.sqrt()[None, None]
+    w = px.mu / (1 + px.mu / px.theta)
+    if not isinstance(px, ZeroInflatedNegativeBinomial):
+        return w.sqrt()[None, None]
+    pi, p_0 = px.zi_probs, (-px.theta * torch.log1p(px.mu / px.theta)).exp()
+    of_zero = pi + (1 - pi) * p_0
+    share = (1 - pi) / of_zero
+    mean_mean, mean_logit = share * w * (of_zero - pi * p_0 * w), -share * pi * p_0 * w
+    first = mean_mean.clamp(min=_TINY).sqrt()
+    second = mean_logit / first
+    third = (share * pi.square() * (1 - p_0) - second.square()).clamp(min=0).sqrt()
+    return torch.stack([torch.stack([first, second]), torch.stack([torch.zeros_like(third), third])])

@@ -1,0 +1,103 @@
+"""How a latent space is used: its dimensions, and its clusters against labels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def active_units(z: np.ndarray, *, min_variance: float = 0.01) -> int:
+    r"""Number of latent dimensions that tell cells apart, :math:`\operatorname{Var}_i \mathbb E_q[z_l \mid x_i] > 0.01`.
+
+    Dimensions that an encoder leaves at its prior have the same posterior mean for all cells (Burda et al. 2016).
+
+    Parameters
+    ----------
+    z
+        Posterior means, shape ``(n, d)``.
+    min_variance
+        Variance over cells above which a dimension counts.
+
+    Raises
+    ------
+    ValueError
+        If `z` is not a finite matrix.
+    """
+    return int((_checked(z).var(axis=0) > min_variance).sum())
+
+
+def n_principal_components(z: np.ndarray, *, share: float = 0.95) -> int:
+    r"""Smallest number of principal components that hold `share` of the variance of representations.
+
+    Parameters
+    ----------
+    z
+        Posterior means, shape ``(n, d)``.
+    share
+        Share of the sum of the eigenvalues of :math:`\operatorname{Cov}_i(z_i)`, above 0 and at most 1.
+
+    Returns
+    -------
+    Number of components; 0 if all representations are equal.
+
+    Raises
+    ------
+    ValueError
+        If `z` is not a finite matrix, or `share` is out of range.
+    """
+    if not 0 < share <= 1:
+        msg = f"`share` must be above 0 and at most 1, got {share}."
+        raise ValueError(msg)
+    z = _checked(z)
+    variances = np.linalg.svd(z - z.mean(axis=0), compute_uv=False) ** 2
+    total = variances.sum()
+    if total <= np.finfo(float).eps ** 2 * np.square(z).sum():  # rounding of the mean
+        return 0
+    return int(np.searchsorted(variances.cumsum(), share * total * (1 - 1e-12)) + 1)
+
+
+def merged_labels(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    r"""Label of each cell's cluster, which is that of the cluster's most probable member.
+
+    .. math::
+        \hat y_i = y_{m(c_i)}, \qquad c_i = \arg\max_c r_{ic}, \qquad m(c) = \arg\max_i r_{ic}
+
+    so that clusters of the same label are merged (Stirn & Knowles 2024). Many clusters are not punished: with one for
+    each cell, all are right. Of equally probable members the first counts.
+
+    Parameters
+    ----------
+    probabilities
+        Probabilities of clusters :math:`r_{ic}`, shape ``(n, k)``, as of ``get_cluster_assignments(soft=True)``.
+    labels
+        Labels :math:`y_i`, shape ``(n,)``, of any type.
+
+    Returns
+    -------
+    Shape ``(n,)``, of the type of `labels`.
+
+    Raises
+    ------
+    ValueError
+        If `probabilities` is not a finite matrix, or does not have one row for each label.
+    """
+    probabilities, labels = _checked(probabilities, "probabilities"), np.asarray(labels)
+    if labels.shape != probabilities.shape[:1]:
+        msg = f"`labels` must have shape {probabilities.shape[:1]}, one for each row, got {labels.shape}."
+        raise ValueError(msg)
+    return labels[probabilities.argmax(axis=0)][probabilities.argmax(axis=1)]
+
+
+def merged_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Share of cells whose label is that of the most probable member of their cluster.
+
+    Parameters are those of :func:`merged_labels`, and so is the warning.
+    """
+    return float((merged_labels(probabilities, labels) == np.asarray(labels)).mean())
+
+
+def _checked(z: np.ndarray, name: str = "z") -> np.ndarray:
+    z = np.asarray(z, dtype=float)
+    if z.ndim != 2 or 0 in z.shape or not np.isfinite(z).all():
+        msg = f"`{name}` must be a matrix of finite numbers with a row for each cell, got shape {z.shape}."
+        raise ValueError(msg)
+    return z
