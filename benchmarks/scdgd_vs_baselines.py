@@ -9,20 +9,15 @@ nothing else. Held-out log-likelihood: `scdgd.metrics.held_out_log_likelihood`, 
 
 from __future__ import annotations
 
-import argparse
-import logging
-import multiprocessing
 import time
-import warnings
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import scanpy as sc
 import scvi
-import torch
 from _ledger import Ledger, markdown, mean_sd
 from _sets import OTHERS, TRUTH, load, train_test_split
+from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
 from lightning.pytorch.callbacks import Callback
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -176,10 +171,7 @@ def kmeans(x: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
 def run(job: tuple) -> None:
     """All methods on one split, interleaved; finished ones are skipped."""
     name, seed, data, tier, path = job
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    scvi.settings.verbosity = logging.ERROR
-    torch.set_num_threads(1)
+    one_quiet_thread()
     ledger = Ledger(path)
     if all(ledger.has(set=name, seed=seed, method=method) for method in METHODS):
         return
@@ -320,36 +312,14 @@ def report(rows, tier_name: str, tier: Tier) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with the .h5ad sets (not needed for --quick)")
-    tiers = parser.add_mutually_exclusive_group()
-    for tier_name in TIERS:
-        tiers.add_argument(f"--{tier_name}", dest="tier", action="store_const", const=tier_name)
-    parser.add_argument("--out", type=Path, help="Markdown page to write (default: print only)")
+    parser = tier_parser(__doc__, TIERS)
     parser.add_argument("--jobs", type=int, default=2, help="splits run at a time")
-    parser.add_argument("--ledger", type=Path, help="CSV of finished runs (default: benchmarks/out/<tier>.csv)")
-    parser.set_defaults(tier="quick")
-    args = parser.parse_args()
+    args, ledger = tier_and_ledger(parser, TIERS, "scdgd_vs_baselines")
     tier = TIERS[args.tier]
-    if args.data is None and tier.sets != ("pbmc68k",):
-        parser.error("--data is needed: a folder with " + ", ".join(f"{name}.h5ad" for name in tier.sets))
-    path = args.ledger or Path(__file__).parent / "out" / f"scdgd_vs_baselines_{args.tier}.csv"
-    if args.tier == "quick":
-        path.unlink(missing_ok=True)
-    jobs = [(name, seed, args.data, tier, path) for seed in range(tier.seeds) for name in tier.sets]
-    if len(jobs) == 1 or args.jobs == 1:
-        for job in jobs:
-            run(job)
-    else:
-        with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=1) as pool:
-            pool.map(run, jobs, chunksize=1)
-    text = report(Ledger(path).read(), args.tier, tier)
-    print(text)
-    if args.out:
-        command = f"python benchmarks/scdgd_vs_baselines.py --data DIR --{args.tier}"
-        args.out.write_text(
-            f"# Benchmarks\n\n{__doc__.split('Every', 1)[0].splitlines()[0]}\n\nPrinted by `{command}`.\nEvery{__doc__.split('Every', 1)[1]}\n{text}"
-        )
+    jobs = [(name, seed, args.data, tier, ledger.path) for seed in range(tier.seeds) for name in tier.sets]
+    run_jobs(run, jobs, args.jobs)
+    text = report(ledger.read(), args.tier, tier)
+    write_page(args.out, "Benchmarks", "scdgd_vs_baselines", __doc__, args.tier, text)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,7 @@ likelihood: what the published *code* would take is longer.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import time
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +21,7 @@ import scvi
 import torch
 from _ledger import Ledger, markdown, mean_sd
 from _sets import load, train_test_split
+from _tiers import one_quiet_thread, tier_and_ledger, tier_parser, write_page
 from lightning.pytorch.callbacks import Callback
 
 from scdgd import presets
@@ -191,38 +189,13 @@ def report(rows) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with the .h5ad sets (not needed for --quick)")
-    tiers = parser.add_mutually_exclusive_group()
-    for tier_name in TIERS:
-        tiers.add_argument(f"--{tier_name}", dest="tier", action="store_const", const=tier_name)
-    parser.add_argument("--out", type=Path, help="Markdown page to write (default: print only)")
-    parser.add_argument(
-        "--ledger", type=Path, help="CSV of finished runs (default: benchmarks/out/training_<tier>.csv)"
-    )
-    parser.set_defaults(tier="quick")
-    args = parser.parse_args()
+    args, ledger = tier_and_ledger(tier_parser(__doc__, TIERS), TIERS, "training")
     tier = TIERS[args.tier]
-    if args.data is None and args.tier != "quick":
-        parser.error("--data is needed: a folder with " + ", ".join(f"{name}.h5ad" for name in tier.sets))
-    path = args.ledger or Path(__file__).parent / "out" / f"training_{args.tier}.csv"
-    if args.tier == "quick":
-        path.unlink(missing_ok=True)
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    scvi.settings.verbosity = logging.ERROR
-    torch.set_num_threads(1)
-    ledger = Ledger(path)
+    one_quiet_thread()
     for seed in range(tier.seeds):
         for name in tier.sets:
             run(name, seed, args.data, tier, ledger)
-    text = report(ledger.read())
-    print(text)
-    if args.out:
-        command = f"python benchmarks/training.py --data DIR --{args.tier}"
-        introduction = __doc__.split("\n", 1)[0]
-        details = __doc__.split("benchmarks_training.md\n\n", 1)[1]
-        args.out.write_text(f"# Training time\n\n{introduction}\n\nPrinted by `{command}`.\n{details}\n{text}\n")
+    write_page(args.out, "Training time", "training", __doc__, args.tier, report(ledger.read()))
 
 
 if __name__ == "__main__":
