@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scvi.data._constants import _DATA_REGISTRY_KEY, _FIELD_REGISTRIES_KEY, _STATE_REGISTRY_KEY
+from scvi.data._utils import _get_adata_minify_type as get_adata_minify_type
 from scvi.module._constants import MODULE_KEYS
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["MODULE_KEYS", "get_state_registry", "is_registered", "layer_names", "make_actual", "set_state_registry"]
+__all__ = [
+    "MODULE_KEYS",
+    "get_adata_minify_type",
+    "get_state_registry",
+    "is_registered",
+    "layer_names",
+    "make_actual",
+    "set_state_registry",
+]
 
 
 def make_actual(adata: AnnData) -> None:

@@ -21,7 +21,7 @@ from ._fields import (
 )
 from ._loader import RunShuffledSampler, SparseCountsDataset, SparseCountsLoader
 from ._sparse_counts import SparseCounts, as_sparse_counts
-from ._splitter import WholeDataSplitter
+from ._splitter import SparseCountsSplitter, WholeDataSplitter
 
 __all__ = [
     "BackedCounts",
@@ -44,6 +44,7 @@ __all__ = [
     "SparseCounts",
     "SparseCountsDataset",
     "SparseCountsLoader",
+    "SparseCountsSplitter",
     "TrainedCells",
     "WholeDataSplitter",
     "as_sparse_counts",

@@ -30,9 +30,9 @@ class BatchField(CategoricalObsField):
         return super().register_field(adata)
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
-        """Register new cells, refusing batches that the model has not seen."""
+        """Register new cells, refusing batches that the model has not seen, unless it is to be extended by them."""
         self._check(adata_target)
-        if not self.is_default:
+        if not self.is_default and not kwargs.get("extend_categories"):
             known = state_registry[self.CATEGORICAL_MAPPING_KEY]
             unknown = pd.Index(adata_target.obs[self._original_attr_key].unique()).difference(pd.Index(known))
             if len(unknown):

@@ -63,9 +63,12 @@ class CategoricalCovariatesField(CategoricalJointObsField):
         return super().register_field(adata)
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
-        """Check, then register new cells."""
+        """Check, then register new cells; unknown levels are refused unless the model is to be extended by them."""
         self._check(adata_target)
-        for key, known in zip(self.keys, state_registry[self.MAPPINGS_KEY].values(), strict=True):
+        is_extended = kwargs.get("extend_categories")
+        for key, known in state_registry[self.MAPPINGS_KEY].items():
+            if is_extended:
+                break
             unknown = pd.Index(adata_target.obs[key].unique()).difference(pd.Index(known))
             if len(unknown):
                 msg = (

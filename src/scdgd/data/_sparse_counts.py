@@ -92,6 +92,13 @@ class SparseCounts:
         """Copy."""
         return SparseCounts(self.indptr.clone(), self.indices.clone(), self.values.clone(), self.n_genes)
 
+    def to_scipy(self) -> sparse.csr_matrix:
+        """CSR matrix ``(b, g)``, on the CPU."""
+        from scipy import sparse
+
+        parts = (part.cpu().numpy() for part in (self.values, self.indices, self.indptr))
+        return sparse.csr_matrix(tuple(parts), shape=tuple(self.shape))
+
     def to_dense(self) -> torch.Tensor:
         """Dense tensor ``(b, g)``."""
         dense = self.values.new_zeros(self.shape)

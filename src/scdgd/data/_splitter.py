@@ -1,4 +1,4 @@
-"""Splitter that lets every cell train."""
+"""Splitters whose minibatches of counts are sparse."""
 
 import warnings
 
@@ -7,21 +7,24 @@ from scvi.dataloaders import DataSplitter
 from ._loader import SparseCountsLoader
 
 
-class WholeDataSplitter(DataSplitter):
-    """Data splitter whose validation loader may be empty.
+class SparseCountsSplitter(DataSplitter):
+    """scvi-tools' data splitter with :class:`~scdgd.data.SparseCounts` in its minibatches.
 
-    A representation exists only for cells that took part in training, so ``train_size=1`` is the normal case here.
-    scvi-tools then returns no validation loader at all, which Lightning refuses as soon as early stopping or
-    checkpointing is on; an empty one keeps both alive (monitor ``elbo_train``).
+    Its validation loader may be empty. For ``train_size=1`` scvi-tools returns none at all, which Lightning refuses as
+    soon as early stopping or checkpointing is on; an empty one keeps both alive (monitor ``elbo_train``).
     """
 
     data_loader_cls = SparseCountsLoader
+
+    def val_dataloader(self):
+        """Loader of the validation cells, or an empty list."""
+        return super().val_dataloader() or []
+
+
+class WholeDataSplitter(SparseCountsSplitter):
+    """Data splitter for models in which every cell trains: a representation exists only for cells that took part."""
 
     def __init__(self, *args, **kwargs) -> None:
         with warnings.catch_warnings():  # a small last minibatch matters to batch norm, which no model here has
             warnings.filterwarnings("ignore", message="Last batch will have a small size")
             super().__init__(*args, **kwargs)
-
-    def val_dataloader(self):
-        """Loader of the validation cells, or an empty list."""
-        return super().val_dataloader() or []

@@ -18,6 +18,8 @@ from scdgd.module import log_size_factor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from scdgd.prior import Prior
+
 
 class PriorSamplingMixin:
     """Draws from the prior, decoded."""
@@ -71,17 +73,21 @@ class PriorSamplingMixin:
         donors = np.random.default_rng(seed).choice(self._donor_pool(batch), n_cells)
         # past the look-up of representations, which are not wanted here
         loader = super()._make_data_loader(adata, indices=donors, batch_size=batch_size or settings.batch_size)
+        prior = self._sampled_prior()
         counts, components, representations, batches = [], [], [], []
         with _seeded(seed):
             for tensors in loader:
                 tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
-                z, component_of_cell = self.module.prior.sample(len(tensors[REGISTRY_KEYS.X_KEY]), component)
+                z, component_of_cell = prior.sample(len(tensors[REGISTRY_KEYS.X_KEY]), component)
                 px = self._decode_borrowed(z, tensors, library_size)
                 counts.append(sparse.csr_matrix(px.sample().cpu().numpy()))
                 components.append(component_of_cell.cpu().numpy())
                 representations.append(z.cpu().numpy())
                 batches.append(tensors[REGISTRY_KEYS.BATCH_KEY].ravel().cpu().numpy().astype(int))
         return self._as_anndata(counts, components, representations, batches)
+
+    def _sampled_prior(self) -> Prior:
+        return self.module.prior
 
     def _donor_pool(self, batch: str | None) -> np.ndarray:
         codes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()

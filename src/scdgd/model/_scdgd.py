@@ -83,7 +83,7 @@ class SCDGD(
     n_hidden, n_layers, activation
         Width, number and activation (``"silu"``, ``"relu"``, ``"tanh"``) of the decoder's hidden layers.
     gene_likelihood
-        ``"nb"``, negative binomial.
+        ``"nb"``, negative binomial; ``"poisson"``; or ``"constrained_poisson"``, whose means add up to the total count.
     dispersion
         Inverse dispersion per gene (``"gene"``) or per gene and batch (``"gene-batch"``).
     size_factor
@@ -135,7 +135,7 @@ class SCDGD(
         n_hidden: int = 64,
         n_layers: int = 1,
         activation: Literal["silu", "relu", "tanh"] = "silu",
-        gene_likelihood: Literal["nb"] = "nb",
+        gene_likelihood: Literal["nb", "poisson", "constrained_poisson"] = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
         size_factor: Literal["observed", "max", "mean", "registered"] | None = None,
         output_activation: Literal["softmax", "sigmoid", "softplus"] | None = None,

@@ -12,7 +12,7 @@ from torch import nn
 
 from scdgd._compat import MODULE_KEYS
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd.likelihood import LIKELIHOODS
+from scdgd.likelihood import LIKELIHOODS, ConstrainedPoisson
 
 from ._decoder import Activation, Decoder, OutputActivation
 from ._representation_table import RepresentationTable
@@ -64,7 +64,7 @@ class DGDModule(BaseModuleClass):
     n_hidden, n_layers, activation, output_activation
         Of the :class:`Decoder`.
     gene_likelihood
-        ``"nb"``.
+        ``"nb"``, ``"poisson"`` or ``"constrained_poisson"``; the last needs totals as size factors, and a softmax.
     dispersion
         ``"gene"`` or ``"gene-batch"``.
     dispersion_floor
@@ -91,7 +91,7 @@ class DGDModule(BaseModuleClass):
         n_layers: int = 1,
         activation: Activation = "silu",
         output_activation: OutputActivation = "softmax",
-        gene_likelihood: Literal["nb"] = "nb",
+        gene_likelihood: Literal["nb", "poisson", "constrained_poisson"] = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
         dispersion_floor: Literal[0, 1] = 0,
         size_factor: SizeFactor = "observed",
@@ -99,6 +99,7 @@ class DGDModule(BaseModuleClass):
         hyperprior_weight: Mapping[str, HyperpriorWeight] | None = None,
     ) -> None:
         super().__init__()
+        _check_likelihood(gene_likelihood, size_factor, output_activation)
         self.gene_likelihood, self.dispersion, self.dispersion_floor = gene_likelihood, dispersion, dispersion_floor
         self.size_factor, self.noise_scale = size_factor, noise_scale
         self.hyperprior_weight = dict(hyperprior_weight or {})
@@ -135,8 +136,19 @@ class DGDModule(BaseModuleClass):
 
     @property
     def log_theta(self) -> torch.Tensor:
-        r"""Log inverse dispersion :math:`\log\theta`, shape ``(g,)`` or ``(n_batch, g)``."""
+        r"""Log inverse dispersion :math:`\log\theta`, shape ``(g,)`` or ``(n_batch, g)``; infinite for Poisson counts."""
+        if "log_theta" not in LIKELIHOODS[self.gene_likelihood].parameter_names:
+            return torch.full_like(self.px_r, torch.inf)
         return nn.functional.softplus(self.px_r) if self.dispersion_floor == 1 else self.px_r
+
+    def likelihood_parameters(
+        self, batch_index: torch.Tensor, genes: torch.Tensor | slice = slice(None)
+    ) -> tuple[torch.Tensor, ...]:
+        """What the likelihood of some genes depends on beside the mean, each ``(m,)`` or ``(b, m)``."""
+        if "log_theta" not in LIKELIHOODS[self.gene_likelihood].parameter_names:
+            return ()
+        log_theta = self.log_theta[..., genes]
+        return (log_theta[batch_index.ravel().long()] if self.dispersion == "gene-batch" else log_theta,)
 
     def on_load(self, model, **kwargs) -> None:
         """Refuse models that a later version of the package has saved."""
@@ -240,14 +252,11 @@ class DGDModule(BaseModuleClass):
         if transform_batch is not None:
             batch_index = torch.full_like(batch_index, transform_batch)
         categories = [batch_index] if cat_covs is None else [batch_index, *torch.split(cat_covs, 1, dim=1)]
-        log_theta = self.log_theta
-        if self.dispersion == "gene-batch":
-            log_theta = log_theta[batch_index.ravel().long()]
-        likelihood = LIKELIHOODS[self.gene_likelihood]
+        likelihood, parameters = LIKELIHOODS[self.gene_likelihood], self.likelihood_parameters(batch_index)
         if self.decoder.output_activation == "softmax":
-            px = likelihood.from_softmax(self.decoder.pre_activation(z, categories, cont_covs), library, log_theta)
+            px = likelihood.from_softmax(self.decoder.pre_activation(z, categories, cont_covs), library, *parameters)
         else:
-            px = likelihood(library + self.decoder(z, categories, cont_covs), log_theta)
+            px = likelihood(library + self.decoder(z, categories, cont_covs), *parameters)
         return {MODULE_KEYS.PX_KEY: px}
 
     def loss(
@@ -303,3 +312,13 @@ class DGDModule(BaseModuleClass):
         )
         samples = outputs[MODULE_KEYS.PX_KEY].sample()
         return (samples if n_samples == 1 else samples.permute(1, 2, 0)).cpu()
+
+
+def _check_likelihood(name: str, size_factor: str, output_activation: str) -> None:
+    given = [n for n, family in LIKELIHOODS.items() if {"log_theta"}.issuperset(family.parameter_names)]
+    if name not in given:
+        msg = f"`gene_likelihood` must be one of {given}, got {name!r}: this decoder gives means and dispersions only."
+        raise ValueError(msg)
+    if LIKELIHOODS[name] is ConstrainedPoisson and (size_factor, output_activation) != ("observed", "softmax"):
+        msg = f"`gene_likelihood={name!r}` needs `size_factor='observed'` and `output_activation='softmax'`."
+        raise ValueError(msg)

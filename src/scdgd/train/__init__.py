@@ -1,6 +1,8 @@
 """Who steps when: training plan, optimiser of representations, warm start, interruptions and checkpoints."""
 
+from ._best_state import BestState
 from ._checkpoint_folder import CheckpointFolder
+from ._empirical_bayes_plan import EmpiricalBayesPlan
 from ._interruption import Interruption
 from ._representation_plan import RepresentationPlan
 from ._row_adam import RowAdam
@@ -9,7 +11,9 @@ from ._training_checkpoints import TrainingCheckpoints, fingerprint, pack_histor
 from ._warm_start import whitened_pca
 
 __all__ = [
+    "BestState",
     "CheckpointFolder",
+    "EmpiricalBayesPlan",
     "InterruptibleTrainRunner",
     "InterruptibleTrainer",
     "Interruption",

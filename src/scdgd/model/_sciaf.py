@@ -1,0 +1,40 @@
+"""SCIAF: scVI with a flow posterior."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._flexscvi import FlexSCVI
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class SCIAF(FlexSCVI):
+    """scVI with an inverse autoregressive flow as posterior (Dony et al. 2020).
+
+    :class:`FlexSCVI` with ``posterior="iaf"``, and a standard normal prior unless another is named.
+
+    Parameters
+    ----------
+    adata, registry, **kwargs
+        As for :class:`FlexSCVI`.
+    prior
+        As for :class:`FlexSCVI`.
+
+    Examples
+    --------
+    >>> adata = scdgd.datasets.pbmc68k()
+    >>> scdgd.model.SCIAF.setup_anndata(adata)
+    >>> model = scdgd.model.SCIAF(adata)
+    >>> model.train()
+    >>> adata.obsm["X_sciaf"] = model.get_latent_representation()
+    """
+
+    _latent_key = "X_sciaf"
+
+    def __init__(
+        self, adata: AnnData | None = None, registry: dict | None = None, *, prior: str = "normal", **kwargs
+    ) -> None:
+        super().__init__(adata, registry, prior=prior, posterior="iaf", **kwargs)
+        self.init_params_ = self._get_init_params(locals())

@@ -1,0 +1,86 @@
+"""What a flexible autoencoder is built from, by name: priors, and hidden layers that scvi-tools does not build."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from scvi.nn import DecoderSCVI
+from torch import nn
+
+from scdgd.prior import (
+    DirichletProcessMixture,
+    GaussianMixture,
+    StandardNormal,
+    VaDEMixture,
+    VampPrior,
+    VampPriorMixture,
+)
+
+from ._hidden_layers import HiddenLayers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scvi.module import VAE
+    from scvi.nn import FCLayers
+
+    from scdgd.prior import Prior
+
+PriorName = Literal["normal", "gmm", "dpgmm", "vamp", "vmm", "vade"]
+PosteriorName = Literal["normal", "iaf"]
+
+#: Priors whose components are encoded pseudo-inputs.
+ENCODED_PRIORS = {"vamp": VampPrior, "vmm": VampPriorMixture}
+
+
+def make_prior(name: PriorName, n_components: int, n_latent: int, **kwargs) -> Prior:
+    """Prior without pseudo-inputs; Gaussian mixtures have full covariances unless told otherwise."""
+    if name == "normal":
+        return StandardNormal(n_latent, **kwargs)
+    if name == "dpgmm":
+        return DirichletProcessMixture(n_components, n_latent, **kwargs)
+    mixture = {"gmm": GaussianMixture, "vade": VaDEMixture}[name]
+    return mixture(n_components, n_latent, **{"covariance_type": "full", **kwargs})
+
+
+def replace_hidden_layers(
+    module: VAE, encoder_sizes: Sequence[int], decoder_dropout_rate: float, options: dict
+) -> None:
+    """Give a VAE layers of other widths, activations or order than scvi-tools builds, under the same names.
+
+    Parameters
+    ----------
+    module
+        The module, changed in place.
+    encoder_sizes
+        Widths of the encoder's hidden layers, which the decoder mirrors.
+    decoder_dropout_rate
+        Dropout of the decoder's hidden layers; the encoder keeps its own.
+    options
+        Further arguments of :class:`HiddenLayers`.
+    """
+    encoder, decoder = module.z_encoder.encoder, module.decoder
+    dropout = encoder.fc_layers[0][4]
+    module.z_encoder.encoder = _like(encoder, encoder_sizes, 0.0 if dropout is None else dropout.p, options)
+    n_input = decoder.px_decoder.fc_layers[0][0].in_features - decoder.px_decoder.n_cov
+    activation = "softplus" if module.use_size_factor_key else "softmax"
+    module.decoder = DecoderSCVI(
+        n_input, module.n_input, n_layers=1, n_hidden=encoder_sizes[0], scale_activation=activation
+    )
+    module.decoder.px_decoder = _like(decoder.px_decoder, encoder_sizes[::-1], decoder_dropout_rate, options)
+
+
+def _like(layers: FCLayers, hidden_sizes: Sequence[int], dropout_rate: float, options: dict) -> HiddenLayers:
+    """Layers with the inputs, norms and covariates of others."""
+    first = layers.fc_layers[0]
+    linear, batch_norm, layer_norm = first[0], first[1], first[2]
+    return HiddenLayers(
+        linear.in_features - layers.n_cov,
+        hidden_sizes,
+        n_cat_list=layers.n_cat_list,
+        dropout_rate=dropout_rate,
+        use_batch_norm=isinstance(batch_norm, nn.BatchNorm1d),
+        use_layer_norm=isinstance(layer_norm, nn.LayerNorm),
+        inject_covariates=layers.inject_covariates,
+        **options,
+    )

@@ -1,0 +1,526 @@
+"""scVI with a choice of prior and posterior."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial
+from scvi.module import VAE
+from scvi.module.base import LossOutput, auto_move_data
+from torch.distributions import Normal as Gaussian
+from torch.distributions import kl_divergence
+from torch.nn.functional import linear, one_hot
+
+from scdgd._compat import MODULE_KEYS
+from scdgd._constants import CHECKPOINT_FORMAT
+from scdgd.data import SparseCounts
+from scdgd.likelihood import LIKELIHOODS
+from scdgd.prior import PseudoInputs
+
+from ._flex_parts import ENCODED_PRIORS, PosteriorName, PriorName, make_prior, replace_hidden_layers
+from ._inverse_autoregressive_flow import FlowPosterior, InverseAutoregressiveFlow
+from ._query_columns import mend_query_columns
+from ._sparse_first_layer import forward_sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from scvi.nn import Encoder
+    from torch.distributions import Distribution
+
+    from scdgd.prior import EncoderInput, Prior
+
+MeanActivation = Literal["softmax", "exp"]
+GeneLikelihood = Literal["zinb", "nb", "poisson", "normal"]
+
+#: Target total of counts that are normalised before they are encoded.
+_NORMALIZED_TOTAL = 1e4
+
+
+class FlexVAE(VAE):
+    r"""scVI's variational autoencoder with any prior of :mod:`scdgd.prior` and a Gaussian or flow posterior.
+
+    .. math::
+        \mathrm{ELBO} = \mathbb E_{q(z \mid x)} \big[\log p(x \mid z)\big]
+        - \beta\, \mathbb E_{q(z \mid x)} \big[\log q(z \mid x) - \log p(z)\big]
+
+    The first half of the Kullback-Leibler divergence is the entropy of a Gaussian, in closed form, or the log density
+    of a flow's own sample; the second half is evaluated at the sample that is decoded, or in closed form where the prior
+    knows it (:meth:`~scdgd.prior.Prior.expected_log_prob`): with a standard normal prior and a Gaussian posterior this
+    is scVI.
+
+    Priors with pseudo-inputs encode them with *this* encoder in evaluation mode, once per evaluation. Parameters of
+    priors that are fitted by empirical Bayes (``prior.empirical_bayes``) are held in the ELBO, and no gradient reaches
+    the encoder through their pseudo-inputs: its weights are variational parameters only (Stirn & Knowles 2024).
+
+    Counts may be dense or :class:`~scdgd.data.SparseCounts`; of the latter no dense copy is made: the first layer of the
+    encoder is a sparse product, and likelihoods of :mod:`scdgd.likelihood` see non-zeros only.
+
+    Parameters
+    ----------
+    n_input, n_batch, n_labels
+        Number of genes, batches and labels.
+    prior
+        ``"normal"``, ``"gmm"``, ``"dpgmm"``, ``"vamp"``, ``"vmm"`` or ``"vade"``.
+    n_components
+        Number ``k`` of components or pseudo-inputs; not used by ``"normal"``.
+    prior_kwargs
+        Further arguments of the prior's class.
+    posterior
+        ``"normal"``: diagonal Gaussian; ``"iaf"``: the same, followed by an inverse autoregressive flow.
+    posterior_kwargs
+        Further arguments of :class:`~scdgd.module.InverseAutoregressiveFlow`.
+    n_hidden
+        Width of all hidden layers, or the widths of the encoder's hidden layers from the data to the latent space,
+        which the decoder mirrors (`n_layers` is then not used).
+    activation
+        ``"relu"``, ``"tanh"``, ``"selu"``, ``"elu"`` or ``"silu"``.
+    norm_after_activation
+        Whether batch norm follows the activation (Dony et al. 2020), not the linear map (scVI).
+    decoder_dropout_rate
+        Dropout of the decoder's hidden layers; scVI has none.
+    normalize_input
+        Whether the encoder sees counts scaled to a total of 10,000 (then log1p), not raw ones.
+    mean_activation
+        ``"softmax"``: mean counts are shares times the library size (scVI); ``"exp"``: :math:`\mu = s e^o` with
+        :math:`s = \max(N / 10^4, 10^{-3})` (Dony et al. 2020).
+    n_prior_samples
+        Samples of ``z`` that the prior's half of the divergence is averaged over; 1 is the decoded sample itself.
+    **kwargs
+        As for :class:`scvi.module.VAE`.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown or parts do not go together.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        n_batch: int = 0,
+        n_labels: int = 0,
+        n_hidden: int | Sequence[int] = 128,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        *,
+        prior: PriorName = "normal",
+        n_components: int = 100,
+        prior_kwargs: dict | None = None,
+        posterior: PosteriorName = "normal",
+        posterior_kwargs: dict | None = None,
+        activation: str = "relu",
+        norm_after_activation: bool = False,
+        decoder_dropout_rate: float = 0.0,
+        normalize_input: bool = False,
+        mean_activation: MeanActivation = "softmax",
+        n_prior_samples: int = 1,
+        n_continuous_cov: int = 0,
+        n_cats_per_cov: Sequence[int] | None = None,
+        gene_likelihood: GeneLikelihood = "zinb",
+        latent_distribution: Literal["normal", "ln"] = "normal",
+        **kwargs,
+    ) -> None:
+        for name, value, allowed in (
+            ("prior", prior, PriorName),
+            ("posterior", posterior, PosteriorName),
+            ("mean_activation", mean_activation, MeanActivation),
+            ("gene_likelihood", gene_likelihood, GeneLikelihood),
+        ):
+            if value not in get_args(allowed):
+                msg = f"`{name}` must be one of {list(get_args(allowed))}, got {value!r}."
+                raise ValueError(msg)
+        if latent_distribution == "ln" and (prior != "normal" or posterior != "normal"):
+            msg = "`latent_distribution='ln'` goes with `prior='normal'` and `posterior='normal'` only."
+            raise ValueError(msg)
+        if n_prior_samples < 1:
+            msg = f"`n_prior_samples` must be at least 1, got {n_prior_samples}."
+            raise ValueError(msg)
+        hidden_sizes = [n_hidden] * n_layers if isinstance(n_hidden, int) else list(n_hidden)
+        if len(hidden_sizes) == 0:
+            msg = "`n_hidden` and `n_layers` must name at least one hidden layer."
+            raise ValueError(msg)
+        super().__init__(
+            n_input,
+            n_batch,
+            n_labels,
+            n_hidden=hidden_sizes[-1],
+            n_latent=n_latent,
+            n_layers=len(hidden_sizes),
+            n_continuous_cov=n_continuous_cov,
+            n_cats_per_cov=n_cats_per_cov,
+            gene_likelihood=gene_likelihood,
+            latent_distribution=latent_distribution,
+            **kwargs,
+        )
+        self.normalize_input, self.mean_activation, self.n_prior_samples = (
+            normalize_input,
+            mean_activation,
+            n_prior_samples,
+        )
+        if mean_activation == "exp" and self.use_size_factor_key:
+            msg = "`mean_activation='exp'` has a size factor of its own; set up without `size_factor_key`."
+            raise ValueError(msg)
+        if mean_activation == "exp" and not self.use_observed_lib_size:
+            msg = "`mean_activation='exp'` needs `use_observed_lib_size=True`."
+            raise ValueError(msg)
+        published = {"activation": activation, "norm_after_activation": norm_after_activation}
+        if len(set(hidden_sizes)) > 1 or activation != "relu" or norm_after_activation or decoder_dropout_rate > 0:
+            replace_hidden_layers(self, hidden_sizes, decoder_dropout_rate, published)
+        if posterior == "iaf":
+            options = {"n_context": hidden_sizes[-1], **(posterior_kwargs or {})}
+            self.flow = InverseAutoregressiveFlow(n_latent, **options)
+        else:
+            self.flow = None
+        categories = (n_batch, *(n_cats_per_cov or ())) if self.encode_covariates else ()
+        if prior in ENCODED_PRIORS:
+            nonnegative = self.log_variational or gene_likelihood != "normal"
+            n_continuous = n_continuous_cov * self.encode_covariates
+            pseudo_inputs = PseudoInputs(n_components, n_input, n_continuous, categories, nonnegative=nonnegative)
+            self.prior = ENCODED_PRIORS[prior](pseudo_inputs, n_latent, **(prior_kwargs or {}))
+        else:
+            self.prior = make_prior(prior, n_components, n_latent, **(prior_kwargs or {}))
+
+    def _encoder_counts(self, x: SparseCounts | torch.Tensor) -> SparseCounts | torch.Tensor:
+        """Counts in the units of the encoder, before log1p: raw or normalised."""
+        if not self.normalize_input:
+            return x
+        if isinstance(x, SparseCounts):
+            scale = _NORMALIZED_TOTAL / x.totals().clamp(min=1)
+            return SparseCounts(x.indptr, x.indices, x.values * scale[x.cells], x.n_genes)
+        return x * (_NORMALIZED_TOTAL / x.sum(1, keepdim=True).clamp(min=1))
+
+    def _encoder_covariates(
+        self, batch: torch.Tensor, categories: Sequence[torch.Tensor], continuous: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, tuple[torch.Tensor, ...]]:
+        """Continuous and categorical covariates as the encoder takes them, from codes ``(b, 1)`` or weights ``(b, n)``."""
+        if not self.encode_covariates:
+            return None, ()
+        if self.batch_representation != "embedding":
+            return continuous, (batch, *categories)
+        if not batch.is_floating_point():
+            embedded = self.compute_embedding(REGISTRY_KEYS.BATCH_KEY, batch)
+        else:  # a mixture of batches
+            embedded = batch @ self.get_embedding(REGISTRY_KEYS.BATCH_KEY).weight
+        return embedded if continuous is None else torch.cat([continuous, embedded], dim=-1), tuple(categories)
+
+    def _encode(
+        self,
+        encoder: Encoder,
+        counts: SparseCounts | torch.Tensor,
+        continuous: torch.Tensor | None,
+        categories: tuple[torch.Tensor, ...],
+    ) -> tuple[Gaussian, torch.Tensor]:
+        """Gaussian that an encoder gives, and its last hidden layer ``(b, h)``; `counts` in the units of the encoder."""
+        layers = encoder.encoder
+        if isinstance(counts, SparseCounts) and self.log_variational:
+            hidden = forward_sparse(layers, counts, *categories, continuous=continuous)
+        else:
+            x = counts.to_dense() if isinstance(counts, SparseCounts) else counts
+            x = torch.log1p(x) if self.log_variational else x
+            hidden = layers(x if continuous is None else torch.cat([x, continuous], dim=-1), *categories)
+        variance = encoder.var_activation(encoder.var_encoder(hidden)) + encoder.var_eps
+        return Gaussian(encoder.mean_encoder(hidden), variance.sqrt(), validate_args=False), hidden
+
+    @auto_move_data
+    def _regular_inference(
+        self,
+        x: SparseCounts | torch.Tensor,
+        batch_index: torch.Tensor,
+        cont_covs: torch.Tensor | None = None,
+        cat_covs: torch.Tensor | None = None,
+        n_samples: int = 1,
+    ) -> dict[str, torch.Tensor | Distribution | None]:
+        """Posteriors of cells, and samples ``(b, d)``, or ``(n_samples, b, d)`` of more than one.
+
+        Beside scvi-tools' entries there is ``"log_qz"``, shape ``(b,)`` or ``(n_samples, b)``: the first half of the
+        divergence, the negative entropy of a Gaussian or the log density of a flow's sample.
+        """
+        codes = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
+        continuous, categories = self._encoder_covariates(batch_index, codes, cont_covs)
+        counts = self._encoder_counts(x)
+        base, hidden = self._encode(self.z_encoder, counts, continuous, categories)
+        shape = torch.Size() if n_samples == 1 else torch.Size((n_samples,))
+        if self.flow is not None:
+            z, log_qz = self.flow(base, hidden, shape)
+            qz = FlowPosterior(self.flow, base, hidden)
+        else:
+            z, qz, log_qz = self.z_encoder.z_transformation(base.rsample(shape)), base, -base.entropy().sum(-1)
+        ql = None
+        if self.use_observed_lib_size:
+            total = x.totals() if isinstance(x, SparseCounts) else x.sum(1)
+            library = total.log().unsqueeze(1).expand(*shape, -1, -1)
+        else:
+            ql, _ = self._encode(self.l_encoder, counts, continuous, categories)
+            library = ql.rsample(shape)
+        return {
+            MODULE_KEYS.Z_KEY: z,
+            MODULE_KEYS.QZ_KEY: qz,
+            MODULE_KEYS.QL_KEY: ql,
+            MODULE_KEYS.LIBRARY_KEY: library,
+            "log_qz": log_qz,
+        }
+
+    def on_load(self, model, **kwargs) -> None:
+        """Refuse models that a later version of the package has saved."""
+        if model.checkpoint_format_ > CHECKPOINT_FORMAT:
+            msg = (
+                f"The saved model has format {model.checkpoint_format_}, but this version of scdgd reads formats up to "
+                f"{CHECKPOINT_FORMAT}. Upgrade with `pip install --upgrade scdgd`."
+            )
+            raise ValueError(msg)
+
+    def extend_categories(self, n_known: Sequence[int]) -> None:
+        """Mend and hold the weights of known categories in a query model, see :func:`mend_query_columns`."""
+        mend_query_columns(self, n_known)
+
+    def given_prior(self) -> Prior:
+        """The prior for the encoder as it is now; pseudo-inputs are encoded once, in evaluation mode."""
+        return self.prior.given(self.encode_pseudo_inputs)
+
+    def encode_pseudo_inputs(self, inputs: EncoderInput) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance ``(k, d)`` of the Gaussian posteriors of pseudo-inputs.
+
+        With a flow they are those of its base: the density of a mixture of flows would need the inverse of every
+        component's flow at every sample.
+        """
+        continuous, categories = None, ()
+        if self.encode_covariates:
+            batch, *others = inputs.categories
+            continuous, categories = self._encoder_covariates(batch, others, inputs.continuous)
+        with _evaluation_mode(self.z_encoder):
+            qz, _ = self._encode(self.z_encoder, inputs.counts, continuous, categories)
+        return qz.loc, qz.variance
+
+    def forward(self, tensors, *args, generative_kwargs: dict | None = None, compute_loss: bool = True, **kwargs):
+        """As in scvi-tools; where a loss is computed, the likelihood is one of :mod:`scdgd.likelihood` if there is one.
+
+        Where none is, a flow's posterior is given as the Gaussian with its moments, of which scvi-tools' downstream
+        methods can join minibatches.
+        """
+        generative_kwargs = {"for_loss": compute_loss, **(generative_kwargs or {})}
+        outputs = super().forward(
+            tensors, *args, generative_kwargs=generative_kwargs, compute_loss=compute_loss, **kwargs
+        )
+        if self.flow is not None and not compute_loss:
+            qz = outputs[0][MODULE_KEYS.QZ_KEY]
+            outputs[0][MODULE_KEYS.QZ_KEY] = Gaussian(qz.loc, qz.scale, validate_args=False)
+        return outputs
+
+    @auto_move_data
+    def generative(
+        self,
+        z: torch.Tensor,
+        library: torch.Tensor,
+        batch_index: torch.Tensor,
+        cont_covs: torch.Tensor | None = None,
+        cat_covs: torch.Tensor | None = None,
+        size_factor: torch.Tensor | None = None,
+        y: torch.Tensor | None = None,
+        transform_batch: torch.Tensor | None = None,
+        for_loss: bool = False,
+    ) -> dict[str, Distribution | None]:
+        """Distribution of counts given ``z`` ``(..., b, d)``: scvi-tools', or `for_loss` our own, which is faster."""
+        if transform_batch is not None:
+            batch_index = torch.ones_like(batch_index) * transform_batch
+        hidden = self._decode(z, batch_index, cont_covs, cat_covs)
+        output = self.decoder.px_scale_decoder[0](hidden)
+        log_theta = self._log_theta(hidden, batch_index, y)
+        if for_loss and self.gene_likelihood in LIKELIHOODS and not self.use_size_factor_key:
+            family = LIKELIHOODS[self.gene_likelihood]
+            parameters = self._likelihood_parameters(hidden, log_theta)
+            if self.mean_activation == "exp":
+                px = family(output + _log_scale(library), *parameters)
+            elif self.use_observed_lib_size:
+                px = family.from_softmax(output, library, *parameters)
+            else:  # gradients reach a library size that is latent
+                px = family(library + torch.log_softmax(output, dim=-1), *parameters)
+        else:
+            px = self._distribution(hidden, output, log_theta, size_factor if self.use_size_factor_key else library)
+        pl = None
+        if not self.use_observed_lib_size:
+            means, variances = self._compute_local_library_params(batch_index)
+            pl = Gaussian(means, variances.sqrt())
+        pz = Gaussian(torch.zeros_like(z), torch.ones_like(z), validate_args=False)
+        return {MODULE_KEYS.PX_KEY: px, MODULE_KEYS.PL_KEY: pl, MODULE_KEYS.PZ_KEY: pz}
+
+    def _decode(
+        self, z: torch.Tensor, batch_index: torch.Tensor, cont_covs: torch.Tensor | None, cat_covs: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Last hidden layer of the decoder, shape ``(..., b, h)``."""
+        inputs = [z]
+        categories = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
+        if cont_covs is not None:
+            inputs.append(cont_covs.expand(*z.shape[:-1], -1))
+        if self.batch_representation == "embedding":
+            embedded = self.compute_embedding(REGISTRY_KEYS.BATCH_KEY, batch_index)
+            inputs.append(embedded.expand(*z.shape[:-1], -1))
+        else:
+            categories = (batch_index, *categories)
+        return self.decoder.px_decoder(torch.cat(inputs, dim=-1), *categories)
+
+    def _log_theta(self, hidden: torch.Tensor, batch_index: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
+        """Log inverse dispersion, ``(g,)``, ``(b, g)`` or, per gene and cell, ``(..., b, g)``."""
+        if self.dispersion == "gene-cell":
+            return self.decoder.px_r_decoder(hidden)
+        if self.dispersion == "gene":
+            return self.px_r
+        codes, n = (y, self.n_labels) if self.dispersion == "gene-label" else (batch_index, self.n_batch)
+        return linear(one_hot(codes.squeeze(-1).long(), n).to(self.px_r.dtype), self.px_r)
+
+    def _likelihood_parameters(self, hidden: torch.Tensor, log_theta: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given = {"log_theta": lambda: log_theta, "zi_logits": lambda: self.decoder.px_dropout_decoder(hidden)}
+        return tuple(given[name]() for name in LIKELIHOODS[self.gene_likelihood].parameter_names)
+
+    def _distribution(
+        self, hidden: torch.Tensor, output: torch.Tensor, log_theta: torch.Tensor, size: torch.Tensor
+    ) -> Distribution:
+        """scvi-tools' distribution of counts, which its downstream methods read."""
+        if self.mean_activation == "exp":
+            mean = (output + _log_scale(size)).exp()
+            scale = torch.softmax(output, dim=-1)
+        else:
+            scale = self.decoder.px_scale_decoder[1](output)
+            mean = size.exp() * scale
+        theta = log_theta.exp()
+        if self.gene_likelihood == "zinb":
+            logits = self.decoder.px_dropout_decoder(hidden)
+            return ZeroInflatedNegativeBinomial(mu=mean, theta=theta, zi_logits=logits, scale=scale)
+        if self.gene_likelihood == "nb":
+            return NegativeBinomial(mu=mean, theta=theta, scale=scale)
+        if self.gene_likelihood == "poisson":
+            return Poisson(rate=mean, scale=scale, validate_args=False)
+        return Normal(mean, theta, normal_mu=scale, validate_args=False)
+
+    def loss(
+        self,
+        tensors: dict[str, torch.Tensor],
+        inference_outputs: dict[str, torch.Tensor | Distribution | None],
+        generative_outputs: dict[str, Distribution | None],
+        kl_weight: torch.Tensor | float = 1.0,
+        encoder_learns_from_prior: bool = False,
+    ) -> LossOutput:
+        """Negative ELBO.
+
+        Parameters
+        ----------
+        tensors, inference_outputs, generative_outputs, kl_weight
+            As in scvi-tools.
+        encoder_learns_from_prior
+            Whether gradients reach the encoder through the pseudo-inputs of a prior that is fitted by empirical Bayes,
+            as in the code of Stirn & Knowles 2024.
+        """
+        if self.minified_data_type is not None:
+            msg = "A loss needs counts, and these data are minified."
+            raise ValueError(msg)
+        px, z = generative_outputs[MODULE_KEYS.PX_KEY], inference_outputs[MODULE_KEYS.Z_KEY]
+        log_prob = px.log_prob(self._counts_for(px, tensors[REGISTRY_KEYS.X_KEY]))
+        reconstruction_loss = -log_prob if type(px) in LIKELIHOODS.values() else -log_prob.sum(-1)
+        learns = encoder_learns_from_prior or not self.prior.empirical_bayes
+        is_frozen = not any(p.requires_grad for p in self.prior.parameters())  # in a query
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns and not is_frozen):
+            prior = self.given_prior()
+        kl_z = inference_outputs["log_qz"] - self._expected_log_prior(prior, inference_outputs, z)
+        kl_library = torch.zeros_like(kl_z)
+        if not self.use_observed_lib_size:
+            ql, pl = inference_outputs[MODULE_KEYS.QL_KEY], generative_outputs[MODULE_KEYS.PL_KEY]
+            kl_library = kl_divergence(ql, pl).sum(-1).expand_as(kl_z)
+        extra = {}
+        if self.extra_payload_autotune:
+            extra = {"z": z, "batch": tensors[REGISTRY_KEYS.BATCH_KEY], "labels": tensors[REGISTRY_KEYS.LABELS_KEY]}
+        return LossOutput(
+            loss=(reconstruction_loss + kl_weight * kl_z + kl_library).mean(),
+            reconstruction_loss=reconstruction_loss,
+            kl_local={MODULE_KEYS.KL_L_KEY: kl_library, MODULE_KEYS.KL_Z_KEY: kl_z},
+            extra_metrics=extra,
+        )
+
+    @staticmethod
+    def _counts_for(px: Distribution, x: SparseCounts | torch.Tensor) -> SparseCounts | torch.Tensor:
+        sparse_is_wanted = type(px) in LIKELIHOODS.values()
+        return x.to_dense() if isinstance(x, SparseCounts) and not sparse_is_wanted else x
+
+    def _expected_log_prior(self, prior: Prior, inference_outputs: dict, z: torch.Tensor) -> torch.Tensor:
+        r"""Estimate of :math:`\mathbb E_q \log p(z)`, shape ``(..., b)``."""
+        qz = inference_outputs[MODULE_KEYS.QZ_KEY]
+        samples = z
+        if self.n_prior_samples > 1 and self.training:
+            samples = qz.rsample(torch.Size((self.n_prior_samples,)))
+        if self.flow is None:
+            expected = prior.expected_log_prob(samples, qz.loc, qz.variance)
+        else:
+            expected = prior.log_prob(samples)
+        is_averaged = samples is not z and expected.ndim > 1  # not so where it is known in closed form
+        return expected.mean(0) if is_averaged else expected
+
+    @torch.inference_mode()
+    @auto_move_data
+    def marginal_ll(
+        self,
+        tensors: dict[str, torch.Tensor],
+        n_mc_samples: int,
+        return_mean: bool = False,
+        n_mc_samples_per_pass: int = 1,
+    ) -> torch.Tensor | float:
+        r"""Log evidence by importance sampling from the posterior, with this model's prior and its posterior's density.
+
+        .. math::
+            \log p(x) \approx \log \frac1S \sum_s \frac{p(x \mid z_s)\, p(z_s)}{q(z_s \mid x)}
+
+        Parameters
+        ----------
+        tensors
+            Minibatch of ``b`` cells.
+        n_mc_samples
+            Number of samples ``S``.
+        return_mean
+            Whether to return the mean over cells.
+        n_mc_samples_per_pass
+            Samples that are decoded together.
+
+        Returns
+        -------
+        Log evidences in nats, shape ``(b,)``, or their mean.
+        """
+        prior = self.given_prior()
+        log_weights = []
+        for first in range(0, n_mc_samples, n_mc_samples_per_pass):
+            n_samples = min(n_mc_samples_per_pass, n_mc_samples - first)
+            log_weights.append(self._log_importance_weights(prior, tensors, n_samples).reshape(n_samples, -1))
+        log_evidence = torch.logsumexp(torch.cat(log_weights).double(), 0) - torch.tensor(float(n_mc_samples)).log()
+        return log_evidence.mean().item() if return_mean else log_evidence.float().cpu()
+
+    def _log_importance_weights(self, prior: Prior, tensors: dict[str, torch.Tensor], n_samples: int) -> torch.Tensor:
+        """Log of joint density over posterior density at `n_samples` draws."""
+        inference_outputs, generative_outputs, losses = self.forward(
+            tensors,
+            inference_kwargs={"n_samples": n_samples},
+            get_inference_input_kwargs={"full_forward_pass": True},
+        )
+        z, qz = inference_outputs[MODULE_KEYS.Z_KEY], inference_outputs[MODULE_KEYS.QZ_KEY]
+        log_qz = inference_outputs["log_qz"] if self.flow is not None else qz.log_prob(z).sum(-1)
+        log_weight = prior.log_prob(z) - log_qz - losses.dict_sum(losses.reconstruction_loss)
+        if not self.use_observed_lib_size:
+            library = inference_outputs[MODULE_KEYS.LIBRARY_KEY]
+            pl, ql = generative_outputs[MODULE_KEYS.PL_KEY], inference_outputs[MODULE_KEYS.QL_KEY]
+            log_weight = log_weight + (pl.log_prob(library) - ql.log_prob(library)).sum(-1)
+        return log_weight
+
+
+def _log_scale(library: torch.Tensor) -> torch.Tensor:
+    r"""Log size factor of Dony et al. 2020, :math:`\log \max(N / 10^4, 10^{-3})`."""
+    return (library - torch.tensor(_NORMALIZED_TOTAL).log()).clamp(min=torch.tensor(1e-3).log())
+
+
+@contextlib.contextmanager
+def _evaluation_mode(network: torch.nn.Module) -> Iterator[None]:
+    """No dropout, moving statistics; then the mode that it was in."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)

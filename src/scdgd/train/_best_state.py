@@ -1,0 +1,123 @@
+"""Training that ends in its best state, and does not end in numbers that are none."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from lightning.pytorch.callbacks import Callback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lightning.pytorch import LightningModule, Trainer
+
+logger = logging.getLogger(__name__)
+
+
+class BestState(Callback):
+    """Keeps a copy of the parameters after the best epoch so far, and puts it back when training ends or is interrupted.
+
+    It also ends training when the loss of a minibatch, or a parameter after an epoch, is not finite: the copy is put
+    back, and an error names the minibatch and the parameters that are not finite.
+
+    Epochs of pre-training (``is_pretraining`` of the plan) are not compared with later ones.
+
+    Parameters
+    ----------
+    monitor
+        Logged quantity by which epochs are compared; ``None`` keeps the last epoch.
+    mode
+        Whether small or large values are good.
+
+    Attributes
+    ----------
+    epoch
+        The epoch of the copy; ``None`` before the first one is complete.
+    """
+
+    def __init__(self, monitor: str | None = None, mode: Literal["min", "max"] = "min") -> None:
+        self.monitor, self._sign = monitor, 1.0 if mode == "min" else -1.0
+        self.epoch: int | None = None
+        self._best, self._state, self._failed = float("inf"), {}, False
+        self._broken: list[str] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy the parameters that training starts from."""
+        self._copy(pl_module)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
+        """Note which parameters are not finite if the loss is not, before a step makes all of them so."""
+        if not torch.isfinite(loss):
+            self._broken = _not_finite(pl_module.module.named_parameters())
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
+        """Stop if the loss is not finite."""
+        if self._broken is not None:
+            where = f"The loss is not finite at minibatch {batch_idx} of epoch {trainer.current_epoch}"
+            self._fail(trainer, pl_module, where, self._broken)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop if the last step of the epoch broke a parameter."""
+        if not trainer.sanity_checking:
+            self._check_parameters(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy the parameters if this epoch is the best."""
+        self._check_parameters(trainer, pl_module)
+        if self._failed:
+            return
+        value = self._value(trainer, pl_module)
+        if self.epoch is None or value is None or value < self._best:
+            self._copy(pl_module)
+            self._best, self.epoch = self._best if value is None else value, trainer.current_epoch
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the best state back."""
+        if self.monitor is not None or self._failed:
+            self._restore(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put the best state back, because a training that is interrupted does not end otherwise."""
+        if (
+            self.monitor is not None
+            and self.epoch is not None
+            and isinstance(exception, KeyboardInterrupt | SystemExit)
+        ):
+            self._restore(pl_module)
+
+    def _value(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
+        """What the epoch is compared by, small is good; ``None`` if it is better than all before."""
+        if self.monitor is None or getattr(pl_module, "is_pretraining", False):
+            return None
+        value = self._sign * float(trainer.callback_metrics.get(self.monitor, "nan"))
+        return float("inf") if math.isnan(value) else value
+
+    def _check_parameters(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._failed and (broken := _not_finite(pl_module.module.state_dict().items())):
+            self._fail(trainer, pl_module, f"The last step of epoch {trainer.current_epoch} went wrong", broken)
+
+    def _fail(self, trainer: Trainer, pl_module: LightningModule, where: str, broken: list[str]) -> None:
+        if self._failed:
+            return
+        self._failed = trainer.should_stop = True
+        self._restore(pl_module)
+        what = f"not finite: {', '.join(broken)}" if broken else "all parameters were finite before"
+        remedy = "Lower the learning rate, or set `gradient_clip_val`."
+        if self.epoch is None:
+            msg = f"{where} ({what}), and no epoch was complete. {remedy}"
+            raise FloatingPointError(msg)
+        logger.error("%s (%s). Training stops; the model is as after epoch %s. %s", where, what, self.epoch, remedy)
+
+    def _copy(self, pl_module: LightningModule) -> None:
+        self._state = {name: value.detach().clone() for name, value in pl_module.module.state_dict().items()}
+
+    def _restore(self, pl_module: LightningModule) -> None:
+        pl_module.module.load_state_dict(self._state)
+
+
+def _not_finite(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+    """Names of the tensors that are not finite."""
+    return [name for name, value in tensors if value.is_floating_point() and not torch.isfinite(value).all()]

@@ -1,0 +1,416 @@
+"""Alternating steps: who moves when, by which gradient, how fast, and from where."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import scvi
+import torch
+from lightning.pytorch.callbacks import Callback
+from scvi.dataloaders import DataSplitter
+
+from scdgd.data import SparseCountsSplitter
+from scdgd.model import FlexSCVI
+from scdgd.module import FlexVAE
+from scdgd.train import EmpiricalBayesPlan
+from tests.conftest import simulate, state_of, train
+
+EMPIRICAL_BAYES, BY_ELBO = ("gmm", "dpgmm", "vmm"), ("vamp", "vade")
+
+
+def make(adata=None, setup: dict | None = None, **kwargs) -> FlexSCVI:
+    adata = simulate(100, 15) if adata is None else adata
+    FlexSCVI.setup_anndata(adata, **(setup or {}))
+    return FlexSCVI(adata, **{"prior": "vmm", "n_components": 4, "n_latent": 3, "n_hidden": 8, **kwargs})
+
+
+def copy_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+class Watch(Callback):
+    """Three states of each minibatch (before, after the step of the networks, after that of the prior), and the rates."""
+
+    def __init__(self) -> None:
+        self.states, self.kl_weights, self.rates, self.losses, self.gradients = [], [], [], [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.plan = pl_module
+        if self.states:
+            self.states[-1].append(copy_of(pl_module.module))
+        self.states.append([copy_of(pl_module.module)])
+        optimizer = pl_module._prior_optimizer
+        if optimizer is not None and len(self.states) == 1:
+            step, own = optimizer.step, optimizer.param_groups
+
+            def spy():
+                self.gradients.append([None if p.grad is None else p.grad.clone() for p in pl_module._trained])
+                self.rates.append([groups[0]["lr"] for groups in (trainer.optimizers[0].param_groups, own)])
+                return step()
+
+            optimizer.step = spy
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.states[-1].append(copy_of(pl_module.module))
+        self.kl_weights.append(float(pl_module.loss_kwargs["kl_weight"]))
+        self.losses.append(float(outputs["loss"]))
+        if pl_module._prior_optimizer is None or pl_module.is_pretraining:
+            self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+    def on_train_end(self, trainer, pl_module):
+        self.states[-1].append(copy_of(pl_module.module))
+
+
+def watched(model: FlexSCVI, max_epochs: int = 2, **kwargs) -> Watch:
+    watch = Watch()
+    train(model, max_epochs, **{"batch_size": 32, "callbacks": [watch], **kwargs})
+    return watch
+
+
+def differ(first: dict, second: dict, *, prior: bool) -> list[str]:
+    return [key for key in first if key.startswith("prior.") == prior and not torch.equal(first[key], second[key])]
+
+
+# ---------------------------------------------------------------- who moves
+
+
+@pytest.mark.parametrize("prior", EMPIRICAL_BAYES)
+@pytest.mark.parametrize(
+    "options", [{}, {"encoder_learns_from_prior": True}, {"detach_responsibilities": False}], ids=str
+)
+def test_steps_alternate(prior, options):
+    watch = watched(make(prior=prior), plan_kwargs=options)
+    for before, after_networks, after_prior in watch.states:
+        assert differ(before, after_networks, prior=True) == []
+        assert any("encoder" in key for key in differ(before, after_networks, prior=False))
+        assert any("running_mean" in key for key in differ(before, after_networks, prior=False))
+        assert differ(after_networks, after_prior, prior=False) == []
+        moved = differ(after_networks, after_prior, prior=True)
+        trained = [f"prior.{name}" for name, _ in watch.plan.module.prior.named_parameters()]
+        assert set(moved) == set(trained)
+
+
+@pytest.mark.parametrize("prior", BY_ELBO)
+def test_priors_of_the_elbo_move_with_the_networks(prior):
+    watch = watched(make(prior=prior))
+    assert watch.plan._prior_optimizer is None
+    for before, after_networks, after_prior in watch.states:
+        trained = {f"prior.{name}" for name, _ in watch.plan.module.prior.named_parameters()}
+        assert set(differ(before, after_networks, prior=True)) == trained
+        assert differ(after_networks, after_prior, prior=True) == differ(after_networks, after_prior, prior=False) == []
+
+
+@pytest.mark.parametrize("prior", [*EMPIRICAL_BAYES, *BY_ELBO])
+def test_groups_of_the_optimiser(prior):
+    plan = EmpiricalBayesPlan(make(prior=prior).module, lr=1e-3, prior_lr_ratio=5.0, weight_decay=0.1)
+    optimizer = plan.configure_optimizers()["optimizer"]
+    of_prior = {id(p) for p in plan.module.prior.parameters()}
+    networks, *others = optimizer.param_groups
+    assert not of_prior & {id(p) for p in networks["params"]}
+    assert len(networks["params"]) + len(of_prior) == len(list(plan.module.parameters()))
+    assert (networks["lr"], networks["weight_decay"], networks["eps"]) == (1e-3, 0.1, 0.01)
+    if prior in EMPIRICAL_BAYES:
+        assert others == []
+        return
+    (group,) = others
+    assert {id(p) for p in group["params"]} == of_prior
+    assert (group["lr"], group["weight_decay"], group["eps"]) == (5e-3, 0.0, 1e-8)
+
+
+def test_the_encoder_learns_from_the_prior_only_on_request():
+    states = {}
+    for prior, learns in itertools.product(("vmm", "dpgmm"), (False, True)):
+        scvi.settings.seed = 0
+        model = make(prior=prior)
+        train(model, 1, batch_size=90, plan_kwargs={"encoder_learns_from_prior": learns})
+        states[prior, learns] = model.module.z_encoder.mean_encoder.weight.detach().clone()
+    assert not torch.equal(states["vmm", False], states["vmm", True])
+    assert torch.equal(states["dpgmm", False], states["dpgmm", True])  # its components are not encoded
+
+
+# ---------------------------------------------------------------- by which gradient
+
+
+def direct_gradient(module: FlexVAE, z: torch.Tensor, prior_batch_size: float, detach: bool = True) -> list:
+    """Of the objective of the prior, written out."""
+    given = module.given_prior()
+    e = given.expected_component_log_prob(z)
+    r = torch.softmax(e, dim=-1)
+    r = r.detach() if detach else r
+    loss = -(r * e).sum() / len(z) - sum(given.hyper_log_prob().values()) / prior_batch_size
+    return torch.autograd.grad(loss, [p for p in module.prior.parameters() if p.requires_grad], allow_unused=True)
+
+
+@pytest.mark.parametrize("prior", EMPIRICAL_BAYES)
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize(("batch_size", "prior_batch_size"), [(30, 256), (90, 256), (30, 10_000)])
+def test_gradient_of_the_prior(prior, detach, batch_size, prior_batch_size, monkeypatch):
+    """With the prior of the parameters weighed by its own number of cells, whatever the minibatch."""
+    model, draws = make(prior=prior), []
+    draw = EmpiricalBayesPlan._draw
+
+    def spy(self, batch):
+        result = draw(self, batch)
+        draws.append((result, batch["X"].to_dense()))
+        return result
+
+    monkeypatch.setattr(EmpiricalBayesPlan, "_draw", spy)
+    options = {"prior_batch_size": prior_batch_size, "detach_responsibilities": detach}
+    watch = watched(model, 1, batch_size=batch_size, train_size=0.9, plan_kwargs=options)
+    module = copy.deepcopy(model.module).eval()
+    assert len(watch.gradients) == len(draws) == 90 // batch_size
+    for (z, x), gradients, (_, state, _) in zip(draws, watch.gradients, watch.states, strict=True):
+        assert len(z) == batch_size
+        module.load_state_dict(state)
+        expected = direct_gradient(module, z, prior_batch_size, detach)
+        other = direct_gradient(module, z, prior_batch_size, not detach)
+        assert any(a is not None and not torch.allclose(a, b, rtol=1e-3) for a, b in zip(expected, other, strict=True))
+        for gradient, reference in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
+        qz = module._regular_inference(x, torch.zeros(len(x), 1))["qz"]  # of the encoder in evaluation mode
+        assert (((z - qz.loc) / qz.scale).abs() < 6).all()
+
+
+def test_closed_form_takes_over_when_the_averages_are_ready():
+    plans = {}
+    for update in ("adam", "closed_form"):
+        scvi.settings.seed = 0
+        watch = watched(make(prior="dpgmm"), 6, batch_size=20, train_size=0.9, plan_kwargs={"prior_update": update})
+        plans[update] = watch.states
+    ready = 19  # the twentieth minibatch of 5 an epoch
+    for i, (adam, closed) in enumerate(zip(plans["adam"], plans["closed_form"], strict=True)):
+        same = differ(adam[2], closed[2], prior=True) == []
+        assert same == (i < ready), i
+
+
+@pytest.mark.parametrize(("prior", "covariance_type"), [("dpgmm", "diag"), ("vmm", "full")])
+def test_closed_form_trains(prior, covariance_type):
+    model = make(prior=prior, prior_kwargs={"covariance_type": covariance_type})
+    watch = watched(model, 10, batch_size=20, plan_kwargs={"prior_update": "closed_form"})
+    *_, (_, before, after) = watch.states
+    assert differ(before, after, prior=False) == []
+    assert any("wishart" in key for key in differ(before, after, prior=True))
+    assert np.isfinite(float(model.get_elbo()))
+    torch.testing.assert_close(model.module.given_prior().weights.sum(), torch.tensor(1.0))
+
+
+# ---------------------------------------------------------------- how fast
+
+
+@pytest.mark.parametrize("prior", ["vmm", "vamp"])
+def test_the_prior_follows_the_rate_of_the_networks(prior):
+    plan = {
+        "prior_lr_ratio": 5.0,
+        "reduce_lr_on_plateau": True,
+        "lr_patience": 0,
+        "lr_threshold": 1e9,
+        "lr_factor": 0.5,
+    }
+    watch = watched(make(prior=prior), 4, plan_kwargs=plan, early_stopping=True)
+    rates = np.array(watch.rates)
+    np.testing.assert_allclose(rates[:, 1], 5 * rates[:, 0], rtol=1e-6)
+    assert rates[-1, 0] < 0.3 * rates[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [1, 1, 1, 1]),
+        ({"n_epochs_kl_warmup": 2}, [0, 0.5, 1, 1]),
+        ({"n_epochs_kl_warmup": 2, "max_kl_weight": 0.1}, [0, 0.05, 0.1, 0.1]),
+        ({"max_kl_weight": 0.0}, [0, 0, 0, 0]),
+        ({"n_pretraining_epochs": 2}, [0, 0, 1, 1]),
+        ({"max_kl_weight": 0.5, "n_pretraining_epochs": 1}, [0, 0.5, 0.5, 0.5]),
+    ],
+    ids=str,
+)
+def test_weight_of_the_divergence(options, expected):
+    watch = watched(make(prior="vade"), 4, batch_size=90, train_size=0.9, plan_kwargs=options)
+    np.testing.assert_allclose(watch.kl_weights, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("prior", "posterior"), [("vade", "normal"), ("gmm", "iaf"), ("vmm", "normal")])
+def test_pretraining(prior, posterior):
+    """The prior waits; then a Gaussian mixture is put where the representations are."""
+    model = make(prior=prior, posterior=posterior, n_components=3)
+    plan = {"n_pretraining_epochs": 2, "pretraining_lr": 5e-3, "lr": 1e-3}
+    watch = watched(model, 4, batch_size=45, train_size=0.9, plan_kwargs=plan)
+    start = watch.states[0][0]
+    for states in watch.states[:4]:
+        for state in states[: 3 if states is not watch.states[3] else 2]:
+            assert differ(start, state, prior=True) == []
+    placed = watch.states[4][0]
+    if prior != "vmm":
+        assert not start["prior.placed"]
+        assert {"prior.placed", "prior.means", "prior.log_var"} <= set(differ(start, placed, prior=True))
+        z = model.get_latent_representation()
+        assert np.abs(placed["prior.means"].mean(0).numpy() - z.mean(0)).max() < 3 * z.std()
+        assert torch.pdist(placed["prior.means"]).min() > 1e-3
+    assert differ(placed, watch.states[-1][-1], prior=True)
+    np.testing.assert_allclose([rates[0] for rates in watch.rates], [5e-3] * 4 + [1e-3] * 4)
+
+
+def test_penalty_of_the_weights():
+    losses = {}
+    options = {"dispersion": "gene-batch", "batch_representation": "embedding", "prior": "vamp"}
+    for penalty in ((0.0, 0.0), (0.01, 0.0), (0.0, 0.02)):
+        scvi.settings.seed = 0
+        model = make(simulate(100, 15, n_batches=2), {"batch_key": "batch"}, **options)
+        kernels = [m.weight.detach() for m in model.module.modules() if isinstance(m, torch.nn.Linear)]
+        l1, l2 = penalty
+        expected = sum(l1 * float(kernel.abs().sum()) + l2 * float(kernel.square().sum()) for kernel in kernels)
+        watch = watched(model, 1, batch_size=90, train_size=0.9, plan_kwargs={"kernel_l1": l1, "kernel_l2": l2})
+        losses[penalty] = watch.losses[0] - expected
+        if penalty[0]:
+            assert expected > 0.1
+    np.testing.assert_allclose(list(losses.values()), losses[0.0, 0.0], rtol=1e-4)
+
+
+# ---------------------------------------------------------------- from where
+
+
+def counts_of(adata) -> np.ndarray:
+    return adata.X.toarray()
+
+
+@pytest.mark.parametrize("prior", ["vamp", "vmm"])
+@pytest.mark.parametrize("initial", ["random", "kmeans++"])
+def test_pseudo_inputs_start_at_training_cells(prior, initial):
+    adata = simulate(100, 15, n_batches=3)
+    setup = {"batch_key": "batch", "continuous_covariate_keys": ["age"], "categorical_covariate_keys": ["donor"]}
+    starts = {}
+    for run, seed in enumerate((0, 0, 1)):
+        scvi.settings.seed = 0
+        model = make(adata, setup, prior=prior, n_components=40, encode_covariates=True)
+        plan = {"initial_pseudo_inputs": initial, "seed": seed}
+        watch = watched(model, 1, train_size=0.5, validation_size=0.3, plan_kwargs=plan)
+        assert len(model.train_indices) == 50
+        start = watch.states[0][0]
+        counts = torch.nn.functional.softplus(start["prior.pseudo_inputs.genes"]) - 1
+        distance = np.abs(counts.numpy()[:, None] - counts_of(adata)[None]).max(-1)
+        cells = distance.argmin(1)
+        assert distance.min(1).max() < 0.01
+        assert len(set(cells)) == 40
+        assert set(cells) <= set(model.train_indices)
+        ages = start["prior.pseudo_inputs.continuous"][:, 0].numpy()
+        np.testing.assert_allclose(ages, adata.obs["age"].to_numpy()[cells], rtol=1e-5)
+        for name in ("0", "1"):
+            assert (start[f"prior.pseudo_inputs.category_logits.{name}"] == 0).all()
+        starts[run] = cells
+    np.testing.assert_array_equal(starts[0], starts[1])
+    assert not np.array_equal(starts[0], starts[2])
+
+
+def test_kmeans_finds_distinct_cells():
+    adata = simulate(200, 30, 4, depth=3000.0)
+    types = {}
+    for initial in ("random", "kmeans++"):
+        model = make(adata, n_components=4, prior="vamp")
+        watch = watched(model, 1, plan_kwargs={"initial_pseudo_inputs": initial, "seed": 3})
+        counts = torch.nn.functional.softplus(watch.states[0][0]["prior.pseudo_inputs.genes"]).numpy() - 1
+        cells = np.abs(counts[:, None] - counts_of(adata)[None]).max(-1).argmin(1)
+        types[initial] = adata.obs["cell_type"].iloc[cells].nunique()
+    assert types["kmeans++"] == 4
+
+
+def test_pseudo_inputs_start_in_the_units_of_the_encoder():
+    adata = simulate(100, 15)
+    watch = watched(make(adata, normalize_input=True), 1)
+    counts = torch.nn.functional.softplus(watch.states[0][0]["prior.pseudo_inputs.genes"]) - 1
+    torch.testing.assert_close(counts.sum(1), torch.full((4,), 1e4), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("prior", [*EMPIRICAL_BAYES, *BY_ELBO])
+def test_components_need_training_cells(prior):
+    adata = simulate(40, 15)
+    with pytest.raises(ValueError, match="41 components.*40"):
+        make(adata, prior=prior, n_components=41)
+    model = make(adata, prior=prior, n_components=40)
+    with pytest.raises(ValueError, match="40 components.*training cells.*20"):
+        train(model, 1, train_size=0.5)
+    assert not model.is_trained
+    train(model, 1, train_size=1.0)
+
+
+# ---------------------------------------------------------------- the host's options
+
+
+@pytest.mark.parametrize("prior", ["normal", *EMPIRICAL_BAYES, *BY_ELBO])
+def test_same_seed_same_result_and_training_goes_on(prior):
+    runs = []
+    for seed in (0, 0, 1):
+        scvi.settings.seed = seed
+        model = make(prior=prior)
+        train(model, 1, batch_size=32)
+        first = state_of(model)
+        watch = watched(model, 1)
+        for key, value in first.items():
+            assert torch.equal(value, watch.states[0][0][key]), key  # begins where it had ended
+        runs.append(state_of(model))
+        assert len(model.history["elbo_train"]) == 2
+    for key in runs[0]:
+        assert torch.equal(runs[0][key], runs[1][key]), key
+    assert any(not torch.equal(runs[0][key], runs[2][key]) for key in runs[0] if key.startswith("z_encoder"))
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        {"gradient_clip_val": 1.0},
+        {"accumulate_grad_batches": 2},
+        {"gradient_clip_val": 0.5, "gradient_clip_algorithm": "value", "accumulate_grad_batches": 3},
+        {"early_stopping": True, "early_stopping_monitor": "elbo_train", "train_size": 1.0},
+        {"load_sparse_tensor": True},
+        {"plan_kwargs": {"optimizer": "AdamW"}},
+        {"plan_kwargs": {"n_steps_kl_warmup": 3}},
+        {"plan_config": {"lr": 1e-4}, "plan_kwargs": {"eps": 1e-8}},
+        {"callbacks": None},
+    ],
+    ids=str,
+)
+def test_options_of_the_host(trainer):
+    model = make()
+    train(model, 2, batch_size=32, **trainer)
+    assert np.isfinite(float(model.get_elbo()))
+
+
+def test_accumulated_gradients_step_the_networks_once():
+    watch = watched(make(), 1, batch_size=30, train_size=0.9, accumulate_grad_batches=3)
+    assert [bool(differ(before, after, prior=False)) for before, after, _ in watch.states][-1]
+    parameters = dict(watch.plan.module.named_parameters())
+    for before, after, _ in watch.states[:2]:
+        assert not [key for key in differ(before, after, prior=False) if key in parameters]
+
+
+@pytest.mark.parametrize(("splitter", "prior"), [(SparseCountsSplitter, "gmm"), (DataSplitter, "vmm")])
+def test_datamodule(splitter, prior):
+    model = make(prior=prior)
+    train(model, 2, datamodule=splitter(model.adata_manager, batch_size=32))
+    assert np.isfinite(float(model.get_elbo()))
+    without = FlexSCVI(registry=model.registry, prior=prior, n_components=4, n_latent=3, n_hidden=8)
+    train(without, 2, datamodule=splitter(model.adata_manager, batch_size=32))
+    z = without.get_latent_representation(dataloader=model._make_data_loader(model.adata))
+    assert z.shape == (100, 3)
+    assert np.isfinite(z).all()
+
+
+@pytest.mark.parametrize(
+    ("prior", "options", "match"),
+    [
+        ("vmm", {"prior_update": "newton"}, r"prior_update.*'adam', 'closed_form'.*newton"),
+        ("vmm", {"initial_pseudo_inputs": "kmeans"}, r"initial_pseudo_inputs.*'random', 'kmeans\+\+'.*kmeans"),
+        ("vmm", {"prior_batch_size": 0}, "prior_batch_size"),
+        ("vmm", {"prior_lr_ratio": -1.0}, "prior_lr_ratio"),
+        ("gmm", {"prior_update": "closed_form"}, "closed_form.*dpgmm.*vmm"),
+    ],
+)
+def test_wrong_options_are_refused(prior, options, match):
+    model = make(prior=prior)
+    before = state_of(model)
+    with pytest.raises(ValueError, match=match):
+        train(model, 1, plan_kwargs=options)
+    for key, value in before.items():
+        assert torch.equal(value, model.module.state_dict()[key]), key
