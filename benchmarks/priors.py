@@ -1,0 +1,532 @@
+"""Priors of scVI: stock scVI against FlexSCVI with a normal, mixture, VampPrior and VampPrior mixture prior.
+
+    python benchmarks/priors.py --data DIR --standard --figures docs/_static --out docs/benchmarks_priors.md
+
+Every (set, seed) is one split of the cells, 70% to train, 10% for validation (which no choice here uses), 20% to score.
+All models of a (set, seed) see the same cells and genes, start from the same weights of encoder and decoder (checked;
+differences are printed) and train for the same number of epochs in minibatches of 128, without early stopping and with
+the full weight of the divergence from the first step, the stock model included (it has a warm-up by default). All have
+10 latent dimensions, one hidden layer of 128, negative binomial counts and mixtures of at most 100 components. Clusters,
+latent spaces and scIB scores are of the training and validation cells, the ELBO (mean of 5 draws) and the evidence (IWAE,
+100 importance samples) of the test cells, in nats per cell. Labels score; they choose nothing. Seconds are CPU seconds of
+training, one thread a run, without a history; the order of the models rotates with the seed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import time
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import scvi
+from _ledger import Ledger, markdown, mean_sd
+from _sets import OTHERS, TRUTH, load, train_test_split
+from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from anndata import AnnData
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from scdgd.metrics import active_units, merged_accuracy, merged_labels, n_principal_components, n_used_components
+from scdgd.model import FlexSCVI
+
+N_LATENT, N_WIDE, N_COMPONENTS = 10, 128, 100
+N_ELBO_DRAWS, N_IMPORTANCE_SAMPLES, N_PRIOR_SAMPLES = 5, 100, 2_000
+#: The package ``scib-metrics`` is optional: without it, these columns stay empty.
+HAS_SCIB = importlib.util.find_spec("scib_metrics") is not None
+
+
+class Tier(NamedTuple):
+    sets: tuple[str, ...]
+    seeds: int
+    epochs: int | None
+    max_cells: int | None
+    max_genes: int
+    sweep_seeds: int
+    b0: tuple[int | str, ...]
+    ratios: tuple[float, ...]
+    kl_weights: tuple[float, ...]
+
+    @property
+    def sweep_set(self) -> str:
+        return self.sets[0]
+
+
+GRID = {
+    "b0": (64, 128, 256, 1024, "n"),
+    "ratios": (1.0, 2.5, 5.0, 10.0),
+    "kl_weights": (1.0, 0.1, 1e-3, 5e-5),
+}
+TIERS = {
+    "quick": Tier(("pbmc68k",), 1, 3, 300, 300, 1, (64, "n"), (1.0, 10.0), (1.0, 1e-3)),
+    "standard": Tier((*TRUTH, "kang_ifnb2800"), 3, 100, 1_200, 500, 1, **GRID),
+    "full": Tier((*TRUTH, *OTHERS), 5, None, None, 2_000, 3, **GRID),
+}
+#: Seeds of the comparison of wide latent spaces and of the two updates of the prior.
+MIN_SEEDS = 2
+
+
+class Setting(NamedTuple):
+    prior: str
+    n_latent: int = N_LATENT
+    plan: dict = {}
+
+
+MAIN = {"scVI (stock)": Setting("stock"), **{p: Setting(p) for p in ("normal", "gmm", "dpgmm", "vamp", "vmm")}}
+WIDE = {f"{prior}, {N_WIDE} dimensions": Setting(prior, N_WIDE) for prior in ("normal", "vamp")}
+CLOSED = {f"{prior}, closed form": Setting(prior, plan={"prior_update": "closed_form"}) for prior in ("dpgmm", "vmm")}
+
+
+def rate_name(b0: int | str, ratio: float) -> str:
+    return "vmm" if (b0, ratio) == (256, 5) else f"vmm, b0 {b0}, ratio {ratio:g}"
+
+
+def kl_name(prior: str, weight: float) -> str:
+    return prior if weight == 1 else f"{prior}, KL weight {weight:g}"
+
+
+def rate_grid(tier: Tier) -> dict[str, Setting]:
+    return {
+        rate_name(b0, ratio): Setting("vmm", plan={"prior_batch_size": b0, "prior_lr_ratio": ratio})
+        for b0 in tier.b0
+        for ratio in tier.ratios
+        if rate_name(b0, ratio) not in MAIN
+    }
+
+
+def kl_grid(tier: Tier) -> dict[str, Setting]:
+    return {
+        kl_name(prior, weight): Setting(prior, plan={"max_kl_weight": weight})
+        for prior in ("normal", "vmm")
+        for weight in tier.kl_weights
+        if weight != 1
+    }
+
+
+def jobs_of(tier: Tier) -> list[tuple[str, int, dict[str, Setting]]]:
+    """Sets, seeds and settings, each run in one process; the first seed and the sweeps come first."""
+    main = [[(name, seed, MAIN) for name in tier.sets] for seed in range(tier.seeds)]
+    sweeps = [(tier.sweep_set, seed, {**WIDE, **CLOSED}) for seed in range(min(MIN_SEEDS, tier.seeds))]
+    for seed in range(tier.sweep_seeds):
+        sweeps += [(tier.sweep_set, seed, grid) for grid in (kl_grid(tier), rate_grid(tier))]
+    return [*main[0], *sweeps, *(job for of_seed in main[1:] for job in of_seed)]
+
+
+def cells_of(name: str, data: Path | None, tier: Tier) -> AnnData:
+    """The set as other benchmarks load it, but with fewer genes: the most variable."""
+    adata = load(name, data, tier.max_cells)
+    if adata.n_vars > tier.max_genes:
+        rank = adata.var.get("highly_variable_rank")
+        if rank is None:
+            sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=tier.max_genes)
+            rank = adata.var["highly_variable_rank"]
+        adata = adata[:, (rank.rank(method="first") <= tier.max_genes).to_numpy()].copy()
+        sc.pp.filter_cells(adata, min_counts=2)
+    return adata
+
+
+def silent(plan_cls: type) -> type:
+    """The training plan without a history, which takes a third of the time of small minibatches."""
+
+    class SilentPlan(plan_cls):
+        def log(self, *args, **kwargs) -> None:
+            pass
+
+        def compute_and_log_metrics(self, *args, **kwargs) -> None:
+            pass
+
+    return SilentPlan
+
+
+def build(setting: Setting, train: AnnData, seed: int):
+    scvi.settings.seed = seed
+    cls = scvi.model.SCVI if setting.prior == "stock" else FlexSCVI
+    options = {} if setting.prior == "stock" else {"prior": setting.prior, "n_components": N_COMPONENTS}
+    cls.setup_anndata(train, batch_key="batch" if "batch" in train.obs else None)
+    model = cls(train, n_latent=setting.n_latent, n_hidden=128, gene_likelihood="nb", **options)
+    model._training_plan_cls = silent(model._training_plan_cls)
+    return model
+
+
+def fingerprint(model) -> int:
+    """Checksum of the weights of encoder and decoder and of the dispersions."""
+    module, check = model.module, zlib.crc32(model.module.px_r.detach().numpy().tobytes())
+    for network in (module.z_encoder, module.decoder):
+        for value in network.state_dict().values():
+            check = zlib.crc32(value.numpy().tobytes(), check)
+    return check
+
+
+def fit(setting: Setting, train: AnnData, test: AnnData, seed: int, epochs: int | None) -> dict:
+    """Train one model and score it."""
+    train, test = train.copy(), test.copy()
+    model = build(setting, train, seed)
+    start_weights = fingerprint(model)
+    plan = {"n_epochs_kl_warmup": None, **setting.plan}
+    if plan.get("prior_batch_size") == "n":
+        plan["prior_batch_size"] = round(0.875 * train.n_obs)
+    scvi.settings.seed = seed
+    start = time.process_time()
+    model.train(epochs, accelerator="cpu", train_size=0.875, plan_kwargs=plan, logger=False, enable_progress_bar=False)
+    seconds = time.process_time() - start
+    check = zlib.crc32(np.asarray(model.train_indices).tobytes(), start_weights)
+    z = model.get_latent_representation()
+    options = {"n_mc_samples": N_IMPORTANCE_SAMPLES, "n_mc_samples_per_pass": 20}
+    return {
+        "start": check,
+        "epochs": model.trainer.current_epoch,
+        "seconds": seconds / model.trainer.current_epoch,
+        "elbo": np.mean([float(model.get_elbo(test)) for _ in range(N_ELBO_DRAWS)]),
+        "iwae": float(model.get_marginal_ll(test, **options)),
+        "active": active_units(z),
+        "pcs": n_principal_components(z),
+        **scores_of_clusters(model, train.obs["cell_type"].to_numpy()),
+        **scores_of_kmeans(z, train.obs["cell_type"], seed),
+        **scores_of_samples(model, test, seed),
+        **scib_scores(z, train),
+    }
+
+
+def scores_of_clusters(model, truth: np.ndarray) -> dict:
+    """Scores of a mixture's own clusters."""
+    if not isinstance(model, FlexSCVI) or model.module.prior.n_components == 1:
+        return dict.fromkeys(("used", "distinct", "accuracy", "nmi_merged", "nmi", "ari"))
+    probabilities = model.get_cluster_assignments(soft=True)
+    clusters = probabilities.argmax(1)
+    return {
+        "used": n_used_components(clusters),
+        "distinct": len(np.unique(clusters)),
+        "accuracy": merged_accuracy(probabilities, truth),
+        "nmi_merged": normalized_mutual_info_score(truth, merged_labels(probabilities, truth)),
+        "nmi": normalized_mutual_info_score(truth, clusters),
+        "ari": adjusted_rand_score(truth, clusters),
+    }
+
+
+def scores_of_kmeans(z: np.ndarray, truth: pd.Series, seed: int) -> dict:
+    clusters = KMeans(truth.nunique(), n_init=10, random_state=seed).fit_predict(z)
+    return {
+        "nmi_kmeans": normalized_mutual_info_score(truth, clusters),
+        "ari_kmeans": adjusted_rand_score(truth, clusters),
+    }
+
+
+def gene_statistics(counts) -> tuple[np.ndarray, np.ndarray]:
+    """Mean count and share of zeros of each gene."""
+    return np.asarray(counts.mean(0)).ravel(), 1 - np.asarray((counts > 0).mean(0)).ravel()
+
+
+def scores_of_samples(model, test: AnnData, seed: int) -> dict:
+    """Mean absolute deviation, over genes, of the statistics of cells drawn from the prior from those of test cells."""
+    names = ("mad_mean", "mad_zeros")
+    if not isinstance(model, FlexSCVI):
+        return dict.fromkeys(names)
+    samples = model.prior_predictive_sample(N_PRIOR_SAMPLES, seed=seed).X
+    pairs = zip(gene_statistics(samples), gene_statistics(test.X), strict=True)
+    return {name: np.abs(a - b).mean() for name, (a, b) in zip(names, pairs, strict=True)}
+
+
+def scib_scores(z: np.ndarray, train: AnnData) -> dict:
+    """Bio conservation, batch correction and total of scIB; empty without batches or without the package."""
+    names = {"bio": "Bio conservation", "batch": "Batch correction", "total": "Total"}
+    if "batch" not in train.obs or not HAS_SCIB:
+        return dict.fromkeys(names)
+    from scib_metrics.benchmark import Benchmarker
+
+    adata = train.copy()
+    sc.pp.normalize_total(adata)
+    sc.pp.log1p(adata)
+    sc.pp.pca(adata, n_comps=min(50, adata.n_vars - 1))
+    adata.obsm["X_model"], adata.obs["batch"] = z, adata.obs["batch"].astype("category")
+    benchmarker = Benchmarker(
+        adata, "batch", "cell_type", ["X_model"], pre_integrated_embedding_obsm_key="X_pca", progress_bar=False
+    )
+    benchmarker.benchmark()
+    scores = benchmarker.get_results(min_max_scale=False).loc["X_model"]
+    return {name: float(scores[title]) for name, title in names.items()}
+
+
+COLUMNS = {
+    "used": ("used", 1),
+    "distinct": ("distinct", 1),
+    "accuracy": ("accuracy", 3),
+    "nmi_merged": ("NMI merged", 3),
+    "nmi": ("NMI", 3),
+    "ari": ("ARI", 3),
+    "nmi_kmeans": ("k-means NMI", 3),
+    "ari_kmeans": ("k-means ARI", 3),
+    "elbo": ("ELBO", 2),
+    "iwae": ("IWAE", 2),
+    "active": ("active units", 1),
+    "pcs": ("PCs, 95%", 1),
+    "mad_mean": ("MAD of means", 4),
+    "mad_zeros": ("MAD of zeros", 4),
+    "bio": ("scIB bio", 3),
+    "batch": ("scIB batch", 3),
+    "total": ("scIB total", 3),
+    "seconds": ("s per epoch", 3),
+    "iwae_gain": ("IWAE − stock's", 2),
+    "ratio": ("s / stock's", 2),
+}
+CLUSTER_COLUMNS = ("used", "distinct", "accuracy", "nmi_merged", "nmi", "ari", "nmi_kmeans", "ari_kmeans")
+SPACE_COLUMNS = ("elbo", "iwae", "iwae_gain", "active", "pcs", "seconds", "ratio")
+SCIB_COLUMNS = ("bio", "batch", "total")
+
+
+def finished_methods(rows: pd.DataFrame, name: str, seed: int) -> set[str]:
+    if rows.empty:
+        return set()
+    return set(rows.loc[(rows["set"] == name) & (rows["seed"] == seed) & rows["failure"].isna(), "method"])
+
+
+def run(job: tuple) -> None:
+    """Settings on one split, in an order that rotates with the seed; finished ones are skipped, failed ones tried again."""
+    name, seed, settings, data, tier, path = job
+    one_quiet_thread()
+    ledger = Ledger(path)
+    order = np.roll(list(settings), seed)
+    finished = finished_methods(ledger.read(), name, seed)
+    todo = [method for method in order if method not in finished]
+    if not todo:
+        return
+    adata = cells_of(name, data, tier)
+    train, test = train_test_split(adata, seed)
+    floor = zip(gene_statistics(train.X), gene_statistics(test.X), strict=True)
+    sizes = {
+        "cells": round(0.875 * train.n_obs),
+        "genes": train.n_vars,
+        "types": train.obs["cell_type"].nunique(),
+        **{n: np.abs(a - b).mean() for n, (a, b) in zip(("floor_mean", "floor_zeros"), floor, strict=True)},
+    }
+    for method in todo:
+        scores = dict.fromkeys(("start", "epochs", *(c for c in COLUMNS if c not in ("iwae_gain", "ratio"))))
+        failure = None
+        try:
+            scores |= fit(settings[method], train, test, seed, tier.epochs)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            failure = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        ledger.add({"set": name, "seed": seed, "method": method, **sizes, **scores, "failure": failure})
+        print(
+            f"{name} seed {seed} {method}: {failure}"
+            if failure
+            else f"{name} seed {seed} {method}: used {scores['used']}, NMI {scores['nmi'] or scores['nmi_kmeans']:.3f}, "
+            f"IWAE {scores['iwae']:.2f}, {scores['seconds']:.2f} s per epoch",
+            flush=True,
+        )
+
+
+def table_of(rows: pd.DataFrame, methods: list[str], columns: tuple[str, ...]) -> str:
+    """Mean ± standard deviation over seeds."""
+    lines = []
+    for method in methods:
+        of_method = rows[rows["method"] == method]
+        if len(of_method):
+            lines.append([method, *(mean_sd(of_method[c], COLUMNS[c][1]) for c in columns), len(of_method)])
+    return markdown(["model", *(COLUMNS[c][0] for c in columns), "seeds"], lines)
+
+
+def main_tables(rows: pd.DataFrame, name: str) -> list[str]:
+    """Tables of all priors on one set, clusters first."""
+    rows = rows[(rows["set"] == name) & rows["method"].isin(MAIN)].copy()
+    stock = rows[rows["method"] == "scVI (stock)"].set_index("seed")
+    rows["ratio"] = rows["seconds"] / rows["seed"].map(stock["seconds"])
+    rows["iwae_gain"] = rows["iwae"] - rows["seed"].map(stock["iwae"])
+    cells, genes, types = rows[["cells", "genes", "types"]].iloc[0]
+    measured = "; labels are measured" if name in TRUTH else ""
+    scib = SCIB_COLUMNS if rows["bio"].notna().any() else ()
+    return [
+        f"\n**{name}**: {cells} training cells × {genes} genes, {types} types{measured}, "
+        f"{rows['epochs'].max():.0f} epochs\n",
+        table_of(rows, list(MAIN), CLUSTER_COLUMNS),
+        "",
+        table_of(rows, list(MAIN), (*SPACE_COLUMNS, *scib)),
+    ]
+
+
+def grid_table(rows: pd.DataFrame, tier: Tier, column: str) -> str:
+    lines = []
+    for b0 in tier.b0:
+        cells = [rows.loc[rows["method"] == rate_name(b0, ratio), column] for ratio in tier.ratios]
+        lines.append([b0, *(mean_sd(cell, COLUMNS[column][1]) for cell in cells)])
+    return markdown([f"{COLUMNS[column][0]}, by b0", *(f"ratio {ratio:g}" for ratio in tier.ratios)], lines)
+
+
+def kl_table(rows: pd.DataFrame, tier: Tier) -> str:
+    lines = []
+    for prior in ("normal", "vmm"):
+        for weight in tier.kl_weights:
+            r = rows[rows["method"] == kl_name(prior, weight)]
+            columns = ("mad_mean", "mad_zeros", "elbo", "iwae", "active", "used")
+            lines.append([prior, f"{weight:g}", *(mean_sd(r[c], COLUMNS[c][1]) for c in columns)])
+    floor = rows.drop_duplicates("seed")
+    lines.append(["*training cells*", "–", mean_sd(floor["floor_mean"], 4), mean_sd(floor["floor_zeros"], 4), *"––––"])
+    return markdown(
+        ["prior", "KL weight", "MAD of means", "MAD of zeros", "ELBO", "IWAE", "active units", "used"], lines
+    )
+
+
+def ordered(rows: pd.DataFrame, name: str, column: str, methods: tuple[str, ...]) -> list[str] | None:
+    """Means of `methods`, whether they fall in this order (in all seeds), and in how many seeds they do."""
+    pivot = rows[(rows["set"] == name) & rows["method"].isin(methods)].pivot(
+        index="seed", columns="method", values=column
+    )
+    if not set(methods) <= set(pivot) or not len(pivot := pivot.dropna()):
+        return None
+    means = [pivot[m].mean() for m in methods]
+    in_order = sum(all(np.diff([row[m] for m in methods]) < 0) for _, row in pivot.iterrows())
+    digits = COLUMNS[column][1]
+    values = ", ".join(f"{m} {mean:.{digits}f}" for m, mean in zip(methods, means, strict=True))
+    holds = "no" if not all(np.diff(means) < 0) else "yes" if in_order == len(pivot) else "means only"
+    return [name, values, holds, f"{in_order} of {len(pivot)}"]
+
+
+def directions(rows: pd.DataFrame, tier: Tier) -> str:
+    """Published directions, each checked on each set."""
+    order = ("vmm", "gmm", "normal")
+    wide = tuple(reversed(WIDE))
+    checks = [
+        *(("k-means NMI on the latent space: VMM > GMM > normal", "nmi_kmeans", order, name) for name in tier.sets),
+        *(("NMI of its own clusters, merged: VMM > GMM", "nmi_merged", ("vmm", "gmm"), name) for name in tier.sets),
+        *(("scIB bio conservation: VMM > GMM > normal", "bio", order, name) for name in tier.sets),
+        ("Active units of 128: VAMP > normal", "active", wide, tier.sweep_set),
+        ("PCs for 95%, 128 dimensions: VAMP < normal", "pcs", wide[::-1], tier.sweep_set),
+    ]
+    lines = [
+        [what, *found] for what, column, methods, name in checks if (found := ordered(rows, name, column, methods))
+    ]
+    for name in tier.sets:
+        means = rows[(rows["set"] == name) & rows["method"].isin(MAIN)].groupby("method")["pcs"].mean()
+        if "vamp" in means:
+            values = ", ".join(f"{m} {means[m]:.1f}" for m in MAIN if m in means)
+            fewest = means["vamp"] < means.drop("vamp").min()
+            lines.append(["PCs for 95%: VAMP needs the fewest", name, values, "yes" if fewest else "no", "–"])
+    return markdown(["direction", "set", "means", "holds", "seeds in this order"], lines)
+
+
+def report(rows: pd.DataFrame, tier_name: str, tier: Tier, figures: Path | None = None) -> str:
+    sets = [name for name in tier.sets if (rows["set"].eq(name) & rows["method"].isin(MAIN)).any()]
+    of_sweep = rows[rows["set"] == tier.sweep_set]
+    swept = of_sweep[of_sweep["seed"] < tier.sweep_seeds]
+    cap = "" if tier.max_cells is None else f"at most {tier.max_cells:,} cells and {tier.max_genes:,} genes of a set, "
+    epochs = "scvi-tools' number of epochs" if tier.epochs is None else f"{tier.epochs} epochs"
+    scib = (
+        f"scib-metrics {importlib.metadata.version('scib-metrics')}" if HAS_SCIB else "not installed, so not computed"
+    )
+    started = rows[rows["method"].isin(MAIN)].groupby(["set", "seed"])["start"].nunique()
+    unequal = [f"{name} seed {seed}" for (name, seed), n in started.items() if n > 1]
+    failures = rows[rows["failure"].notna()]
+    text = [
+        f"Tier `{tier_name}`: {cap}{epochs}; mean ± standard deviation over seeds. *Used* components hold at least 1% of "
+        "the cells, *distinct* ones any. *Accuracy* and *NMI merged* give each cluster the label of its most probable "
+        "member, so they do not punish many clusters; *NMI* and *ARI* are of the clusters as they are; k-means has as "
+        "many clusters as there are labels, on the posterior means. *Active units* have a variance of the posterior "
+        "mean above 0.01 over cells. What is relative to the stock model is paired by seed. scIB: " + scib + ".",
+        "Encoder, decoder, dispersions and training cells at the start: "
+        + ("the same for all models." if not unequal else "**different** for " + ", ".join(unequal) + "."),
+    ]
+    for name in sets:
+        text += main_tables(rows, name)
+    text += [
+        f"\n## Wide latent spaces\n\n{N_WIDE} dimensions, {tier.sweep_set}.\n",
+        table_of(of_sweep, list(WIDE), ("active", "pcs", "elbo", "iwae", "nmi_kmeans", "ari_kmeans", "seconds")),
+        f"\n## Weight and rate of the mixture\n\nVMM on {tier.sweep_set}: `prior_batch_size` (b0) by `prior_lr_ratio`; "
+        f"{_seeds(tier.sweep_seeds)}. IWAE, of the test cells, needs no labels.\n",
+        grid_table(swept, tier, "used"),
+        "",
+        grid_table(swept, tier, "iwae"),
+        "",
+        grid_table(swept, tier, "nmi"),
+        *_image("Used components and held-out IWAE by weight and rate of the mixture", figures, "priors_rates.png"),
+        f"\n## Weight of the divergence\n\n{tier.sweep_set}, {_seeds(tier.sweep_seeds)}; mean absolute deviation over "
+        f"genes of the mean count and of the share of zeros, {N_PRIOR_SAMPLES:,} cells drawn from the prior against test "
+        "cells. The last row compares training with test cells, which differ by chance only.\n",
+        kl_table(swept, tier),
+        *_image("Samples of the prior and held-out IWAE by KL weight", figures, "priors_kl_weight.png"),
+        f"\n## Closed form or Adam\n\n`prior_update` on {tier.sweep_set}.\n",
+        table_of(
+            of_sweep[of_sweep["seed"] < MIN_SEEDS],
+            ["dpgmm", "dpgmm, closed form", "vmm", "vmm, closed form"],
+            ("used", "iwae", "nmi_merged", "nmi", "ari", "seconds"),
+        ),
+        "\n## Linear decoder\n\nNot run: the decoder of FlexSCVI has at least one hidden layer.\n",
+        "\n## Published directions\n",
+        directions(rows, tier),
+        "\n## Failures\n",
+        "\n".join(f"- {r['set']} seed {r['seed']} {r['method']}: {r['failure']}" for _, r in failures.iterrows())
+        or "None.",
+    ]
+    return "\n".join(text) + "\n"
+
+
+def _image(what: str, folder: Path | None, file: str) -> list[str]:
+    return [] if folder is None else [f"\n![{what}]({folder.name}/{file})"]
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed{'s' if n > 1 else ''}"
+
+
+def draw(rows: pd.DataFrame, tier: Tier, folder: Path) -> None:
+    """Figures of the two sweeps, of two panels each."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = rows[(rows["set"] == tier.sweep_set) & (rows["seed"] < tier.sweep_seeds)]
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for axis, column, title in zip(axes, ("used", "iwae"), ("Used components", "Held-out IWAE (nats)"), strict=True):
+        mean = rows.groupby("method")[column].mean()
+        values = np.array([[mean.get(rate_name(b0, r), np.nan) for r in tier.ratios] for b0 in tier.b0])
+        image = axis.imshow(values, cmap="viridis", aspect="auto")
+        axis.set_xticks(range(len(tier.ratios)), [f"{r:g}" for r in tier.ratios])
+        axis.set_yticks(range(len(tier.b0)), tier.b0)
+        axis.set(title=title, xlabel="prior_lr_ratio", ylabel="prior_batch_size")
+        middle = np.nanmean([np.nanmin(values), np.nanmax(values)]) if np.isfinite(values).any() else 0
+        for (i, j), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                color = "black" if value > middle else "white"
+                axis.text(
+                    j, i, f"{value:.0f}" if column == "used" else f"{value:.1f}", ha="center", va="center", c=color
+                )
+        figure.colorbar(image, ax=axis)
+    figure.savefig(folder / "priors_rates.png", dpi=80)
+    plt.close(figure)
+
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
+    panels = {"mad_mean": "MAD of gene means", "mad_zeros": "MAD of zero shares", "iwae": "Held-out IWAE (nats)"}
+    for axis, (column, title) in zip(axes, panels.items(), strict=True):
+        mean = rows.groupby("method")[column].mean()
+        for prior, marker in (("normal", "o"), ("vmm", "s")):
+            values = [mean.get(kl_name(prior, weight), np.nan) for weight in tier.kl_weights]
+            axis.plot(tier.kl_weights, values, marker=marker, label=prior)
+        if column != "iwae":
+            axis.axhline(rows[f"floor{column[3:]}"].mean(), color="gray", ls="--", label="training cells")
+        axis.set(xscale="log", title=title, xlabel="KL weight")
+    axes[0].legend(fontsize=8)
+    figure.savefig(folder / "priors_kl_weight.png", dpi=80)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = tier_parser(__doc__, TIERS)
+    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--figures", type=Path, help="folder for figures of the sweeps (default: none)")
+    args, ledger = tier_and_ledger(parser, TIERS, "priors")
+    tier = TIERS[args.tier]
+    run_jobs(run, [(*job, args.data, tier, ledger.path) for job in jobs_of(tier)], args.jobs)
+    rows = ledger.read().drop_duplicates(["set", "seed", "method"], keep="last")
+    text = report(rows, args.tier, tier, args.figures)
+    write_page(args.out, "Priors of scVI", "priors", __doc__, args.tier, text)
+    if args.figures is not None:
+        draw(rows, tier, args.figures)
+
+
+if __name__ == "__main__":
+    main()
