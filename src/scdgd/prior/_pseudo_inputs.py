@@ -21,21 +21,14 @@ _softplus = SoftplusTransform()
 
 
 class EncoderInput(NamedTuple):
-    """What the encoder reads of a cell.
-
-    Attributes
-    ----------
-    counts
-        Counts in the encoder's own units, before log1p, above -1; shape ``(k, g)``.
-    continuous
-        Continuous covariates, shape ``(k, n_continuous)``, or ``None``.
-    categories
-        Weights of the categories of each categorical input, shapes ``(k, n_categories)``; rows lie on the simplex.
-    """
+    """What the encoder reads of a cell."""
 
     counts: torch.Tensor
+    """Counts in the encoder's own units, before log1p, above -1; shape ``(k, g)``."""
     continuous: torch.Tensor | None
+    """Continuous covariates, shape ``(k, n_continuous)``, or ``None``."""
     categories: tuple[torch.Tensor, ...]
+    """Weights of the categories of each categorical input, shapes ``(k, n_categories)``; rows lie on the simplex."""
 
 
 Encode = Callable[[EncoderInput], tuple[torch.Tensor, torch.Tensor]]
