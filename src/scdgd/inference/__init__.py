@@ -1,6 +1,6 @@
 """Representations for given parameters."""
 
-from ._encoder_posterior import encoder_samples
+from ._encoder_posterior import encoder_samples, log_standard_normal
 from ._fisher import fisher_information
 from ._gauss_newton import GaussNewtonConfig, MAPEstimate, gauss_newton
 from ._importance import ImportanceSamples, importance_samples, log_prob_of_pairs
@@ -22,6 +22,7 @@ __all__ = [
     "laplace_posterior",
     "LaplacePosterior",
     "log_prob_of_pairs",
+    "log_standard_normal",
     "importance_samples",
     "ImportanceSamples",
     "GaussNewtonConfig",

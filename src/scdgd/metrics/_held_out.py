@@ -87,8 +87,8 @@ def held_out_log_likelihood(
     Parameters
     ----------
     model
-        Trained :class:`~scdgd.model.SCDGD`, :class:`~scdgd.model.SCVAD` or :class:`scvi.model.SCVI`, with negative
-        binomial, zero-inflated negative binomial or Poisson counts. Size factors are those of the inferred half: totals
+        Trained :class:`~scdgd.model.SCDGD`, :class:`~scdgd.model.SCVAD`, :class:`~scdgd.model.FlexSCVI` or one of its
+        kind, or :class:`scvi.model.SCVI`, with negative binomial, zero-inflated negative binomial or Poisson counts. Size factors are those of the inferred half: totals
         or maxima are taken from it, registered ones are multiplied by `epsilon`. A maximum of thinned counts exceeds
         `epsilon` times the maximum, which costs models with ``size_factor="max"`` a little.
     adata

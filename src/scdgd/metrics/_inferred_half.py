@@ -10,8 +10,8 @@ from scvi.module import LDVAE, VAE
 
 from scdgd._compat import MODULE_KEYS
 from scdgd.data import as_sparse_counts
-from scdgd.inference import encoder_samples, posterior_samples
-from scdgd.module import DGDModule
+from scdgd.inference import encoder_samples, log_standard_normal, posterior_samples
+from scdgd.module import DGDModule, FlexVAE
 
 from ._count_splitting import conditional_of_other_half
 
@@ -94,9 +94,16 @@ class InferredHalf:
             rows = self.module.representations(self.tensors[REGISTRY_KEYS.INDICES_KEY].ravel())
             samples = posterior_samples(self.module, self.tensors, rows, n_samples)
             return samples.z, samples.log_weights
-        if type(self.module) not in (VAE, LDVAE):  # subclasses, such as SCANVAE, have priors of their own
+        if type(self.module) not in (
+            VAE,
+            LDVAE,
+            FlexVAE,
+        ):  # other subclasses, such as SCANVAE, have priors of their own
             msg = f"The posterior of a {type(self.module).__name__} is not known here; score it with `form='plug_in'`."
             raise TypeError(msg)
-        qz, x = self.outputs[MODULE_KEYS.QZ_KEY], self.x.to_dense()
-        samples = encoder_samples(self.module, self.decode, x, qz, n_samples)
+        qz, x, log_prior = self.outputs[MODULE_KEYS.QZ_KEY], self.x.to_dense(), log_standard_normal
+        if isinstance(self.module, FlexVAE):
+            with torch.inference_mode(False), torch.no_grad():
+                log_prior = self.module.given_prior().log_prob
+        samples = encoder_samples(self.module, self.decode, x, qz, n_samples, log_prior)
         return samples.z, samples.log_weights
