@@ -146,6 +146,7 @@ def test_expression_and_downstream(model):
     np.testing.assert_allclose(total.ravel(), np.asarray(model.adata.X.sum(1)).ravel(), rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Using .* after custom Dataloader")  # scvi-tools' of its own call, from 1.5 on
 def test_aggregated_posterior_and_abundance(model):
     mean, variance = (torch.as_tensor(m) for m in model.get_latent_representation(return_dist=True))
     z = torch.randn(7, 3)
@@ -520,6 +521,7 @@ def test_every_prior_runs(prior, likelihood, n_latent, n_components, covariates)
     ],
     ids=str,
 )
+@pytest.mark.filterwarnings("ignore:Extra tracked metrics")  # scvi-tools' of autotune's payload, from 1.5 on
 def test_data_and_options_of_all_kinds(adata, setup, options):
     model = train(make(adata.copy(), setup, prior="vmm", **options), 1)
     assert np.isfinite(float(model.get_elbo()))
