@@ -126,12 +126,12 @@ def test_presets_are_not_changed_by_use():
 @pytest.mark.parametrize("prior", ["vmm", "dpgmm"])
 @pytest.mark.parametrize("n_components", [30, 100])
 def test_mixtures_use_as_many_components_as_there_are_types(prior, n_components):
-    """Six types of equal size, default options: 6 +- 1 components of 1% of the cells or more, on most of three seeds."""
+    """Six types of equal size, default options: 6 +- 1 components of 1% of the cells or more, on most of five seeds."""
     used = []
-    for seed in range(3):
+    for seed in range(5):
         scvi.settings.seed = seed
         adata = simulate(1_200, 100, 6, seed=seed, depth=1000.0)
         FlexSCVI.setup_anndata(adata)
-        model = train(FlexSCVI(adata, prior=prior, n_components=n_components), 200)
+        model = train(FlexSCVI(adata, prior=prior, n_components=n_components), None)
         used.append(n_used_components(model.get_cluster_assignments()))
-    assert sum(5 <= n <= 7 for n in used) >= 2, used
+    assert sum(5 <= n <= 7 for n in used) >= 3, used

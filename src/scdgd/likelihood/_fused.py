@@ -71,6 +71,7 @@ def fused_log_prob(
 class _FusedLogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx, family, constants, counts, log_size, output, *parameters):
+        """Log probabilities ``(b,)``; the derivatives, which the same pass gives, wait for :meth:`backward`."""
         needs_output, *needs_parameters = ctx.needs_input_grad[4:]
         evaluate = functools.partial(_evaluate, family, counts, Wanted(needs_output, any(needs_parameters), constants))
         log_prob, *ctx.derivatives = evaluate(log_size, output, parameters)
@@ -81,6 +82,7 @@ class _FusedLogProb(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_log_prob):
+        """Derivatives of the forward pass, times those of the result ``(b,)``."""
         log_size, output, *parameters = ctx.saved_tensors
         # sums over cells were taken with equal weights, and buffers are scaled in place: for other weights, and for a
         # second pass over a retained graph, evaluate again
