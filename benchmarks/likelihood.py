@@ -1,6 +1,8 @@
 """Decode, negative binomial loss and backward pass on sparse counts, against dense formulas and bare matrix products.
 
-``--quick`` times 2,000 genes; ``--standard`` adds 20,000 genes and one training epoch of 3,000 cells beside scVI's.
+Then the other families against scvi-tools' dense ones (zero-inflated Poisson, which scvi-tools lacks: the formula), and
+ten decoder outputs of the same cells against one. ``--quick`` times 2,000 genes; ``--standard`` adds 20,000 genes and
+one training epoch of 3,000 cells beside scVI's.
 All contestants take turns in one run, on the same decoder outputs and counts; figures are ratios of medians.
 """
 
@@ -15,11 +17,13 @@ import scvi
 import torch
 from _ledger import markdown
 from scvi.distributions import NegativeBinomial as DenseNegativeBinomial
-from torch.nn.functional import linear
+from scvi.distributions import Poisson as DensePoisson
+from scvi.distributions import ZeroInflatedNegativeBinomial as DenseZeroInflatedNegativeBinomial
+from torch.nn.functional import linear, softplus
 
 import scdgd
 from scdgd.data import SparseCounts
-from scdgd.likelihood import NegativeBinomial
+from scdgd.likelihood import LIKELIHOODS, NegativeBinomial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +79,61 @@ class Case:
         self.cotangent.T @ self.hidden
 
 
+class FamilyCase(Case):
+    """The same minibatch under any family; zero inflation has a logit of each cell and gene."""
+
+    def __init__(self, n_cells: int, n_genes: int, name: str) -> None:
+        super().__init__(n_cells, n_genes)
+        self.name, self.family = name, LIKELIHOODS[name]
+        if name == "constrained_poisson":
+            self.log_size = self.sparse.totals().log().unsqueeze(1)
+        given = {"log_theta": self.log_theta, "zi_logits": torch.full((n_cells, n_genes), -2.0).requires_grad_()}
+        self.of_family = [given[parameter] for parameter in self.family.parameter_names]
+        self.parameters = [self.hidden, self.weight, self.bias, *self.of_family]
+
+    def scdgd(self) -> None:
+        self.backward(self.family.from_softmax(self.decode(), self.log_size, *self.of_family).log_prob(self.sparse))
+
+    def in_dense(self) -> None:
+        self.backward(self.dense_log_prob(self.dense_mean(), self.dense))
+
+    def dense_log_prob(self, mu: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        if self.name == "nb":
+            return DenseNegativeBinomial(mu=mu, theta=self.of_family[0].exp()).log_prob(x)
+        if self.name == "zinb":
+            log_theta, logits = self.of_family
+            return DenseZeroInflatedNegativeBinomial(mu=mu, theta=log_theta.exp(), zi_logits=logits).log_prob(x)
+        poisson = DensePoisson(mu, validate_args=False).log_prob(x)
+        if self.name != "zip":
+            return poisson
+        logits = self.of_family[0]
+        return torch.where(x == 0, torch.logaddexp(logits, -mu), poisson) - softplus(logits)
+
+
+class ReplicaCase:
+    """Several decoder outputs of the same cells, and one."""
+
+    def __init__(self, n_cells: int, n_genes: int, n_replicas: int = 10, seed: int = 0) -> None:
+        case, generator = Case(n_cells, n_genes, seed), torch.Generator().manual_seed(seed)
+        self.sparse, self.log_size, self.log_theta = case.sparse, case.log_size, case.log_theta
+        self.outputs = torch.randn(n_replicas, n_cells, n_genes, generator=generator).requires_grad_()
+        self.output = self.outputs.detach()[0].clone().requires_grad_()
+        self.weights = torch.softmax(torch.randn(n_replicas, n_cells, generator=generator), 0)
+
+    def _evaluate(self, output: torch.Tensor, weights: torch.Tensor | float) -> None:
+        log_prob = NegativeBinomial.from_softmax(output, self.log_size, self.log_theta).log_prob(self.sparse)
+        torch.autograd.grad((weights * log_prob).sum(), [output, self.log_theta])
+
+    def one(self) -> None:
+        self._evaluate(self.output, 1.0)
+
+    def all(self) -> None:
+        self._evaluate(self.outputs, 1.0)
+
+    def all_weighted(self) -> None:
+        self._evaluate(self.outputs, self.weights)
+
+
 def interleave(contestants: dict[str, Callable], n_rounds: int) -> dict[str, np.ndarray]:
     """Seconds of each round, contestants taking turns; the first round is not counted."""
     seconds = {name: [] for name in contestants}
@@ -116,6 +175,27 @@ def minibatches(genes: tuple[int, ...], n_rounds: int) -> str:
     return markdown(header, rows)
 
 
+def families(genes: tuple[int, ...], n_rounds: int) -> str:
+    rows = []
+    for n_genes in genes:
+        for name in LIKELIHOODS:
+            case = FamilyCase(128, n_genes, name)
+            seconds = interleave({"scdgd": case.scdgd, "dense": case.in_dense}, n_rounds)
+            milliseconds = f"{1e3 * np.median(seconds['scdgd']):.1f}"
+            rows.append([name, n_genes, 128, milliseconds, ratio(seconds["dense"], seconds["scdgd"])])
+    return markdown(["family", "genes", "cells", "scdgd, ms", "dense / scdgd"], rows)
+
+
+def replicas(genes: tuple[int, ...], n_rounds: int) -> str:
+    rows = []
+    for n_genes in genes:
+        case = ReplicaCase(128, n_genes)
+        seconds = interleave({name: getattr(case, name) for name in ("one", "all", "all_weighted")}, n_rounds)
+        tenfold = 10 * seconds["one"]
+        rows.append([n_genes, 128, ratio(seconds["all"], tenfold), ratio(seconds["all_weighted"], tenfold)])
+    return markdown(["genes", "cells", "ten / 10 x one", "ten, weighted / 10 x one"], rows)
+
+
 def epochs(n_cells: int, n_genes: int, n_rounds: int) -> str:
     """One epoch of each model, after one that warms up, in turns."""
     adata = scdgd.datasets.simulate(n_cells, n_genes, seed=0)
@@ -142,7 +222,12 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     scvi.settings.seed = 0
     print(f"Threads: {torch.get_num_threads()}. Medians over rounds, quartiles of single rounds in brackets.\n")
-    print(minibatches((2_000,) if arguments.quick else (2_000, 20_000), 5 if arguments.quick else 15))
+    genes = (2_000,) if arguments.quick else (2_000, 20_000)
+    print(minibatches(genes, 5 if arguments.quick else 15))
+    print("\nOther families:\n")
+    print(families(genes, 5 if arguments.quick else 9))
+    print("\nTen decoder outputs of each cell, negative binomial; weighted: log probabilities count differently:\n")
+    print(replicas(genes, 5 if arguments.quick else 9))
     if arguments.standard:
         print("\nOne training epoch, minibatches of 128 cells:\n")
         print(epochs(3_000, 20_000, 3))

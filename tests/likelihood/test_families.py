@@ -111,9 +111,10 @@ def test_a_family_by_name(monkeypatch):
     assert type(outputs["px"]) is Geometric
 
 
-def test_families_that_need_more_than_a_decoder_gives():
-    for name in ("zip", "zinb"):
-        with pytest.raises(ValueError, match="means and dispersions only"):
+def test_families_that_need_more_than_a_decoder_gives(monkeypatch):
+    monkeypatch.setitem(LIKELIHOODS, "shaped", type("Shaped", (Geometric,), {"parameter_names": ("shape",)}))
+    for name in ("shaped", "normal"):
+        with pytest.raises(ValueError, match="`gene_likelihood` must be one of .*'zinb', 'poisson'"):
             module(name)
     for options in ({"size_factor": "max"}, {"output_activation": "softplus"}):
         with pytest.raises(ValueError, match="needs `size_factor='observed'`"):

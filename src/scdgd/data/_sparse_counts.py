@@ -77,6 +77,14 @@ class SparseCounts:
         entries = torch.arange(len(shift), device=self.device) + shift
         return SparseCounts(indptr, self.indices[entries], self.values[entries], self.n_genes)
 
+    def repeat(self, n: int) -> SparseCounts:
+        """All rows `n` times over, ``(n b, g)``: those of replica ``r`` are rows ``r b`` to ``(r + 1) b``."""
+        if n == 1:
+            return self
+        shifts = torch.arange(n, device=self.device).unsqueeze(1) * len(self.values)
+        indptr = torch.cat([self.indptr[:1], (self.indptr[1:] + shifts).ravel()])
+        return SparseCounts(indptr, self.indices.repeat(n), self.values.repeat(n), self.n_genes)
+
     def to(self, *args, **kwargs) -> SparseCounts:
         """Move to a device, or cast the values, as :meth:`torch.Tensor.to` does."""
         values = self.values.to(*args, **kwargs)
@@ -116,8 +124,12 @@ class SparseCounts:
         return self.cells * self.n_genes + self.indices
 
     def sum_of(self, entries: torch.Tensor) -> torch.Tensor:
-        """Sum over the entries ``(nnz,)`` of each cell, shape ``(b,)``."""
-        return torch.zeros(len(self), dtype=entries.dtype, device=self.device).index_add_(0, self.cells, entries)
+        """Sum over the entries ``(..., nnz)`` of each cell, shape ``(..., b)``."""
+        return entries.new_zeros(*entries.shape[:-1], len(self)).index_add_(-1, self.cells, entries)
+
+    def entries_of(self, dense: torch.Tensor) -> torch.Tensor:
+        """Elements of a dense tensor ``(g,)`` or ``(..., b, g)`` where there are entries, shape ``(..., nnz)``."""
+        return dense[self.indices] if dense.ndim == 1 else dense[..., self.cells, self.indices]
 
     def totals(self) -> torch.Tensor:
         """Total count of each cell, shape ``(b,)``."""

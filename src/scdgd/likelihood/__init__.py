@@ -1,14 +1,22 @@
-"""Count likelihoods p(x | z), one file a family."""
+"""Likelihoods p(x | z), one file a family.
 
-from ._base import CountLikelihood
+Families of this package give log probabilities of whole cells, for sparse counts and fast; those of
+:mod:`scdgd.likelihood.distributions` are the same for single values, as distributions of PyTorch and scvi-tools.
+"""
+
+from . import distributions
+from ._base import CountLikelihood, Likelihood
+from ._bernoulli import Bernoulli
+from ._categorised import Categorised
 from ._constrained_poisson import ConstrainedPoisson
 from ._negative_binomial import NegativeBinomial
+from ._normal import Normal
 from ._poisson import Poisson
 from ._zero_inflated_negative_binomial import ZeroInflatedNegativeBinomial
 from ._zero_inflated_poisson import ZeroInflatedPoisson
 from ._zero_inflation import ZeroInflated
 
-#: Families by the names of ``gene_likelihood``.
+#: Families of counts by the names of ``gene_likelihood``.
 LIKELIHOODS: dict[str, type[CountLikelihood]] = {
     "nb": NegativeBinomial,
     "zinb": ZeroInflatedNegativeBinomial,
@@ -16,14 +24,22 @@ LIKELIHOODS: dict[str, type[CountLikelihood]] = {
     "zip": ZeroInflatedPoisson,
     "constrained_poisson": ConstrainedPoisson,
 }
+#: Families of values that are not counts, by the same names: binarised and log-normalised ones.
+VALUE_LIKELIHOODS: dict[str, type[Likelihood]] = {"bernoulli": Bernoulli, "normal": Normal}
 
 __all__ = [
     "LIKELIHOODS",
+    "VALUE_LIKELIHOODS",
+    "Bernoulli",
+    "Categorised",
     "ConstrainedPoisson",
     "CountLikelihood",
+    "Likelihood",
     "NegativeBinomial",
+    "Normal",
     "Poisson",
     "ZeroInflated",
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
+    "distributions",
 ]

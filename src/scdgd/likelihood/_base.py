@@ -1,4 +1,4 @@
-"""The contract of a count likelihood."""
+"""The contract of a likelihood, and of a likelihood of counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from scdgd.data import SparseCounts, as_sparse_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 #: The mean is bounded where its exponential would overflow; no cell has e^60 counts.
 _MAX_LOG_MEAN = 60.0
@@ -33,9 +33,69 @@ class Wanted(NamedTuple):
     d_parameters: bool
     constants: bool = True
     """Terms of counts and parameters alone; left out, log probabilities are relative to other means."""
+    by_cell: bool = False
+    """Derivatives with respect to parameters of genes, ``(g,)``, for each cell, ``(b, g)``, and not summed."""
 
 
-class CountLikelihood(ABC):
+class Likelihood(ABC):
+    r"""Distribution of the values of a minibatch of cells given decoder outputs.
+
+    Log probabilities are those of whole cells, of which a decoder gives ``b``, or more than one each: with outputs
+    ``(s, b, g)``, sparse values ``(b, g)`` are shared by the ``s`` rows of a cell. For single values, ``s`` is where
+    :mod:`scdgd.likelihood.distributions` stand.
+
+    Parameters
+    ----------
+    output
+        Decoder output, shape ``(..., b, g)``.
+    *parameters
+        Further parameters of the family, each of shape ``(g,)`` or ``(..., b, g)``.
+    """
+
+    #: What a decoder has to give beside its output, in the order of the arguments.
+    parameter_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, output: torch.Tensor, *parameters: torch.Tensor) -> None:
+        self._input, self.parameters = output, parameters
+
+    @abstractmethod
+    def log_prob(self, values: SparseCounts | torch.Tensor) -> torch.Tensor:
+        """Log probability of whole cells, summed over genes, in nats: values ``(b, g)`` to ``(..., b)``."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> torch.Tensor:
+        """Expected values, shape ``(..., b, g)``."""
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Variance of the values, shape ``(..., b, g)``."""
+        msg = f"{type(self).__name__} does not give its variance."
+        raise NotImplementedError(msg)
+
+    @abstractmethod
+    def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
+        """Draws of the values, shape ``(*sample_shape, ..., b, g)``."""
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """Share of each gene in the expected values of its cell, shape ``(..., b, g)``; rows sum to one."""
+        return self.mean / self.mean.sum(-1, keepdim=True)
+
+    def get_normalized(self, key: Literal["mu", "scale"]) -> torch.Tensor:
+        """Expected values (``"mu"``), or shares in them (``"scale"``), as scvi-tools' distributions name them."""
+        if key not in ("mu", "scale"):
+            msg = f"`key` must be 'mu' or 'scale', got {key!r}."
+            raise ValueError(msg)
+        return self.mu if key == "mu" else self.scale
+
+    @property
+    def mu(self) -> torch.Tensor:
+        """The mean, under the name that scvi-tools gives it."""
+        return self.mean
+
+
+class CountLikelihood(Likelihood):
     r"""Distribution of the counts of a minibatch of cells given decoder outputs.
 
     A family is written once, as two functions of single counts: :meth:`zero_terms`, for all ``b x g`` entries, and
@@ -55,11 +115,9 @@ class CountLikelihood(ABC):
         Further parameters of the family, each of shape ``(g,)`` or that of `log_mean`.
     """
 
-    #: What a decoder has to give beside the mean, in the order of the arguments.
-    parameter_names: ClassVar[tuple[str, ...]] = ()
-
     def __init__(self, log_mean: torch.Tensor, *parameters: torch.Tensor) -> None:
-        self._input, self._log_size, self.parameters = log_mean, None, parameters
+        super().__init__(log_mean, *parameters)
+        self._log_size = None
 
     @classmethod
     def from_softmax(cls, pre_activation: torch.Tensor, log_size: torch.Tensor, *parameters: torch.Tensor):
@@ -89,19 +147,13 @@ class CountLikelihood(ABC):
         """Log probability of whole cells, summed over genes, in nats: counts ``(b, g)`` to ``(..., b)``."""
         from ._fused import fused_log_prob
 
-        counts = as_sparse_counts(counts)
-        samples = self._input.shape[:-2]
-        if not samples:
-            return fused_log_prob(type(self), counts, self._input, self._log_size, self.parameters)
-        inputs = self._input.flatten(0, -3)
-        sizes = (
-            [None] * len(inputs) if self._log_size is None else self._log_size.expand(*samples, -1, -1).flatten(0, -3)
-        )
-        per_sample = [
-            fused_log_prob(type(self), counts, one, size, [_sample_of(p, i, samples) for p in self.parameters])
-            for i, (one, size) in enumerate(zip(inputs, sizes, strict=True))
-        ]
-        return torch.stack(per_sample).unflatten(0, samples)
+        samples, rows_of = self._input.shape[:-2], _rows_of(self._input.shape[:-2])
+        log_size = None if self._log_size is None else rows_of(self._log_size)
+        parameters = [p if p.ndim == 1 else rows_of(p) for p in self.parameters]
+        counts = as_sparse_counts(counts).repeat(samples.numel())
+        # replicas of a cell have weights, such as responsibilities, with which derivatives will have to be summed
+        log_prob = fused_log_prob(type(self), counts, rows_of(self._input), log_size, parameters, by_cell=bool(samples))
+        return log_prob.unflatten(0, (*samples, -1)) if samples else log_prob
 
     def log_kernel(self, counts: SparseCounts) -> torch.Tensor:
         """Log probability less :meth:`log_constant`, counts ``(b, g)`` to ``(b,)``, in double.
@@ -114,8 +166,8 @@ class CountLikelihood(ABC):
 
     def log_constant(self, counts: SparseCounts) -> torch.Tensor:
         """Terms of counts and parameters that do not depend on the mean, counts ``(b, g)`` to ``(b,)``, in double."""
-        of_entries = [p[counts.indices] if p.ndim == 1 else p[counts.cells, counts.indices] for p in self.parameters]
-        return counts.sum_of(self.constant_terms(counts.values.double(), [p.double() for p in of_entries]))
+        of_entries = [counts.entries_of(p).double() for p in self.parameters]
+        return counts.sum_of(self.constant_terms(counts.values.double(), of_entries))
 
     @staticmethod
     @abstractmethod
@@ -160,23 +212,21 @@ class CountLikelihood(ABC):
         """Log probability of a zero count, shape ``(..., b, g)``."""
         return self.zero_terms(self.mu, self.parameters, Wanted(False, False)).value
 
-    @abstractmethod
-    def sample(self) -> torch.Tensor:
-        """One draw of the counts, shape ``(..., b, g)``."""
-
     @property
     def scale(self) -> torch.Tensor:
         """Share of each gene in the expected counts of its cell, shape ``(..., b, g)``; rows sum to one."""
         return torch.softmax(self.log_mean, dim=-1)
 
-    def get_normalized(self, key: Literal["mu", "scale"]) -> torch.Tensor:
-        r""":math:`\mu` (``"mu"``) or its shares (``"scale"``), as scvi-tools' distributions name them."""
-        if key not in ("mu", "scale"):
-            msg = f"`key` must be 'mu' or 'scale', got {key!r}."
-            raise ValueError(msg)
-        return self.mu if key == "mu" else self.scale
+
+def _rows_of(samples: torch.Size) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Function that gives the rows ``(s b, g)`` of several samples; tensors ``(b, g)`` are shared by all."""
+    return lambda t: t.expand(*samples, *t.shape[-2:]).flatten(0, -2) if samples else t
 
 
-def _sample_of(parameter: torch.Tensor, i: int, samples: torch.Size) -> torch.Tensor:
-    """Parameter of the i-th of several samples; parameters ``(g,)`` or ``(b, g)`` are shared by all."""
-    return parameter if parameter.ndim <= 2 else parameter.expand(*samples, -1, -1).flatten(0, -3)[i]
+def over_genes(values: SparseCounts, at_zero: torch.Tensor, at_entries: torch.Tensor) -> torch.Tensor:
+    """Sum terms of zeros ``(..., b, g)`` and, where there are entries, theirs ``(..., nnz)`` instead: ``(..., b)``.
+
+    The latter are summed in double.
+    """
+    zeros_only = at_zero.flatten(-2).index_fill(-1, values.flat_positions, 0).view(at_zero.shape)
+    return zeros_only.sum(-1) + values.sum_of(at_entries.double()).to(at_zero.dtype)

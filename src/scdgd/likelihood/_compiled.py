@@ -94,7 +94,8 @@ def evaluate(
     log_prob = np.empty(n_cells)
     differentiate = wanted.d_log_mean or wanted.d_parameters
     d_output = np.empty((n_cells, n_genes), np.float32) if differentiate else None  # in large pages, unlike torch's
-    d_parameters = np.zeros((n_parts, len(of_genes), n_genes), np.float32) if wanted.d_parameters else None
+    n_sums = n_cells if wanted.by_cell else n_parts
+    d_parameters = np.zeros((n_sums, len(of_genes), n_genes), np.float32) if wanted.d_parameters else None
     d_of_cells = np.empty_like(d_output) if wanted.d_parameters and of_cells is not None else None
     evaluate_cells = functools.partial(
         kernel,
@@ -113,10 +114,13 @@ def evaluate(
         scratch = np.empty((2, n_genes), np.float32)
         for part in parts:
             first, last = n_cells * part // n_parts, n_cells * (part + 1) // n_parts
-            evaluate_cells(first, last, scratch, d_parameters=d_parameters[part] if wanted.d_parameters else None)
+            sums = d_parameters if d_parameters is None or wanted.by_cell else d_parameters[part : part + 1]
+            evaluate_cells(first, last, scratch, d_parameters=sums)
 
     _share(evaluate_parts, n_parts, min(torch.get_num_threads(), n_parts))
-    derivatives = list(torch.from_numpy(d_parameters.sum(0))) if wanted.d_parameters else []
+    derivatives = []
+    if wanted.d_parameters:
+        derivatives += torch.from_numpy(d_parameters if wanted.by_cell else d_parameters.sum(0)).unbind(-2)
     if d_of_cells is not None:
         derivatives.append(torch.from_numpy(d_of_cells))
     return torch.from_numpy(log_prob), torch.from_numpy(d_output) if wanted.d_log_mean else None, derivatives

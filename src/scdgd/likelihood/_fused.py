@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Entries of a block: with its few temporaries about the second-level cache of a CPU core.
 _BLOCK_ELEMENTS = 2**18
+#: The same for a GPU, which it keeps busy: temporaries of a block are 256 MiB each.
+_GPU_BLOCK_ELEMENTS = 2**26
 
 
 def fused_log_prob(
@@ -40,6 +42,7 @@ def fused_log_prob(
     parameters: Sequence[torch.Tensor],
     *,
     constants: bool = True,
+    by_cell: bool = False,
 ) -> torch.Tensor:
     r"""Log probability of whole cells, shape ``(b,)``, in nats, differentiable in `output` and `parameters`.
 
@@ -58,6 +61,9 @@ def fused_log_prob(
     constants
         Whether terms that do not depend on the mean count. Without them the result is in double, because what is left
         can be large; parameters then have no gradient.
+    by_cell
+        Whether derivatives in the parameters are kept for each cell until backpropagation knows the weights of cells. If
+        not, they are summed, and evaluated again should weights differ. The former takes as much memory as `output`.
     """
     if log_size is not None:  # a cell without counts may have size zero
         log_size = log_size.clamp(min=-_MAX_LOG_MEAN)
@@ -65,17 +71,17 @@ def fused_log_prob(
         return _evaluate(family, counts, Wanted(False, False, constants), log_size, output, parameters)[0]
     if not constants:
         parameters = [p.detach() for p in parameters]
-    return _FusedLogProb.apply(family, constants, counts, log_size, output, *parameters)
+    return _FusedLogProb.apply(family, (constants, by_cell), counts, log_size, output, *parameters)
 
 
 class _FusedLogProb(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, family, constants, counts, log_size, output, *parameters):
+    def forward(ctx, family, options, counts, log_size, output, *parameters):
         """Log probabilities ``(b,)``; the derivatives, which the same pass gives, wait for :meth:`backward`."""
         needs_output, *needs_parameters = ctx.needs_input_grad[4:]
-        evaluate = functools.partial(_evaluate, family, counts, Wanted(needs_output, any(needs_parameters), constants))
-        log_prob, *ctx.derivatives = evaluate(log_size, output, parameters)
-        ctx.evaluate = evaluate
+        wanted = Wanted(needs_output, any(needs_parameters), *options)
+        log_prob, *ctx.derivatives = _evaluate(family, counts, wanted, log_size, output, parameters)
+        ctx.evaluate = functools.partial(_evaluate, family, counts, wanted._replace(by_cell=True))
         ctx.save_for_backward(log_size, output, *parameters)
         return log_prob
 
@@ -88,15 +94,21 @@ class _FusedLogProb(torch.autograd.Function):
         # second pass over a retained graph, evaluate again
         per_gene = any(d.ndim == 1 for d in ctx.derivatives[1]) if ctx.derivatives else False
         if ctx.derivatives is None or (per_gene and (d_log_prob != d_log_prob[0]).any()):
-            _, d_output, d_parameters = ctx.evaluate(log_size, output, parameters, weight=d_log_prob.unsqueeze(1))
-        else:
-            d_output, d_parameters = ctx.derivatives
-            for d in (d_output, *d_parameters):
-                if d is not None:
-                    weight = d_log_prob.to(d.dtype)  # else all of a single-precision buffer would go through double
-                    d.mul_(weight[0] if d.ndim == 1 else weight.unsqueeze(1))
+            _, *ctx.derivatives = ctx.evaluate(log_size, output, parameters)
+        d_output, d_parameters = ctx.derivatives
         ctx.derivatives = None
+        if d_output is not None:
+            _weight(d_output, d_log_prob, output)
+        d_parameters = [_weight(d, d_log_prob, p) for d, p in zip(d_parameters, parameters, strict=False)]
         return None, None, None, None, d_output, *(d_parameters or [None] * len(parameters))
+
+
+def _weight(derivative: torch.Tensor, weight: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+    """Derivative times the weights of cells ``(b,)``, in place; summed over cells if what it is `of` is not of cells."""
+    weight = weight.to(derivative.dtype)  # else all of a single-precision buffer would go through double
+    if derivative.ndim > of.ndim:
+        return weight @ derivative
+    return derivative.mul_(weight[0] if of.ndim == 1 else weight.unsqueeze(1))
 
 
 def _evaluate(
@@ -106,10 +118,9 @@ def _evaluate(
     log_size: torch.Tensor | None,
     output: torch.Tensor,
     parameters: Sequence[torch.Tensor],
-    weight: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
-    """Log probabilities ``(b,)``, derivative in the output, derivatives in the parameters, times `weight` ``(b, 1)``."""
-    if weight is None and _compiled.applies(family, counts, log_size, output, parameters):
+    """Log probabilities ``(b,)``, derivative in the output, derivatives in the parameters."""
+    if _compiled.applies(family, counts, log_size, output, parameters):
         log_prob, *derivatives = _compiled.evaluate(family, counts, wanted, log_size, output, parameters)
         return log_prob.to(output.dtype if wanted.constants else log_prob.dtype), *derivatives
     blocks = _blocks(counts, output)
@@ -119,9 +130,7 @@ def _evaluate(
     of_entries = [(p[counts.indices] if p.ndim == 1 else p.reshape(-1)[at]).double() for p in parameters]
     nonzero = family.nonzero_terms(counts.values.double(), log_mean, of_entries, wanted)
     log_prob = counts.sum_of(nonzero.value)
-    d_parameters = [
-        torch.zeros_like(p, memory_format=torch.contiguous_format) for p in parameters
-    ] * wanted.d_parameters
+    d_parameters = [p.new_zeros(output.shape if wanted.by_cell else p.shape) for p in parameters] * wanted.d_parameters
     for rows, entries in blocks:
         of_rows = [p if p.ndim == 1 else p[rows] for p in parameters]
         zero = family.zero_terms(mean[rows], of_rows, wanted)
@@ -130,13 +139,10 @@ def _evaluate(
         log_prob[rows] += zero.value.sum(1)
         for d, z, nz in zip(d_parameters, zero.d_parameters, nonzero.d_parameters, strict=False):
             _put(z, at_rows, nz[entries])
-            z = z if weight is None else z.mul_(weight[rows])
             d.add_(z.sum(0)) if d.ndim == 1 else d[rows].copy_(z)
         if wanted.d_log_mean:
             _put(zero.d_log_mean, at_rows, nonzero.d_log_mean[entries])
             _chain(zero.d_log_mean, mean[rows], None if log_size is None else log_size[rows])
-            if weight is not None:
-                mean[rows].mul_(weight[rows])
     dtype = output.dtype if wanted.constants else log_prob.dtype
     return log_prob.to(dtype), mean if wanted.d_log_mean else None, d_parameters
 
@@ -144,7 +150,7 @@ def _evaluate(
 def _blocks(counts: SparseCounts, output: torch.Tensor) -> list[tuple[slice, slice]]:
     """Slices of cells, with the slices of their entries."""
     n_cells, n_genes = output.shape
-    size = max(1, n_cells if output.is_cuda else _BLOCK_ELEMENTS // n_genes)
+    size = max(1, (_GPU_BLOCK_ELEMENTS if output.is_cuda else _BLOCK_ELEMENTS) // n_genes)
     starts = range(0, n_cells, size)
     bounds = counts.indptr[[*starts, n_cells]].tolist()
     return [

@@ -56,8 +56,9 @@ def make_kernel(terms: ModuleType) -> Callable:
         d_parameters,
         d_of_cells,
     ):
-        """Evaluate cells `first` to `last`; `scratch` ``(2, g)`` belongs to the thread, `d_parameters` to the part.
+        """Evaluate cells `first` to `last`; `scratch` ``(2, g)`` belongs to the thread.
 
+        Of `d_parameters`, ``(1, p, g)`` belongs to the part, and of ``(b, p, g)`` a row to each cell.
         Rows of arrays are taken by index: if they are unpacked, numba's loops over them are several times slower.
         """
         _ = sources
@@ -72,13 +73,14 @@ def make_kernel(terms: ModuleType) -> Callable:
             d_log_mean = None if d_output is None else mean_or_derivative
             of_cell = None if of_cells is None else of_cells[i]
             d_of_cell = None if d_of_cells is None else d_of_cells[i]
+            d_of_genes = None if d_parameters is None else d_parameters[i if len(d_parameters) > 1 else 0]
             size, log_normalizer = _mean(output[i], None if log_size is None else log_size[i], mean)
             for e in range(genes.size):
                 entry_log_mean[e] = output[i, genes[e]] - log_normalizer
                 entry_mean[e] = mean[genes[e]]
                 mean[genes[e]] = 0  # a zero of mean zero is certain: value and derivatives vanish
             entry_derivative = None if d_output is None else entry_d
-            zero_terms(mean, single, of_cell, value, d_log_mean, d_parameters, d_of_cell)
+            zero_terms(mean, single, of_cell, value, d_log_mean, d_of_genes, d_of_cell)
             nonzero_terms(
                 x,
                 genes,
@@ -88,7 +90,7 @@ def make_kernel(terms: ModuleType) -> Callable:
                 constants,
                 entry_value,
                 entry_derivative,
-                d_parameters,
+                d_of_genes,
                 d_of_cell,
             )
             log_prob[i] = _sum(value) + entry_value[: genes.size].sum()

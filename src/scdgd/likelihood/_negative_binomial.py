@@ -130,9 +130,15 @@ class NegativeBinomial(CountLikelihood):
         mean = self.mu
         return mean / (1 + mean * (-self.log_theta).exp())
 
-    def sample(self) -> torch.Tensor:
-        """One draw of the counts, shape ``(..., b, g)``: a Poisson with gamma distributed rate."""
-        rate = torch.distributions.Gamma(self.theta, 1.0).sample() * (self.log_mean - self.log_theta).exp()
+    @property
+    def variance(self) -> torch.Tensor:
+        r"""Compute :math:`\mu + \mu^2/\theta`, shape ``(..., b, g)``."""
+        return self.mu * (1 + self.mu / self.theta)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
+        """Draws of the counts, shape ``(*sample_shape, ..., b, g)``: a Poisson with gamma distributed rate."""
+        gamma = torch.distributions.Gamma(self.theta, 1.0, validate_args=False)
+        rate = gamma.sample(sample_shape) * (self.log_mean - self.log_theta).exp()
         return torch.poisson(rate)
 
 

@@ -82,6 +82,11 @@ class Poisson(CountLikelihood):
         r"""Fisher information in the log mean, :math:`\mu`, shape ``(..., b, g)``."""
         return self.mu
 
-    def sample(self) -> torch.Tensor:
-        """One draw of the counts, shape ``(..., b, g)``."""
-        return torch.poisson(self.mu)
+    @property
+    def variance(self) -> torch.Tensor:
+        r"""The mean :math:`\mu`, shape ``(..., b, g)``."""
+        return self.mu
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
+        """Draws of the counts, shape ``(*sample_shape, ..., b, g)``."""
+        return torch.poisson(self.mu.expand(*sample_shape, *self.mu.shape))

@@ -61,6 +61,11 @@ class ZeroInflated(CountLikelihood):
         r"""Expected counts :math:`(1 - \pi) \mu`, shape ``(..., b, g)``."""
         return (-self.zi_logits).sigmoid() * self.mu
 
+    @property
+    def variance(self) -> torch.Tensor:
+        r"""From the variance :math:`V` of the base, :math:`(1 - \pi) (V + \pi \mu^2)`, shape ``(..., b, g)``."""
+        return (-self.zi_logits).sigmoid() * (self.not_inflated.variance + self.zi_probs * self.mu.square())
+
     @classmethod
     def constant_terms(cls, x: torch.Tensor, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
         """Those of the base."""
@@ -115,9 +120,9 @@ class ZeroInflated(CountLikelihood):
         t = (self.zi_logits - zero.value).sigmoid()
         return (-self.zi_logits).sigmoid() * (base.information() - t * of_zeros)
 
-    def sample(self) -> torch.Tensor:
-        """One draw of the counts, shape ``(..., b, g)``."""
-        counts = self.not_inflated.sample()
+    def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
+        """Draws of the counts, shape ``(*sample_shape, ..., b, g)``."""
+        counts = self.not_inflated.sample(sample_shape)
         return counts.where(torch.rand_like(counts) >= self.zi_probs, 0)
 
 

@@ -8,14 +8,12 @@ import numpy as np
 import torch
 from anndata import AnnData
 from scipy import sparse
-from scvi.distributions import Poisson, ZeroInflatedNegativeBinomial
 
-from scdgd.likelihood import NegativeBinomial
+from scdgd.likelihood import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 
 if TYPE_CHECKING:
     from torch.distributions import Distribution
 
-    from scdgd.data import SparseCounts
     from scdgd.likelihood import CountLikelihood
 
 #: Logit of a probability of zero inflation that is zero to single precision.
@@ -78,26 +76,9 @@ def split_counts(
     return parts[0], parts[1]
 
 
-class OverGenes:
-    """Distribution of single counts of scvi-tools, summed over genes, by the names of :mod:`scdgd.likelihood`."""
-
-    def __init__(self, px: Distribution) -> None:
-        self.px, self.mean = px, px.mean
-
-    def log_prob(self, counts: SparseCounts) -> torch.Tensor:
-        """Log probability of whole cells, counts ``(b, g)`` to ``(b,)``, in double."""
-        return self.px.log_prob(counts.to_dense()).sum(-1, dtype=torch.float64)
-
-    log_kernel = log_prob
-
-    def log_constant(self, counts: SparseCounts) -> torch.Tensor:
-        """Zero for each cell, shape ``(b,)``: the kernel leaves nothing out."""
-        return counts.totals().new_zeros(len(counts), dtype=torch.float64)
-
-
 def conditional_of_other_half(
     px: Distribution | CountLikelihood, x_inferred: torch.Tensor, epsilon: float
-) -> NegativeBinomial | OverGenes:
+) -> CountLikelihood:
     r"""Law of the second part of a binomially split count, given the first.
 
     For negative binomial counts
@@ -108,8 +89,8 @@ def conditional_of_other_half(
 
     The parts are dependent, because they share the gamma distributed rate of the count; those of a Poisson are not,
     :math:`x^{\mathrm{te}} \sim \mathrm{Poisson}((1-\epsilon)\mu)`. Zero inflation is shared, too: it goes on with
-    probability :math:`\pi / (\pi + (1 - \pi) p_0)` after a zero, where :math:`p_0 = (1 + \epsilon\mu/\theta)^{-\theta}`,
-    and is excluded by any other count.
+    probability :math:`\pi / (\pi + (1 - \pi) p_0)` after a zero, where :math:`p_0 = (1 + \epsilon\mu/\theta)^{-\theta}`
+    or, for a Poisson, :math:`e^{-\epsilon\mu}`, and is excluded by any other count.
 
     Parameters
     ----------
@@ -121,12 +102,13 @@ def conditional_of_other_half(
         Share of the first part.
     """
     ratio = (1 - epsilon) / epsilon
-    if isinstance(px, Poisson):
-        return OverGenes(Poisson(px.rate * ratio))
-    theta = px.theta + x_inferred
-    mu = px.mu * ratio * theta / (px.theta + px.mu)
-    if not isinstance(px, ZeroInflatedNegativeBinomial):
-        return NegativeBinomial(mu.log(), theta.log())
-    after_zero = px.zi_logits + px.theta * torch.log1p(px.mu / px.theta)
-    zi_logits = torch.where(x_inferred > 0, _NEVER, after_zero)
-    return OverGenes(ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits))
+    if hasattr(px, "theta"):
+        theta = px.theta + x_inferred
+        mu, parameters = px.mu * ratio * theta / (px.theta + px.mu), [theta.log()]
+        log_zero = -px.theta * torch.log1p(px.mu / px.theta)
+    else:
+        mu, parameters, log_zero = px.rate * ratio, [], -px.rate
+    if not hasattr(px, "zi_logits"):
+        return (NegativeBinomial if parameters else Poisson)(mu.log(), *parameters)
+    zi_logits = torch.where(x_inferred > 0, _NEVER, px.zi_logits - log_zero)
+    return (ZeroInflatedNegativeBinomial if parameters else ZeroInflatedPoisson)(mu.log(), *parameters, zi_logits)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Above this shape of the tail of its importance weights, a cell's score is only roughly known.
 _MAX_PARETO_K = 0.7
-_LIKELIHOODS = ("nb", "zinb", "poisson")
+_LIKELIHOODS = ("nb", "zinb", "poisson", "zip", "constrained_poisson")
 
 
 class HeldOutScore(NamedTuple):

@@ -11,7 +11,7 @@ from scvi.module import LDVAE, VAE
 from scdgd._compat import MODULE_KEYS
 from scdgd.data import as_sparse_counts
 from scdgd.inference import encoder_samples, log_standard_normal, posterior_samples
-from scdgd.module import DGDModule, FlexVAE
+from scdgd.module import GMVAE, DGDModule, FlexVAE
 
 from ._count_splitting import conditional_of_other_half
 
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from scvi.module.base import BaseModuleClass
     from torch.distributions import Distribution
 
-    from scdgd.likelihood import CountLikelihood, NegativeBinomial
-
-    from ._count_splitting import OverGenes
+    from scdgd.likelihood import CountLikelihood
 
 
 class InferredHalf:
@@ -62,7 +60,7 @@ class InferredHalf:
         inputs = self.module._get_generative_input(self.tensors, {**self.outputs, MODULE_KEYS.Z_KEY: z})
         return self.module.generative(**inputs)[MODULE_KEYS.PX_KEY]
 
-    def decode_other(self, z: torch.Tensor) -> NegativeBinomial | OverGenes:
+    def decode_other(self, z: torch.Tensor) -> CountLikelihood:
         """Law of the half that is not seen, given the one that is, at representations ``(b, d)``."""
         return conditional_of_other_half(self.decode(z), self.x.to_dense(), self.epsilon)
 
@@ -94,11 +92,8 @@ class InferredHalf:
             rows = self.module.representations(self.tensors[REGISTRY_KEYS.INDICES_KEY].ravel())
             samples = posterior_samples(self.module, self.tensors, rows, n_samples)
             return samples.z, samples.log_weights
-        if type(self.module) not in (
-            VAE,
-            LDVAE,
-            FlexVAE,
-        ):  # other subclasses, such as SCANVAE, have priors of their own
+        # other subclasses, such as SCANVAE, have priors of their own
+        if type(self.module) not in (VAE, LDVAE, FlexVAE, GMVAE):
             msg = f"The posterior of a {type(self.module).__name__} is not known here; score it with `form='plug_in'`."
             raise TypeError(msg)
         qz, x, log_prior = self.outputs[MODULE_KEYS.QZ_KEY], self.x.to_dense(), log_standard_normal

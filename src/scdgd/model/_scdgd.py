@@ -12,7 +12,7 @@ from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 from scvi.utils import setup_anndata_dsp
 
-from scdgd._compat import get_state_registry, is_registered, make_actual
+from scdgd._compat import MODULE_KEYS, get_state_registry, is_registered, make_actual
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd.data import (
     BatchField,
@@ -42,6 +42,8 @@ from ._sampling_mixin import PriorSamplingMixin
 from ._training_mixin import RepresentationTrainingMixin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from anndata import AnnData
     from mudata import MuData
 
@@ -83,9 +85,12 @@ class SCDGD(
     n_hidden, n_layers, activation
         Width, number and activation (``"silu"``, ``"relu"``, ``"tanh"``) of the decoder's hidden layers.
     gene_likelihood
-        ``"nb"``, negative binomial; ``"poisson"``; or ``"constrained_poisson"``, whose means add up to the total count.
+        ``"nb"``, negative binomial; ``"poisson"``; ``"zinb"`` and ``"zip"``, the same with a share of structural zeros
+        for each gene; or ``"constrained_poisson"``, whose means add up to the total count, for observed totals.
     dispersion
-        Inverse dispersion per gene (``"gene"``) or per gene and batch (``"gene-batch"``).
+        Inverse dispersion per gene (``"gene"``) or per gene and batch (``"gene-batch"``); without effect on Poisson
+        counts. scvi-tools' ``"gene-cell"`` is refused: dispersions that depend on the representation make noise of
+        what the steps of Gauss-Newton and Laplace's approximation take for information.
     size_factor
         ``"observed"`` (total count), ``"max"`` (largest count; the paper's), ``"mean"`` or ``"registered"`` (the
         ``size_factor_key`` column). ``None``: registered if there is such a column, else observed.
@@ -135,7 +140,7 @@ class SCDGD(
         n_hidden: int = 64,
         n_layers: int = 1,
         activation: Literal["silu", "relu", "tanh"] = "silu",
-        gene_likelihood: Literal["nb", "poisson", "constrained_poisson"] = "nb",
+        gene_likelihood: Literal["nb", "zinb", "poisson", "zip", "constrained_poisson"] = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
         size_factor: Literal["observed", "max", "mean", "registered"] | None = None,
         output_activation: Literal["softmax", "sigmoid", "softplus"] | None = None,
@@ -151,6 +156,12 @@ class SCDGD(
         has_size_factor = is_registered(self.registry_, REGISTRY_KEYS.SIZE_FACTOR_KEY)
         size_factor = size_factor or ("registered" if has_size_factor else "observed")
         output_activation = output_activation or ("softmax" if size_factor == "observed" else "softplus")
+        if dispersion == "gene-cell":
+            msg = (
+                "`dispersion='gene-cell'` makes dispersions depend on representations, which are found as if they did "
+                "not. Use 'gene' or 'gene-batch'."
+            )
+            raise ValueError(msg)
         hyperprior_weight_ = {**self._hyperprior_weight, **(hyperprior_weight or {})}
         check_options(
             activation=(activation, ("silu", "relu", "tanh")),
@@ -239,7 +250,7 @@ class SCDGD(
                 "Without noise on representations (`noise_scale=0`) the joint density grows without bound as "
                 "representations and components shrink together. Keep `noise_scale > 0`, or use "
                 "`prior='softball'` with `hyperprior_weight={'log_var': 'per_cell'}`, or "
-                "`prior_kwargs={'covariance_type': 'fixed'}`."
+                "`prior_kwargs={'covariance_type': 'fixed'}`, or `train(plan_cls=scdgd.train.LaplacePlan)`."
             )
 
     @classmethod
@@ -406,3 +417,45 @@ class SCDGD(
                 for tensors in loader
             ]
         return torch.cat(factors).numpy()
+
+    @torch.inference_mode()
+    def get_likelihood_parameters(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_samples: int = 1,
+        give_mean: bool = False,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict[str, torch.Tensor]] | None = None,
+    ) -> dict[str, np.ndarray]:
+        r"""Parameters of the likelihood of each count.
+
+        Parameters
+        ----------
+        adata, indices, batch_size, dataloader
+            As in scvi-tools.
+        n_samples
+            Draws ``s`` of each cell's posterior; for one, the representation itself.
+        give_mean
+            Whether to average over draws.
+
+        Returns
+        -------
+        ``"mean"`` :math:`\mu`, before zeros are inflated; with negative binomial counts ``"dispersions"``
+        :math:`\theta`; with inflated zeros ``"dropout"`` :math:`\pi`. Shapes are ``(n, g)``, or ``(s, n, g)`` for several
+        draws that are not averaged.
+        """
+        self._check_if_trained(warn=False)
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
+            dataloader = self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size)
+        parts: dict[str, list[torch.Tensor]] = {}
+        for tensors in dataloader:
+            _, outputs = self.module.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
+            px = outputs[MODULE_KEYS.PX_KEY]
+            for name, attribute in (("mean", "mu"), ("dropout", "zi_probs"), ("dispersions", "theta")):
+                if hasattr(px, attribute):
+                    parts.setdefault(name, []).append(getattr(px, attribute).cpu())
+        parameters = {name: torch.cat(part, dim=-2) for name, part in parts.items()}
+        average = give_mean and n_samples > 1
+        return {name: (p.mean(0) if average else p).numpy() for name, p in parameters.items()}

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from scdgd.likelihood import CountLikelihood
     from scdgd.prior import Prior
 
+GeneLikelihood = Literal["nb", "zinb", "poisson", "zip", "constrained_poisson"]
 HyperpriorWeight = Literal["once", "per_cell"]
+
+#: Few zeros are structural at first, but the gradient of the logits, in proportion to :math:`\pi (1 - \pi)`, is not small.
+_FIRST_ZI_LOGIT = -2.0
 
 #: Draws ``(s, b, d)`` of posteriors, given module, minibatch, rows of the table ``(b, w)`` and the number ``s``.
 PosteriorSampler = Callable[["DGDModule", dict, torch.Tensor, int], torch.Tensor]
@@ -64,7 +68,9 @@ class DGDModule(BaseModuleClass):
     n_hidden, n_layers, activation, output_activation
         Of the :class:`Decoder`.
     gene_likelihood
-        ``"nb"``, ``"poisson"`` or ``"constrained_poisson"``; the last needs totals as size factors, and a softmax.
+        ``"nb"``, ``"zinb"``, ``"poisson"``, ``"zip"`` or ``"constrained_poisson"``; the last needs totals as size
+        factors, and a softmax. Zeros are inflated by a share :math:`\pi_j` of each gene, so information about
+        representations reaches the counts through :math:`\mu` alone.
     dispersion
         ``"gene"`` or ``"gene-batch"``.
     dispersion_floor
@@ -91,7 +97,7 @@ class DGDModule(BaseModuleClass):
         n_layers: int = 1,
         activation: Activation = "silu",
         output_activation: OutputActivation = "softmax",
-        gene_likelihood: Literal["nb", "poisson", "constrained_poisson"] = "nb",
+        gene_likelihood: GeneLikelihood = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
         dispersion_floor: Literal[0, 1] = 0,
         size_factor: SizeFactor = "observed",
@@ -119,6 +125,8 @@ class DGDModule(BaseModuleClass):
             output_activation=output_activation,
         )
         start = torch.tensor(2.0 - dispersion_floor).log()  # theta starts at 2 (released code)
+        if "zi_logits" in LIKELIHOODS[gene_likelihood].parameter_names:  # of the decoder, as in scvi-tools
+            self.decoder.zi_logits = nn.Parameter(torch.full((n_genes,), _FIRST_ZI_LOGIT))
         self.px_r = nn.Parameter(start.expand((n_genes,) if dispersion == "gene" else (n_batch, n_genes)).clone())
 
     @property
@@ -145,10 +153,13 @@ class DGDModule(BaseModuleClass):
         self, batch_index: torch.Tensor, genes: torch.Tensor | slice = slice(None)
     ) -> tuple[torch.Tensor, ...]:
         """What the likelihood of some genes depends on beside the mean, each ``(m,)`` or ``(b, m)``."""
-        if "log_theta" not in LIKELIHOODS[self.gene_likelihood].parameter_names:
-            return ()
-        log_theta = self.log_theta[..., genes]
-        return (log_theta[batch_index.ravel().long()] if self.dispersion == "gene-batch" else log_theta,)
+        names, parameters = LIKELIHOODS[self.gene_likelihood].parameter_names, ()
+        if "log_theta" in names:
+            log_theta = self.log_theta[..., genes]
+            parameters += (log_theta[batch_index.ravel().long()] if self.dispersion == "gene-batch" else log_theta,)
+        if "zi_logits" in names:  # the compiled likelihood takes those of every cell
+            parameters += (self.decoder.zi_logits[genes].expand(len(batch_index), -1),)
+        return parameters
 
     def on_load(self, model, **kwargs) -> None:
         """Refuse models that a later version of the package has saved."""
@@ -315,9 +326,9 @@ class DGDModule(BaseModuleClass):
 
 
 def _check_likelihood(name: str, size_factor: str, output_activation: str) -> None:
-    given = [n for n, family in LIKELIHOODS.items() if {"log_theta"}.issuperset(family.parameter_names)]
+    given = [n for n, f in LIKELIHOODS.items() if {"log_theta", "zi_logits"}.issuperset(f.parameter_names)]
     if name not in given:
-        msg = f"`gene_likelihood` must be one of {given}, got {name!r}: this decoder gives means and dispersions only."
+        msg = f"`gene_likelihood` must be one of {given}, got {name!r}."
         raise ValueError(msg)
     if LIKELIHOODS[name] is ConstrainedPoisson and (size_factor, output_activation) != ("observed", "softmax"):
         msg = f"`gene_likelihood={name!r}` needs `size_factor='observed'` and `output_activation='softmax'`."

@@ -1,0 +1,71 @@
+"""Values zero and one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import logsigmoid
+
+from scdgd.data import SparseCounts, as_sparse_counts
+
+from ._base import Likelihood, over_genes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Bernoulli(Likelihood):
+    r"""Binarised counts, with logits :math:`o` of a one.
+
+    .. math::
+        \ell(x) = x\, o - \log(1 + e^o) = \log\sigma\big((2x - 1)\, o\big)
+
+    Parameters
+    ----------
+    logits
+        Decoder output :math:`o`, shape ``(..., b, g)``.
+    """
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__(logits)
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """Logits of a one, shape ``(..., b, g)``."""
+        return self._input
+
+    def log_prob(self, values: SparseCounts | torch.Tensor) -> torch.Tensor:
+        """Log probability of whole cells, summed over genes, in nats: values ``(b, g)`` to ``(..., b)``.
+
+        Raises
+        ------
+        ValueError
+            If a value is neither 0 nor 1.
+        """
+        values = as_sparse_counts(values)
+        other = values.values[(values.values != 0) & (values.values != 1)]
+        if len(other):
+            msg = f"Values of a Bernoulli are 0 and 1, got {float(other[0])}: binarise counts, as by `counts > 0`."
+            raise ValueError(msg)
+        logits = values.entries_of(self.logits).double()
+        return over_genes(values, logsigmoid(-self.logits), logsigmoid((2 * values.values - 1) * logits))
+
+    @property
+    def log_zero_probability(self) -> torch.Tensor:
+        """Log probability of a zero, shape ``(..., b, g)``."""
+        return logsigmoid(-self.logits)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Probability of a one, shape ``(..., b, g)``."""
+        return self.logits.sigmoid()
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Variance, shape ``(..., b, g)``."""
+        return self.logits.sigmoid() * (-self.logits).sigmoid()
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
+        """Draws of the values, shape ``(*sample_shape, ..., b, g)``."""
+        return torch.bernoulli(self.mean.expand(*sample_shape, *self.logits.shape))

@@ -1,0 +1,86 @@
+"""Values on a logarithmic scale, with Gaussian noise."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from scdgd.data import SparseCounts, as_sparse_counts
+
+from ._base import Likelihood, over_genes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_HALF_LOG_TWO_PI = math.log(2 * math.pi) / 2
+
+
+class Normal(Likelihood):
+    r"""Gaussian values, such as log-normalised counts, with mean :math:`m` and standard deviation :math:`\sigma`.
+
+    .. math::
+        \ell(x) = -\frac{(x - m)^2}{2\sigma^2} - \log\sigma - \tfrac12 \log 2\pi
+
+    Log densities are those of the values as given: they do not compare with log probabilities of counts.
+
+    Parameters
+    ----------
+    mean
+        Decoder output :math:`m`, shape ``(..., b, g)``.
+    log_scale
+        Log standard deviation :math:`\log\sigma`, shape ``(g,)`` or that of `mean`.
+    """
+
+    parameter_names = ("log_scale",)
+
+    def __init__(self, mean: torch.Tensor, log_scale: torch.Tensor) -> None:
+        super().__init__(mean, log_scale)
+
+    @property
+    def log_scale(self) -> torch.Tensor:
+        """Log standard deviation, shape ``(g,)`` or ``(..., b, g)``."""
+        return self.parameters[0]
+
+    def log_prob(self, values: SparseCounts | torch.Tensor) -> torch.Tensor:
+        """Log density of whole cells, summed over genes, in nats: values ``(b, g)`` to ``(..., b)``."""
+        values = as_sparse_counts(values)
+        mean, log_scale = (values.entries_of(t).double() for t in (self.mean, self.log_scale))
+        of_entries = _log_density(values.values.double() - mean, log_scale)
+        return over_genes(values, _log_density(self.mean, self.log_scale), of_entries)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Expected values, shape ``(..., b, g)``."""
+        return self._input
+
+    @property
+    def stddev(self) -> torch.Tensor:
+        """Standard deviation, shape ``(..., b, g)``."""
+        return self.log_scale.exp().expand_as(self._input)
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Variance, shape ``(..., b, g)``."""
+        return self.stddev.square()
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """Refused: values on a logarithmic scale have no shares.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        msg = "Values with Gaussian noise have no shares in a total: use `get_normalized('mu')`."
+        raise ValueError(msg)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
+        """Draws of the values, shape ``(*sample_shape, ..., b, g)``."""
+        return torch.normal(*(t.expand(*sample_shape, *self.mean.shape) for t in (self.mean, self.stddev)))
+
+
+def _log_density(residual: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+    return -0.5 * (residual * (-log_scale).exp()).square() - log_scale - _HALF_LOG_TWO_PI
