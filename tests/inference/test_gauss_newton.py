@@ -11,15 +11,16 @@ from scvi import REGISTRY_KEYS
 from scdgd.inference import (
     GaussNewtonConfig,
     NewCellsConfig,
+    _fisher,
     best_component_means,
     fisher_information,
     gauss_newton,
     place_new_cells,
 )
-from scdgd.inference._fisher import count_information, hidden_jacobian
+from scdgd.inference._fisher import count_information, hidden_jacobian, shared_count_information
 from scdgd.inference._gauss_newton import _start, _try_step, damped_step, secant_update
 from scdgd.inference._gene_subset import choose_genes
-from scdgd.inference._joint_density import JointDensity
+from scdgd.inference._joint_density import JointDensity, distinct_rows
 from scdgd.module import DGDModule
 from scdgd.prior import GaussianMixture
 
@@ -150,6 +151,32 @@ def test_subset_is_reproducible_weighted_and_unbiased():
     assert float(((mean - full).norm() / full.norm()).detach()) < 0.1
 
 
+@pytest.mark.parametrize("n_genes", [20, None])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_information_of_cells_that_share_a_representation(variant, n_genes):
+    module = make_module(**VARIANTS[variant])
+    density = JointDensity(module, draw(module, 200))
+    some = torch.randn(5, 3).double()
+    some[1, 0] = some[0, 0]  # to differ in one of the dimensions is to differ
+    z, subset = some[torch.randint(5, (200,))], choose_genes(module, n_genes)
+    expected = count_information(density, z, subset)
+    torch.testing.assert_close(shared_count_information(density, z, subset), expected)
+    assert shared_count_information(density, z, subset).std(0).amin() > 0  # of each cell, as size factors differ
+    alone = density.module.prior.sample(200)[0]
+    torch.testing.assert_close(
+        shared_count_information(density, alone, subset), count_information(density, alone, subset)
+    )
+
+
+def test_the_first_curvature_is_computed_once_for_each_component(monkeypatch):
+    module, decoded = make_module(), []
+    monkeypatch.setattr(
+        _fisher, "hidden_jacobian", lambda decoder, z, c: decoded.append(len(z)) or hidden_jacobian(decoder, z, c)
+    )
+    gauss_newton(module, draw(module), config=CONFIG._replace(max_steps=0))
+    assert decoded[0] <= module.prior.n_components
+
+
 # steps
 
 
@@ -270,6 +297,49 @@ def test_damping_halves_where_a_step_was_taken_and_quadruples_where_not():
     assert (search.damping[25:] == CONFIG.damping / 2).all()
     assert torch.equal(search.z[:25], z[:25])
     torch.testing.assert_close(search.z[25:], z[25:] + downhill)
+
+
+def test_last_step_is_the_one_that_promises_little():
+    module = make_module()
+    tensors = draw(module, 200)
+    config = CONFIG._replace(tolerance=1.0)
+    without, found = (gauss_newton(module, tensors, config=config._replace(last_step=last)) for last in (False, True))
+    assert torch.equal(found.n_steps, without.n_steps)
+    assert found.converged.all()
+    assert not torch.isclose(found.z, without.z).all(1).any()
+    mode = gauss_newton(module, tensors, found.z, TIGHT).neg_log_joint
+    assert (found.neg_log_joint < without.neg_log_joint).all()  # as promised,
+    assert float((found.neg_log_joint - objective(module, tensors, found.z)).abs().median()) < 0.02  # nearly kept,
+    left, before = objective(module, tensors, found.z) - mode, without.neg_log_joint - mode
+    assert float(left.mean()) < 0.5 * float(before.mean())  # and of use
+    stopped = config._replace(max_steps=1, tolerance=0.0)
+    for last in (False, True):  # a cell that may not go on does not
+        assert torch.equal(
+            gauss_newton(module, tensors, config=stopped._replace(last_step=last)).z,
+            gauss_newton(module, tensors, config=stopped).z,
+        )
+
+
+@pytest.mark.parametrize("variant", ["softmax", "softplus", "gene-batch", "covariates"])
+def test_slices_of_cells_are_those_cells(variant):
+    module = make_module(**VARIANTS[variant])
+    density, z = JointDensity(module, draw(module, 23)), torch.randn(23, 3).double()
+    value, gradient = density.value_and_gradient(z)
+    for cells in (slice(4, 9), slice(20, 30), slice(0, 1)):  # the second ends where the cells do
+        part = density[cells]
+        assert torch.equal(part.x.to_dense(), density.x.to_dense()[cells])
+        for actual, expected in zip(part.value_and_gradient(z[cells]), (value, gradient), strict=True):
+            torch.testing.assert_close(actual, expected[cells])
+
+
+@pytest.mark.parametrize("n_columns", [1, 3])
+def test_distinct_rows_are_numbered(n_columns):
+    columns = torch.randint(3, (50, n_columns)).double() / 3
+    number, expected = distinct_rows(columns), columns.unique(dim=0)
+    assert sorted(number.unique().tolist()) == list(range(len(expected)))
+    assert torch.equal(
+        number.unsqueeze(0) == number.unsqueeze(1), (columns.unsqueeze(0) == columns.unsqueeze(1)).all(2)
+    )
 
 
 @pytest.mark.parametrize("variant", ["softmax", "softplus", "gene-batch", "covariates"])

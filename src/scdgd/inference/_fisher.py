@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -10,7 +10,7 @@ from scdgd._compat import MODULE_KEYS
 from scdgd.likelihood import LIKELIHOODS
 
 from ._gene_subset import GeneSubset, choose_genes
-from ._joint_density import JointDensity, frozen, owned
+from ._joint_density import JointDensity, distinct_rows, frozen, owned
 
 if TYPE_CHECKING:
     from scdgd.likelihood import CountLikelihood
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Entries of the Jacobian of a block of cells: on a CPU it stays in cache, elsewhere it keeps the device busy.
 _CPU_ELEMENTS, _GPU_ELEMENTS = 2**19, 2**26
+#: So many cells must share a representation in the mean before it pays.
+_SHARED_BY = 4
 
 
 def fisher_information(
@@ -70,30 +72,78 @@ def count_information(density: JointDensity, z: torch.Tensor, subset: GeneSubset
     its cancellation. Every sum over genes, that of the softmax too, runs over the subset with its weights: no other gene
     is decoded.
     """
-    genes, gene_weights = subset
-    decoder, (b, d) = density.module.decoder, z.shape
-    hidden, jacobian = hidden_jacobian(decoder, z, density.covariates)  # (b, h), (b, d, h)
-    output = decoder.output.weight[genes]  # (m, h)
-    o = torch.addmm(decoder.output.bias[genes], hidden, output.T)  # (b, m)
-    centre = None
-    if decoder.output_activation == "softmax":
-        log_profile = o - torch.logsumexp(o + gene_weights.log(), dim=1, keepdim=True)
-        mean_output = (gene_weights * log_profile.exp()) @ output  # (b, h)
-        centre = jacobian @ mean_output.unsqueeze(-1)  # (b, d, 1)
-    else:
-        log_profile = decoder._log_activation(o)
-    scale = (gene_weights * _of_genes(density, log_profile, genes).information()).sqrt()  # (b, m)
-    if centre is None:
-        scale = scale * log_slope(decoder.output_activation, log_profile)
+    (genes, gene_weights), (b, d) = subset, z.shape
+    slopes = _Slopes.at(density.module.decoder, z, density.covariates, subset)
+    weights = gene_weights * _of_genes(density, slopes.log_profile, genes).information()  # (b, m)
+    scale = weights.clamp(min=torch.finfo(weights.dtype).tiny).sqrt()  # a root has no derivative at zero
     n_together = max(1, (_CPU_ELEMENTS if z.device.type == "cpu" else _GPU_ELEMENTS) // (d * len(genes)))
     information = []
     for cells in (slice(first, first + n_together) for first in range(0, b, n_together)):
-        rows = (jacobian[cells].flatten(0, 1) @ output.T).unflatten(0, (-1, d))  # (block, d, m)
-        if centre is not None:
-            rows -= centre[cells]
+        rows = slopes.rows(cells)  # (block, d, m)
         rows *= scale[cells].unsqueeze(1)
         information.append(rows @ rows.mT)
     return torch.cat(information)
+
+
+def shared_count_information(density: JointDensity, z: torch.Tensor, subset: GeneSubset) -> torch.Tensor:
+    r""":func:`count_information` of cells many of which have the same representation and covariates.
+
+    They share :math:`J_\eta`, and a product of the weights of ``b`` cells ``(b, m)`` with the products of its columns
+    ``(m, d^2)`` is all that is left.
+    """
+    if _SHARED_BY * len(z[:, 0].unique()) > len(z):
+        return count_information(density, z, subset)
+    covariates = {key: value for key, value in density.covariates.items() if value is not None}
+    group = distinct_rows(torch.cat([z, *covariates.values()], dim=1))  # (b,)
+    first = torch.full_like(group, len(z)).scatter_reduce_(0, group, torch.arange(len(z), device=z.device), "amin")
+    first = first[: int(group.max()) + 1]  # a cell of each group
+    of_first = {key: None if value is None else value[first] for key, value in density.covariates.items()}
+    slopes = _Slopes.at(density.module.decoder, z[first], of_first, subset)
+    weights = subset.weights * _of_genes(density, slopes.log_profile[group], subset.genes).information()  # (b, m)
+    information = z.new_empty(len(z), z.shape[1], z.shape[1])
+    for i in range(len(first)):
+        cells, (rows,) = (group == i).nonzero().ravel(), slopes.rows(slice(i, i + 1))  # (n,), (d, m)
+        products = (rows.unsqueeze(0) * rows.unsqueeze(1)).flatten(0, 1)  # (d^2, m)
+        information[cells] = (weights[cells] @ products.T).unflatten(1, (len(rows), len(rows)))
+    return information
+
+
+class _Slopes(NamedTuple):
+    r"""What :math:`J_\eta` of some genes is made of, for ``b`` representations."""
+
+    log_profile: torch.Tensor
+    """Log of the softmax or of the other output activation, shape ``(b, m)``."""
+    jacobian: torch.Tensor
+    """Of the last hidden layer, transposed, shape ``(b, d, h)``."""
+    output: torch.Tensor
+    """Weights of the output layer, shape ``(m, h)``."""
+    centre: torch.Tensor | None
+    r""":math:`J_h^\top \bar W` of a softmax, shape ``(b, d, 1)``."""
+    log_slope: torch.Tensor | None
+    """Of the other activations, shape ``(b, m)``."""
+
+    @classmethod
+    def at(
+        cls, decoder: Decoder, z: torch.Tensor, covariates: dict[str, torch.Tensor | None], subset: GeneSubset
+    ) -> _Slopes:
+        """See :func:`count_information`."""
+        genes, gene_weights = subset
+        hidden, jacobian = hidden_jacobian(decoder, z, covariates)  # (b, h), (b, d, h)
+        output = decoder.output.weight[genes]  # (m, h)
+        o = torch.addmm(decoder.output.bias[genes], hidden, output.T)  # (b, m)
+        if decoder.output_activation != "softmax":
+            log_profile = decoder._log_activation(o)
+            return cls(log_profile, jacobian, output, None, log_slope(decoder.output_activation, log_profile))
+        log_profile = o - torch.logsumexp(o + gene_weights.log(), dim=1, keepdim=True)
+        mean_output = (gene_weights * log_profile.exp()) @ output  # (b, h)
+        return cls(log_profile, jacobian, output, jacobian @ mean_output.unsqueeze(-1), None)
+
+    def rows(self, cells: slice) -> torch.Tensor:
+        r""":math:`J_\eta^\top` of some cells, shape ``(block, d, m)``."""
+        rows = (self.jacobian[cells].flatten(0, 1) @ self.output.T).unflatten(0, (-1, self.jacobian.shape[1]))
+        if self.centre is not None:
+            return rows.sub_(self.centre[cells])
+        return rows.mul_(self.log_slope[cells].unsqueeze(1))
 
 
 def hidden_jacobian(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from ._fisher import curvature, fisher_information
+from ._fisher import curvature, fisher_information, shared_count_information
 from ._gene_subset import GeneSubset, choose_genes
 from ._joint_density import JointDensity, frozen, owned
 from ._starts import component_starts
@@ -39,6 +39,8 @@ class GaussNewtonConfig(NamedTuple):
     r"""First :math:`\lambda`."""
     seed: int = 0
     """Seed of the choice of genes."""
+    last_step: bool = False
+    """Whether a cell that stops because the next step promises little takes that step, too, without evaluating it."""
 
 
 class MAPEstimate(NamedTuple):
@@ -47,9 +49,9 @@ class MAPEstimate(NamedTuple):
     z: torch.Tensor
     """Shape ``(b, d)``."""
     neg_log_joint: torch.Tensor
-    """Negative log joint density :math:`J(z)` in nats, shape ``(b,)``."""
+    """Negative log joint density :math:`J(z)` in nats, shape ``(b,)``; what the quadratic model says after a `last_step`."""
     n_steps: torch.Tensor
-    """Steps tried, shape ``(b,)``, int."""
+    """Steps tried and evaluated, shape ``(b,)``, int."""
     converged: torch.Tensor
     """Whether the tolerance was reached, shape ``(b,)``, bool."""
     fisher: torch.Tensor | None = None
@@ -140,7 +142,11 @@ def _climb(density: JointDensity, z: torch.Tensor, config: GaussNewtonConfig, su
         converged = promise < config.tolerance
         leaving = converged | (step == config.max_steps)
         if leaving.any():
-            _record(found, search[leaving], converged[leaving])
+            z, value = search.z, search.value
+            if config.last_step and step < config.max_steps:  # the quadratic model says what this step changes
+                z, value = z + delta, value + 0.5 * (search.gradient * delta).sum(1)
+            for of_all, of_search in zip(found, (z, value, search.n_steps, converged), strict=False):
+                of_all[search.cells[leaving]] = of_search[leaving]
             if leaving.all():
                 break
             search, delta = search[~leaving], delta[~leaving]
@@ -159,7 +165,7 @@ def _start(density: JointDensity, z: torch.Tensor, config: GaussNewtonConfig, su
         z=z,
         value=value,
         gradient=gradient,
-        curvature=curvature(density, z, subset),
+        curvature=shared_count_information(density, z, subset) + density.module.prior.precision(z),
         damping=torch.full_like(z[:, 0], config.damping),
         n_steps=torch.zeros(len(z), dtype=torch.long, device=z.device),
     )
@@ -219,11 +225,6 @@ def secant_update(curvature: torch.Tensor, step: torch.Tensor, change: torch.Ten
         + change.unsqueeze(2) * (change / observed.unsqueeze(1)).unsqueeze(1)
     )
     return torch.where(valid[:, None, None], updated, curvature)
-
-
-def _record(found: MAPEstimate, search: _Search, converged: torch.Tensor) -> None:
-    found.z[search.cells], found.neg_log_joint[search.cells] = search.z, search.value
-    found.n_steps[search.cells], found.converged[search.cells] = search.n_steps, converged
 
 
 def _better(a: MAPEstimate, b: MAPEstimate) -> MAPEstimate:

@@ -9,7 +9,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from scdgd._compat import MODULE_KEYS
-from scdgd.data import as_sparse_counts
+from scdgd.data import SparseCounts, as_sparse_counts
 from scdgd.module import log_size_factor
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class JointDensity:
     .. math::
         J_i(z) = -\log p(x_i \mid z, \vartheta) - \log p(z \mid \phi)
 
-    with decoder and prior fixed. Indexing with rows gives the density of those cells.
+    with decoder and prior fixed. Indexing with rows, or a slice of them, gives the density of those cells.
 
     Parameters
     ----------
@@ -49,10 +49,14 @@ class JointDensity:
     def __len__(self) -> int:
         return len(self.library)
 
-    def __getitem__(self, rows: torch.Tensor) -> JointDensity:
+    def __getitem__(self, rows: torch.Tensor | slice) -> JointDensity:
         part = object.__new__(type(self))
-        rows = rows.nonzero().ravel() if rows.dtype == torch.bool else rows
-        part.module, part.x, part.library = self.module, self.x[rows], self.library[rows]
+        if isinstance(rows, slice):
+            part.x = slice_of(self.x, rows)
+        else:
+            rows = rows.nonzero().ravel() if rows.dtype == torch.bool else rows
+            part.x = self.x[rows]
+        part.module, part.library = self.module, self.library[rows]
         part.log_constant = None if self.log_constant is None else self.log_constant[rows]
         part.covariates = {key: None if value is None else value[rows] for key, value in self.covariates.items()}
         return part
@@ -66,10 +70,10 @@ class JointDensity:
         n_together = max(1, _CPU_ELEMENTS // self.x.n_genes) if z.device.type == "cpu" else len(self)
         if len(self) <= n_together:
             return self._value_and_gradient(z)
-        blocks = torch.arange(len(self), device=z.device).split(n_together)
-        parts = [self[rows] for rows in blocks]
+        blocks = [slice(first, first + n_together) for first in range(0, len(self), n_together)]
+        parts = [self[cells] for cells in blocks]
         values, gradients = zip(
-            *(part._value_and_gradient(z[rows]) for part, rows in zip(parts, blocks, strict=True)), strict=True
+            *(part._value_and_gradient(z[cells]) for part, cells in zip(parts, blocks, strict=True)), strict=True
         )
         self.log_constant = torch.cat([part.log_constant for part in parts])
         return torch.cat(values), torch.cat(gradients)
@@ -84,6 +88,22 @@ class JointDensity:
             with torch.no_grad():
                 self.log_constant = px.log_constant(self.x)
         return value.detach() - self.log_constant, gradient
+
+
+def slice_of(x: SparseCounts, cells: slice) -> SparseCounts:
+    """Cells that follow each other, without copies of their entries."""
+    indptr = x.indptr[cells.start : cells.stop + 1]
+    entries = slice(int(indptr[0]), int(indptr[-1]))
+    return SparseCounts(indptr - indptr[0], x.indices[entries], x.values[entries], x.n_genes)
+
+
+def distinct_rows(columns: torch.Tensor) -> torch.Tensor:
+    """Number of the distinct row that each row ``(b, c)`` equals, shape ``(b,)``, counted from zero."""
+    number = torch.zeros(len(columns), dtype=torch.long, device=columns.device)
+    for column in columns.unbind(1):
+        _, of_column = torch.unique(column, return_inverse=True)
+        _, number = torch.unique(number * (len(columns) + 1) + of_column, return_inverse=True)
+    return number
 
 
 @contextmanager

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from scdgd.module import DGDModule
 
 _ADAM_STEPS, _ADAM_RATE = 50, 0.2
-#: At a kink the promise of a step says little about what it gains: there, cells stop later.
-_TOLERANCE, _TOLERANCE_WITH_KINKS = 0.3, 0.1
+#: At a kink the promise of a step says little about what it gains: there, cells stop later, and take no step unchecked.
+_TOLERANCE, _TOLERANCE_WITH_KINKS = 0.5, 0.1
 
 
 class NewCellsConfig(NamedTuple):
@@ -39,8 +39,8 @@ class NewCellsConfig(NamedTuple):
     n_starts: int = GaussNewtonConfig().n_starts
     """Component means that Gauss-Newton starts from; the best result counts."""
     tolerance: float | None = None
-    """Gauss-Newton stops when a step promises to gain less than half of this, in nats: by default 0.3, and 0.1 if the
-    decoder is not smooth (ReLU)."""
+    """Gauss-Newton stops when a step promises to gain less than half of this, in nats: by default 0.5, and 0.1 if the
+    decoder is not smooth (ReLU). With a smooth decoder that step is still taken."""
     n_genes: int | None = GaussNewtonConfig().n_genes
     """Genes that Gauss-Newton estimates the curvature from; ``None`` for all."""
 
@@ -49,7 +49,12 @@ class NewCellsConfig(NamedTuple):
         tolerance = self.tolerance
         if tolerance is None:
             tolerance = _TOLERANCE_WITH_KINKS if module.decoder.has_kinks else _TOLERANCE
-        options = GaussNewtonConfig(n_starts=self.n_starts, tolerance=tolerance, n_genes=self.n_genes)
+        options = GaussNewtonConfig(
+            n_starts=self.n_starts,
+            tolerance=tolerance,
+            n_genes=self.n_genes,
+            last_step=not module.decoder.has_kinks,
+        )
         return options if self.n_steps is None else options._replace(max_steps=self.n_steps)
 
 

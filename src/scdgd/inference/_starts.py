@@ -8,7 +8,7 @@ import torch
 
 from scdgd._compat import MODULE_KEYS
 
-from ._joint_density import JointDensity
+from ._joint_density import JointDensity, distinct_rows, slice_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,20 +42,22 @@ def component_starts(module: DGDModule, density: JointDensity, n_starts: int) ->
     means = module.prior.component_means.detach()
     covariates = {key: value for key, value in density.covariates.items() if value is not None}
     exact = MODULE_KEYS.CONT_COVS_KEY in covariates
-    classes = torch.cat([*covariates.values(), *([density.library] if exact else [])], dim=1)
-    _, class_of_cell = torch.unique(classes, dim=0, return_inverse=True)
+    classes = distinct_rows(torch.cat([*covariates.values(), *([density.library] if exact else [])], dim=1))
     scores = density.library.new_zeros(len(density), len(means))
-    for c in range(int(class_of_cell.max()) + 1):
-        cells = (class_of_cell == c).nonzero().ravel()
+    for c in range(int(classes.max()) + 1):
+        cells = (classes == c).nonzero().ravel()
         shared = {key: value[cells[:1]].expand(len(means), -1) for key, value in covariates.items()}
         unit = module.generative(means, means.new_zeros(len(means), 1), **shared)[MODULE_KEYS.PX_KEY]
         log_profile = unit.log_mean
-        log_size = density.library[cells, 0]
+        log_size, order = density.library[cells, 0].sort()
+        cells = cells[order]
+        x = density.x[cells]
         nodes = [(log_size[0], torch.ones_like(log_size))] if exact else _interpolation_nodes(log_size)
         for node, weight in nodes:
             px = type(unit)(node + log_profile, *unit.parameters)
-            near = weight.nonzero().ravel()
-            scores[cells[near]] += weight[near].unsqueeze(1) * px.score_each(density.x[cells[near]])
+            near = weight.nonzero().ravel()  # in order of size they follow each other
+            near = slice(int(near[0]), int(near[-1]) + 1)
+            scores[cells[near]] += weight[near].unsqueeze(1) * px.score_each(slice_of(x, near))
     best = scores.topk(min(n_starts, len(means)), dim=1).indices  # (b, n_starts)
     return means[best.T]
 
