@@ -67,6 +67,11 @@ def quadrature(decode, x, log_prior, n_latent: int) -> torch.Tensor:
     return torch.logsumexp(torch.cat(log_joint), 0) + n_latent * float((axis[1] - axis[0]).log())
 
 
+def test_standard_normal():
+    z = torch.randn(4, 3, 2)
+    torch.testing.assert_close(log_standard_normal(z), Normal(0.0, 1.0).log_prob(z).sum(-1))
+
+
 @pytest.mark.parametrize("gene_likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("n_latent", [1, 2])
 def test_evidence_equals_quadrature(gene_likelihood, n_latent):
@@ -107,8 +112,10 @@ def test_a_start_far_away_does_not_matter():
     model = fitted(3, "nb")
     decode, x, qz = minibatch(model)
     far = Normal(qz.loc + 3, qz.scale)
-    evidence = [encoder_samples(model.module, decode, x, q, 500).log_evidence() for q in (qz, far)]
-    np.testing.assert_allclose(*evidence, atol=0.3)
+    samples = [encoder_samples(model.module, decode, x, q, 500) for q in (qz, far)]
+    np.testing.assert_allclose(*(s.log_evidence() for s in samples), atol=0.3)
+    modes, scale = [s.proposal.mode for s in samples], samples[0].proposal.variance.sqrt()
+    assert ((modes[0] - modes[1]) / scale).abs().median() < 0.1
 
 
 def test_cells_do_not_depend_on_the_minibatch():
@@ -167,9 +174,11 @@ def test_scoring_reaches_the_mode_from_afar_and_leaves_cells_that_have_arrived()
     scale = torch.ones(2, 2)
     for start in ([-4.0, -4.0], [-3.0, -3.0], [2.0, 2.0]):
         posterior = _fisher_scoring(density, torch.tensor([start, [0.0, 0.0]]), scale)
-        gradient = density.value_and_gradient(posterior.mode)[1]
+        value, gradient = density.value_and_gradient(posterior.mode)
         decrement = (gradient * torch.cholesky_solve(gradient.unsqueeze(-1), posterior.cholesky).squeeze(-1)).sum(1)
         assert (decrement < 0.1).all()
+        np.testing.assert_allclose(posterior.neg_log_joint, value, rtol=1e-6)
+        assert value.dtype == torch.float64  # sums over thousands of genes must resolve small gains
     near = posterior.mode[1] + 0.1 * posterior.variance[1].sqrt()
     together = _fisher_scoring(density, torch.stack([torch.tensor([-4.0, -4.0]), near]), scale)
     assert torch.equal(together.mode[1], near)
@@ -183,3 +192,4 @@ def test_the_encoder_lends_its_precision_where_there_is_no_other():
     scale = torch.tensor([[0.5, 2.0]])
     posterior = _fisher_scoring(Saddle(), torch.zeros(1, 2), scale)
     np.testing.assert_allclose(posterior.variance, scale.square())
+    assert posterior.between_components.all()

@@ -11,12 +11,20 @@ import numpy as np
 import pytest
 import scvi
 import torch
-from scipy import sparse
+from scipy import sparse, stats
+from scvi import REGISTRY_KEYS
 from scvi.model import SCVI
 
-from scdgd.inference import laplace_posterior, log_prob_of_pairs, posterior_samples
+from scdgd._compat import MODULE_KEYS
+from scdgd.inference import (
+    ImportanceSamples,
+    LaplacePosterior,
+    laplace_posterior,
+    log_prob_of_pairs,
+    posterior_samples,
+)
 from scdgd.likelihood import LIKELIHOODS
-from scdgd.model import SCDGD, SCVAD
+from scdgd.model import SCDGD, SCVAD, _posterior_mixin
 from tests.conftest import make_model, simulate, state_of, train
 
 
@@ -217,6 +225,160 @@ def test_importance_weights_of_draws(model):
     assert model.get_importance_weights(query, n_mc_samples=20).shape == (12,)
 
 
+# each number belongs to its cell
+
+
+def stand_in(module, tensors, rows, n_samples) -> ImportanceSamples:
+    """Weighted draws that differ from cell to cell, and are no matter of chance."""
+    mode, _ = module.posterior_of(rows)
+    b, d = mode.shape
+    steps = torch.linspace(-1, 1, n_samples)[:, None, None]
+    tilt = torch.sign(steps[:, :, 0]) * steps[:, :, 0].abs() ** 3 * (1 + 4 * mode.sum(1).sigmoid())
+    proposal = LaplacePosterior(mode, torch.eye(d).expand(b, d, d), mode.sum(1), torch.zeros(b) > 0)
+    return ImportanceSamples(mode + steps * (1 + mode.abs()) + torch.sin(9 * steps * mode), tilt, proposal)
+
+
+def test_every_number_is_that_of_its_cell(model, monkeypatch):
+    monkeypatch.setattr(_posterior_mixin, "posterior_samples", stand_in)
+    cells = [41, 7, 88, 0, 63, 12, 30]
+    expected = stand_in(model.module, None, model.module.representations(torch.tensor(cells)), 60)
+    found = model.get_posterior(indices=cells, n_samples=60, full_covariance=True, batch_size=3)
+    for actual, wanted in zip(
+        found,
+        (
+            expected.mean,
+            expected.shrunk_covariance(),
+            expected.log_evidence(),
+            expected.effective_sample_size(),
+            expected.pareto_k(),
+        ),
+        strict=True,
+    ):
+        assert len(np.unique(actual.reshape(7, -1)[:, 0])) == 7
+        np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-5)
+    evidence = model.get_marginal_ll(indices=cells, n_mc_samples=60, return_mean=False, batch_size=3)
+    np.testing.assert_allclose(evidence, expected.log_evidence(), rtol=1e-5)
+    monkeypatch.setattr(
+        _posterior_mixin,
+        "posterior_draws",
+        lambda module, tensors, rows, n: stand_in(module, tensors, rows, 2 * n).z[:n],
+    )
+    draws = model.get_latent_representation(indices=cells, give_mean=False, batch_size=3)
+    rows = model.module.representations(torch.tensor(cells))
+    np.testing.assert_allclose(draws, stand_in(model.module, None, rows, 2).z[0], rtol=1e-4, atol=1e-5)
+
+
+def test_proposals_are_drawn_from_both_halves(model, monkeypatch):
+    """The two halves of importance samples have different widths."""
+    halves = lambda module, tensors, rows, n: ImportanceSamples(
+        torch.stack([module.posterior_of(rows)[0] + shift for shift in (0.0, 100.0)]), torch.zeros(2, len(rows)), None
+    )
+    monkeypatch.setattr(_posterior_mixin, "posterior_samples", halves)
+    cells = np.random.default_rng(0).permutation(90)
+    (draws,) = model._draw_proposals(model.adata, cells, 2, 1)
+    second = draws > 50
+    assert torch.equal(second.all(1), second.any(1))
+    assert 0 < second.sum() < second.numel()
+    mode, _ = model.module.posterior_of(model.module.representations(torch.as_tensor(cells)))
+    torch.testing.assert_close(draws - 100 * second, mode, rtol=0, atol=1e-4)
+
+
+def test_expression_at_weighted_draws_is_decoded_in_the_order_drawn(monkeypatch):
+    """Each draw with the batch of its cell, and rows as drawn, though cells are read in another order."""
+    adata = simulate(20, n_batches=2)
+    model = make(SCDGD, adata, {"batch_key": "batch"}, 2)
+    cells, zs, asked = np.array([9, 2, 5, 14]), torch.randn(8, 4, 4), []
+    assert adata.obs["batch"].iloc[cells].nunique() == 2
+    p = torch.rand(32).numpy() ** 4
+    monkeypatch.setattr(model, "_draw_proposals", lambda adata, indices, *args: asked.append(args) or zs)
+    monkeypatch.setattr(model, "get_importance_weights", lambda *args, **kwargs: p / p.sum())
+    torch.manual_seed(5)
+    found = model.get_normalized_expression(
+        indices=cells, n_samples_overall=30, weights="importance", return_numpy=True, batch_size=7
+    )
+    torch.manual_seed(5)
+    chosen = torch.multinomial(torch.as_tensor(p / p.sum()), 30, replacement=True)
+    batch = torch.as_tensor(adata.obs["batch"].cat.codes.to_numpy()[cells[chosen % 4]]).long().unsqueeze(1)
+    with torch.no_grad():
+        px = model.module.generative(zs.reshape(32, 4)[chosen], torch.zeros(30, 1), batch)[MODULE_KEYS.PX_KEY]
+    np.testing.assert_allclose(found, px.scale, rtol=1e-4)
+    model.get_normalized_expression(None, cells, None, None, 1, 1, 30, "importance", 64)
+    assert asked == [(7, 8), (64, 8)]
+
+
+def test_minibatches_carry_what_belongs_to_their_cells():
+    adata = simulate(30, n_batches=2)
+    model = make(SCDGD, adata, {"batch_key": "batch"}, 1)
+    cells = np.random.default_rng(0).permutation(30)
+    tensors, rows = zip(*model._minibatches(adata, cells, 7, ""), strict=True)
+    batch = torch.cat([part[REGISTRY_KEYS.BATCH_KEY] for part in tensors]).ravel()
+    totals = torch.cat([part[REGISTRY_KEYS.X_KEY].totals() for part in tensors])
+    np.testing.assert_array_equal(batch, adata.obs["batch"].cat.codes.to_numpy()[cells])
+    np.testing.assert_array_equal(totals, np.asarray(adata.X.sum(1)).ravel()[cells])
+    torch.testing.assert_close(torch.cat(rows), model.module.representations(torch.as_tensor(cells)))
+
+
+@pytest.mark.parametrize("dof", [None, 3.0, 8.0])
+def test_aggregated_posterior_is_the_mixture(model, monkeypatch, dof):
+    mean, variance = torch.randn(5, 4), 0.1 + 4 * torch.rand(5, 4)
+    monkeypatch.setattr(model, "get_latent_representation", lambda *args, **kwargs: (mean.numpy(), variance.numpy()))
+    z = 2 * torch.randn(20, 4)
+    law = stats.norm if dof is None else stats.t(dof)
+    deviation = (z[:, None] - mean) / variance.sqrt()
+    expected = np.exp((law.logpdf(deviation) - 0.5 * variance.log().numpy()).sum(-1)).mean(1)
+    np.testing.assert_allclose(model.get_aggregated_posterior(dof=dof).log_prob(z).exp(), expected, rtol=1e-3)
+
+
+def test_differential_abundance_asks_for_some_cells_of_each_sample(model, monkeypatch):
+    adata, asked = model.adata, []
+
+    class Density:
+        log_prob = staticmethod(lambda z: len(asked) * z[:, 0])
+
+    monkeypatch.setattr(
+        model, "get_aggregated_posterior", lambda _, cells, batch_size, dof: asked.append((cells, dof)) or Density
+    )
+    z = model.get_latent_representation()[:, 0]
+    for seed, dof in ((0, None), (0, 4.0), (1, None)):
+        scvi.settings.seed = seed
+        model.differential_abundance(sample_key="cell_type", num_cells_posterior=5, dof=dof, batch_size=16)
+        expected = np.outer(z, np.arange(len(asked) - 2, len(asked) + 1))
+        np.testing.assert_allclose(adata.obsm.pop("da_log_probs"), expected, rtol=1e-5)
+    assert [dof for _, dof in asked] == [None] * 3 + [4.0] * 3 + [None] * 3
+    types = adata.obs["cell_type"].to_numpy()
+    for i, (cells, _) in enumerate(asked):
+        assert len(set(cells)) == 5
+        assert set(types[cells]) == {adata.obs["cell_type"].unique()[i % 3]}
+    np.testing.assert_array_equal(asked[0][0], asked[3][0])
+    assert set(asked[0][0]) != set(asked[6][0])
+
+
+def test_anchors_of_importance_weights_depend_on_the_seed(fitted, monkeypatch):
+    model, asked = fitted[SCDGD], []
+    minibatches = model._minibatches
+    monkeypatch.setattr(
+        model, "_minibatches", lambda adata, cells, *args: asked.append(cells) or minibatches(adata, cells, *args)
+    )
+    group = np.arange(40)
+    for seed, indices in ((0, group), (0, group), (1, group), (0, np.arange(90) < 40)):
+        scvi.settings.seed = seed
+        model.get_importance_weights(indices=indices, zs=torch.zeros(1, 2, 4), n_mc_samples=4, max_cells=5)
+    assert [len(set(cells)) for cells in asked] == [5, 5, 5, 5]
+    np.testing.assert_array_equal(asked[0], asked[1])
+    np.testing.assert_array_equal(asked[0], asked[3])
+    assert set(asked[0]) != set(asked[2])
+
+
+def test_distrusted_cells_are_counted(model, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        ImportanceSamples, "pareto_k", lambda samples: 0.1 + 0.8 * (torch.arange(samples.z.shape[1]) == 1)
+    )
+    monkeypatch.setattr(_posterior_mixin.logger, "info", lambda *args: said.append(args[1:3]))
+    model.get_posterior(n_samples=4, batch_size=30)
+    assert said == [(3, 90)]
+
+
 # samples in the methods of scvi-tools
 
 
@@ -235,6 +397,8 @@ def test_normalized_expression_of_samples(model):
     )
     assert overall.shape == (20, 2)
     assert len(np.unique(overall[:, 0])) > 8  # more than the point estimates of eight cells
+    fewer = model.get_normalized_expression(n_samples_overall=4, indices=np.arange(8), return_numpy=True)
+    assert not np.isclose(fewer[:, None], point[:8], rtol=1e-4).all(-1).any()  # with fewer draws than cells, too
     latent = model.get_normalized_expression(library_size="latent", n_samples=10, return_numpy=True)
     np.testing.assert_allclose(latent.sum(1), np.asarray(model.adata.X.sum(1)).ravel(), rtol=1e-3)
     weighted = model.get_normalized_expression(

@@ -420,14 +420,6 @@ class PosteriorMixin:
         finally:
             self._start_posterior()
 
-    def differential_expression(self, *args, **kwargs) -> pd.DataFrame:
-        """Differential expression, with the arguments of :meth:`scvi.model.SCVI.differential_expression`.
-
-        Expression is decoded at draws of each cell's posterior, so that poorly determined cells weigh less.
-        """
-        with self._sampling_posterior():
-            return super().differential_expression(*args, **kwargs)
-
     def posterior_predictive_sample(self, *args, **kwargs):
         """Replicated counts, with the arguments of :meth:`scvi.model.SCVI.posterior_predictive_sample`.
 
