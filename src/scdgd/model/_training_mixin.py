@@ -71,6 +71,7 @@ class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
         checkpoint_dir: str | os.PathLike | None = None,
         checkpoint_every_n_epochs: int | None = None,
         polish: bool = False,
+        plan_cls: type[RepresentationPlan] | None = None,
         **trainer_kwargs,
     ) -> None:
         """Train the model, on *all* cells unless told otherwise.
@@ -126,6 +127,9 @@ class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
         polish
             Whether to move the representations of the training cells to the nearest modes of the joint density when
             training has ended, by Gauss-Newton steps with everything else frozen. Not for models that learn variances.
+        plan_cls
+            Who steps when and down which objective: :class:`~scdgd.train.LaplacePlan` integrates representations out of
+            a model with ``noise_scale=0``. ``None`` for that of the last call, at first the model's own.
 
         Raises
         ------
@@ -138,6 +142,8 @@ class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
             For `datamodule` and for several devices.
         """
         self._check_training_options(datamodule, devices, trainer_kwargs, warm_start, polish)
+        if plan_cls is not None:
+            self._training_plan_cls = plan_cls
         folder, every_n_epochs = self._check_checkpoint_options(checkpoint_dir, checkpoint_every_n_epochs)
         self._validate_anndata(None)
         if self.is_query_:
@@ -159,6 +165,7 @@ class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
                 warm_start=warm_start,
                 mixture_start=mixture_start,
                 seed=settings.seed,
+                plan_cls=self._training_plan_cls.__name__,
                 plan=sorted(merge_kwargs(plan_config, plan_kwargs, name="plan").items()),
             )
             resumed = read_checkpoint(folder, description)

@@ -174,7 +174,7 @@ class RepresentationPlan(TrainingPlan):
         super().on_train_epoch_start()
         self._sums.pop("train", None)  # of an epoch that was interrupted
         if self._places_mixture and self._is_placement_epoch:
-            mean, var = self.module.posterior_of(self._train_table)
+            mean, var = self.posteriors()
             self.module.prior.place(mean, posterior_var=var, seed=self.seed + self.current_epoch)
         if self.current_epoch == self.lr_drop_epoch:
             decoder, _ = self.optimizers()
@@ -197,16 +197,15 @@ class RepresentationPlan(TrainingPlan):
         decoder.step()
         if self.prior_update == "gradient" and self._is_placed:
             prior.step()
-        self.row_optimizer.step(_rows(batch), inference_outputs[REPRESENTATION_KEY].grad)
+        self.row_optimizer.step(rows_of(batch), inference_outputs[REPRESENTATION_KEY].grad)
         self.compute_and_log_metrics(output, self.train_metrics, "train")
         return output.loss.detach()
 
     def on_train_epoch_end(self) -> None:
         """Step a placed mixture in closed form."""
         if self.prior_update == "em" and self._is_placed:
-            table, module = self._train_table, self.module
-            counted = len(table) if module.hyperprior_weight.get("weights") == "per_cell" else 1
-            mean, var = module.posterior_of(table)
+            module, (mean, var) = self.module, self.posteriors()
+            counted = len(mean) if module.hyperprior_weight.get("weights") == "per_cell" else 1
             module.prior.em_step(mean, posterior_var=var, dirichlet_weight=counted)
         self._log_epoch(self.train_metrics, "train")
         super().on_train_epoch_end()
@@ -263,8 +262,17 @@ class RepresentationPlan(TrainingPlan):
                 inference_outputs[MODULE_KEYS.Z_KEY] = self.module.noisy(representation)
             generative_outputs = self.module.generative(**self.module._get_generative_input(batch, inference_outputs))
             output = self.module.loss(batch, inference_outputs, generative_outputs, **self.loss_kwargs)
+            output = self._completed(batch, inference_outputs, output)
             (gradient,) = torch.autograd.grad(output.loss * output.n_obs_minibatch, representation)
-            self.row_optimizer.step(_rows(batch), gradient)
+            self.row_optimizer.step(rows_of(batch), gradient)
+
+    def _completed(self, batch: dict, inference_outputs: dict, output: LossOutput) -> LossOutput:
+        """The loss with what a plan adds to that of the module: nothing."""
+        return output
+
+    def posteriors(self) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Mean ``(n, d)`` and variance of the training cells' posteriors, which the steps of the mixture see."""
+        return self.module.posterior_of(self._train_table)
 
     @property
     def _is_placement_epoch(self) -> bool:
@@ -285,7 +293,7 @@ class RepresentationPlan(TrainingPlan):
         if torch.isfinite(output.loss):
             return
         per_cell = sum(output.reconstruction_loss.values()) + sum(output.kl_local.values())
-        rows = _rows(batch)[~torch.isfinite(per_cell)][:_MAX_NAMED].tolist()
+        rows = rows_of(batch)[~torch.isfinite(per_cell)][:_MAX_NAMED].tolist()
         cells = ", ".join(str(r if self.cell_names is None else self.cell_names[r]) for r in rows)
         where = f"at cells {cells}" if cells else "in the prior of the mixture's parameters"
         msg = (
@@ -295,5 +303,6 @@ class RepresentationPlan(TrainingPlan):
         raise RuntimeError(msg)
 
 
-def _rows(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def rows_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Rows of the cells of a minibatch, shape ``(b,)``."""
     return batch[REGISTRY_KEYS.INDICES_KEY].ravel()
