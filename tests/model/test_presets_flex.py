@@ -11,6 +11,7 @@ from torch import nn
 from scdgd import presets
 from scdgd.metrics import n_used_components
 from scdgd.model import SCIAF, SCVAMP, SCVMM, FlexSCVI
+from scdgd.train import EmpiricalBayesPlan
 from tests.conftest import simulate, train
 
 
@@ -120,6 +121,18 @@ def test_presets_are_not_changed_by_use():
     fit(SCVMM, presets.STIRN_2024["pbmc"], n_components=5)
     fit(SCVAMP, presets.DONY_2020, n_components=5)
     assert before == {name: getattr(presets, name) for name in dir(presets) if name.isupper()}
+
+
+@pytest.mark.parametrize(
+    ("prior", "ratio"), [("vmm", 5.0), ("dpgmm", 2.5), ("gmm", 5.0), ("vamp", 1.0), ("vade", 1.0), ("normal", 1.0)]
+)
+def test_rate_of_the_prior(prior, ratio):
+    """By default that of docs/benchmarks_priors.md, or of the networks where the ELBO trains the prior."""
+    adata = simulate(20, 5)
+    FlexSCVI.setup_anndata(adata)
+    module = FlexSCVI(adata, prior=prior, n_components=2).module
+    assert EmpiricalBayesPlan(module).prior_lr_ratio == ratio
+    assert EmpiricalBayesPlan(module, prior_lr_ratio=2.0).prior_lr_ratio == 2.0
 
 
 @pytest.mark.slow

@@ -480,7 +480,7 @@ def test_autotune_payload():
         ({"prior": "vampire"}, r"prior.*'normal', 'gmm', 'dpgmm', 'vamp', 'vmm', 'vade'.*vampire"),
         ({"posterior": "realnvp"}, r"posterior.*'normal', 'iaf'.*realnvp"),
         ({"mean_activation": "relu"}, r"mean_activation.*'softmax', 'exp'.*relu"),
-        ({"gene_likelihood": "zip"}, r"gene_likelihood.*'zinb', 'nb', 'poisson', 'normal'.*zip"),
+        ({"gene_likelihood": "gamma"}, r"gene_likelihood.*'poisson', 'zip', 'constrained_poisson', 'normal'.*gamma"),
         ({"activation": "gelu"}, "activation"),
         ({"latent_distribution": "ln", "prior": "vmm"}, "latent_distribution"),
         ({"latent_distribution": "ln", "posterior": "iaf"}, "latent_distribution"),

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
@@ -27,8 +28,10 @@ from scdgd.data import (
     SizeFactorField,
     SparseCountsSplitter,
 )
+from scdgd.likelihood.distributions import ZeroInflatedPoisson
 from scdgd.metrics import n_used_components
 from scdgd.module import FlexVAE
+from scdgd.module._linear_decoder import LinearDecoder
 from scdgd.train import BestState, EmpiricalBayesPlan, InterruptibleTrainRunner, Interruption
 
 from ._sampling_mixin import PriorSamplingMixin
@@ -39,11 +42,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scdgd.module import PosteriorName, PriorName
+    from scdgd.module._flex_parts import DecoderName
+    from scdgd.module._flex_vae import GeneLikelihood
 
 logger = logging.getLogger(__name__)
 
 #: Random cells whose components are counted after training: at least so many, and so many for each component.
 _N_CELLS_FOR_WARNING, _N_CELLS_PER_COMPONENT = 500, 10
+_WITHOUT_DISPERSION = ("poisson", "zip", "constrained_poisson")
 
 
 class FlexSCVI(PriorSamplingMixin, SCVI):
@@ -62,8 +68,11 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         Registry of a saved model, in place of data (used by :meth:`load`).
     n_hidden
         Width of hidden layers; or a sequence, the widths of the encoder's hidden layers, which the decoder mirrors.
-    n_latent, n_layers, dropout_rate, dispersion, gene_likelihood, use_observed_lib_size, latent_distribution
+    n_latent, n_layers, dropout_rate, dispersion, use_observed_lib_size, latent_distribution
         As in :class:`scvi.model.SCVI`.
+    gene_likelihood
+        ``"zinb"``, ``"nb"``, ``"poisson"`` or ``"normal"``, as in :class:`scvi.model.SCVI`; ``"zip"``, zero-inflated
+        Poisson; or ``"constrained_poisson"``, whose means add up to the total count (Grønbech et al. 2020).
     prior
         * ``"normal"``: :math:`\mathcal N(0, I)`, as in scVI
         * ``"gmm"``: Gaussian mixture
@@ -79,6 +88,10 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         ``"normal"``, or ``"iaf"`` for an inverse autoregressive flow.
     posterior_kwargs
         Further arguments of :class:`~scdgd.module.InverseAutoregressiveFlow`.
+    decoder
+        ``"nonlinear"``, or ``"linear"`` for mean counts whose logarithms are affine in the latent space up to a constant
+        of each cell (:class:`scvi.model.LinearSCVI`; see :meth:`get_loadings`). `n_hidden` and `n_layers` are then those
+        of the encoder.
     **kwargs
         Further arguments of :class:`~scdgd.module.FlexVAE` and :class:`scvi.module.VAE`.
 
@@ -103,6 +116,7 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
     _train_runner_cls = InterruptibleTrainRunner
     _latent_key = "X_flexscvi"
     _is_query = False
+    n_pretrained_epochs_ = 0
 
     def __init__(
         self,
@@ -113,7 +127,7 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         n_layers: int = 1,
         dropout_rate: float = 0.1,
         dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene",
-        gene_likelihood: Literal["zinb", "nb", "poisson", "normal"] = "zinb",
+        gene_likelihood: GeneLikelihood = "zinb",
         use_observed_lib_size: bool = True,
         latent_distribution: Literal["normal", "ln"] = "normal",
         *,
@@ -122,6 +136,7 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         prior_kwargs: dict | None = None,
         posterior: PosteriorName = "normal",
         posterior_kwargs: dict | None = None,
+        decoder: DecoderName = "nonlinear",
         **kwargs,
     ) -> None:
         if not isinstance(n_components, Real) or not n_components >= 1 or int(n_components) != n_components:
@@ -145,13 +160,14 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
             prior_kwargs=prior_kwargs,
             posterior=posterior,
             posterior_kwargs=posterior_kwargs,
+            decoder=decoder,
             **kwargs,
         )
         self._model_summary_string = (
             f"{type(self).__name__}: prior {prior}"
             + ("" if prior == "normal" else f" with {n_components} components")
-            + f", posterior {posterior}, {n_latent} latent dimensions, hidden {n_hidden} x {n_layers}, {gene_likelihood}, "
-            f"dispersion {dispersion}"
+            + f", posterior {posterior}, {n_latent} latent dimensions, hidden {n_hidden} x {n_layers}, {decoder} decoder, "
+            f"{gene_likelihood}, dispersion {dispersion}"
         )
         self.checkpoint_format_ = CHECKPOINT_FORMAT
         self.init_params_ = self._get_init_params(locals())
@@ -220,7 +236,8 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         `plan_kwargs` asks for a warm-up); early stopping ends in the best state, not the last; a loss that is not
         finite ends training in the last good state, with an error that says where; Ctrl-C and SIGTERM end training
         after the current minibatch, and the model holds the state that it reached, or with `early_stopping` the best
-        one. A mixture that has put all cells into one component, or uses each of many, is warned about. For a query
+        one. A mixture that has put all cells into one component, or uses each of many, is warned about. A second call goes on, without
+        pre-training again. For a query
         (:meth:`load_query_data`), ``weight_decay`` is 0 unless it is given, for decay would move frozen weights.
 
         Parameters
@@ -244,6 +261,9 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         plan = merge_kwargs(plan_config, plan_kwargs, name="plan")
         if self._is_query:
             plan.setdefault("weight_decay", 0.0)
+        n_pretraining = plan.get("n_pretraining_epochs", 0)
+        if n_pretraining:
+            plan.setdefault("n_pretrained_epochs", self.n_pretrained_epochs_)
         monitor = kwargs.get("early_stopping_monitor", "elbo_validation") if early_stopping else None
         best = BestState(monitor, kwargs.get("early_stopping_mode", "min"))
         kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), best]
@@ -261,6 +281,8 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
                     interruption=interruption,
                     **kwargs,
                 )
+            if n_pretraining:
+                self.n_pretrained_epochs_ = min(self.n_pretrained_epochs_ + self.trainer.current_epoch, n_pretraining)
             if interruption.signum is not None:
                 logger.warning(
                     "Training was interrupted after %s epochs; the model holds the %s.",
@@ -335,6 +357,30 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         parts = torch.as_tensor(z, device=self.module.device).split(10_000)
         log_joint = torch.cat([prior.expected_component_log_prob(part) for part in parts])
         return (torch.softmax(log_joint, dim=-1) if soft else log_joint.argmax(dim=-1)).cpu().numpy()
+
+    @torch.inference_mode()
+    def get_loadings(self) -> pd.DataFrame:
+        r"""Loadings of genes in a linear decoder, as of :class:`scvi.model.LinearSCVI`.
+
+        A unit of :math:`z_l` multiplies the ratio of the mean counts of genes :math:`j` and :math:`j'` by
+        :math:`e^{W_{jl} - W_{j'l}}`.
+
+        Returns
+        -------
+        Data frame of shape ``(g, d)``: genes, and dimensions ``"Z_0"``, ``"Z_1"``, ...
+
+        Raises
+        ------
+        ValueError
+            If the decoder is not linear.
+        """
+        self._check_if_trained(warn=False)
+        decoder = self.module.decoder
+        if not isinstance(decoder, LinearDecoder):
+            msg = "Loadings are those of a linear decoder, and this one has hidden layers. Choose `decoder='linear'`."
+            raise ValueError(msg)
+        columns = [f"Z_{i}" for i in range(decoder.n_latent)]
+        return pd.DataFrame(decoder.loadings.cpu().numpy(), index=self.get_var_names(), columns=columns)
 
     @torch.inference_mode()
     def get_aggregated_posterior(
@@ -438,6 +484,69 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
             log_weights = log_weights.clamp(min=float(torch.logsumexp(log_weights, 0) - np.log(len(log_weights))))
         return torch.softmax(log_weights.double(), 0).cpu().numpy()
 
+    @torch.inference_mode()
+    def get_likelihood_parameters(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_samples: int = 1,
+        give_mean: bool = False,
+        batch_size: int | None = None,
+        **kwargs,
+    ) -> dict[str, np.ndarray]:
+        """As in scvi-tools; families without a dispersion have no ``"dispersions"``.
+
+        Parameters
+        ----------
+        adata, indices
+            Cells; those that the model was set up with if not given.
+        n_samples
+            Number of representations drawn for each cell.
+        give_mean
+            Whether to average over them.
+        batch_size
+            Cells per minibatch.
+        **kwargs
+            As in scvi-tools.
+
+        Returns
+        -------
+        ``"mean"`` (before zeros are inflated), and ``"dropout"`` (share of structural zeros) and ``"dispersions"`` where
+        the family has them; shapes ``(n, g)``, or ``(n_samples, n, g)``.
+        """
+        if self.module.gene_likelihood not in _WITHOUT_DISPERSION:
+            return super().get_likelihood_parameters(adata, indices, n_samples, give_mean, batch_size, **kwargs)
+        loader = kwargs.pop("dataloader", None)
+        if loader is None:
+            adata = self._validate_anndata(adata)
+            loader = self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size, **kwargs)
+        parts = {"mean": []} | ({"dropout": []} if self.module.gene_likelihood == "zip" else {})
+        for tensors in loader:
+            _, outputs = self.module.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
+            px = outputs[MODULE_KEYS.PX_KEY]
+            parts["mean"].append(px.rate.cpu().numpy())
+            if "dropout" in parts:
+                parts["dropout"].append(px.zi_probs.cpu().numpy())
+        joined = {name: np.concatenate(values, axis=-2) for name, values in parts.items()}
+        return {name: v.mean(0) for name, v in joined.items()} if give_mean and n_samples > 1 else joined
+
+    def get_feature_correlation_matrix(self, *args, **kwargs) -> pd.DataFrame:
+        """As in scvi-tools; not for families without a dispersion.
+
+        Raises
+        ------
+        NotImplementedError
+            If the likelihood is a kind of Poisson.
+        """
+        if self.module.gene_likelihood in _WITHOUT_DISPERSION:
+            msg = (
+                "Correlations are of draws from the gamma distribution behind negative binomial counts, and "
+                f"`gene_likelihood` is {self.module.gene_likelihood!r}. Correlate `posterior_predictive_sample`, or "
+                "`get_normalized_expression`, instead."
+            )
+            raise NotImplementedError(msg)
+        return super().get_feature_correlation_matrix(*args, **kwargs)
+
     def minify_adata(self, *args, **kwargs) -> None:
         """As in scvi-tools; not for flows, which two moments do not describe.
 
@@ -511,6 +620,8 @@ def _with_mean(px, mean: torch.Tensor, n: int, device: torch.device) -> torch.di
     def flat(parameter: torch.Tensor) -> torch.Tensor:
         return parameter.expand(*px.scale.shape).reshape(n, -1).to(device)
 
+    if isinstance(px, ZeroInflatedPoisson):
+        return ZeroInflatedPoisson(rate=mean, zi_logits=flat(px.zi_logits), validate_args=False)
     if isinstance(px, ZeroInflatedNegativeBinomial):
         return ZeroInflatedNegativeBinomial(mu=mean, theta=flat(px.theta), zi_logits=flat(px.zi_logits))
     if isinstance(px, NegativeBinomial):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from scvi.nn import DecoderSCVI
 from torch import nn
 
+from scdgd.likelihood import LIKELIHOODS
 from scdgd.prior import (
     DirichletProcessMixture,
     GaussianMixture,
@@ -17,6 +18,7 @@ from scdgd.prior import (
 )
 
 from ._hidden_layers import HiddenLayers
+from ._linear_decoder import LinearDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
 
 PriorName = Literal["normal", "gmm", "dpgmm", "vamp", "vmm", "vade"]
 PosteriorName = Literal["normal", "iaf"]
+DecoderName = Literal["nonlinear", "linear"]
 
+#: Total to which counts are normalised before they are encoded, and at which a size factor is one.
+NORMALIZED_TOTAL = 1e4
 #: Priors whose components are encoded pseudo-inputs.
 ENCODED_PRIORS = {"vamp": VampPrior, "vmm": VampPriorMixture}
 
@@ -68,6 +73,21 @@ def replace_hidden_layers(
         n_input, module.n_input, n_layers=1, n_hidden=encoder_sizes[0], scale_activation=activation
     )
     module.decoder.px_decoder = _like(decoder.px_decoder, encoder_sizes[::-1], decoder_dropout_rate, options)
+
+
+def linear_decoder_like(module: VAE) -> LinearDecoder:
+    """Linear decoder with the inputs and outputs of a VAE's own."""
+    layers = module.decoder.px_decoder
+    likelihood = LIKELIHOODS.get(module.gene_likelihood)
+    return LinearDecoder(
+        module.n_latent,
+        module.n_input,
+        layers.n_cat_list,
+        layers.fc_layers[0][0].in_features - layers.n_cov - module.n_latent,
+        mean_activation="exp" if module.use_size_factor_key else "softmax",
+        has_dispersion=module.dispersion == "gene-cell",
+        has_zero_inflation=likelihood is not None and "zi_logits" in likelihood.parameter_names,
+    )
 
 
 def _like(layers: FCLayers, hidden_sizes: Sequence[int], dropout_rate: float, options: dict) -> HiddenLayers:

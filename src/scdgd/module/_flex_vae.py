@@ -18,9 +18,19 @@ from scdgd._compat import MODULE_KEYS
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd.data import SparseCounts
 from scdgd.likelihood import LIKELIHOODS
+from scdgd.likelihood.distributions import ConstrainedPoisson, ZeroInflatedPoisson
 from scdgd.prior import PseudoInputs
 
-from ._flex_parts import ENCODED_PRIORS, PosteriorName, PriorName, make_prior, replace_hidden_layers
+from ._flex_parts import (
+    ENCODED_PRIORS,
+    NORMALIZED_TOTAL,
+    DecoderName,
+    PosteriorName,
+    PriorName,
+    linear_decoder_like,
+    make_prior,
+    replace_hidden_layers,
+)
 from ._inverse_autoregressive_flow import FlowPosterior, InverseAutoregressiveFlow
 from ._query_columns import mend_query_columns
 from ._sparse_first_layer import forward_sparse
@@ -28,16 +38,15 @@ from ._sparse_first_layer import forward_sparse
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from scvi.nn import Encoder
+    from scvi.nn import Encoder, FCLayers
     from torch.distributions import Distribution
 
     from scdgd.prior import EncoderInput, Prior
 
-MeanActivation = Literal["softmax", "exp"]
-GeneLikelihood = Literal["zinb", "nb", "poisson", "normal"]
-
-#: Target total of counts that are normalised before they are encoded.
-_NORMALIZED_TOTAL = 1e4
+MeanActivation = Literal["softmax", "exp", "rate"]
+GeneLikelihood = Literal["zinb", "nb", "poisson", "zip", "constrained_poisson", "normal"]
+#: Of log rates and log dispersions where rates are decoded without a library size (Grønbech et al. 2020).
+_MAX_LOG_RATE = 10.0
 
 
 class FlexVAE(VAE):
@@ -73,6 +82,8 @@ class FlexVAE(VAE):
         ``"normal"``: diagonal Gaussian; ``"iaf"``: the same, followed by an inverse autoregressive flow.
     posterior_kwargs
         Further arguments of :class:`~scdgd.module.InverseAutoregressiveFlow`.
+    decoder
+        ``"nonlinear"``: that of scVI; ``"linear"``: a :class:`LinearDecoder`, without hidden layers.
     n_hidden
         Width of all hidden layers, or the widths of the encoder's hidden layers from the data to the latent space,
         which the decoder mirrors (`n_layers` is then not used).
@@ -86,7 +97,11 @@ class FlexVAE(VAE):
         Whether the encoder sees counts scaled to a total of 10,000 (then log1p), not raw ones.
     mean_activation
         ``"softmax"``: mean counts are shares times the library size (scVI); ``"exp"``: :math:`\mu = s e^o` with
-        :math:`s = \max(N / 10^4, 10^{-3})` (Dony et al. 2020).
+        :math:`s = \max(N / 10^4, 10^{-3})` (Dony et al. 2020); ``"rate"``: :math:`\mu = e^o`, whatever the library size,
+        with :math:`o` and the log inverse dispersion cut to :math:`\pm 10` (Grønbech et al. 2020).
+    gene_likelihood
+        ``"zinb"``, ``"nb"``, ``"poisson"``, ``"normal"``, as in scVI; ``"zip"``: zero-inflated Poisson; or
+        ``"constrained_poisson"``: Poisson whose means add up to the total count of the cell (Grønbech et al. 2020).
     n_prior_samples
         Samples of ``z`` that the prior's half of the divergence is averaged over; 1 is the decoded sample itself.
     **kwargs
@@ -112,6 +127,7 @@ class FlexVAE(VAE):
         prior_kwargs: dict | None = None,
         posterior: PosteriorName = "normal",
         posterior_kwargs: dict | None = None,
+        decoder: DecoderName = "nonlinear",
         activation: str = "relu",
         norm_after_activation: bool = False,
         decoder_dropout_rate: float = 0.0,
@@ -127,6 +143,7 @@ class FlexVAE(VAE):
         for name, value, allowed in (
             ("prior", prior, PriorName),
             ("posterior", posterior, PosteriorName),
+            ("decoder", decoder, DecoderName),
             ("mean_activation", mean_activation, MeanActivation),
             ("gene_likelihood", gene_likelihood, GeneLikelihood),
         ):
@@ -139,6 +156,13 @@ class FlexVAE(VAE):
         if n_prior_samples < 1:
             msg = f"`n_prior_samples` must be at least 1, got {n_prior_samples}."
             raise ValueError(msg)
+        for name, value in (
+            ("decoder_dropout_rate", decoder_dropout_rate),
+            ("extra_decoder_kwargs", kwargs.get("extra_decoder_kwargs")),
+        ):
+            if decoder == "linear" and value:
+                msg = f"`{name}` is for hidden layers, and `decoder='linear'` has none. Leave it out."
+                raise ValueError(msg)
         hidden_sizes = [n_hidden] * n_layers if isinstance(n_hidden, int) else list(n_hidden)
         if len(hidden_sizes) == 0:
             msg = "`n_hidden` and `n_layers` must name at least one hidden layer."
@@ -161,15 +185,25 @@ class FlexVAE(VAE):
             mean_activation,
             n_prior_samples,
         )
-        if mean_activation == "exp" and self.use_size_factor_key:
-            msg = "`mean_activation='exp'` has a size factor of its own; set up without `size_factor_key`."
+        if mean_activation != "softmax" and self.use_size_factor_key:
+            msg = f"`mean_activation={mean_activation!r}` sets sizes itself; set up without `size_factor_key`."
             raise ValueError(msg)
-        if mean_activation == "exp" and not self.use_observed_lib_size:
-            msg = "`mean_activation='exp'` needs `use_observed_lib_size=True`."
+        if mean_activation != "softmax" and not self.use_observed_lib_size:
+            msg = f"`mean_activation={mean_activation!r}` needs `use_observed_lib_size=True`."
+            raise ValueError(msg)
+        if gene_likelihood == "constrained_poisson" and (
+            mean_activation != "softmax" or self.use_size_factor_key or not self.use_observed_lib_size
+        ):
+            msg = (
+                "The size of a cell is its total count for `gene_likelihood='constrained_poisson'`, which needs "
+                "`mean_activation='softmax'`, `use_observed_lib_size=True` and data set up without `size_factor_key`."
+            )
             raise ValueError(msg)
         published = {"activation": activation, "norm_after_activation": norm_after_activation}
         if len(set(hidden_sizes)) > 1 or activation != "relu" or norm_after_activation or decoder_dropout_rate > 0:
             replace_hidden_layers(self, hidden_sizes, decoder_dropout_rate, published)
+        if decoder == "linear":
+            self.decoder = linear_decoder_like(self)
         if posterior == "iaf":
             options = {"n_context": hidden_sizes[-1], **(posterior_kwargs or {})}
             self.flow = InverseAutoregressiveFlow(n_latent, **options)
@@ -189,9 +223,9 @@ class FlexVAE(VAE):
         if not self.normalize_input:
             return x
         if isinstance(x, SparseCounts):
-            scale = _NORMALIZED_TOTAL / x.totals().clamp(min=1)
+            scale = NORMALIZED_TOTAL / x.totals().clamp(min=1)
             return SparseCounts(x.indptr, x.indices, x.values * scale[x.cells], x.n_genes)
-        return x * (_NORMALIZED_TOTAL / x.sum(1, keepdim=True).clamp(min=1))
+        return x * (NORMALIZED_TOTAL / x.sum(1, keepdim=True).clamp(min=1))
 
     def _encoder_covariates(
         self, batch: torch.Tensor, categories: Sequence[torch.Tensor], continuous: torch.Tensor | None
@@ -215,15 +249,24 @@ class FlexVAE(VAE):
         categories: tuple[torch.Tensor, ...],
     ) -> tuple[Gaussian, torch.Tensor]:
         """Gaussian that an encoder gives, and its last hidden layer ``(b, h)``; `counts` in the units of the encoder."""
-        layers = encoder.encoder
-        if isinstance(counts, SparseCounts) and self.log_variational:
-            hidden = forward_sparse(layers, counts, *categories, continuous=continuous)
-        else:
-            x = counts.to_dense() if isinstance(counts, SparseCounts) else counts
-            x = torch.log1p(x) if self.log_variational else x
-            hidden = layers(x if continuous is None else torch.cat([x, continuous], dim=-1), *categories)
+        hidden = self._encoder_hidden(encoder.encoder, counts, continuous, categories)
         variance = encoder.var_activation(encoder.var_encoder(hidden)) + encoder.var_eps
         return Gaussian(encoder.mean_encoder(hidden), variance.sqrt(), validate_args=False), hidden
+
+    def _encoder_hidden(
+        self,
+        layers: FCLayers,
+        counts: SparseCounts | torch.Tensor,
+        continuous: torch.Tensor | None,
+        categories: tuple[torch.Tensor, ...],
+    ) -> torch.Tensor:
+        """Last hidden layer of an encoder, ``(b, h)``, or ``(m b, h)`` for ``m`` rows of covariates a cell."""
+        if isinstance(counts, SparseCounts):
+            return forward_sparse(layers, counts, *categories, continuous=continuous, log1p=self.log_variational)
+        x = torch.log1p(counts) if self.log_variational else counts
+        if continuous is None:
+            return layers(x, *categories)
+        return layers(torch.cat([x.repeat(len(continuous) // len(x), 1), continuous], dim=-1), *categories)
 
     @auto_move_data
     def _regular_inference(
@@ -273,6 +316,11 @@ class FlexVAE(VAE):
             )
             raise ValueError(msg)
 
+    @property
+    def encoder_layers(self) -> list[FCLayers]:
+        """Hidden layers of the encoders of the posterior, which see covariates."""
+        return [self.z_encoder.encoder]
+
     def extend_categories(self, n_known: Sequence[int]) -> None:
         """Mend and hold the weights of known categories in a query model, see :func:`mend_query_columns`."""
         mend_query_columns(self, n_known)
@@ -298,15 +346,15 @@ class FlexVAE(VAE):
     def forward(self, tensors, *args, generative_kwargs: dict | None = None, compute_loss: bool = True, **kwargs):
         """As in scvi-tools; where a loss is computed, the likelihood is one of :mod:`scdgd.likelihood` if there is one.
 
-        Where none is, a flow's posterior is given as the Gaussian with its moments, of which scvi-tools' downstream
-        methods can join minibatches.
+        Where none is, a posterior that is not Gaussian is given as the Gaussian with its moments, of which scvi-tools'
+        downstream methods can join minibatches.
         """
         generative_kwargs = {"for_loss": compute_loss, **(generative_kwargs or {})}
         outputs = super().forward(
             tensors, *args, generative_kwargs=generative_kwargs, compute_loss=compute_loss, **kwargs
         )
-        if self.flow is not None and not compute_loss:
-            qz = outputs[0][MODULE_KEYS.QZ_KEY]
+        qz = outputs[0][MODULE_KEYS.QZ_KEY]
+        if not compute_loss and not isinstance(qz, Gaussian):
             outputs[0][MODULE_KEYS.QZ_KEY] = Gaussian(qz.loc, qz.scale, validate_args=False)
         return outputs
 
@@ -332,8 +380,8 @@ class FlexVAE(VAE):
         if for_loss and self.gene_likelihood in LIKELIHOODS and not self.use_size_factor_key:
             family = LIKELIHOODS[self.gene_likelihood]
             parameters = self._likelihood_parameters(hidden, log_theta)
-            if self.mean_activation == "exp":
-                px = family(output + _log_scale(library), *parameters)
+            if self.mean_activation != "softmax":
+                px = family(self._log_mean(output, library), *parameters)
             elif self.use_observed_lib_size:
                 px = family.from_softmax(output, library, *parameters)
             else:  # gradients reach a library size that is latent
@@ -350,7 +398,7 @@ class FlexVAE(VAE):
     def _decode(
         self, z: torch.Tensor, batch_index: torch.Tensor, cont_covs: torch.Tensor | None, cat_covs: torch.Tensor | None
     ) -> torch.Tensor:
-        """Last hidden layer of the decoder, shape ``(..., b, h)``."""
+        """Last hidden layer of the decoder, shape ``(..., b, h)``; all outputs side by side if it is linear."""
         inputs = [z]
         categories = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
         if cont_covs is not None:
@@ -365,11 +413,18 @@ class FlexVAE(VAE):
     def _log_theta(self, hidden: torch.Tensor, batch_index: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
         """Log inverse dispersion, ``(g,)``, ``(b, g)`` or, per gene and cell, ``(..., b, g)``."""
         if self.dispersion == "gene-cell":
-            return self.decoder.px_r_decoder(hidden)
+            log_theta = self.decoder.px_r_decoder(hidden)
+            return log_theta.clamp(-_MAX_LOG_RATE, _MAX_LOG_RATE) if self.mean_activation == "rate" else log_theta
         if self.dispersion == "gene":
             return self.px_r
         codes, n = (y, self.n_labels) if self.dispersion == "gene-label" else (batch_index, self.n_batch)
         return linear(one_hot(codes.squeeze(-1).long(), n).to(self.px_r.dtype), self.px_r)
+
+    def _log_mean(self, output: torch.Tensor, library: torch.Tensor) -> torch.Tensor:
+        """Log mean counts ``(..., b, g)`` where they are not shares of a library."""
+        if self.mean_activation == "rate":
+            return output.clamp(-_MAX_LOG_RATE, _MAX_LOG_RATE)
+        return output + _log_scale(library)
 
     def _likelihood_parameters(self, hidden: torch.Tensor, log_theta: torch.Tensor) -> tuple[torch.Tensor, ...]:
         given = {"log_theta": lambda: log_theta, "zi_logits": lambda: self.decoder.px_dropout_decoder(hidden)}
@@ -378,9 +433,9 @@ class FlexVAE(VAE):
     def _distribution(
         self, hidden: torch.Tensor, output: torch.Tensor, log_theta: torch.Tensor, size: torch.Tensor
     ) -> Distribution:
-        """scvi-tools' distribution of counts, which its downstream methods read."""
-        if self.mean_activation == "exp":
-            mean = (output + _log_scale(size)).exp()
+        """Distribution of counts as scvi-tools' downstream methods read it: theirs, or ours where they have none."""
+        if self.mean_activation != "softmax":
+            mean = self._log_mean(output, size).exp()
             scale = torch.softmax(output, dim=-1)
         else:
             scale = self.decoder.px_scale_decoder[1](output)
@@ -393,6 +448,11 @@ class FlexVAE(VAE):
             return NegativeBinomial(mu=mean, theta=theta, scale=scale)
         if self.gene_likelihood == "poisson":
             return Poisson(rate=mean, scale=scale, validate_args=False)
+        if self.gene_likelihood == "zip":
+            logits = self.decoder.px_dropout_decoder(hidden)
+            return ZeroInflatedPoisson(rate=mean, zi_logits=logits, scale=scale, validate_args=False)
+        if self.gene_likelihood == "constrained_poisson":
+            return ConstrainedPoisson(rate=mean, scale=scale, validate_args=False)
         return Normal(mean, theta, normal_mu=scale, validate_args=False)
 
     def loss(
@@ -512,7 +572,7 @@ class FlexVAE(VAE):
 
 def _log_scale(library: torch.Tensor) -> torch.Tensor:
     r"""Log size factor of Dony et al. 2020, :math:`\log \max(N / 10^4, 10^{-3})`."""
-    return (library - torch.tensor(_NORMALIZED_TOTAL).log()).clamp(min=torch.tensor(1e-3).log())
+    return (library - torch.tensor(NORMALIZED_TOTAL).log()).clamp(min=torch.tensor(1e-3).log())
 
 
 @contextlib.contextmanager

@@ -11,12 +11,13 @@ from scvi import REGISTRY_KEYS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scvi.module import VAE
     from scvi.nn import FCLayers
+
+    from ._flex_vae import FlexVAE
 
 
 @torch.no_grad()
-def mend_query_columns(module: VAE, n_known: Sequence[int]) -> None:
+def mend_query_columns(module: FlexVAE, n_known: Sequence[int]) -> None:
     """Mend what scvi-tools' query surgery does to known categories, and hold their weights in the encoder.
 
     It appends the columns of new categories behind those of all covariates, so that with more than one covariate
@@ -31,10 +32,11 @@ def mend_query_columns(module: VAE, n_known: Sequence[int]) -> None:
         Numbers of categories of batch and covariates in the reference.
     """
     has_embedding = module.batch_representation == "embedding"
-    for layers in (module.z_encoder.encoder, module.l_encoder.encoder, module.decoder.px_decoder):
+    encoders = module.encoder_layers
+    for layers in (*encoders, module.l_encoder.encoder, module.decoder.px_decoder):
         if layers.n_cat_list:
             is_new = _sort_columns(layers, n_known[1:] if has_embedding else n_known)
-            if layers is module.z_encoder.encoder and hasattr(layers, "hooks"):  # those by which surgery freezes
+            if any(layers is encoder for encoder in encoders) and hasattr(layers, "hooks"):  # those by which surgery freezes
                 for weight in _weights_with_categories(layers):
                     _let_train(weight, torch.cat([is_new.new_zeros(weight.shape[1] - len(is_new)), is_new]))
     if has_embedding and hasattr(module.decoder.px_decoder, "hooks"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import inspect
 import logging
 from typing import TYPE_CHECKING, Literal
 
@@ -13,18 +15,28 @@ from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
 from scdgd.data import as_sparse_counts
-from scdgd.prior import GaussianMixture, MovingStatistics, choose_cells
+from scdgd.module._flex_parts import NORMALIZED_TOTAL
+from scdgd.module._linear_decoder import LinearDecoder
+from scdgd.prior import (
+    DirichletProcessMixture,
+    GaussianMixture,
+    MovingStatistics,
+    VampPriorMixture,
+    choose_cells,
+)
 
 if TYPE_CHECKING:
     from scdgd.module import FlexVAE
 
 logger = logging.getLogger(__name__)
 
-#: In the published grid; chosen on simulated cells with a known number of types, where at 1 superfluous components of 100
-#: leave too slowly. By held-out likelihood a VampPrior mixture does better at 1 (docs/benchmarks_priors.md).
-_EMPIRICAL_BAYES_LR_RATIO = 5.0
+#: Learning rate over that of the networks, by prior, in the published grid. Chosen by held-out likelihood and, where that is
+#: undecided, by the number of used components, on cells that served no other choice (docs/benchmarks_priors.md).
+_LR_RATIOS = {VampPriorMixture: 5.0, DirichletProcessMixture: 2.5, GaussianMixture: 5.0}
 #: Of Adam; scvi-tools' 0.01 is of the size of the gradients of a prior.
 _PRIOR_EPS = 1e-8
+#: Arguments of the loss that are not options.
+_GIVEN_TO_LOSS = {"tensors", "inference_outputs", "generative_outputs"}
 #: Cells among which k-means++ chooses pseudo-inputs, and that a mixture is fitted to after pre-training.
 _MAX_PLACEMENT_CELLS = 20_000
 
@@ -55,8 +67,8 @@ class EmpiricalBayesPlan(TrainingPlan):
     module
         The module.
     prior_lr_ratio
-        Learning rate of the prior over that of the networks; ``None`` for 5 if it is fitted by empirical Bayes, else 1. A
-        larger ratio leaves fewer components.
+        Learning rate of the prior over that of the networks; ``None`` for 5 (Gaussian mixture, VampPrior mixture), 2.5
+        (Dirichlet process mixture) or 1 (others). A larger ratio leaves fewer components.
     prior_batch_size
         :math:`b_0`.
     prior_update
@@ -70,6 +82,8 @@ class EmpiricalBayesPlan(TrainingPlan):
     n_pretraining_epochs
         Epochs without divergence and without steps of the prior; a Gaussian mixture is fitted to the representations
         when they end (VaDE, Jiang et al. 2017).
+    n_pretrained_epochs
+        How many of these an earlier training has done.
     pretraining_lr
         Learning rate of these epochs; ``None`` for `lr`.
     kernel_l1, kernel_l2
@@ -85,8 +99,10 @@ class EmpiricalBayesPlan(TrainingPlan):
     Raises
     ------
     ValueError
-        If an option is unknown or out of range, the prior has no closed form, or, when training begins, there are fewer
-        training cells than components.
+        If an option is out of range, the prior has no closed form, or, when training begins, there are fewer training
+        cells than components.
+    TypeError
+        If there is no option of that name.
     """
 
     def __init__(
@@ -99,6 +115,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         detach_responsibilities: bool = True,
         initial_pseudo_inputs: Literal["random", "kmeans++"] = "random",
         n_pretraining_epochs: int = 0,
+        n_pretrained_epochs: int = 0,
         pretraining_lr: float | None = None,
         kernel_l1: float = 0.0,
         kernel_l2: float = 0.0,
@@ -106,6 +123,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         n_epochs_kl_warmup: int | None = None,
         **kwargs,
     ) -> None:
+        self._refuse_unknown(kwargs, module)
         for name, value, allowed in (
             ("prior_update", prior_update, ("adam", "closed_form")),
             ("initial_pseudo_inputs", initial_pseudo_inputs, ("random", "kmeans++")),
@@ -114,7 +132,7 @@ class EmpiricalBayesPlan(TrainingPlan):
                 msg = f"`{name}` must be one of {list(allowed)}, got {value!r}."
                 raise ValueError(msg)
         if prior_lr_ratio is None:
-            prior_lr_ratio = _EMPIRICAL_BAYES_LR_RATIO if module.prior.empirical_bayes else 1.0
+            prior_lr_ratio = _LR_RATIOS.get(type(module.prior), 1.0)
         for name, value in (("prior_lr_ratio", prior_lr_ratio), ("prior_batch_size", prior_batch_size)):
             if not value > 0:
                 msg = f"`{name}` must be positive, got {value}."
@@ -124,7 +142,8 @@ class EmpiricalBayesPlan(TrainingPlan):
                 f"`prior_update='closed_form'` is for 'dpgmm' and 'vmm'; a {type(module.prior).__name__} takes 'adam'."
             )
             raise ValueError(msg)
-        self.n_pretraining_epochs = n_pretraining_epochs
+        self.n_pretraining_epochs = max(n_pretraining_epochs - n_pretrained_epochs, 0)
+        self._has_pretraining = n_pretraining_epochs > 0
         super().__init__(module, n_epochs_kl_warmup=n_epochs_kl_warmup, **kwargs)
         self.prior_lr_ratio, self.prior_batch_size, self.prior_update = prior_lr_ratio, prior_batch_size, prior_update
         self.detach_responsibilities, self.initial_pseudo_inputs = detach_responsibilities, initial_pseudo_inputs
@@ -132,6 +151,19 @@ class EmpiricalBayesPlan(TrainingPlan):
         self.seed = (settings.seed or 0) if seed is None else seed
         self._prior_optimizer: torch.optim.Optimizer | None = None
         self._statistics: MovingStatistics | None = None
+
+    @staticmethod
+    def _refuse_unknown(options: dict, module: FlexVAE) -> None:
+        """scvi-tools' plan takes any name, for the loss, and a wrong one would fail at the first step."""
+        of_loss = set(inspect.signature(module.loss).parameters) - _GIVEN_TO_LOSS
+        of_plans = (inspect.signature(plan.__init__).parameters for plan in (EmpiricalBayesPlan, TrainingPlan))
+        known = of_loss.union(*of_plans) - {"self", "module", "kwargs", "loss_kwargs"}
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, sorted(known), n=3)
+                hint = f" Is it {' or '.join(map(repr, near))}?" if near else f" There are {', '.join(sorted(known))}."
+                msg = f"{name!r} is not an argument of EmpiricalBayesPlan, scvi.train.TrainingPlan or the loss.{hint}"
+                raise TypeError(msg)
 
     @property
     def is_pretraining(self) -> bool:
@@ -180,7 +212,10 @@ class EmpiricalBayesPlan(TrainingPlan):
         pseudo_inputs = getattr(prior, "pseudo_inputs", None)
         if pseudo_inputs is not None and not bool(pseudo_inputs.placed):
             self._place_pseudo_inputs(pseudo_inputs)
-        if isinstance(prior, GaussianMixture) and not bool(prior.placed) and not self.n_pretraining_epochs:
+        decoder = self.module.decoder
+        if isinstance(decoder, LinearDecoder) and not bool(decoder.placed):
+            decoder.start_at_profile(self._mean_profile())
+        if isinstance(prior, GaussianMixture) and not bool(prior.placed) and not self._has_pretraining:
             generator = torch.Generator().manual_seed(self.seed)
             with torch.no_grad():
                 prior.means.copy_(torch.randn(prior.means.shape, generator=generator))
@@ -195,9 +230,9 @@ class EmpiricalBayesPlan(TrainingPlan):
     def on_train_epoch_start(self) -> None:
         """Begin and end pre-training."""
         super().on_train_epoch_start()
-        if not self.n_pretraining_epochs:
+        if not self._has_pretraining:
             return
-        if self.current_epoch == 0 and self.pretraining_lr is not None:
+        if self.is_pretraining and self.current_epoch == 0 and self.pretraining_lr is not None:
             self._set_lr(self.pretraining_lr)
         if self.current_epoch == self.n_pretraining_epochs:
             self._set_lr(self.lr)
@@ -272,6 +307,19 @@ class EmpiricalBayesPlan(TrainingPlan):
             taken += len(batch[REGISTRY_KEYS.X_KEY])
             if taken >= n_cells:
                 return
+
+    @torch.no_grad()
+    def _mean_profile(self) -> torch.Tensor:
+        """Mean count over size factor, with half a count of every gene added, shape ``(g,)``."""
+        counts, size = 0.5, 0.0
+        for batch in self._training_cells(_MAX_PLACEMENT_CELLS):
+            x = as_sparse_counts(batch[REGISTRY_KEYS.X_KEY])
+            counts = counts + torch.zeros(x.n_genes).index_add_(0, x.indices.cpu(), x.values.cpu())
+            if self.module.use_size_factor_key:
+                size += float(batch[REGISTRY_KEYS.SIZE_FACTOR_KEY].sum())
+            else:
+                size += len(x) if self.module.mean_activation == "rate" else float(x.values.sum()) / NORMALIZED_TOTAL
+        return counts / size
 
     @torch.no_grad()
     def _place_pseudo_inputs(self, pseudo_inputs) -> None:
