@@ -34,6 +34,19 @@ def load(name: str, data: Path | None, max_cells: int | None, seed: int = 0) -> 
     return adata
 
 
+def most_variable(adata: AnnData, n_genes: int) -> AnnData:
+    """The most variable genes, and the cells that have counts of them."""
+    if adata.n_vars <= n_genes:
+        return adata
+    rank = adata.var.get("highly_variable_rank")
+    if rank is None:
+        sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=n_genes)
+        rank = adata.var["highly_variable_rank"]
+    adata = adata[:, (rank.rank(method="first") <= n_genes).to_numpy()].copy()
+    sc.pp.filter_cells(adata, min_counts=2)
+    return adata
+
+
 def train_test_split(adata: AnnData, seed: int) -> tuple[AnnData, AnnData]:
     """80% of the cells to train on and 20% to score, drawn by `seed`."""
     order = np.random.default_rng(seed).permutation(adata.n_obs)

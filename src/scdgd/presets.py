@@ -177,3 +177,83 @@ JIANG_2017 = {
         },
     },
 }
+
+_GRONBECH_MODEL = {
+    "n_latent": 2,
+    "n_hidden": 100,
+    "n_layers": 1,
+    "dropout_rate": 0.0,
+    "gene_likelihood": "poisson",
+    "dispersion": "gene-cell",
+    "mean_activation": "rate",
+    "log_variational": False,
+    "encode_covariates": False,
+    "component_weights": "uniform",
+    "use_batch_norm": "both",
+    "norm_per_component": True,
+    "batch_norm_decay": 0.999,
+    "batch_norm_scale": False,
+    "analytic_kl": False,
+}
+_GRONBECH_TRAIN = {
+    "max_epochs": 500,
+    "batch_size": 100,
+    "train_size": 0.9,
+    "early_stopping": True,
+    "early_stopping_patience": 500,
+    "gradient_clip_val": 1.0,
+    "gradient_clip_algorithm": "value",
+    "plan_kwargs": {
+        "lr": 1e-4,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "n_warm_start_epochs": 0,
+        "component_regularization": "kl",
+        "free_nats": 0.0,
+        "information_weight": 0.0,
+        "n_epochs_kl_warmup": None,
+    },
+}
+
+#: Grønbech et al. 2020, for ``SCGMVAE`` and ``SCVAE``: the defaults of the released code with the 500 epochs of the paper,
+#: its PBMC run and its TCGA run. ``n_components`` is the number of annotated types, which the user passes. Early stopping
+#: never stops (the patience is all epochs), but ends in the state with the largest bound on validation cells, 10% of
+#: those that are not test cells. The code's batch norm sees one component at a time (``norm_per_component``).
+GRONBECH_2020 = {
+    "default": {"model": _GRONBECH_MODEL, "train": _GRONBECH_TRAIN},
+    "pbmc": {
+        "model": {**_GRONBECH_MODEL, "n_latent": 100, "n_layers": 2, "gene_likelihood": "nb"},
+        "train": {
+            **_GRONBECH_TRAIN,
+            "plan_kwargs": {**_GRONBECH_TRAIN["plan_kwargs"], "n_epochs_kl_warmup": 200},
+        },
+    },
+    "tcga": {
+        "model": {**_GRONBECH_MODEL, "n_latent": 50, "n_hidden": 1000, "n_layers": 2, "gene_likelihood": "nb"},
+        "train": _GRONBECH_TRAIN,
+    },
+}
+
+#: Treppner et al. 2021, for ``SCDBM``: the notebook that was released for the Segerstolpe data, whose rates are the only ones
+#: published (the paper says "small"). Rates of layer 1 are those of updates 1 to 3,500, to 4,500 and after. The paper
+#: scores dispersions every 5 epochs while layer 1 trains; here they are scored in joint training too.
+TREPPNER_2021 = {
+    "model": {"n_hidden": (4, 2), "theta": 0.5, "n_particles": 100},
+    "train": {
+        "max_epochs": 110,
+        "batch_size": 64,
+        "plan_kwargs": {
+            "optimizer": "sgd",
+            "lr": (((1e-11, 3_500), (5e-5, 1_000), (1e-5, 10_000)), 1e-11, 1e-11),
+            "epoch_shares": (60, 40, 10),
+            "n_gibbs_steps": (1, 5),
+            "collapse": False,
+            "restart_rate": 0.0,
+            "joint_update": "epoch",
+            "dispersion": "fisher",
+            "dispersion_every": 5,
+            "dispersion_penalty": 1.0,
+            "n_scoring_steps": 20,
+        },
+    },
+}

@@ -19,6 +19,7 @@ from scdgd.inference._encoder_posterior import (
 )
 from scdgd.inference._importance import weighted_draws
 from scdgd.inference._laplace import LaplacePosterior
+from scdgd.likelihood.distributions import ConstrainedPoisson, ZeroInflatedPoisson
 from scdgd.prior import GaussianMixture
 from tests.conftest import simulate, train
 
@@ -144,7 +145,7 @@ def test_the_module_stays_as_it_is():
     assert all(parameter.requires_grad for parameter in module.z_encoder.parameters())
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", [*LIKELIHOODS, "zip"])
 def test_fisher_information_equals_the_expected_outer_product_of_scores(likelihood):
     generator = torch.Generator().manual_seed(0)
     weight, logit_weight = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64) / 2
@@ -156,14 +157,37 @@ def test_fisher_information_equals_the_expected_outer_product_of_scores(likeliho
             return Poisson(mu)
         if likelihood == "nb":
             return NegativeBinomial(mu=mu, theta=theta)
+        if likelihood == "zip":
+            return ZeroInflatedPoisson(rate=mu, zi_logits=zi_logits)
         return ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits)
 
     z = torch.randn(2, 3, generator=generator, dtype=torch.float64)
     counts = torch.arange(600, dtype=torch.float64)[:, None, None].expand(-1, 2, 4)
-    log_prob = lambda z: decode(z).log_prob(counts)  # (x, b, g), genes one by one
+
+    def log_prob(z):  # (x, b, g), genes one by one
+        px = decode(z)
+        if likelihood != "zip":
+            return px.log_prob(counts)
+        base = counts * px.rate.log() - px.rate - torch.lgamma(counts + 1)
+        structural = torch.where(counts == 0, torch.nn.functional.logsigmoid(px.zi_logits), -torch.inf)
+        return torch.logaddexp(structural, torch.nn.functional.logsigmoid(-px.zi_logits) + base)
+
     scores = torch.stack([torch.func.jvp(log_prob, (z,), (d.expand_as(z),))[1] for d in torch.eye(3).double()])
     expected = torch.einsum("xbg,dxbg,exbg->bde", log_prob(z).exp(), scores, scores)
     np.testing.assert_allclose(fisher_of_counts(decode, z), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_fisher_information_of_a_constrained_poisson_is_that_of_a_multinomial():
+    """By the Hessian of its log-likelihood at the expected counts, where it is minus the information."""
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(3, 6, generator=generator).double(), torch.randn(6, generator=generator).double()
+    decode = lambda z: ConstrainedPoisson(rate=200 * torch.softmax(z @ weight + bias, dim=-1), validate_args=False)
+    z = torch.randn(2, 3, generator=generator).double()
+    for i in range(2):
+        expected = decode(z[i : i + 1]).mean
+        log_likelihood = lambda one: (expected * (torch.log_softmax(one @ weight + bias, dim=-1))).sum()  # noqa: B023
+        hessian = torch.autograd.functional.hessian(log_likelihood, z[i])
+        np.testing.assert_allclose(fisher_of_counts(decode, z)[i], -hessian, rtol=1e-5)
 
 
 def test_scoring_reaches_the_mode_from_afar_and_leaves_cells_that_have_arrived():

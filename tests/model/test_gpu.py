@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scdgd.model import SCDGD, SCIAF, SCVAD, SCVAMP, SCVMM, FlexSCVI
+from scdgd.model import SCDGD, SCGMVAE, SCIAF, SCVAD, SCVAE, SCVAMP, SCVMM, FlexSCVI
 from tests.conftest import simulate
 
 pytestmark = [
@@ -35,14 +35,18 @@ def test_trains_places_and_reads(model_class, tmp_path):
     np.testing.assert_allclose(loaded.get_latent_representation(), model.get_latent_representation(), rtol=1e-6)
 
 
-FLEXIBLE = [(SCVMM, {}), (SCVAMP, {}), (SCIAF, {}), *((FlexSCVI, {"prior": p}) for p in ("gmm", "dpgmm", "vade"))]
+FLEXIBLE = [
+    *((cls, {}) for cls in (SCVMM, SCVAMP, SCIAF, SCGMVAE)),
+    (SCVAE, {"n_components": 1}),
+    *((FlexSCVI, {"prior": prior}) for prior in ("gmm", "dpgmm", "vade")),
+]
 
 
 @pytest.mark.parametrize(("model_class", "parts"), FLEXIBLE)
 def test_flexible_models_train_and_read(model_class, parts, tmp_path):
     adata = simulate(n_batches=2)
     model_class.setup_anndata(adata, batch_key="batch")
-    model = model_class(adata, n_components=3, n_latent=4, gene_likelihood="nb", **parts)
+    model = model_class(adata, **{"n_components": 3, "n_latent": 4, "gene_likelihood": "nb", **parts})
     model.train(2, accelerator="cuda", enable_progress_bar=False)
     assert model.device.type == "cuda"
     mean, variance = model.get_latent_representation(return_dist=True)

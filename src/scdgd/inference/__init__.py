@@ -1,11 +1,15 @@
-"""Representations for given parameters."""
+"""Representations for given parameters, and cells drawn from them."""
 
+from ._cell_sampler import CellSampler, Library, SyntheticCells
 from ._encoder_posterior import encoder_samples, log_standard_normal
 from ._fisher import fisher_information
 from ._gauss_newton import GaussNewtonConfig, MAPEstimate, gauss_newton
 from ._importance import ImportanceSamples, importance_samples, log_prob_of_pairs
 from ._laplace import LaplacePosterior, laplace_posterior
+from ._laplace_term import LaplaceTerm, laplace_term
+from ._library import LogNormalLibrary
 from ._new_cells import NewCellsConfig, place_new_cells
+from ._noise_baseline import noise_baseline
 from ._pareto import pareto_shape
 from ._posterior import posterior_draws, posterior_samples
 from ._refinement import refined
@@ -15,19 +19,26 @@ from ._variational import place_variational
 __all__ = [
     "encoder_samples",
     "place_variational",
+    "noise_baseline",
     "posterior_draws",
     "posterior_samples",
     "refined",
     "pareto_shape",
     "laplace_posterior",
     "LaplacePosterior",
+    "LaplaceTerm",
+    "laplace_term",
     "log_prob_of_pairs",
     "log_standard_normal",
     "importance_samples",
     "ImportanceSamples",
+    "CellSampler",
     "GaussNewtonConfig",
+    "Library",
+    "LogNormalLibrary",
     "MAPEstimate",
     "NewCellsConfig",
+    "SyntheticCells",
     "best_component_means",
     "fisher_information",
     "gauss_newton",

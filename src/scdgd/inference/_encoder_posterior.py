@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from scvi.distributions import Poisson, ZeroInflatedNegativeBinomial
 
+from scdgd.likelihood import distributions
+
 from ._gauss_newton import damped_step
 from ._importance import ImportanceSamples, weighted_draws
 from ._joint_density import frozen
@@ -24,6 +26,13 @@ _DAMPING, _MIN_DAMPING, _MAX_DAMPING = 0.01, 1e-6, 1e8
 #: Added to means before their logs, as scvi-tools does.
 _TINY = 1e-8
 _LOG_2PI = math.log(2 * math.pi)
+#: A constrained Poisson's means sum to a constant: what its information lacks of a Poisson's, its slopes do not have.
+_POISSON = (Poisson, distributions.Poisson, distributions.ConstrainedPoisson)
+_ZERO_INFLATED = (
+    ZeroInflatedNegativeBinomial,
+    distributions.ZeroInflatedNegativeBinomial,
+    distributions.ZeroInflatedPoisson,
+)
 
 
 def log_standard_normal(z: torch.Tensor) -> torch.Tensor:
@@ -138,9 +147,9 @@ def _fisher_scoring(density: _DecodedDensity, z: torch.Tensor, scale: torch.Tens
 def fisher_of_counts(decode: Callable[[torch.Tensor], Distribution], z: torch.Tensor) -> torch.Tensor:
     r"""Fisher information :math:`J^\top I J` of the counts about representations ``(b, d)``, shape ``(b, d, d)``.
 
-    With :math:`w = \mu\theta/(\mu + \theta)` and :math:`p_0 = (1 + \mu/\theta)^{-\theta}`, a negative binomial has
-    :math:`I = w` in :math:`\log\mu`, a Poisson :math:`I = \mu`, and a zero-inflated one, in :math:`\log\mu` and the logit
-    of :math:`\pi`, with :math:`P_0 = \pi + (1 - \pi) p_0`,
+    With :math:`w = \mu\theta/(\mu + \theta)` and :math:`p_0 = (1 + \mu/\theta)^{-\theta}` a negative binomial, with
+    :math:`w = \mu` and :math:`p_0 = e^{-\mu}` a Poisson, has :math:`I = w` in :math:`\log\mu`, and a zero-inflated one,
+    in :math:`\log\mu` and the logit of :math:`\pi`, with :math:`P_0 = \pi + (1 - \pi) p_0`,
 
     .. math::
         I = \frac{1 - \pi}{P_0} \begin{pmatrix}
@@ -160,19 +169,22 @@ def fisher_of_counts(decode: Callable[[torch.Tensor], Distribution], z: torch.Te
 
 def _parameters(px: Distribution) -> torch.Tensor:
     r""":math:`\log\mu` and, if counts are zero-inflated, the logit of :math:`\pi`: shape ``(p, b, g)``."""
-    if isinstance(px, ZeroInflatedNegativeBinomial):
+    if isinstance(px, _ZERO_INFLATED):
         return torch.stack([(px.mu + _TINY).log(), px.zi_logits])
     return (px.mean + _TINY).log().unsqueeze(0)
 
 
 def _information_root(px: Distribution) -> torch.Tensor:
     r""":math:`L^\top` of :math:`I = L L^\top` for every count, shape ``(p, p, b, g)``, see :func:`fisher_of_counts`."""
-    if isinstance(px, Poisson):
+    if isinstance(px, _POISSON):
         return px.mean.sqrt()[None, None]
-    w = px.mu / (1 + px.mu / px.theta)
-    if not isinstance(px, ZeroInflatedNegativeBinomial):
+    if isinstance(px, distributions.ZeroInflatedPoisson):
+        w, p_0 = px.mu, (-px.mu).exp()
+    else:
+        w, p_0 = px.mu / (1 + px.mu / px.theta), (-px.theta * torch.log1p(px.mu / px.theta)).exp()
+    if not isinstance(px, _ZERO_INFLATED):
         return w.sqrt()[None, None]
-    pi, p_0 = px.zi_probs, (-px.theta * torch.log1p(px.mu / px.theta)).exp()
+    pi = torch.sigmoid(px.zi_logits)
     of_zero = pi + (1 - pi) * p_0
     share = (1 - pi) / of_zero
     mean_mean, mean_logit = share * w * (of_zero - pi * p_0 * w), -share * pi * p_0 * w

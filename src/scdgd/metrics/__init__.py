@@ -1,17 +1,41 @@
-"""Scores of models and clusterings."""
+"""Scores of models, clusterings and synthetic cells."""
 
+from ._artificial_zeros import ArtificialZeros, artificial_zeros, erase_counts
+from ._bimodality import bimodality_coefficient
 from ._clusters import n_used_components
+from ._count_histogram import count_histogram
 from ._count_splitting import split_counts
+from ._gene_correlation import gene_correlation_error
+from ._gene_mads import GeneMADs, gene_mads
+from ._gene_statistics import GeneStatistics, gene_statistics
 from ._held_out import HeldOutScore, held_out_log_likelihood
 from ._latent_use import active_units, merged_accuracy, merged_labels, n_principal_components
+from ._library_size_curve import library_size_curve
+from ._synthetic_scores import synthetic_scores
+from ._two_sample_classifier import classifier_auc
+from ._zero_curve import zero_curve
 
 __all__ = [
+    "ArtificialZeros",
+    "GeneMADs",
+    "GeneStatistics",
     "HeldOutScore",
     "active_units",
+    "artificial_zeros",
+    "bimodality_coefficient",
+    "classifier_auc",
+    "count_histogram",
+    "erase_counts",
+    "gene_correlation_error",
+    "gene_mads",
+    "gene_statistics",
     "held_out_log_likelihood",
+    "library_size_curve",
     "merged_accuracy",
     "merged_labels",
     "n_principal_components",
     "n_used_components",
     "split_counts",
+    "synthetic_scores",
+    "zero_curve",
 ]

@@ -249,7 +249,8 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         early_stopping
             Whether to stop when `early_stopping_monitor` no longer improves.
         plan_config, plan_kwargs
-            Arguments of :class:`~scdgd.train.EmpiricalBayesPlan`.
+            Arguments of the training plan: :class:`~scdgd.train.EmpiricalBayesPlan`, or
+            :class:`~scdgd.train.GMVAEPlan` of :class:`SCGMVAE` and :class:`SCVAE`.
 
         Raises
         ------
@@ -381,6 +382,12 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
             raise ValueError(msg)
         columns = [f"Z_{i}" for i in range(decoder.n_latent)]
         return pd.DataFrame(decoder.loadings.cpu().numpy(), index=self.get_var_names(), columns=columns)
+
+    @torch.inference_mode()
+    def get_component_means(self) -> np.ndarray:
+        """Means of the prior's components in the latent space, shape ``(k, d)``."""
+        self._check_if_trained(warn=False)
+        return self.module.given_prior().component_means.cpu().numpy()
 
     @torch.inference_mode()
     def get_aggregated_posterior(
@@ -579,24 +586,6 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         model.module.prior.requires_grad_(False)
         model._is_query = True
         return model
-
-    def _sampled_prior(self):
-        return self.module.given_prior()
-
-    def _decode_borrowed(self, z: torch.Tensor, tensors: dict[str, torch.Tensor], library_size: float | None):
-        """Distribution of counts given ``z``, with covariates and library size of `tensors`."""
-        module = self.module
-        total = tensors.get(REGISTRY_KEYS.OBSERVED_LIB_SIZE)
-        total = tensors[REGISTRY_KEYS.X_KEY].sum(1, keepdim=True) if total is None else total
-        given = {MODULE_KEYS.Z_KEY: z, MODULE_KEYS.LIBRARY_KEY: total.log()}
-        inputs = module._get_generative_input(tensors, given)
-        px = module.generative(**inputs)[MODULE_KEYS.PX_KEY]
-        if library_size is None:
-            return px
-        for key in (MODULE_KEYS.LIBRARY_KEY, MODULE_KEYS.SIZE_FACTOR_KEY):
-            if inputs[key] is not None:
-                inputs[key] = inputs[key] + np.log(library_size) - px.mean.sum(-1, keepdim=True).log()
-        return module.generative(**inputs)[MODULE_KEYS.PX_KEY]
 
 
 class _MinifiableCountsField(CountsField):

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def forward_sparse(
-    layers: FCLayers, x: SparseCounts, *categories: torch.Tensor, continuous: torch.Tensor | None = None
+    layers: FCLayers,
+    x: SparseCounts,
+    *categories: torch.Tensor,
+    continuous: torch.Tensor | None = None,
+    log1p: bool = True,
 ) -> torch.Tensor:
     r"""Evaluate layers on ``[log1p(x), continuous]`` without a dense copy of the counts.
 
@@ -23,7 +27,8 @@ def forward_sparse(
         W [\log(1 + x), c] + b = \sum_{j:\, x_j > 0} W_{\cdot j} \log(1 + x_j) + W_c\, c + b
 
     The sum is a sparse product with the gene columns of the first linear map; the rest is the layers' own forward pass.
-    Gradients reach all parameters and the covariates, not the counts.
+    Gradients reach all parameters and the covariates, not the counts. With ``m`` rows of covariates a cell, the product
+    is taken once and the layers see ``m b`` rows.
 
     Parameters
     ----------
@@ -34,11 +39,14 @@ def forward_sparse(
     *categories
         Codes ``(b, 1)`` or one-hot weights ``(b, n_cat)`` of each categorical covariate, as the layers take them.
     continuous
-        Continuous covariates, shape ``(b, n_cont)``.
+        Continuous covariates, shape ``(b, n_cont)``; or ``(m b, n_cont)``, the rows of all cells after each other ``m``
+        times, and so for `categories`.
+    log1p
+        Whether layers see ``log1p(x)`` or `x`.
 
     Returns
     -------
-    Outputs of the last layer, shape ``(b, h)``.
+    Outputs of the last layer, shape ``(b, h)`` or ``(m b, h)``.
 
     Raises
     ------
@@ -54,8 +62,11 @@ def forward_sparse(
             f"and {covariates.shape[1]} continuous covariates. Pass the genes and covariates that it was built for."
         )
         raise ValueError(msg)
-    log1p = SparseCounts(x.indptr, x.indices, x.values.log1p(), x.n_genes)
-    product, of_covariates = _SparseProduct.apply(log1p, linear.weight)
+    if log1p:
+        x = SparseCounts(x.indptr, x.indices, x.values.log1p(), x.n_genes)
+    product, of_covariates = _SparseProduct.apply(x, linear.weight)
+    if len(covariates) > len(x):
+        product = product.repeat(len(covariates) // len(x), 1)
     handle = linear.register_forward_hook(lambda module, inputs, output: output + product)
     try:
         return functional_call(layers, {"fc_layers.Layer 0.0.weight": of_covariates}, (covariates, *categories))

@@ -182,7 +182,7 @@ def _require(adata: AnnData, columns: list[str], key: str) -> None:
 
 
 def _embed_model(adata: AnnData, model: SCDGD, use_rep: str, n_samples: int, seed: int) -> Embedding:
-    samples = model.prior_predictive_sample(n_samples, seed=seed).obsm["X_scdgd"]
+    samples = model.prior_predictive_sample(n_samples, seed=seed).obsm[model._latent_key]
     return embed(np.asarray(adata.obsm[use_rep]), model.get_component_means(), samples, seed)
 
 

@@ -2,8 +2,12 @@
 
 from ._best_state import BestState
 from ._checkpoint_folder import CheckpointFolder
+from ._contrastive_divergence_plan import ContrastiveDivergencePlan
 from ._empirical_bayes_plan import EmpiricalBayesPlan
+from ._gmvae_plan import GMVAEPlan
 from ._interruption import Interruption
+from ._laplace_plan import LaplacePlan
+from ._pca_clusters import PCAClusters
 from ._representation_plan import RepresentationPlan
 from ._row_adam import RowAdam
 from ._trainer import InterruptibleTrainer, InterruptibleTrainRunner
@@ -13,10 +17,14 @@ from ._warm_start import whitened_pca
 __all__ = [
     "BestState",
     "CheckpointFolder",
+    "ContrastiveDivergencePlan",
     "EmpiricalBayesPlan",
+    "GMVAEPlan",
     "InterruptibleTrainRunner",
     "InterruptibleTrainer",
     "Interruption",
+    "LaplacePlan",
+    "PCAClusters",
     "RepresentationPlan",
     "RowAdam",
     "TrainingCheckpoints",

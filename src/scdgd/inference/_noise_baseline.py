@@ -1,0 +1,59 @@
+"""What a useless generator looks like."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from ._cell_sampler import spread_evenly
+from ._growing_csr import GrowingCSR
+
+_MAX_SHAPE, _MAX_SCALE = 10.0, 5.0
+_MAX_ELEMENTS = 2**22
+
+
+def noise_baseline(
+    counts: np.ndarray | sparse.spmatrix, n_cells: int | None = None, *, seed: int | None = None
+) -> tuple[sparse.csr_matrix, np.ndarray]:
+    r"""Add noise to pilot cells, the upper bound of errors of Treppner et al. 2021.
+
+    .. math::
+        \tilde x_{ij} = x_{ij} + \epsilon_{ij}, \qquad \epsilon_{ij} \sim \mathrm{Poisson}(\lambda_{ij}), \qquad
+        \lambda_{ij} \sim \mathrm{Gamma}(\text{shape } a_i, \text{scale } b_i), \qquad
+        a_i \sim U(0, 10), \quad b_i \sim U(0, 5)
+
+    The paper does not say whether rates are drawn for each cell or each entry: here shape and scale are a cell's and
+    rates an entry's. Pilot cells are replicated as by :meth:`CellSampler.sample_posterior`.
+
+    Parameters
+    ----------
+    counts
+        Counts of the pilot, shape ``(m, g)``.
+    n_cells
+        Number of cells ``n``; as many as the pilot has if not given.
+    seed
+        Seed of all draws.
+
+    Returns
+    -------
+    Counts, shape ``(n, g)``, CSR (though few are zero), and the pilot cell of each, shape ``(n,)``.
+
+    Raises
+    ------
+    ValueError
+        If `n_cells` is not positive, or there are no pilot cells.
+    """
+    counts = sparse.csr_matrix(counts)
+    n_pilot, n_genes = counts.shape
+    n_cells = n_pilot if n_cells is None else n_cells
+    if n_cells < 1 or n_pilot < 1:
+        msg = f"`n_cells` and the number of pilot cells must be positive, got {n_cells} and {n_pilot}."
+        raise ValueError(msg)
+    rng = np.random.default_rng(seed)
+    donors = np.repeat(*spread_evenly(n_cells, np.arange(n_pilot), rng))
+    noisy, rows = GrowingCSR(n_cells, n_genes), max(1, _MAX_ELEMENTS // n_genes)
+    for some in np.split(donors, range(rows, n_cells, rows)):
+        shape, scale = (rng.uniform(0, high, (len(some), 1)) for high in (_MAX_SHAPE, _MAX_SCALE))
+        rates = rng.gamma(shape, scale, (len(some), n_genes))
+        noisy.append(counts[some].toarray() + rng.poisson(rates))
+    return noisy.to_matrix(), donors

@@ -1,0 +1,256 @@
+"""SCGMVAE: a variational autoencoder whose discrete latent variable is the cluster of a cell."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+
+from scdgd._compat import get_state_registry
+from scdgd.metrics import n_used_components
+from scdgd.module import GMVAE
+from scdgd.train import GMVAEPlan
+
+from ._flexscvi import FlexSCVI
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+#: Random cells whose components are counted after training.
+_N_CELLS_FOR_WARNING = 2_000
+
+
+class SCGMVAE(FlexSCVI):
+    r"""Gaussian-mixture variational autoencoder of counts, GMVAE (Grønbech et al. 2020).
+
+    Each cell has a component :math:`y` and a representation :math:`z \mid y`. An encoder gives :math:`q(y \mid x)`, the
+    soft cluster of a cell, a second one :math:`q(z \mid x, y)`; the objective sums over all components exactly. See
+    :class:`~scdgd.module.GMVAE` for the objective and :class:`~scdgd.train.GMVAEPlan` for how components are kept in use.
+    The published settings are ``scdgd.presets.GRONBECH_2020``.
+
+    What :class:`scvi.model.SCVI` does works as it does there. Representations, importance weights and marginal
+    likelihoods are of :math:`q(z \mid x) = \sum_y q(y \mid x)\, q(z \mid x, y)` and :math:`p(z)`, components summed out.
+
+    Parameters
+    ----------
+    adata, registry, n_hidden, n_latent, n_layers, dropout_rate, dispersion, use_observed_lib_size
+        As for :class:`FlexSCVI`.
+    n_components
+        Number ``k`` of components.
+    gene_likelihood
+        ``"nb"``, ``"zinb"``, ``"poisson"``, ``"zip"``, ``"constrained_poisson"`` or ``"normal"``.
+    component_weights
+        :math:`p(y)`: ``"learned"``, ``"uniform"`` (published), given weights ``(k,)``, or ``"labels"``, the frequencies of
+        the label categories, of which there must be ``k``. This is supervision: it tells the sizes of clusters, not which
+        cell is in which.
+    max_components_per_cell
+        Sum over the likeliest components of each cell only; ``None`` for all. See :class:`~scdgd.module.GMVAE`.
+    **kwargs
+        Further arguments of :class:`~scdgd.module.GMVAE`, :class:`~scdgd.module.FlexVAE` and :class:`scvi.module.VAE`.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown or out of range, or there are more components than cells.
+    TypeError
+        If a prior, a posterior or an option of them is named.
+
+    Examples
+    --------
+    >>> adata = scdgd.datasets.pbmc68k()
+    >>> scdgd.model.SCGMVAE.setup_anndata(adata)
+    >>> model = scdgd.model.SCGMVAE(adata, n_components=8)
+    >>> model.train()
+    >>> adata.obsm["X_scgmvae"] = model.get_latent_representation()
+    >>> clusters = model.get_cluster_assignments()
+    """
+
+    _module_cls = GMVAE
+    _training_plan_cls = GMVAEPlan
+    _latent_key = "X_scgmvae"
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict | None = None,
+        n_hidden: int | Sequence[int] = 128,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene",
+        gene_likelihood: Literal["nb", "zinb", "poisson", "zip", "constrained_poisson", "normal"] = "nb",
+        use_observed_lib_size: bool = True,
+        *,
+        n_components: int = 10,
+        component_weights: Literal["uniform", "learned", "labels"] | Sequence[float] = "learned",
+        max_components_per_cell: int | None = None,
+        **kwargs,
+    ) -> None:
+        for name in (
+            "prior",
+            "prior_kwargs",
+            "posterior",
+            "posterior_kwargs",
+            "latent_distribution",
+            "n_prior_samples",
+        ):
+            if name in kwargs:
+                msg = f"`{name}` is fixed in {type(self).__name__}; choose it in `scdgd.model.FlexSCVI`."
+                raise TypeError(msg)
+        from_labels = isinstance(component_weights, str) and component_weights == "labels"
+        super().__init__(
+            adata,
+            registry,
+            n_hidden,
+            n_latent,
+            n_layers,
+            dropout_rate,
+            dispersion,
+            gene_likelihood,
+            use_observed_lib_size,
+            prior="normal" if n_components == 1 else "gmm",
+            n_components=n_components,
+            component_weights="uniform" if from_labels else component_weights,
+            max_components_per_cell=max_components_per_cell,
+            **kwargs,
+        )
+        if from_labels and self.adata is not None:  # a saved model has them among its parameters
+            self.module.prior.weight_logits.data.copy_(self._label_frequencies().log())
+        self._model_summary_string = (
+            f"{type(self).__name__}: {n_components} components, {n_latent} latent dimensions, hidden {n_hidden} x "
+            f"{n_layers}, {gene_likelihood}, dispersion {dispersion}"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    def _label_frequencies(self) -> torch.Tensor:
+        """Share of the cells in each label category, shape ``(k,)``."""
+        state = get_state_registry(self.registry_, REGISTRY_KEYS.LABELS_KEY)
+        names, k = list(state["categorical_mapping"]), self.module.n_components
+        if str(state["original_key"]).startswith("_scvi"):
+            msg = (
+                "`component_weights='labels'` takes label frequencies: name them with `setup_anndata(labels_key=...)`."
+            )
+            raise ValueError(msg)
+        if len(names) != k:
+            msg = f"`component_weights='labels'` needs as many components as labels: {k} components, labels {names}."
+            raise ValueError(msg)
+        codes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(int)
+        return torch.as_tensor(np.bincount(codes, minlength=k) / len(codes), dtype=torch.float32)
+
+    @torch.inference_mode()
+    def get_cluster_assignments(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        r"""Component of each cell, :math:`\arg\max_c\, q(c \mid x)`.
+
+        Parameters
+        ----------
+        adata, indices
+            Cells; those that the model was set up with if not given.
+        soft
+            Whether to return :math:`q(y \mid x)`.
+        batch_size
+            Cells per minibatch.
+
+        Returns
+        -------
+        Components, shape ``(n,)``, int; or probabilities, shape ``(n, k)``.
+
+        Raises
+        ------
+        ValueError
+            If the model has one component.
+        """
+        self._check_if_trained(warn=False)
+        if self.module.n_components == 1:
+            msg = (
+                "The model has one component, so there are no clusters. Cluster `get_latent_representation()`, or use "
+                "`scdgd.model.SCGMVAE` with more components."
+            )
+            raise ValueError(msg)
+        adata = self._validate_anndata(adata)
+        loader = self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size)
+        qy = torch.cat([self.module.classify(tensors).cpu() for tensors in loader])
+        return (qy if soft else qy.argmax(dim=-1)).numpy()
+
+    def minify_adata(self, *args, **kwargs) -> None:
+        """As in scvi-tools, with one component only: two moments do not describe a mixture.
+
+        Raises
+        ------
+        NotImplementedError
+            If there is more than one component.
+        """
+        if self.module.n_components > 1:
+            msg = (
+                "Minified data keep the mean and variance of each posterior, which do not describe a mixture. Keep the "
+                "counts."
+            )
+            raise NotImplementedError(msg)
+        super().minify_adata(*args, **kwargs)
+
+    def _warn_of_collapse(self) -> None:
+        """Warn if all cells are in one component, or ``q(y | x)`` does not tell components apart."""
+        k = self.module.n_components
+        if k == 1 or self.adata is None:
+            return
+        n = self.adata.n_obs
+        some = np.random.default_rng(0).choice(n, min(n, _N_CELLS_FOR_WARNING), replace=False)
+        qy = self.get_cluster_assignments(indices=np.sort(some), soft=True)
+        if n_used_components(qy.argmax(1)) == 1:
+            logger.warning(
+                "All cells are in one of %s components: the mixture does not cluster. Train longer, or raise "
+                "`n_warm_start_epochs` or `information_weight` in `plan_kwargs`.",
+                k,
+            )
+        elif (surest := float(np.median(qy.max(1)))) < 0.5:
+            logger.warning(
+                "Half of the cells have a component of probability %.2f at most: clusters are not told apart. Train "
+                "longer, or raise `n_warm_start_epochs` or `information_weight` in `plan_kwargs`.",
+                surest,
+            )
+
+
+class SCVAE(SCGMVAE):
+    r"""Variational autoencoder of counts (Grønbech et al. 2020): :class:`SCGMVAE` with one component.
+
+    The prior is :math:`z \sim \mathcal N(0, I)`.
+
+    Parameters
+    ----------
+    adata, registry, **kwargs
+        As for :class:`SCGMVAE`.
+
+    Raises
+    ------
+    ValueError
+        If more than one component is asked for.
+
+    Examples
+    --------
+    >>> adata = scdgd.datasets.pbmc68k()
+    >>> scdgd.model.SCVAE.setup_anndata(adata)
+    >>> model = scdgd.model.SCVAE(adata, gene_likelihood="zip")
+    >>> model.train()
+    >>> adata.obsm["X_scvae"] = model.get_latent_representation()
+    """
+
+    _latent_key = "X_scvae"
+
+    def __init__(self, adata: AnnData | None = None, registry: dict | None = None, **kwargs) -> None:
+        if kwargs.pop("n_components", 1) != 1:
+            msg = "SCVAE has one component; use `scdgd.model.SCGMVAE` for more."
+            raise ValueError(msg)
+        super().__init__(adata, registry, n_components=1, **kwargs)
+        self.init_params_ = self._get_init_params(locals())

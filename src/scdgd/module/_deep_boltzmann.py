@@ -1,0 +1,429 @@
+"""Deep Boltzmann machine over counts."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import BaseModuleClass
+from torch import nn
+from torch.nn.functional import softplus
+
+from scdgd.data import as_sparse_counts
+
+from ._negative_binomial_layer import NegativeBinomialLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scdgd.data import SparseCounts
+
+Hidden = list[torch.Tensor]
+#: Units whose states are enumerated; beyond, sums over states are estimated.
+MAX_ENUMERATED = 14
+#: States whose sums over genes are made at once, and numbers in memory.
+_STATES_TOGETHER, _MAX_ELEMENTS = 2_048, 2**22
+
+
+class Conditions(NamedTuple):
+    """What the machine is conditioned on, for ``n`` cells or chains."""
+
+    batch: torch.Tensor
+    """Batches, shape ``(n,)``, int64."""
+    size: torch.Tensor
+    """Size factors, shape ``(n,)``; ones if sizes are not modelled."""
+
+    def of(self, rows: torch.Tensor) -> Conditions:
+        """Those of some of the cells."""
+        return Conditions(self.batch[rows], self.size[rows])
+
+
+class DeepBoltzmannMachine(BaseModuleClass):
+    r"""Negative binomial counts :math:`v` below ``L`` layers of binary units (Treppner et al. 2021).
+
+    .. math::
+        -E(v, h) = a_b \cdot v + \sum_j \log\frac{\Gamma(v_j + s\theta_j)}{\Gamma(v_j + 1)\Gamma(s\theta_j)}
+        + v^\top W^1 h^1 + (b^1 + s c)\cdot h^1 + \sum_{l=2}^L \big(h^{l-1\top} W^l h^l + b^l \cdot h^l\big),
+        \qquad p(v, h) = e^{-E(v, h)} / Z_{b, s}
+
+    The paper has one batch, :math:`s = 1` and :math:`c = 0`; see :class:`~scdgd.module.NegativeBinomialLayer` for the
+    size factor :math:`s`, and :math:`c` is the share of hidden biases that grows with the size, as in a replicated softmax
+    (Salakhutdinov & Hinton 2009). :math:`W^1 \le 0` and :math:`a < 0` keep counts normalisable. One hidden layer makes a
+    restricted Boltzmann machine. Layers of odd number are independent given those of even number, counts among them, and
+    the other way round.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes ``g``.
+    n_hidden
+        Numbers of units :math:`H_1, \dots, H_L`.
+    n_batch
+        Number of batches.
+    theta
+        Inverse dispersion at the start.
+    n_particles
+        Number of persistent chains for training.
+    uses_size
+        Whether size factors are modelled.
+
+    Raises
+    ------
+    ValueError
+        If there is no hidden layer, or a number is not a positive integer.
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_hidden: Sequence[int],
+        *,
+        n_batch: int = 1,
+        theta: float = 0.5,
+        n_particles: int = 100,
+        uses_size: bool = False,
+    ) -> None:
+        super().__init__()
+        n_hidden = tuple(n_hidden)
+        if not n_hidden or any(int(width) != width or width < 1 for width in n_hidden):
+            msg = f"`n_hidden` must be one positive number of units for each hidden layer, such as (64, 16), got {n_hidden}."
+            raise ValueError(msg)
+        self.n_hidden, self.uses_size = tuple(int(width) for width in n_hidden), uses_size
+        self.visible = NegativeBinomialLayer(n_genes, n_batch, theta)
+        widths = (n_genes, *self.n_hidden)
+        weights = [torch.randn(below, above) / below**0.5 for below, above in itertools.pairwise(widths)]
+        weights[0].uniform_(-0.002, -0.0005)  # the published start
+        self.weights = nn.ParameterList(weights)
+        self.biases = nn.ParameterList(torch.zeros(width) for width in self.n_hidden)
+        self.size_bias = nn.Parameter(torch.zeros(self.n_hidden[0]), requires_grad=uses_size)
+        for layer, width in enumerate(self.n_hidden):
+            self.register_buffer(f"particles_{layer}", torch.bernoulli(torch.full((n_particles, width), 0.5)))
+        self.register_buffer("particle_batch", torch.arange(n_particles) % n_batch)
+        self.register_buffer("particle_size", torch.ones(n_particles))
+        self.register_buffer("mean_counts", torch.ones(n_batch, n_genes))
+        self.register_buffer("mean_total", torch.ones(()))
+        self.register_buffer("batch_shares", torch.full((n_batch,), 1 / n_batch))
+        self.register_buffer("is_placed", torch.tensor(False))
+        self.register_buffer("is_pretrained", torch.tensor(False))
+
+    @property
+    def n_layers(self) -> int:
+        """Number of hidden layers ``L``."""
+        return len(self.n_hidden)
+
+    @property
+    def particles(self) -> Hidden:
+        """States of the persistent chains, shapes ``(p, H_l)``."""
+        return [getattr(self, f"particles_{layer}") for layer in range(self.n_layers)]
+
+    @property
+    def particle_conditions(self) -> Conditions:
+        """Batch and size of each persistent chain."""
+        return Conditions(self.particle_batch, self.particle_size)
+
+    def bottom(self) -> DeepBoltzmannMachine:
+        """The restricted machine of counts and the first hidden layer; parameters are shared."""
+        bottom = DeepBoltzmannMachine(self.visible.bias.shape[1], self.n_hidden[:1], uses_size=self.uses_size)
+        bottom.visible, bottom.weights, bottom.biases = self.visible, self.weights[:1], self.biases[:1]
+        bottom.size_bias = self.size_bias
+        return bottom
+
+    def set_particles(self, hidden: Hidden) -> None:
+        """Keep the states of the persistent chains."""
+        for particles, state in zip(self.particles, hidden, strict=True):
+            particles.copy_(state)
+
+    def conditions(self, tensors: dict[str, torch.Tensor]) -> Conditions:
+        """Batches and size factors of the cells of a minibatch.
+
+        Sizes are registered size factors, or else total counts over their mean in training.
+        """
+        batch = tensors[REGISTRY_KEYS.BATCH_KEY].ravel().long()
+        if not self.uses_size:
+            return Conditions(batch, torch.ones_like(batch, dtype=self.weights[0].dtype))
+        size = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+        if size is None:
+            size = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY]).totals() / self.mean_total
+        return Conditions(batch, size.ravel().to(self.weights[0].dtype))
+
+    # ------------------------------------------------------------ conditionals
+
+    def shift(self, first: torch.Tensor) -> torch.Tensor:
+        r"""Shift :math:`W^1 h^1` of natural parameters by states or probabilities ``(n, H_1)``, shape ``(n, g)``."""
+        return first @ self.weights[0].T
+
+    def natural(self, first: torch.Tensor, given: Conditions) -> torch.Tensor:
+        r"""Natural parameters :math:`\hat a = a_b + W^1 h^1` of the counts, shape ``(n, g)``."""
+        return self.visible.natural(self.shift(first), given.batch)
+
+    def first_bias(self, given: Conditions) -> torch.Tensor:
+        r"""Biases :math:`b^1 + s c` of the first hidden layer, shape ``(n, H_1)``."""
+        return self.biases[0] + given.size.unsqueeze(1) * self.size_bias
+
+    def logits(
+        self, layer: int, hidden: Hidden, given: Conditions, evidence: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        r"""Log-odds of the units of a hidden layer given its neighbours, shape ``(n, H_l)``.
+
+        Parameters
+        ----------
+        layer
+            Position of the layer; 0 is the one above the counts.
+        hidden
+            States or probabilities of the hidden layers; only neighbours are read.
+        given
+            Conditions.
+        evidence
+            :math:`W^{1\top} v`, shape ``(n, H_1)``; needed by the first layer, unless counts are not to have a say.
+        """
+        total = self.first_bias(given) if layer == 0 else self.biases[layer] + hidden[layer - 1] @ self.weights[layer]
+        if layer == 0 and evidence is not None:
+            total = total + evidence
+        if layer + 1 < self.n_layers:
+            total = total + hidden[layer + 1] @ self.weights[layer + 1].T
+        return total
+
+    # ------------------------------------------------------------ energies
+
+    def log_joint(self, v: SparseCounts, hidden: Hidden, given: Conditions) -> torch.Tensor:
+        r""":math:`-E(v, h)`, shape ``(n,)``; its mean under independent units if `hidden` are probabilities."""
+        first = hidden[0]
+        value = self.visible.log_measure(v, given.batch, given.size) + ((v @ self.weights[0]) * first).sum(-1)
+        return value + self._log_hidden(hidden, given)
+
+    def log_joint_of_hidden(self, hidden: Hidden, given: Conditions) -> torch.Tensor:
+        r""":math:`\log \sum_v e^{-E(v, h)}`, shape ``(n,)``: the counts are summed out in closed form."""
+        return self._log_hidden(hidden, given) + self.visible.log_partition(self.natural(hidden[0], given), given.size)
+
+    def _log_hidden(self, hidden: Hidden, given: Conditions) -> torch.Tensor:
+        value = (self.first_bias(given) * hidden[0]).sum(-1)
+        for layer in range(1, self.n_layers):
+            value = value + (hidden[layer] * (self.biases[layer] + hidden[layer - 1] @ self.weights[layer])).sum(-1)
+        return value
+
+    def log_joint_of_odd(self, hidden: Hidden, given: Conditions) -> torch.Tensor:
+        r""":math:`\log \sum e^{-E}` over counts and all layers of even number, shape ``(n,)``.
+
+        `hidden` holds states of all layers; those of layers :math:`h^2, h^4, \dots` are not read.
+        """
+        value = (self.first_bias(given) * hidden[0]).sum(-1)
+        value = value + self.visible.log_partition(self.natural(hidden[0], given), given.size)
+        for layer in range(1, self.n_layers):
+            if layer % 2:
+                value = value + softplus(self.logits(layer, hidden, given)).sum(-1)
+            else:
+                value = value + hidden[layer] @ self.biases[layer]
+        return value
+
+    # ------------------------------------------------------------ mean field
+
+    @torch.no_grad()
+    def mean_field(
+        self, v: SparseCounts, given: Conditions, *, tolerance: float = 1e-3, max_iterations: int = 100
+    ) -> Hidden:
+        r"""Probabilities :math:`q^l` of hidden units, the fixed point of
+
+        .. math::
+            q^1 = \sigma(b^1 + s c + W^{1\top} v + W^2 q^2), \quad
+            q^l = \sigma(b^l + W^{l\top} q^{l-1} + W^{l+1} q^{l+1})
+
+        Layers take turns, so that each update raises :meth:`lower_bound`. One hidden layer needs a single pass, and is
+        then exact.
+
+        Parameters
+        ----------
+        v
+            Counts of ``n`` cells.
+        given
+            Conditions.
+        tolerance, max_iterations
+            Updates end when no probability changes by more, or after so many rounds.
+
+        Returns
+        -------
+        Probabilities, shapes ``(n, H_l)``.
+        """
+        evidence = v @ self.weights[0]
+        q = self._upward(evidence, given)
+        for _ in range(max_iterations if self.n_layers > 1 else 1):
+            change = 0.0
+            for layer in range(self.n_layers):
+                new = torch.sigmoid(self.logits(layer, q, given, evidence))
+                change = max(change, float((new - q[layer]).abs().max()))
+                q[layer] = new
+            if change < tolerance:
+                break
+        return q
+
+    def _upward(self, evidence: torch.Tensor, given: Conditions) -> Hidden:
+        """One pass from below, inputs doubled in place of what comes from above (Salakhutdinov & Hinton 2009)."""
+        factors = [2.0] * (self.n_layers - 1) + [1.0]
+        q = [torch.sigmoid(self.first_bias(given) + factors[0] * evidence)]
+        for layer in range(1, self.n_layers):
+            q.append(torch.sigmoid(self.biases[layer] + factors[layer] * q[-1] @ self.weights[layer]))
+        return q
+
+    def lower_bound(self, v: SparseCounts, q: Hidden, given: Conditions) -> torch.Tensor:
+        r""":math:`\operatorname{E}_q[-E(v, h)] + \mathcal H[q] \le \log \sum_h e^{-E(v, h)}`, shape ``(n,)``.
+
+        Its negative is the variational free energy; with one hidden layer and :meth:`mean_field` the bound is exact.
+        """
+        entropy = sum((torch.special.entr(p) + torch.special.entr(1 - p)).sum(-1) for p in q)
+        return self.log_joint(v, q, given) + entropy
+
+    # ------------------------------------------------------------ exact sums
+
+    @property
+    def n_odd(self) -> int:
+        """Number of units in layers of odd number."""
+        return sum(self.n_hidden[::2])
+
+    @property
+    def n_even(self) -> int:
+        """Number of hidden units in layers of even number."""
+        return sum(self.n_hidden[1::2])
+
+    @torch.no_grad()
+    def log_partition(self, given: Conditions) -> torch.Tensor:
+        r""":math:`\log Z_{b,s}` by enumeration of the layers of odd number, shape ``(n,)``.
+
+        Raises
+        ------
+        ValueError
+            If there are too many states; :func:`~scdgd.module.annealed_log_partition` then estimates it.
+        """
+        states = self._enumerate(first=0)
+        n_states = len(states[0])
+        values = torch.empty_like(given.size)
+        for batch in given.batch.unique():
+            # all terms are affine in the size factor, so two of them give the rest
+            ends = []
+            for size in (0.0, 1.0):
+                parts = []
+                for rows in torch.arange(n_states, device=batch.device).split(_STATES_TOGETHER):
+                    same = Conditions(batch.expand(len(rows)), values.new_full((len(rows),), size))
+                    parts.append(self.log_joint_of_odd([state[rows] for state in states], same))
+                ends.append(torch.cat(parts))
+            for cells in torch.nonzero(given.batch == batch).squeeze(1).split(max(1, _MAX_ELEMENTS // n_states)):
+                log_joint = torch.lerp(*ends, given.size[cells].unsqueeze(1))  # (n, 2^m)
+                values[cells] = log_joint.logsumexp(-1)
+        return values
+
+    @torch.no_grad()
+    def log_unnormalised(self, v: SparseCounts, given: Conditions) -> torch.Tensor:
+        r""":math:`\log \sum_h e^{-E(v, h)}` by enumeration of the hidden layers of even number, shape ``(n,)``.
+
+        Raises
+        ------
+        ValueError
+            If there are too many states; :meth:`lower_bound` bounds it.
+        """
+        evidence = v @ self.weights[0]
+        states = self._enumerate(first=1)
+        total = evidence.new_full((len(v),), -torch.inf)
+        for index in range(len(states[0])):
+            hidden = [state[index : index + 1].expand(len(v), -1) for state in states]
+            value = evidence.new_zeros(len(v))
+            for layer in range(self.n_layers):
+                if layer % 2:
+                    value = value + hidden[layer] @ self.biases[layer]
+                else:
+                    value = value + softplus(self.logits(layer, hidden, given, evidence)).sum(-1)
+            total = torch.logaddexp(total, value)
+        return self.visible.log_measure(v, given.batch, given.size) + total
+
+    def _enumerate(self, first: int) -> Hidden:
+        """All states of every second layer from `first` on, zeros in the others; shapes ``(2^m, H_l)``."""
+        chosen = range(first, self.n_layers, 2)
+        n_units = sum(self.n_hidden[layer] for layer in chosen)
+        if n_units > MAX_ENUMERATED:
+            msg = f"There are 2^{n_units} states of {n_units} units; up to {MAX_ENUMERATED} units are enumerated."
+            raise ValueError(msg)
+        weight = self.weights[0]
+        numbers = torch.arange(2**n_units, device=weight.device).unsqueeze(1)
+        bits = ((numbers >> torch.arange(n_units, device=weight.device)) & 1).to(weight.dtype)
+        parts = iter(bits.split([self.n_hidden[layer] for layer in chosen], dim=1)) if n_units else iter(())
+        return [
+            next(parts) if layer in chosen else weight.new_zeros(len(bits), width)
+            for layer, width in enumerate(self.n_hidden)
+        ]
+
+    # ------------------------------------------------------------ chains
+
+    @torch.no_grad()
+    def sweep(self, hidden: Hidden, given: Conditions, *, collapse: bool = True) -> Hidden:
+        r"""One Gibbs sweep of ``n`` chains over the hidden layers; leaves :math:`p(h)` invariant.
+
+        Even layers are drawn given odd ones, then odd ones given even ones. Counts belong to the even layers. If they
+        are drawn as well, a chain can hardly leave a state: a thousand counts tell which :math:`h^1` they came from. With
+        `collapse` they are summed out, and the units of :math:`h^1` are drawn one after the other from
+
+        .. math::
+            \operatorname{logit} p(h^1_k = 1 \mid h^1_{-k}, h^2) = b^1_k + s c_k + (W^2 h^2)_k
+            - s\sum_j \theta_j \log\frac{1 - e^{\hat a_j(h^1_k = 1)}}{1 - e^{\hat a_j(h^1_k = 0)}}
+
+        Parameters
+        ----------
+        hidden
+            States, shapes ``(n, H_l)``.
+        given
+            Conditions.
+        collapse
+            Whether counts are summed out.
+
+        Returns
+        -------
+        New states.
+        """
+        hidden = list(hidden)
+        evidence = None
+        if not collapse:
+            v = self.visible.sample(self.natural(hidden[0], given), given.size)
+            evidence = v @ self.weights[0]
+        for layer in range(1, self.n_layers, 2):
+            hidden[layer] = torch.bernoulli(torch.sigmoid(self.logits(layer, hidden, given)))
+        for layer in range(0, self.n_layers, 2):
+            logits = self.logits(layer, hidden, given, evidence)
+            if layer == 0 and collapse:
+                hidden[0] = self._draw_first(hidden[0], logits, given)
+            else:
+                hidden[layer] = torch.bernoulli(torch.sigmoid(logits))
+        return hidden
+
+    def _draw_first(self, first: torch.Tensor, logits: torch.Tensor, given: Conditions) -> torch.Tensor:
+        """Units ``(n, H_1)`` in turn, given the log-odds ``(n, H_1)`` that counts have no part in."""
+        first, weight = first.clone(), self.weights[0]
+        shift = self.shift(first)
+        current = self.visible.log_partition(self.visible.natural(shift, given.batch), given.size)
+        for unit in range(self.n_hidden[0]):
+            state = first[:, unit].clone()
+            flipped_shift = shift + (1 - 2 * state).unsqueeze(1) * weight[:, unit]
+            flipped = self.visible.log_partition(self.visible.natural(flipped_shift, given.batch), given.size)
+            on_minus_off = torch.where(state == 1, current - flipped, flipped - current)
+            first[:, unit] = torch.bernoulli(torch.sigmoid(logits[:, unit] + on_minus_off))
+            changed = first[:, unit] != state
+            shift = torch.where(changed.unsqueeze(1), flipped_shift, shift)
+            current = torch.where(changed, flipped, current)
+        return first
+
+    @torch.no_grad()
+    def sample_hidden(self, given: Conditions, n_steps: int, *, collapse: bool = True) -> Hidden:
+        """States of ``n`` chains after `n_steps` sweeps, from random states."""
+        n = len(given.size)
+        hidden = [torch.bernoulli(bias.new_full((n, len(bias)), 0.5)) for bias in self.biases]
+        for _ in range(n_steps):
+            hidden = self.sweep(hidden, given, collapse=collapse)
+        return hidden
+
+    @torch.no_grad()
+    def sample_counts(self, hidden: Hidden, given: Conditions) -> torch.Tensor:
+        """Counts given hidden states or probabilities, shape ``(n, g)``."""
+        return self.visible.sample(self.natural(hidden[0], given), given.size)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        r"""The nearest parameters that are allowed: :math:`W^1 \le 0`, :math:`a < 0`."""
+        self.weights[0].clamp_(max=0.0)
+        self.visible.project()

@@ -1,0 +1,168 @@
+"""Synthetic cells as AnnData."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scdgd import inference
+from scdgd.inference import CellSampler
+from scdgd.module import DGDModule
+
+if TYPE_CHECKING:
+    from scvi.model import SCVI, LinearSCVI
+
+    from scdgd.inference import Library
+    from scdgd.model import SCDGD, FlexSCVI
+
+
+def sample_cells(
+    model: SCDGD | FlexSCVI | SCVI | LinearSCVI,
+    n_cells: int,
+    *,
+    mode: Literal["prior", "posterior"] = "prior",
+    component: int | None = None,
+    batch: str | None = None,
+    library: Library = "empirical",
+    seed: int | None = None,
+    batch_size: int | None = None,
+) -> AnnData:
+    r"""Draw synthetic cells from a trained model.
+
+    * ``mode="prior"``: :math:`z \sim p(z)`, new cells that no real one is the model of
+    * ``mode="posterior"``: :math:`z \sim q(z \mid x_i)`, replicates of the cells attached to the model (Treppner et al.
+      2021), each as often as the others
+
+    and then :math:`x \sim p(x \mid z)`, with batch and covariates of a real cell: a random one, or the replicated one.
+
+    Parameters
+    ----------
+    model
+        Any model of this package, or :class:`scvi.model.SCVI` or :class:`scvi.model.LinearSCVI`, with its data.
+    n_cells
+        Number of cells ``n``.
+    mode
+        ``"prior"`` or ``"posterior"``.
+    component
+        Draw from this mixture component, or replicate the cells that are assigned to it.
+    batch
+        Take cells of this batch only.
+    library
+        Size of cells. ``"empirical"``: that of the real cell; ``"lognormal"``: drawn from a log-normal that is fitted
+        to the sizes in each batch; a number: the expected total count of every cell.
+    seed
+        Seed of all draws; ``None`` continues torch's generator and starts a fresh one of NumPy.
+    batch_size
+        Cells decoded together.
+
+    Returns
+    -------
+    AnnData of ``n`` cells and the model's genes: counts as CSR; ``obs["component"]`` (drawn, or that of the replicated
+    cell), the batch column if there is more than one batch, and ``obs["source_cell"]`` of replicates; the representations
+    in ``obsm`` under the model's key. Memory beyond the result is that of a minibatch.
+
+    Raises
+    ------
+    ValueError
+        If an option is not possible, or no data are attached to the model.
+    RuntimeError
+        If the model is not trained.
+    TypeError
+        If the model is of another kind.
+
+    Examples
+    --------
+    >>> synthetic = scdgd.tl.sample_cells(model, 10_000, seed=0)
+    >>> replicates = scdgd.tl.sample_cells(model, adata.n_obs, mode="posterior", library=5_000, seed=0)
+    """
+    if mode not in ("prior", "posterior"):
+        msg = f"`mode` must be 'prior' or 'posterior', got {mode!r}."
+        raise ValueError(msg)
+    _check_model(model)
+    sampler = CellSampler(model.module, model.adata_manager, batch_size=batch_size)
+    donors, latent_key = sampler.donors_of(batch), _latent_key(model)
+    if mode == "prior":
+        cells = sampler.sample_prior(n_cells, donors, component=component, library=library, seed=seed)
+        return sampler.to_anndata(cells, latent_key)
+    assigned = _assignments(model, donors, sampler.n_components, batch_size)
+    if component is not None:
+        donors, assigned = _of_component(donors, assigned, component, sampler.n_components)
+    if isinstance(model.module, DGDModule):
+        model.get_latent_representation(indices=donors, batch_size=batch_size)  # finds their rows, or places them
+    cells = sampler.sample_posterior(n_cells, donors, library=library, seed=seed)
+    components = pd.Series(assigned, index=donors).loc[cells.donors].to_numpy()
+    return sampler.to_anndata(cells._replace(components=components), latent_key, with_sources=True)
+
+
+def noise_baseline(
+    adata: AnnData, n_cells: int | None = None, *, layer: str | None = None, seed: int | None = None
+) -> AnnData:
+    """Cells with so much noise added that any generator should do better (Treppner et al. 2021).
+
+    Parameters
+    ----------
+    adata
+        Pilot cells with raw counts.
+    n_cells
+        Number of cells ``n``; as many as the pilot has if not given.
+    layer
+        Layer of the counts; ``None`` for ``X``.
+    seed
+        Seed of all draws.
+
+    Returns
+    -------
+    AnnData of ``n`` cells, with ``obs["source_cell"]``; see :func:`scdgd.inference.noise_baseline`.
+    """
+    counts, donors = inference.noise_baseline(adata.X if layer is None else adata.layers[layer], n_cells, seed=seed)
+    obs = pd.DataFrame(
+        {"source_cell": pd.Categorical(adata.obs_names[donors])}, index=[f"sample_{i}" for i in range(len(donors))]
+    )
+    return AnnData(counts, obs=obs, var=pd.DataFrame(index=adata.var_names))
+
+
+def _check_model(model) -> None:
+    name = type(model).__name__
+    if not hasattr(model, "is_trained_"):
+        msg = f"`sample_cells` draws from a trained model, but the first argument is a {name}."
+        raise TypeError(msg)
+    if not model.is_trained_:
+        msg = f"`sample_cells` draws from a trained model, but this {name} is not. Call `model.train()` first."
+        raise RuntimeError(msg)
+    if model.adata is None:
+        msg = (
+            f"Synthetic cells borrow size, batch and covariates of real ones, but this {name} was loaded without data. "
+            "Attach some: `model.adata = adata`."
+        )
+        raise ValueError(msg)
+
+
+def _latent_key(model) -> str:
+    return getattr(model, "_latent_key", f"X_{type(model).__name__.lower()}")
+
+
+def _assignments(model, donors: np.ndarray, n_components: int, batch_size: int | None) -> np.ndarray:
+    """Component of each donor, shape ``(m,)``; zero where the prior has one."""
+    if n_components == 1:
+        return np.zeros(len(donors), np.int64)
+    return model.get_cluster_assignments(indices=donors, batch_size=batch_size)
+
+
+def _of_component(
+    donors: np.ndarray, assigned: np.ndarray, component: int, n_components: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the donors that are assigned to a component."""
+    if component not in range(n_components):
+        msg = f"`component` must be one of 0 ... {n_components - 1}, got {component}."
+        raise ValueError(msg)
+    members = assigned == component
+    if not members.any():
+        msg = (
+            f"No cell is assigned to component {component}, so there is none to replicate. Use `mode='prior'`, or one of "
+            f"the components {np.unique(assigned).tolist()}."
+        )
+        raise ValueError(msg)
+    return donors[members], assigned[members]

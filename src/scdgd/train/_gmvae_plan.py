@@ -1,0 +1,170 @@
+"""Training plan of the Gaussian-mixture variational autoencoder."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, get_args
+
+import torch
+from scipy import sparse
+from scvi import REGISTRY_KEYS, settings
+from scvi.train import TrainingPlan
+from torch.nn import BatchNorm1d
+
+from scdgd.data import as_sparse_counts
+from scdgd.module import ComponentRegularization
+
+from ._pca_clusters import PCAClusters
+
+if TYPE_CHECKING:
+    from scdgd.module import GMVAE
+
+#: Cells that reference clusters are fitted to.
+_MAX_REFERENCE_CELLS = 20_000
+
+
+class GMVAEPlan(TrainingPlan):
+    r"""scvi-tools' training plan, with remedies for components that are not used.
+
+    The exact sum over components does not keep a mixture from collapse: where all components start equal,
+    :math:`q(y \mid x)` soon is the same for all cells, and no gradient tells components apart. Remedies, each of which can
+    be switched on alone (see :meth:`~scdgd.module.GMVAE.loss` for the terms):
+
+    * a warm start: in the first epochs :math:`q(y \mid x)` also learns reference components, k-means clusters of
+      principal components (:class:`PCAClusters`), with a weight that falls linearly to zero
+    * `free_nats`: the divergence of ``y`` costs nothing below a share of its largest value
+    * `information_weight`: a reward for what components tell of cells
+    * `n_epochs_kl_warmup`: the divergences get their weight little by little
+
+    No label of a cell plays a part in any of them.
+
+    Parameters
+    ----------
+    module
+        The module.
+    n_warm_start_epochs
+        Epochs with reference components, in the first training of a model; 0 for none.
+    warm_start_weight
+        Weight of the cross-entropy to reference components in the first epoch, in nats a cell.
+    component_regularization
+        ``"kl"``; or, as ablations of Adjileye & Si Salah 2023, ``"none"`` and ``"cross_entropy"`` (to reference
+        components, in all epochs).
+    free_nats, information_weight
+        As in :meth:`~scdgd.module.GMVAE.loss`.
+    n_epochs_kl_warmup
+        Epochs in which the weight of both divergences grows to `max_kl_weight`; ``None`` for none.
+    seed
+        Seed of reference components.
+    **kwargs
+        As for :class:`scvi.train.TrainingPlan`.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown or out of range; when training begins, if there are fewer training cells than reference
+        components; or if a minibatch has one cell and the module batch norm.
+    TypeError
+        If there is an argument that neither plan has.
+    """
+
+    def __init__(
+        self,
+        module: GMVAE,
+        *,
+        n_warm_start_epochs: int = 10,
+        warm_start_weight: float = 100.0,
+        component_regularization: ComponentRegularization = "kl",
+        free_nats: float = 0.0,
+        information_weight: float = 0.0,
+        n_epochs_kl_warmup: int | None = None,
+        seed: int | None = None,
+        **kwargs,
+    ) -> None:
+        if component_regularization not in get_args(ComponentRegularization):
+            msg = (
+                f"`component_regularization` must be one of {list(get_args(ComponentRegularization))}, got "
+                f"{component_regularization!r}."
+            )
+            raise ValueError(msg)
+        for name, value in (
+            ("n_warm_start_epochs", n_warm_start_epochs),
+            ("warm_start_weight", warm_start_weight),
+            ("free_nats", free_nats),
+            ("information_weight", information_weight),
+        ):
+            if not value >= 0:
+                msg = f"`{name}` must not be negative, got {value}."
+                raise ValueError(msg)
+        unknown = set(kwargs) - set(inspect.signature(TrainingPlan.__init__).parameters)
+        if unknown:
+            msg = f"{sorted(unknown)} are not arguments of GMVAEPlan or of scvi.train.TrainingPlan."
+            raise TypeError(msg)
+        super().__init__(
+            module,
+            n_epochs_kl_warmup=n_epochs_kl_warmup,
+            component_regularization=component_regularization,
+            free_nats=free_nats,
+            information_weight=information_weight,
+            **kwargs,
+        )
+        self.n_warm_start_epochs, self.warm_start_weight = n_warm_start_epochs, warm_start_weight
+        self.component_regularization, self.free_nats = component_regularization, free_nats
+        self.information_weight = information_weight
+        self.seed = (settings.seed or 0) if seed is None else seed
+        self._reference: PCAClusters | None = None
+
+    def on_train_start(self) -> None:
+        """Fit reference components, if they are wanted."""
+        super().on_train_start()
+        if self.module.n_components == 1:
+            return
+        starts = self.n_warm_start_epochs > 0 and not bool(self.module.prior.placed)
+        if starts or self.component_regularization == "cross_entropy":
+            counts = sparse.vstack(list(self._some_training_counts()), format="csr")
+            if counts.shape[0] < self.module.n_components:
+                msg = (
+                    f"k-means of {self.module.n_components} components needs at least as many training cells, but there "
+                    f"are {counts.shape[0]}. Lower `n_components`, or set `n_warm_start_epochs=0` in `plan_kwargs`."
+                )
+                raise ValueError(msg)
+            self._reference = PCAClusters(counts, self.module.n_components, self.seed).to(self.device)
+        if not starts:
+            self.n_warm_start_epochs = 0
+
+    def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
+        """As in scvi-tools, with reference components where they are wanted."""
+        if len(batch[REGISTRY_KEYS.X_KEY]) == 1 and any(isinstance(m, BatchNorm1d) for m in self.module.modules()):
+            msg = (
+                f"Minibatch {batch_idx} has one cell, and batch norm needs two. Choose another `batch_size` or "
+                "`train_size`, or build the model with `use_batch_norm='none'`."
+            )
+            raise ValueError(msg)
+        self._set_reference(batch)
+        loss = super().training_step(batch, batch_idx)
+        if self.trainer.is_last_batch:  # a training that fails in its first epoch was none
+            self.module.prior.placed.fill_(True)
+        return loss
+
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        """As in scvi-tools, with the same loss."""
+        self._set_reference(batch)
+        super().validation_step(batch, batch_idx)
+
+    def _set_reference(self, batch: dict) -> None:
+        """Give the loss the reference components of a minibatch and their weight."""
+        weight = self.warm_start_weight * max(1 - self.current_epoch / max(self.n_warm_start_epochs, 1), 0.0)
+        is_wanted = weight > 0 or self.component_regularization == "cross_entropy"
+        self.loss_kwargs["reference_components"] = None
+        if self._reference is not None and is_wanted:
+            counts = as_sparse_counts(batch[REGISTRY_KEYS.X_KEY])
+            self.loss_kwargs.update(reference_components=self._reference(counts), reference_weight=weight)
+
+    def _some_training_counts(self):
+        """Counts of training cells as CSR, minibatch by minibatch."""
+        n_taken = 0
+        for batch in self.trainer.train_dataloader:
+            counts = as_sparse_counts(batch[REGISTRY_KEYS.X_KEY])
+            yield counts.to_scipy()
+            n_taken += len(counts)
+            if n_taken >= _MAX_REFERENCE_CELLS:
+                return
