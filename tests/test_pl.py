@@ -261,3 +261,14 @@ def test_history_cuts_only_a_fall_that_would_hide_the_rest():
 def test_history_of_an_untrained_model_says_so(adata):
     with pytest.raises(ValueError, match=r"Call `model.train\(\)` first"):
         scdgd.pl.history(make_model(adata))
+
+
+def test_latent_draws_models_with_an_encoder(adata):
+    model_class = scdgd.model.SCGMVAE
+    model_class.setup_anndata(adata)
+    model = model_class(adata, n_components=3, n_latent=4, n_hidden=16)
+    model.train(3, accelerator="cpu", enable_progress_bar=False)
+    scdgd.tl.annotate(model)  # under the same keys for every model
+    ax = scdgd.pl.latent(adata, model, n_samples=20)
+    assert model.get_component_means().shape == (3, 4)
+    assert len(ax.collections) >= 2

@@ -9,7 +9,7 @@ from torch import nn
 
 from scdgd.data import SparseCounts
 
-#: Largest natural parameter: 1 - exp(-1e-6) is exact to a few percent in single precision, and bounds means at 1e6 theta.
+#: Largest natural parameter; it bounds means at a million times theta.
 MAX_NATURAL = -1e-6
 MIN_THETA = 0.01
 

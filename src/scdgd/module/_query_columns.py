@@ -36,7 +36,9 @@ def mend_query_columns(module: FlexVAE, n_known: Sequence[int]) -> None:
     for layers in (*encoders, module.l_encoder.encoder, module.decoder.px_decoder):
         if layers.n_cat_list:
             is_new = _sort_columns(layers, n_known[1:] if has_embedding else n_known)
-            if any(layers is encoder for encoder in encoders) and hasattr(layers, "hooks"):  # those by which surgery freezes
+            if any(layers is encoder for encoder in encoders) and hasattr(
+                layers, "hooks"
+            ):  # those by which surgery freezes
                 for weight in _weights_with_categories(layers):
                     _let_train(weight, torch.cat([is_new.new_zeros(weight.shape[1] - len(is_new)), is_new]))
     if has_embedding and hasattr(module.decoder.px_decoder, "hooks"):
