@@ -62,6 +62,8 @@ TIERS = {
     ],
 }
 
+#: Jobs of a tier, the first ones, whose accuracy and speed are followed as one setting varies.
+N_CURVES = {"quick": 0, "standard": 1, "full": 2}
 #: What is varied, one at a time, around the defaults.
 CURVE = {
     "genes for the curvature": [{"n_genes": n} for n in (100, 200, 300, 500, 1_000, None)],
@@ -275,7 +277,7 @@ def main() -> None:
         line, _, referee = compare(job, module, tensors, rounds)
         lines.append(line)
         print(" | ".join(line), flush=True)
-        if args.tier == "full" and i < 2:
+        if i < N_CURVES[args.tier]:
             curves.append(f"**{line[0]}, {line[1]}**: one setting varied\n\n{curve(module, tensors, referee, rounds)}")
     text = "\n\n".join([markdown(HEADER, lines), *curves])
     print(text)
