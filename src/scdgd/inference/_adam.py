@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scdgd.train import RowAdam
+from ._row_adam import RowAdam
 
 if TYPE_CHECKING:
     from ._joint_density import JointDensity

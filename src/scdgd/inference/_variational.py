@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scdgd.train import RowAdam
-
 from ._joint_density import JointDensity, frozen, owned
 from ._laplace import laplace_posterior
+from ._row_adam import RowAdam
 
 if TYPE_CHECKING:
     from scdgd.module import VADModule

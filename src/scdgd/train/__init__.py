@@ -1,5 +1,7 @@
 """Who steps when: training plan, optimiser of representations, warm start, interruptions and checkpoints."""
 
+from scdgd.inference._row_adam import RowAdam
+
 from ._best_state import BestState
 from ._checkpoint_folder import CheckpointFolder
 from ._contrastive_divergence_plan import ContrastiveDivergencePlan
@@ -9,7 +11,6 @@ from ._interruption import Interruption
 from ._laplace_plan import LaplacePlan
 from ._pca_clusters import PCAClusters
 from ._representation_plan import RepresentationPlan
-from ._row_adam import RowAdam
 from ._trainer import InterruptibleTrainer, InterruptibleTrainRunner
 from ._training_checkpoints import TrainingCheckpoints, fingerprint, pack_history, read_checkpoint, unpack_history
 from ._warm_start import whitened_pca

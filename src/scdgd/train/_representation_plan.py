@@ -11,10 +11,9 @@ from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
+from scdgd.inference._row_adam import RowAdam
 from scdgd.module import REPRESENTATION_KEY
 from scdgd.prior import SoftballMixture
-
-from ._row_adam import RowAdam
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
