@@ -348,12 +348,14 @@ class _Rows:
         self.z, self.components = np.empty((n_cells, n_latent), np.float32), np.empty(n_cells, np.int32)
 
     def append(self, counts: np.ndarray, z: torch.Tensor, components: torch.Tensor) -> None:
+        """Add a block of cells: counts ``(b, g)``, representations ``(b, d)`` and components ``(b,)``."""
         self.counts.append(counts)
         cells = slice(self.n, self.n + len(z))
         self.z[cells], self.components[cells] = z.cpu().numpy(), components.cpu().numpy()
         self.n += len(z)
 
     def finish(self) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
+        """Counts ``(n, g)``, representations ``(n, d)`` and components ``(n,)`` of all blocks."""
         return self.counts.to_matrix(), self.z, self.components
 
 

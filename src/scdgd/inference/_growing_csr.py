@@ -53,6 +53,7 @@ class _Blocks:
         self._blocks: list[np.ndarray] = []
 
     def append(self, values: np.ndarray) -> None:
+        """Add values ``(m,)`` at the end."""
         position = 0
         while position < len(values):
             if self._length == len(self._blocks) * self._size:

@@ -67,7 +67,7 @@ class GMVAE(FlexVAE):
         :math:`p(y)`: ``"learned"``, ``"uniform"`` (published), or given weights ``(k,)``.
     max_components_per_cell
         Sum over the ``m`` likeliest components of each cell only, with :math:`q(y \mid x)` normalised over them: a lower
-        bound too, at the cost of ``m`` components; ``None`` for all. A training step holds three to six
+        bound too, at the cost of ``m`` components; ``None`` for all. A training step holds several
         tensors of the decoded minibatch's shape ``(m, b, g)`` at once (1 GB each for ``m`` = 100, ``b`` = 128 and ``g`` =
         20,000); where that is too much, lower this or the batch size.
     analytic_kl
