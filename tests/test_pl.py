@@ -272,3 +272,41 @@ def test_latent_draws_models_with_an_encoder(adata):
     ax = scdgd.pl.latent(adata, model, n_samples=20)
     assert model.get_component_means().shape == (3, 4)
     assert len(ax.collections) >= 2
+
+
+@pytest.fixture
+def real_and_synthetic():
+    real = simulate(60, 20, depth=80.0)
+    synthetic = simulate(40, 20, seed=1, depth=120.0)
+    return real, synthetic
+
+
+def test_synthetic_cells_beside_real_ones(real_and_synthetic):
+    real, synthetic = real_and_synthetic
+    sizes, zeros, variation, gene = scdgd.pl.synthetic(real, synthetic, real.var_names[2])
+    quantiles, diagonal = sizes.lines
+    totals = [np.sort(np.asarray(x.X.sum(1)).ravel()) for x in real_and_synthetic]
+    np.testing.assert_allclose(quantiles.get_xdata()[[0, -1]], totals[0][[0, -1]])
+    np.testing.assert_allclose(quantiles.get_ydata()[[0, -1]], totals[1][[0, -1]])
+    np.testing.assert_array_equal(*diagonal.get_data())
+    assert [line.get_label() for line in zeros.lines] == ["Poisson", "real", "synthetic"]
+    assert len(variation.collections[0].get_offsets()) == 20
+    for bars, cells in zip(gene.containers, real_and_synthetic, strict=True):
+        heights = [bar.get_height() for bar in bars]
+        assert sum(heights) == pytest.approx(1)
+        column = cells.X[:, [2]].toarray().ravel()
+        width = (bars[1].get_x() - bars[0].get_x()) if len(bars) > 1 else 1
+        assert heights[0] == pytest.approx((column < round(width)).mean())
+
+
+def test_axes_of_synthetic_cells(real_and_synthetic):
+    real, synthetic = real_and_synthetic
+    _, axes = plt.subplots(1, 3)
+    assert list(scdgd.pl.synthetic(real, synthetic, ax=axes)) == list(axes)
+    assert len(plt.get_fignums()) == 1
+    with pytest.raises(ValueError, match="4 panels to draw, but `ax` has 3"):
+        scdgd.pl.synthetic(real, synthetic, real.var_names[0], ax=axes)
+    with pytest.raises(ValueError, match="There is no gene 'CD0'"):
+        scdgd.pl.synthetic(real, synthetic, ["CD0"])
+    with pytest.raises(ValueError, match="20 and 12, of which 12 are shared"):
+        scdgd.pl.synthetic(real, synthetic[:, :12].copy())

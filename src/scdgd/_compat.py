@@ -10,6 +10,7 @@ from scvi.module._constants import MODULE_KEYS
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from scvi.model.base import BaseModelClass
 
 __all__ = [
     "MODULE_KEYS",
@@ -18,6 +19,7 @@ __all__ = [
     "is_registered",
     "layer_names",
     "make_actual",
+    "registry_of",
     "set_state_registry",
 ]
 
@@ -36,6 +38,11 @@ def layer_names(adata: AnnData) -> list[str]:
 def get_state_registry(registry: dict, key: str) -> dict:
     """What a field stored under `key` in a model's registry, with or without data attached; empty if not registered."""
     return registry[_FIELD_REGISTRIES_KEY].get(key, {}).get(_STATE_REGISTRY_KEY, {})
+
+
+def registry_of(model_cls: type[BaseModelClass], adata: AnnData) -> dict:
+    """What ``model_cls.setup_anndata`` noted about `adata`, before there is a model."""
+    return model_cls._get_most_recent_anndata_manager(adata, required=True).registry
 
 
 def is_registered(registry: dict, key: str) -> bool:

@@ -62,7 +62,7 @@ def to_h5ad(counts, path) -> ad.AnnData:
 def test_totals_and_fingerprints_do_not_depend_on_storage(to_format, dtype, blocks):
     counts = valid_counts()
     stored = to_format(counts.astype(dtype))
-    totals, fingerprints = check(stored)
+    totals, fingerprints, _ = check(stored)
     np.testing.assert_array_equal(totals, counts.sum(axis=1))
     assert fingerprints.dtype == np.uint64
     np.testing.assert_array_equal(fingerprints, check(sparse.csr_matrix(counts)).fingerprints)
@@ -72,7 +72,7 @@ def test_totals_and_fingerprints_do_not_depend_on_storage(to_format, dtype, bloc
 def test_boolean_counts(to_format):
     counts = valid_counts() > 1
     counts[np.arange(N_CELLS), np.arange(N_CELLS) % N_GENES] = True
-    totals, fingerprints = check(to_format(counts))
+    totals, fingerprints, _ = check(to_format(counts))
     np.testing.assert_array_equal(totals, counts.sum(axis=1))
     np.testing.assert_array_equal(fingerprints, check(counts.astype(float)).fingerprints)
 
@@ -81,7 +81,7 @@ def test_boolean_counts(to_format):
 def test_backed_counts(to_backed, blocks, tmp_path):
     counts = valid_counts()
     backed = to_h5ad(to_backed(counts.astype(np.float32)), tmp_path / "counts.h5ad")
-    totals, fingerprints = check(backed.X)
+    totals, fingerprints, _ = check(backed.X)
     np.testing.assert_array_equal(totals, counts.sum(axis=1))
     np.testing.assert_array_equal(fingerprints, check(counts).fingerprints)
     backed.file.close()
@@ -224,8 +224,9 @@ def test_matrices_of_size_zero(shape, to_format):
 
 
 def test_one_cell_and_one_gene():
-    totals, _ = check_counts(np.array([[3]]), ["a"], ["b"], "adata.X")
+    totals, _, largest = check_counts(np.array([[3]]), ["a"], ["b"], "adata.X")
     assert totals.tolist() == [3.0]
+    assert largest == 3
 
 
 # blocks

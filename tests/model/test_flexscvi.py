@@ -641,3 +641,27 @@ def test_without_early_signs_nothing_is_warned_about(messages):
     for prior in ("normal", "vmm", "vamp"):
         train(make(simulate(90, 20, depth=2000.0), prior=prior, n_components=3), 30)
     assert "component" not in messages.text
+
+
+@pytest.mark.filterwarnings("ignore:Category 0 in adata.obs")
+def test_splits_that_cannot_train_are_refused():
+    model = make(simulate(20, 8), prior="normal")
+    with pytest.raises(ValueError, match="needs validation cells: lower `train_size`"):
+        train(model, 2, early_stopping=True, train_size=1.0)
+    train(model, 2, early_stopping=True, train_size=1.0, early_stopping_monitor="elbo_train")
+    few = simulate(20, 8)[:2].copy()
+    with pytest.raises(ValueError, match="needs 3 cells, got 2"):
+        train(make(few, prior="normal"), 2)
+
+
+def test_no_cells_are_not_read():
+    model = train(make(simulate(20, 8), prior="gmm", n_components=2), 1)
+    for read in (
+        model.get_latent_representation,
+        model.get_cluster_assignments,
+        model.get_normalized_expression,
+        model.get_elbo,
+        model.posterior_predictive_sample,
+    ):
+        with pytest.raises(ValueError, match="`indices` names no cell"):
+            read(indices=[])

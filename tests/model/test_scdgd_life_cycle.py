@@ -301,7 +301,7 @@ def test_mudata(tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"gene_likelihood": "normal"}, "gene_likelihood"),
+        ({"gene_likelihood": "gaussian"}, "gene_likelihood"),
         ({"dispersion": "gene-cell"}, "dispersion"),
         ({"size_factor": "median"}, "size_factor"),
         ({"size_factor": "registered"}, "size_factor_key"),

@@ -211,9 +211,9 @@ def test_what_a_plan_with_warm_start_hands_on(monkeypatch):
     losses, clusterings = [], []
 
     class NotedClusters(PCAClusters):
-        def __init__(self, counts, *args):
+        def __init__(self, counts, *args, **kwargs):
             clusterings.append((counts.shape, *args))
-            super().__init__(counts, *args)
+            super().__init__(counts, *args, **kwargs)
 
     @functools.wraps(GMVAE.loss)
     def noted_loss(self, *args, **kwargs):
@@ -420,3 +420,18 @@ def test_one_population_has_one_component():
     fitted = make(adata, n_components=5, gene_likelihood="poisson", n_latent=2, n_hidden=100)
     train(fitted, 60)
     assert n_used_components(fitted.get_cluster_assignments()) == 1
+
+
+def test_linear_decoder_starts_at_the_mean_profile():
+    """Intercepts take steps of the size of the rate; from zero they would take thousands to a profile."""
+    adata = simulate(80, 12)
+    model = train(make(adata, decoder="linear", n_components=2), 1)
+    assert bool(model.module.decoder.placed)
+    assert model.get_loadings().shape == (12, 3)
+    profile = np.asarray(adata.X.mean(0)).ravel()
+    start = model.module.decoder.px_scale_decoder[0](model.module.decoder._linear.bias).detach().numpy()
+    centred = start - np.log(profile)
+    assert np.abs(centred - centred.mean()).max() < 0.1
+    before = model.module.decoder._linear.bias.detach().clone()
+    train(model, 1)
+    assert (model.module.decoder._linear.bias - before).abs().max() < 0.1

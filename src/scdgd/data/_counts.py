@@ -1,4 +1,4 @@
-"""Validation of raw counts, over all of the matrix, one block of rows at a time."""
+"""Validation of counts and other values, over all of the matrix, one block of rows at a time."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _MAX_BLOCK_ELEMENTS = 2**24
 _MAX_NAMED = 5
+_ELSE = (
+    " Models with a Gaussian likelihood take values that are not counts: `setup_anndata(adata, is_count_data=False)`."
+)
 
 
 class CountSummary(NamedTuple):
@@ -23,6 +26,8 @@ class CountSummary(NamedTuple):
     """Counts per cell, shape ``(n,)``."""
     fingerprints: np.ndarray
     """64-bit hash of each cell's counts, shape ``(n,)``; equal counts give equal hashes in any storage format."""
+    largest: float
+    """Largest value."""
 
 
 def iter_row_blocks(
@@ -42,7 +47,9 @@ def iter_row_blocks(
         yield first, sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
 
 
-def check_counts(counts, cell_names: Sequence[str], gene_names: Sequence[str], location: str) -> CountSummary:
+def check_counts(
+    counts, cell_names: Sequence[str], gene_names: Sequence[str], location: str, *, is_count_data: bool = True
+) -> CountSummary:
     """Raise unless `counts` are raw counts: finite, non-negative integers with at least one count per cell.
 
     Parameters
@@ -53,6 +60,8 @@ def check_counts(counts, cell_names: Sequence[str], gene_names: Sequence[str], l
         Names used in messages, lengths ``n`` and ``g``.
     location
         Where the counts stand, as the user would write it (``adata.X``).
+    is_count_data
+        If not, values only have to be finite numbers.
 
     Returns
     -------
@@ -70,21 +79,23 @@ def check_counts(counts, cell_names: Sequence[str], gene_names: Sequence[str], l
         raise ValueError(msg)
     totals = np.empty(n_cells)
     fingerprints = np.empty(n_cells, dtype=np.uint64)
-    gene_totals = np.zeros(n_genes)
+    gene_totals, largest = np.zeros(n_genes), -np.inf
     multipliers = _hash_multipliers(n_genes)
     for first, block in iter_row_blocks(counts):
-        _check_block(block, cell_names[first : first + block.shape[0]], gene_names, location)
         rows = slice(first, first + block.shape[0])
+        _check_block(block, cell_names[rows], gene_names, location, is_count_data)
         block = sparse.csr_matrix(block)
+        largest = max(largest, float(block.max()))
         totals[rows] = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
         gene_totals += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
-        fingerprints[rows] = _linear_hash(block, multipliers)
-    _check_empty_cells(totals, cell_names, location)
-    _warn_empty_genes(gene_totals, gene_names, location)
-    return CountSummary(totals, fingerprints)
+        fingerprints[rows] = _linear_hash(block, multipliers, is_count_data)
+    if is_count_data:
+        _check_empty_cells(totals, cell_names, location)
+        _warn_empty_genes(gene_totals, gene_names, location)
+    return CountSummary(totals, fingerprints, largest)
 
 
-def _check_block(block, cell_names: np.ndarray, gene_names: np.ndarray, location: str) -> None:
+def _check_block(block, cell_names: np.ndarray, gene_names: np.ndarray, location: str, is_count_data: bool) -> None:
     values = block.data if sparse.issparse(block) else block
     if values.dtype == bool or np.issubdtype(values.dtype, np.unsignedinteger) or values.size == 0:
         return
@@ -97,11 +108,13 @@ def _check_block(block, cell_names: np.ndarray, gene_names: np.ndarray, location
             "Load the raw counts again, or remove these cells or genes.",
         )
         _raise_offending(block, lambda v: ~np.isfinite(v), problem, remedy, cell_names, gene_names, location)
+    if not is_count_data:
+        return
     if (values < 0).any():
         problem = "negative values"
         remedy = (
             "The model needs raw counts; negative values point to scaled or batch-corrected data. "
-            "Name the layer with the counts, as in `setup_anndata(adata, layer='counts')`."
+            "Name the layer with the counts, as in `setup_anndata(adata, layer='counts')`." + _ELSE
         )
         _raise_offending(block, lambda v: v < 0, problem, remedy, cell_names, gene_names, location)
     if np.issubdtype(values.dtype, np.floating) and (values != np.rint(values)).any():
@@ -109,7 +122,7 @@ def _check_block(block, cell_names: np.ndarray, gene_names: np.ndarray, location
         remedy = (
             "The model needs raw counts; fractions point to normalised, log-transformed or corrected data. "
             "Name the layer with the counts, as in `setup_anndata(adata, layer='counts')`, "
-            "or round corrected counts yourself."
+            "or round corrected counts yourself." + _ELSE
         )
         _raise_offending(block, lambda v: v != np.rint(v), problem, remedy, cell_names, gene_names, location)
 
@@ -158,8 +171,9 @@ def _hash_multipliers(n_genes: int) -> np.ndarray:
     return np.random.default_rng(0).integers(1, 2**63, size=n_genes, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
-def _linear_hash(block: sparse.csr_matrix, multipliers: np.ndarray) -> np.ndarray:
-    r"""Hash :math:`\sum_j h_j x_{ij} \bmod 2^{64}` of each row, shape ``(rows,)``."""
-    terms = block.data.astype(np.uint64) * multipliers[block.indices]
+def _linear_hash(block: sparse.csr_matrix, multipliers: np.ndarray, is_count_data: bool) -> np.ndarray:
+    r"""Hash :math:`\sum_j h_j x_{ij} \bmod 2^{64}` of each row, shape ``(rows,)``; of other values, of their bits."""
+    values = block.data.astype(np.uint64) if is_count_data else (block.data + 0.0).astype(np.float64).view(np.uint64)
+    terms = values * multipliers[block.indices]
     cumulative = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
     return cumulative[block.indptr[1:]] - cumulative[block.indptr[:-1]]

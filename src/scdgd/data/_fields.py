@@ -33,10 +33,15 @@ class CountsField(LayerField):
     ----------
     layer
         Key of ``adata.layers``; ``None`` for ``adata.X``.
+    holds_counts
+        If not, values only have to be finite numbers.
     """
 
-    def __init__(self, layer: str | None) -> None:
-        super().__init__(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)
+    HOLDS_COUNTS_KEY, LARGEST_KEY = "holds_counts", "largest"
+
+    def __init__(self, layer: str | None, *, holds_counts: bool = True) -> None:
+        super().__init__(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)  # we look at all of them, scvi-tools at some
+        self.holds_counts = holds_counts
         self.summary: CountSummary | None = None
         """Totals and fingerprints of the AnnData registered last; :class:`CellIndexField` reads it right after."""
 
@@ -50,8 +55,15 @@ class CountsField(LayerField):
         self._require_layer(adata)
         _require_unique(adata.var_names, "gene", "adata.var_names_make_unique()")
         _replace_sparse_array(adata, self.attr_key)
-        self.summary = check_counts(self.get_field_data(adata), adata.obs_names, adata.var_names, self.location)
-        return super().register_field(adata)
+        self.summary = check_counts(
+            self.get_field_data(adata),
+            adata.obs_names,
+            adata.var_names,
+            self.location,
+            is_count_data=self.holds_counts,
+        )
+        state = {self.HOLDS_COUNTS_KEY: self.holds_counts, self.LARGEST_KEY: self.summary.largest}
+        return super().register_field(adata) | state
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
         """Check that the genes are those of the model, then register; unexpressed genes are no news here."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from scdgd._compat import MODULE_KEYS
-from scdgd.likelihood import LIKELIHOODS
 
 from ._gene_subset import GeneSubset, choose_genes
 from ._joint_density import JointDensity, distinct_rows, frozen, owned
@@ -66,6 +65,7 @@ def count_information(density: JointDensity, z: torch.Tensor, subset: GeneSubset
     With the Jacobian :math:`J_h` of the last hidden layer and the output weights :math:`W`,
 
     * softmax: :math:`J_\eta = (W - \mathbf 1 \bar W^\top) J_h`, where :math:`\bar W = \sum_j p_j W_j`
+    * identity: :math:`J_\eta = W J_h`
     * otherwise: :math:`J_\eta = \operatorname{diag}(a'(o) / a(o))\, W J_h`
 
     This is the expansion :math:`J_o^\top \mathrm{diag}(w) J_o - (J_o^\top w) \bar p^\top - \dots` of the softmax without
@@ -120,7 +120,7 @@ class _Slopes(NamedTuple):
     centre: torch.Tensor | None
     r""":math:`J_h^\top \bar W` of a softmax, shape ``(b, d, 1)``."""
     log_slope: torch.Tensor | None
-    """Of the other activations, shape ``(b, m)``."""
+    """Of sigmoid and softplus, shape ``(b, m)``."""
 
     @classmethod
     def at(
@@ -133,6 +133,8 @@ class _Slopes(NamedTuple):
         o = torch.addmm(decoder.output.bias[genes], hidden, output.T)  # (b, m)
         if decoder.output_activation != "softmax":
             log_profile = decoder._log_activation(o)
+            if decoder.output_activation == "identity":
+                return cls(log_profile, jacobian, output, None, None)
             return cls(log_profile, jacobian, output, None, log_slope(decoder.output_activation, log_profile))
         log_profile = o - torch.logsumexp(o + gene_weights.log(), dim=1, keepdim=True)
         mean_output = (gene_weights * log_profile.exp()) @ output  # (b, h)
@@ -143,7 +145,7 @@ class _Slopes(NamedTuple):
         rows = (self.jacobian[cells].flatten(0, 1) @ self.output.T).unflatten(0, (-1, self.jacobian.shape[1]))
         if self.centre is not None:
             return rows.sub_(self.centre[cells])
-        return rows.mul_(self.log_slope[cells].unsqueeze(1))
+        return rows if self.log_slope is None else rows.mul_(self.log_slope[cells].unsqueeze(1))
 
 
 def hidden_jacobian(
@@ -174,4 +176,4 @@ def _of_genes(density: JointDensity, log_profile: torch.Tensor, genes: torch.Ten
     """Distribution of the counts of some genes, given their log profiles ``(b, m)``."""
     module = density.module
     parameters = module.likelihood_parameters(density.covariates[MODULE_KEYS.BATCH_INDEX_KEY], genes)
-    return LIKELIHOODS[module.gene_likelihood](density.library + log_profile, *parameters)
+    return module.likelihood(density.library + log_profile, *parameters)

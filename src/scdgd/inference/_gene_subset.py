@@ -30,7 +30,7 @@ def choose_genes(module: DGDModule, n_genes: int | None, seed: int = 0) -> GeneS
 
     Gene :math:`j` is drawn with probability :math:`\pi_j \propto \bar w_j \lVert W_j - \bar W \rVert^2`, at most 1, where
     :math:`W` are the output weights of the decoder (centred for a softmax only) and :math:`\bar w` the Fisher weights
-    of the mean profile at a depth of half a count per gene. Systematic sampling in random order draws exactly `n_genes`;
+    of the mean profile at a depth of half a count per gene, or of the mean output where there are no counts. Systematic sampling in random order draws exactly `n_genes`;
     the most informative, with :math:`\pi_j = 1`, are always among them.
 
     Parameters
@@ -59,24 +59,31 @@ def choose_genes(module: DGDModule, n_genes: int | None, seed: int = 0) -> GeneS
 @torch.no_grad()
 def _informativeness(module: DGDModule) -> np.ndarray:
     """Roughly what each gene adds to the trace of the Fisher information, and a little for all: shape ``(g,)``."""
-    profile = _mean_profile(module).double()
-    mean = profile * (_REFERENCE_COUNT / profile.mean())
-    log_theta = module.log_theta.double()
-    theta = (log_theta if log_theta.ndim == 1 else log_theta.mean(0)).exp()
     output = module.decoder.output.weight.double()
-    if module.decoder.output_activation == "softmax":
-        output = output - (profile / profile.sum()) @ output
-    information = mean / (1 + mean / theta) * torch.linalg.vector_norm(output, dim=1).square()
+    if module.decoder.output_activation == "identity":
+        parameters = (module.px_r.double().mean(0) if module.px_r.ndim > 1 else module.px_r.double(),)
+        eta = _mean_profile(module).double()
+        weight = module.likelihood(eta, *parameters[: len(module.likelihood.parameter_names)]).information()
+    else:
+        profile = _mean_profile(module).double()
+        mean = profile * (_REFERENCE_COUNT / profile.mean())
+        log_theta = module.log_theta.double()
+        theta = (log_theta if log_theta.ndim == 1 else log_theta.mean(0)).exp()
+        weight = mean / (1 + mean / theta)
+        if module.decoder.output_activation == "softmax":
+            output = output - (profile / profile.sum()) @ output
+    information = weight * torch.linalg.vector_norm(output, dim=1).square()
     return (information + _EVEN_SHARE * information.mean().clamp(min=1e-30)).cpu().numpy()
 
 
 def _mean_profile(module: DGDModule) -> torch.Tensor:
-    """Profile at the component means, averaged over components; covariates at zero, categories in equal shares."""
+    """Profile (or output) at the component means, averaged over them; covariates at zero, categories in equal shares."""
     decoder, means = module.decoder, module.prior.component_means
     categories = [means.new_full((len(means), n), 1 / max(n, 1)) for n in decoder.hidden.n_cat_list]
     n_continuous = decoder.hidden.fc_layers[0][0].in_features - decoder.hidden.n_cov - means.shape[1]
     continuous = means.new_zeros(len(means), n_continuous) if n_continuous else None
-    return module.prior.weights @ decoder(means, categories, continuous).exp()
+    outputs = decoder(means, categories, continuous)
+    return module.prior.weights @ (outputs if decoder.output_activation == "identity" else outputs.exp())
 
 
 def _inclusion_probabilities(informativeness: np.ndarray, n: int) -> np.ndarray:

@@ -48,13 +48,13 @@ def component_starts(module: DGDModule, density: JointDensity, n_starts: int) ->
         cells = (classes == c).nonzero().ravel()
         shared = {key: value[cells[:1]].expand(len(means), -1) for key, value in covariates.items()}
         unit = module.generative(means, means.new_zeros(len(means), 1), **shared)[MODULE_KEYS.PX_KEY]
-        log_profile = unit.log_mean
+        eta = unit.eta  # at a size factor of one
         log_size, order = density.library[cells, 0].sort()
         cells = cells[order]
         x = density.x[cells]
         nodes = [(log_size[0], torch.ones_like(log_size))] if exact else _interpolation_nodes(log_size)
         for node, weight in nodes:
-            px = type(unit)(node + log_profile, *unit.parameters)
+            px = type(unit)(node + eta, *unit.parameters)
             near = weight.nonzero().ravel()  # in order of size they follow each other
             near = slice(int(near[0]), int(near[-1]) + 1)
             scores[cells[near]] += weight[near].unsqueeze(1) * px.score_each(slice_of(x, near))

@@ -4,8 +4,10 @@ Families of this package give log probabilities of whole cells, for sparse count
 :mod:`scdgd.likelihood.distributions` are the same for single values, as distributions of PyTorch and scvi-tools.
 """
 
+from collections import ChainMap
+
 from . import distributions
-from ._base import CountLikelihood, Likelihood
+from ._base import CountLikelihood, Likelihood, ValueLikelihood
 from ._bernoulli import Bernoulli
 from ._categorised import Categorised
 from ._constrained_poisson import ConstrainedPoisson
@@ -25,9 +27,12 @@ LIKELIHOODS: dict[str, type[CountLikelihood]] = {
     "constrained_poisson": ConstrainedPoisson,
 }
 #: Families of values that are not counts, by the same names: binarised and log-normalised ones.
-VALUE_LIKELIHOODS: dict[str, type[Likelihood]] = {"bernoulli": Bernoulli, "normal": Normal}
+VALUE_LIKELIHOODS: dict[str, type[ValueLikelihood]] = {"bernoulli": Bernoulli, "normal": Normal}
+#: Both.
+ALL_LIKELIHOODS = ChainMap(LIKELIHOODS, VALUE_LIKELIHOODS)
 
 __all__ = [
+    "ALL_LIKELIHOODS",
     "LIKELIHOODS",
     "VALUE_LIKELIHOODS",
     "Bernoulli",
@@ -38,6 +43,7 @@ __all__ = [
     "NegativeBinomial",
     "Normal",
     "Poisson",
+    "ValueLikelihood",
     "ZeroInflated",
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",

@@ -63,6 +63,11 @@ class Likelihood(ABC):
         """Log probability of whole cells, summed over genes, in nats: values ``(b, g)`` to ``(..., b)``."""
 
     @property
+    def eta(self) -> torch.Tensor:
+        r"""Linear predictor :math:`\eta`: what is decoded, shape ``(..., b, g)``."""
+        return self._input
+
+    @property
     @abstractmethod
     def mean(self) -> torch.Tensor:
         """Expected values, shape ``(..., b, g)``."""
@@ -93,6 +98,38 @@ class Likelihood(ABC):
     def mu(self) -> torch.Tensor:
         """The mean, under the name that scvi-tools gives it."""
         return self.mean
+
+
+class ValueLikelihood(Likelihood):
+    r"""Distribution of values that are not counts, whose linear predictor :math:`\eta` is the decoder's output itself.
+
+    Beside log probabilities, the inference of representations asks for these, as for those of a
+    :class:`CountLikelihood`.
+    """
+
+    def log_kernel(self, values: SparseCounts) -> torch.Tensor:
+        """Log probability less :meth:`log_constant`, values ``(b, g)`` to ``(b,)``, in double."""
+        return self.log_prob(values).double()
+
+    def log_constant(self, values: SparseCounts) -> torch.Tensor:
+        """Zero: no terms are left out. Shape ``(b,)``, in double."""
+        return self.eta.new_zeros(len(values), dtype=torch.float64)
+
+    @abstractmethod
+    def score_each(self, values: SparseCounts | torch.Tensor) -> torch.Tensor:
+        """Log probability of every cell under every row of this distribution, up to a constant per cell.
+
+        Values ``(b, g)`` and parameters ``(k, g)`` give ``(b, k)`` by matrix products.
+        """
+
+    @abstractmethod
+    def information(self) -> torch.Tensor:
+        r"""Fisher information in :math:`\eta`, shape ``(..., b, g)``."""
+
+    @staticmethod
+    @abstractmethod
+    def eta_of(mean: torch.Tensor) -> torch.Tensor:
+        r"""The :math:`\eta` of a mean, shape ``(g,)``, where it is finite; else the nearest that a fit can start at."""
 
 
 class CountLikelihood(Likelihood):
@@ -142,6 +179,11 @@ class CountLikelihood(Likelihood):
         if self._log_size is None:
             return self._input
         return self._log_size + torch.log_softmax(self._input, dim=-1)
+
+    @property
+    def eta(self) -> torch.Tensor:
+        r"""Linear predictor: the log mean, shape ``(..., b, g)``."""
+        return self.log_mean
 
     def log_prob(self, counts: SparseCounts | torch.Tensor) -> torch.Tensor:
         """Log probability of whole cells, summed over genes, in nats: counts ``(b, g)`` to ``(..., b)``."""

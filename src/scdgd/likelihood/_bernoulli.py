@@ -9,13 +9,16 @@ from torch.nn.functional import logsigmoid
 
 from scdgd.data import SparseCounts, as_sparse_counts
 
-from ._base import Likelihood, over_genes
+from ._base import ValueLikelihood, over_genes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: Share of ones of a gene, beyond which a fit does not start.
+_LEAST_SHARE = 1e-4
 
-class Bernoulli(Likelihood):
+
+class Bernoulli(ValueLikelihood):
     r"""Binarised counts, with logits :math:`o` of a one.
 
     .. math::
@@ -50,6 +53,19 @@ class Bernoulli(Likelihood):
             raise ValueError(msg)
         logits = values.entries_of(self.logits).double()
         return over_genes(values, logsigmoid(-self.logits), logsigmoid((2 * values.values - 1) * logits))
+
+    def score_each(self, values: SparseCounts | torch.Tensor) -> torch.Tensor:
+        r"""As :meth:`ValueLikelihood.score_each`: :math:`\sum_j x_{ij} o_{cj} - \sum_j \log(1 + e^{o_{cj}})`."""
+        return as_sparse_counts(values) @ self.logits.T + logsigmoid(-self.logits).sum(-1)
+
+    def information(self) -> torch.Tensor:
+        r"""Fisher information in the logits, :math:`p (1 - p)`, shape ``(..., b, g)``."""
+        return self.variance
+
+    @staticmethod
+    def eta_of(mean: torch.Tensor) -> torch.Tensor:
+        """Logits of shares of ones, shape ``(g,)``, of which those near 0 and 1 are cut."""
+        return torch.logit(mean, eps=_LEAST_SHARE)
 
     @property
     def log_zero_probability(self) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from scdgd.data import SparseCounts, as_sparse_counts
 
-from ._base import Likelihood, over_genes
+from ._base import ValueLikelihood, over_genes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _HALF_LOG_TWO_PI = math.log(2 * math.pi) / 2
 
 
-class Normal(Likelihood):
+class Normal(ValueLikelihood):
     r"""Gaussian values, such as log-normalised counts, with mean :math:`m` and standard deviation :math:`\sigma`.
 
     .. math::
@@ -49,6 +49,23 @@ class Normal(Likelihood):
         mean, log_scale = (values.entries_of(t).double() for t in (self.mean, self.log_scale))
         of_entries = _log_density(values.values.double() - mean, log_scale)
         return over_genes(values, _log_density(self.mean, self.log_scale), of_entries)
+
+    def score_each(self, values: SparseCounts | torch.Tensor) -> torch.Tensor:
+        r"""As :meth:`ValueLikelihood.score_each`, from the square in the density multiplied out."""
+        values = as_sparse_counts(values)
+        precision = (-2 * self.log_scale).exp().expand_as(self.mean)  # (k, g)
+        squares = SparseCounts(values.indptr, values.indices, values.values.square(), values.n_genes)
+        constant = (0.5 * precision * self.mean.square() + self.log_scale).sum(-1)
+        return values @ (precision * self.mean).T - 0.5 * (squares @ precision.T) - constant
+
+    def information(self) -> torch.Tensor:
+        r"""Fisher information in the mean, :math:`1 / \sigma^2`, shape ``(..., b, g)``."""
+        return (-2 * self.log_scale).exp().expand_as(self.mean)
+
+    @staticmethod
+    def eta_of(mean: torch.Tensor) -> torch.Tensor:
+        """The mean itself, shape ``(g,)``."""
+        return mean
 
     @property
     def mean(self) -> torch.Tensor:

@@ -18,7 +18,7 @@ from scvi.model import SCVI
 from scvi.train import merge_kwargs
 from scvi.utils import setup_anndata_dsp, track
 
-from scdgd._compat import MODULE_KEYS, get_adata_minify_type, get_state_registry, make_actual
+from scdgd._compat import MODULE_KEYS, get_adata_minify_type, get_state_registry, make_actual, registry_of
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd.data import (
     BatchField,
@@ -28,13 +28,16 @@ from scdgd.data import (
     SizeFactorField,
     SparseCountsSplitter,
 )
+from scdgd.likelihood import VALUE_LIKELIHOODS
 from scdgd.likelihood.distributions import ZeroInflatedPoisson
 from scdgd.metrics import n_used_components
 from scdgd.module import FlexVAE
 from scdgd.module._linear_decoder import LinearDecoder
 from scdgd.train import BestState, EmpiricalBayesPlan, InterruptibleTrainRunner, Interruption
 
+from ._options import check_not_empty
 from ._sampling_mixin import PriorSamplingMixin
+from ._values_mixin import ValuesMixin, check_values, holds_counts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,15 +47,18 @@ if TYPE_CHECKING:
     from scdgd.module import PosteriorName, PriorName
     from scdgd.module._flex_parts import DecoderName
     from scdgd.module._flex_vae import GeneLikelihood
+    from scdgd.prior import Prior
 
 logger = logging.getLogger(__name__)
 
 #: Random cells whose components are counted after training: at least so many, and so many for each component.
 _N_CELLS_FOR_WARNING, _N_CELLS_PER_COMPONENT = 500, 10
-_WITHOUT_DISPERSION = ("poisson", "zip", "constrained_poisson")
+#: scvi-tools drops a last minibatch of fewer cells.
+_MIN_CELLS = 3
+_WITHOUT_DISPERSION = ("poisson", "zip", "constrained_poisson", *VALUE_LIKELIHOODS)
 
 
-class FlexSCVI(PriorSamplingMixin, SCVI):
+class FlexSCVI(ValuesMixin, PriorSamplingMixin, SCVI):
     r"""scVI with a choice of prior and posterior.
 
     Everything of :class:`scvi.model.SCVI` works as it does there. The prior is a mixture whose components are clusters
@@ -72,7 +78,9 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         As in :class:`scvi.model.SCVI`.
     gene_likelihood
         ``"zinb"``, ``"nb"``, ``"poisson"`` or ``"normal"``, as in :class:`scvi.model.SCVI`; ``"zip"``, zero-inflated
-        Poisson; or ``"constrained_poisson"``, whose means add up to the total count (Grønbech et al. 2020).
+        Poisson; ``"constrained_poisson"``, whose means add up to the total count (Grønbech et al. 2020); or
+        ``"bernoulli"``, for binarised counts and images. For data set up with ``is_count_data=False``, such as
+        log-normalised values, it must be ``"normal"``; means are then decoded as they are, without a library size.
     prior
         * ``"normal"``: :math:`\mathcal N(0, I)`, as in scVI
         * ``"gmm"``: Gaussian mixture
@@ -80,6 +88,7 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         * ``"vamp"``: mixture of the posteriors of pseudo-inputs (Tomczak & Welling 2018; Dony et al. 2020)
         * ``"vmm"``: Dirichlet process mixture whose means are the posteriors of pseudo-inputs (Stirn & Knowles 2024)
         * ``"vade"``: Gaussian mixture trained by the bound of Jiang et al. 2017
+        * a subclass of :class:`~scdgd.prior.Prior` that takes `n_components` and `n_latent`: trained by the ELBO
     n_components
         Number ``k`` of components, for ``"dpgmm"`` and ``"vmm"`` an upper bound. Not used by ``"normal"``.
     prior_kwargs
@@ -131,7 +140,7 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         use_observed_lib_size: bool = True,
         latent_distribution: Literal["normal", "ln"] = "normal",
         *,
-        prior: PriorName = "vmm",
+        prior: PriorName | type[Prior] = "vmm",
         n_components: int = 100,
         prior_kwargs: dict | None = None,
         posterior: PosteriorName = "normal",
@@ -144,6 +153,11 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
             raise ValueError(msg)
         if prior != "normal" and adata is not None and registry is None:
             _check_enough_cells(n_components, adata.n_obs, "cells")
+        registry_ = registry_of(type(self), adata) if registry is None and adata is not None else registry
+        if registry_ is not None:
+            check_values(registry_, gene_likelihood)
+            if not holds_counts(registry_):
+                kwargs = _without_sizes(kwargs)
         super().__init__(
             adata,
             registry,
@@ -164,7 +178,7 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
             **kwargs,
         )
         self._model_summary_string = (
-            f"{type(self).__name__}: prior {prior}"
+            f"{type(self).__name__}: prior {prior if isinstance(prior, str) else prior.__name__}"
             + ("" if prior == "normal" else f" with {n_components} components")
             + f", posterior {posterior}, {n_latent} latent dimensions, hidden {n_hidden} x {n_layers}, {decoder} decoder, "
             f"{gene_likelihood}, dispersion {dispersion}"
@@ -183,6 +197,8 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         size_factor_key: str | None = None,
         categorical_covariate_keys: list[str] | None = None,
         continuous_covariate_keys: list[str] | None = None,
+        *,
+        is_count_data: bool = True,
         **kwargs,
     ) -> None:
         """%(summary)s
@@ -199,6 +215,8 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         %(param_size_factor_key)s
         %(param_cat_cov_keys)s
         %(param_cont_cov_keys)s
+        is_count_data
+            If not, values only have to be finite, and only ``gene_likelihood="normal"`` takes them.
 
         Raises
         ------
@@ -209,7 +227,7 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         setup_method_args = cls._get_setup_method_args(**locals())
         minified = get_adata_minify_type(adata)
         fields = [
-            _MinifiableCountsField(layer),
+            _MinifiableCountsField(layer, holds_counts=is_count_data),
             BatchField(batch_key),
             CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
             *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),
@@ -255,13 +273,14 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         Raises
         ------
         ValueError
-            If there are fewer training cells than components.
+            If there are fewer training cells than components, fewer cells than 3, or no validation cells to stop by.
         FloatingPointError
             If the loss is not finite in the first epoch.
         """
         plan = merge_kwargs(plan_config, plan_kwargs, name="plan")
         if self._is_query:
             plan.setdefault("weight_decay", 0.0)
+        self._check_split(early_stopping, kwargs)
         n_pretraining = plan.get("n_pretraining_epochs", 0)
         if n_pretraining:
             plan.setdefault("n_pretrained_epochs", self.n_pretrained_epochs_)
@@ -296,6 +315,23 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
             interruption.end_process()
             interruption.take_effect()
         self._warn_of_collapse()
+
+    def _check_split(self, early_stopping: bool, options: dict) -> None:
+        """Refuse training without cells to train on, or early stopping without cells to stop by."""
+        if self.adata is None or options.get("datamodule") is not None:
+            return
+        if self.adata.n_obs < _MIN_CELLS:
+            msg = f"Minibatches of one or two cells are left out, so training needs {_MIN_CELLS} cells, got {self.adata.n_obs}."
+            raise ValueError(msg)
+        monitor, train_size = options.get("early_stopping_monitor", "elbo_validation"), options.get("train_size")
+        if early_stopping and train_size == 1 and "validation" in monitor:
+            msg = f"Early stopping by {monitor!r} needs validation cells: lower `train_size`, or leave it out."
+            raise ValueError(msg)
+
+    def _make_data_loader(self, adata: AnnData, indices: Sequence[int] | None = None, *args, **kwargs):
+        """As in scvi-tools; of one cell at least."""
+        check_not_empty(indices)
+        return super()._make_data_loader(adata, indices, *args, **kwargs)
 
     def _warn_of_collapse(self) -> None:
         """Warn if a mixture has one cluster, or as many as it could have."""
@@ -467,8 +503,8 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
             If the likelihood is not one of counts.
         """
         module, indices = self.module, np.asarray(indices)
-        if module.gene_likelihood == "normal":
-            msg = "Importance weights are for counts, and `gene_likelihood` is 'normal'. Leave out `weights`."
+        if module.gene_likelihood in VALUE_LIKELIHOODS:
+            msg = f"Importance weights are for counts, and `gene_likelihood` is {module.gene_likelihood!r}. Leave out `weights`."
             raise NotImplementedError(msg)
         anchors = indices
         if len(indices) > max_cells:
@@ -518,8 +554,8 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
 
         Returns
         -------
-        ``"mean"`` (before zeros are inflated), and ``"dropout"`` (share of structural zeros) and ``"dispersions"`` where
-        the family has them; shapes ``(n, g)``, or ``(n_samples, n, g)``.
+        ``"mean"`` (before zeros are inflated), and ``"dropout"`` (share of structural zeros), ``"dispersions"`` and, of a
+        normal, ``"stddev"`` where the family has them; shapes ``(n, g)``, or ``(n_samples, n, g)``.
         """
         if self.module.gene_likelihood not in _WITHOUT_DISPERSION:
             return super().get_likelihood_parameters(adata, indices, n_samples, give_mean, batch_size, **kwargs)
@@ -527,13 +563,14 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         if loader is None:
             adata = self._validate_anndata(adata)
             loader = self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size, **kwargs)
-        parts = {"mean": []} | ({"dropout": []} if self.module.gene_likelihood == "zip" else {})
+        attributes = {"zip": {"mean": "rate", "dropout": "zi_probs"}, "normal": {"mean": "loc", "stddev": "scale"}}
+        attributes = attributes.get(self.module.gene_likelihood, {"mean": "mean"})
+        parts = {name: [] for name in attributes}
         for tensors in loader:
             _, outputs = self.module.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
             px = outputs[MODULE_KEYS.PX_KEY]
-            parts["mean"].append(px.rate.cpu().numpy())
-            if "dropout" in parts:
-                parts["dropout"].append(px.zi_probs.cpu().numpy())
+            for name, attribute in attributes.items():
+                parts[name].append(getattr(px, attribute).cpu().numpy())
         joined = {name: np.concatenate(values, axis=-2) for name, values in parts.items()}
         return {name: v.mean(0) for name, v in joined.items()} if give_mean and n_samples > 1 else joined
 
@@ -543,7 +580,7 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         Raises
         ------
         NotImplementedError
-            If the likelihood is a kind of Poisson.
+            If the likelihood is not a negative binomial.
         """
         if self.module.gene_likelihood in _WITHOUT_DISPERSION:
             msg = (
@@ -588,13 +625,23 @@ class FlexSCVI(PriorSamplingMixin, SCVI):
         return model
 
 
+def _without_sizes(options: dict) -> dict:
+    """Options of a model of values that are not counts."""
+    wanted = {"mean_activation": "identity", "log_variational": False, "normalize_input": False}
+    for name, value in wanted.items():
+        if options.get(name, value) != value:
+            msg = f"`{name}={options[name]!r}` is for counts, but the data were set up with `is_count_data=False`. Leave it out."
+            raise ValueError(msg)
+    return wanted | options
+
+
 class _MinifiableCountsField(CountsField):
     """Raw counts, which minified data may not have."""
 
     def register_field(self, adata: AnnData) -> dict:
         if get_adata_minify_type(adata) is None:
             return super().register_field(adata)
-        return LayerField.register_field(self, adata)
+        return LayerField.register_field(self, adata) | {self.HOLDS_COUNTS_KEY: self.holds_counts}
 
 
 def _check_enough_cells(n_components: int, n_cells: int, what: str) -> None:

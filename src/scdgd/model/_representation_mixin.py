@@ -17,6 +17,8 @@ from scdgd._constants import OBS_KEYS
 from scdgd.data import TrainedCells
 from scdgd.inference import NewCellsConfig, place_new_cells
 
+from ._options import check_not_empty
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -61,6 +63,7 @@ class RepresentationMixin:
 
     def _make_data_loader(self, adata, indices=None, **kwargs):
         self._resolve_rows(adata, indices)
+        check_not_empty(indices)
         return super()._make_data_loader(adata, indices=indices, **kwargs)
 
     def _cells_of(self, adata) -> AnnData:

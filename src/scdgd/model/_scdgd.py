@@ -31,7 +31,7 @@ from scdgd.data import (
     SizeFactorField,
 )
 from scdgd.inference import NewCellsConfig
-from scdgd.likelihood import LIKELIHOODS
+from scdgd.likelihood import LIKELIHOODS, VALUE_LIKELIHOODS
 from scdgd.module import DGDModule, log_size_factor
 from scdgd.prior import GaussianMixture, SoftballMixture
 
@@ -40,12 +40,15 @@ from ._posterior_mixin import PosteriorMixin
 from ._representation_mixin import RepresentationMixin
 from ._sampling_mixin import PriorSamplingMixin
 from ._training_mixin import RepresentationTrainingMixin
+from ._values_mixin import ValuesMixin, check_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
     from mudata import MuData
+
+    from scdgd.module._dgd import GeneLikelihood
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ _HYPERPRIOR_WEIGHT = {"log_var": "per_cell", "weights": "once", "means": "once"}
 
 
 class SCDGD(
+    ValuesMixin,
     PosteriorMixin,
     RepresentationMixin,
     PriorSamplingMixin,
@@ -86,7 +90,9 @@ class SCDGD(
         Width, number and activation (``"silu"``, ``"relu"``, ``"tanh"``) of the decoder's hidden layers.
     gene_likelihood
         ``"nb"``, negative binomial; ``"poisson"``; ``"zinb"`` and ``"zip"``, the same with a share of structural zeros
-        for each gene; or ``"constrained_poisson"``, whose means add up to the total count, for observed totals.
+        for each gene; ``"constrained_poisson"``, whose means add up to the total count, for observed totals;
+        ``"bernoulli"``, for binarised counts and images; or ``"normal"``, for log-normalised values, set up with
+        ``is_count_data=False``. The last two have neither size factors nor an output activation.
     dispersion
         Inverse dispersion per gene (``"gene"``) or per gene and batch (``"gene-batch"``); without effect on Poisson
         counts. scvi-tools' ``"gene-cell"`` is refused: dispersions that depend on the representation make noise of
@@ -140,10 +146,10 @@ class SCDGD(
         n_hidden: int = 64,
         n_layers: int = 1,
         activation: Literal["silu", "relu", "tanh"] = "silu",
-        gene_likelihood: Literal["nb", "zinb", "poisson", "zip", "constrained_poisson"] = "nb",
+        gene_likelihood: GeneLikelihood = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
-        size_factor: Literal["observed", "max", "mean", "registered"] | None = None,
-        output_activation: Literal["softmax", "sigmoid", "softplus"] | None = None,
+        size_factor: Literal["observed", "max", "mean", "registered", "none"] | None = None,
+        output_activation: Literal["softmax", "sigmoid", "softplus", "identity"] | None = None,
         dispersion_floor: Literal[0, 1] = 0,
         prior: Literal["gaussian_mixture", "softball"] = "gaussian_mixture",
         prior_kwargs: dict | None = None,
@@ -154,6 +160,8 @@ class SCDGD(
         super().__init__(adata, registry)
         self._start_representations(NewCellsConfig(**(new_cells or {})))
         has_size_factor = is_registered(self.registry_, REGISTRY_KEYS.SIZE_FACTOR_KEY)
+        if gene_likelihood in VALUE_LIKELIHOODS and not has_size_factor:
+            size_factor, output_activation = size_factor or "none", output_activation or "identity"
         size_factor = size_factor or ("registered" if has_size_factor else "observed")
         output_activation = output_activation or ("softmax" if size_factor == "observed" else "softplus")
         if dispersion == "gene-cell":
@@ -165,10 +173,10 @@ class SCDGD(
         hyperprior_weight_ = {**self._hyperprior_weight, **(hyperprior_weight or {})}
         check_options(
             activation=(activation, ("silu", "relu", "tanh")),
-            gene_likelihood=(gene_likelihood, tuple(LIKELIHOODS)),
+            gene_likelihood=(gene_likelihood, (*LIKELIHOODS, *VALUE_LIKELIHOODS)),
             dispersion=(dispersion, ("gene", "gene-batch")),
-            size_factor=(size_factor, ("observed", "max", "mean", "registered")),
-            output_activation=(output_activation, ("softmax", "sigmoid", "softplus")),
+            size_factor=(size_factor, ("observed", "max", "mean", "registered", "none")),
+            output_activation=(output_activation, ("softmax", "sigmoid", "softplus", "identity")),
             dispersion_floor=(dispersion_floor, (0, 1)),
             prior=(prior, tuple(self._priors)),
             **{f"hyperprior_weight[{term!r}]": (w, ("once", "per_cell")) for term, w in hyperprior_weight_.items()},
@@ -177,6 +185,7 @@ class SCDGD(
                 for term in hyperprior_weight_
             },
         )
+        check_values(self.registry_, gene_likelihood)
         for name, value in (("n_hidden", n_hidden), ("n_layers", n_layers)):
             if value < 1:
                 msg = f"`{name}` must be at least 1, got {value}."
@@ -264,6 +273,8 @@ class SCDGD(
         size_factor_key: str | None = None,
         categorical_covariate_keys: list[str] | None = None,
         continuous_covariate_keys: list[str] | None = None,
+        *,
+        is_count_data: bool = True,
         **kwargs,
     ) -> None:
         """%(summary)s
@@ -280,6 +291,8 @@ class SCDGD(
         %(param_size_factor_key)s
         %(param_cat_cov_keys)s
         %(param_cont_cov_keys)s
+        is_count_data
+            If not, values only have to be finite, and only ``gene_likelihood="normal"`` takes them.
 
         Raises
         ------
@@ -288,7 +301,7 @@ class SCDGD(
         """
         make_actual(adata)
         setup_method_args = cls._get_setup_method_args(**locals())
-        counts = CountsField(layer)
+        counts = CountsField(layer, holds_counts=is_count_data)
         fields = [
             counts,
             CellIndexField(counts),
@@ -442,7 +455,7 @@ class SCDGD(
         Returns
         -------
         ``"mean"`` :math:`\mu`, before zeros are inflated; with negative binomial counts ``"dispersions"``
-        :math:`\theta`; with inflated zeros ``"dropout"`` :math:`\pi`. Shapes are ``(n, g)``, or ``(s, n, g)`` for several
+        :math:`\theta`; with inflated zeros ``"dropout"`` :math:`\pi`; with a normal ``"stddev"``. Shapes are ``(n, g)``, or ``(s, n, g)`` for several
         draws that are not averaged.
         """
         self._check_if_trained(warn=False)
@@ -453,7 +466,9 @@ class SCDGD(
         for tensors in dataloader:
             _, outputs = self.module.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
             px = outputs[MODULE_KEYS.PX_KEY]
-            for name, attribute in (("mean", "mu"), ("dropout", "zi_probs"), ("dispersions", "theta")):
+            names = {"mean": "mu", "dropout": "zi_probs", "dispersions": "theta"}
+            names |= {"stddev": "stddev"} if self.module.gene_likelihood == "normal" else {}
+            for name, attribute in names.items():
                 if hasattr(px, attribute):
                     parts.setdefault(name, []).append(getattr(px, attribute).cpu())
         parameters = {name: torch.cat(part, dim=-2) for name, part in parts.items()}

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from scdgd.module._flex_vae import GeneLikelihood
+
 logger = logging.getLogger(__name__)
 
 #: Random cells whose components are counted after training.
@@ -45,7 +47,7 @@ class SCGMVAE(FlexSCVI):
     n_components
         Number ``k`` of components.
     gene_likelihood
-        ``"nb"``, ``"zinb"``, ``"poisson"``, ``"zip"``, ``"constrained_poisson"`` or ``"normal"``.
+        As for :class:`FlexSCVI`.
     component_weights
         :math:`p(y)`: ``"learned"``, ``"uniform"`` (published), given weights ``(k,)``, or ``"labels"``, the frequencies of
         the label categories, of which there must be ``k``. This is supervision: it tells the sizes of clusters, not which
@@ -85,7 +87,7 @@ class SCGMVAE(FlexSCVI):
         n_layers: int = 1,
         dropout_rate: float = 0.1,
         dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell"] = "gene",
-        gene_likelihood: Literal["nb", "zinb", "poisson", "zip", "constrained_poisson", "normal"] = "nb",
+        gene_likelihood: GeneLikelihood = "nb",
         use_observed_lib_size: bool = True,
         *,
         n_components: int = 10,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scdgd.inference import NewCellsConfig
+    from scdgd.module._dgd import GeneLikelihood
 
 
 def _standard_normal(n_components: int, n_latent: int) -> StandardNormal:
@@ -64,7 +65,7 @@ class SCVAD(SCDGD):
         n_hidden: int = 64,
         n_layers: int = 1,
         activation: Literal["silu", "relu", "tanh"] = "silu",
-        gene_likelihood: Literal["nb"] = "nb",
+        gene_likelihood: GeneLikelihood = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
         size_factor: Literal["observed", "max", "mean", "registered"] | None = None,
         output_activation: Literal["softmax", "sigmoid", "softplus"] | None = None,

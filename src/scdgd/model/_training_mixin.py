@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import merge_kwargs
@@ -16,6 +17,7 @@ from scvi.utils import track
 from scdgd._constants import OBS_KEYS
 from scdgd.data import CellIndexField, SparseCountsLoader, WholeDataSplitter, find_rows, iter_row_blocks
 from scdgd.inference import gauss_newton
+from scdgd.likelihood import VALUE_LIKELIHOODS
 from scdgd.prior import SoftballMixture
 from scdgd.train import (
     InterruptibleTrainRunner,
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     import os
 
 logger = logging.getLogger(__name__)
+
+#: At which Gaussian values of a gene start that does not vary.
+_LEAST_VARIANCE = 1e-4
 
 _DEFAULT_EPOCHS = 50
 _FULL_EPOCHS_UP_TO = 50_000
@@ -328,10 +333,24 @@ class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
         batch = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
         table = self.module.representations.table
         seed = settings.seed or 0
-        z = whitened_pca(counts, self.module.prior.n_latent, train_indices=train, batch=batch, seed=seed)
+        is_count_data = self.module.gene_likelihood not in VALUE_LIKELIHOODS
+        z = whitened_pca(
+            counts,
+            self.module.prior.n_latent,
+            train_indices=train,
+            batch=batch,
+            seed=seed,
+            log_normalise=is_count_data,
+        )
         rows = torch.as_tensor(rows, device=table.device)
         table[rows, : self.module.prior.n_latent] = torch.as_tensor(z, device=table.device)
-        self.module.decoder.start_at_profile(self._mean_profile(counts, train))
+        if is_count_data:
+            self.module.decoder.start_at_profile(self._mean_profile(counts, train))
+            return
+        mean, variance = _moments(counts, train)
+        self.module.decoder.start_at_profile(self.module.likelihood.eta_of(mean))
+        if self.module.gene_likelihood == "normal":
+            self.module.px_r.data.copy_((variance.clamp(min=_LEAST_VARIANCE).log() / 2).expand_as(self.module.px_r))
 
     def _mean_profile(self, counts, train: np.ndarray) -> torch.Tensor:
         """Counts over size factors, both summed over training cells, shape ``(g,)``."""
@@ -353,6 +372,18 @@ class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
                 share = 1.0 if self.module.size_factor == "observed" else 1 / counts.shape[1]
                 size_total += float(block.sum()) * share
         return torch.as_tensor(gene_totals / size_total, dtype=torch.float32)
+
+
+def _moments(values, cells: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of the values of each gene over some cells, both ``(g,)``."""
+    wanted = np.zeros(values.shape[0], dtype=bool)
+    wanted[cells] = True
+    first_moment, second_moment = np.zeros(values.shape[1]), np.zeros(values.shape[1])
+    for first, block in iter_row_blocks(values):
+        block = sparse.csr_matrix(block[np.flatnonzero(wanted[first : first + block.shape[0]])], dtype=np.float64)
+        first_moment += np.asarray(block.sum(axis=0)).ravel() / len(cells)
+        second_moment += np.asarray(block.multiply(block).sum(axis=0)).ravel() / len(cells)
+    return torch.as_tensor(first_moment).float(), torch.as_tensor(second_moment - first_moment**2).float()
 
 
 def _split_cells(

@@ -1,4 +1,4 @@
-"""The decoder: representation and covariates to the log of expression profiles."""
+"""The decoder: representation and covariates to the linear predictors of genes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid, softplus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-OutputActivation = Literal["softmax", "sigmoid", "softplus"]
+OutputActivation = Literal["softmax", "sigmoid", "softplus", "identity"]
 Activation = Literal["silu", "relu", "tanh"]
 
 _ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "tanh": nn.Tanh}
@@ -20,6 +20,8 @@ _ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "tanh": nn.Tanh}
 
 class Decoder(nn.Module):
     r"""Fully connected network :math:`z \mapsto \log a(f_\vartheta(z, b, y))`, the log profile of a cell.
+
+    Or :math:`z \mapsto f_\vartheta(z, b, y)`, for values that are not counts.
 
     Categorical covariates enter every hidden layer one-hot encoded, continuous ones beside ``z``.
 
@@ -36,7 +38,8 @@ class Decoder(nn.Module):
     activation
         Of hidden layers. Smooth by default: kinks break second-order inference of z.
     output_activation
-        :math:`a`: ``"softmax"`` (profiles sum to one), ``"sigmoid"`` (below one) or ``"softplus"`` (positive).
+        :math:`a`: ``"softmax"`` (profiles sum to one), ``"sigmoid"`` (below one) or ``"softplus"`` (positive);
+        ``"identity"`` for outputs that are no log profiles.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class Decoder(nn.Module):
     def forward(
         self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Log profiles ``(..., g)`` of representations ``(..., d)``; categories ``(b, 1)``, continuous ``(b, c)``."""
+        """Log profiles (or outputs) ``(..., g)`` of representations ``(..., d)``; categories ``(b, 1)``, continuous ``(b, c)``."""
         return self._log_activation(self.pre_activation(z, categories, continuous))
 
     def pre_activation(
@@ -84,6 +87,8 @@ class Decoder(nn.Module):
             return torch.log_softmax(o, dim=-1)
         if self.output_activation == "sigmoid":
             return logsigmoid(o)
+        if self.output_activation == "identity":
+            return o
         tiny = o < -20  # log(1 + e^o) = e^o to float precision; masked first, so the log never sees zero
         return torch.where(tiny, o, softplus(torch.where(tiny, 0.0, o)).log())
 
@@ -94,10 +99,12 @@ class Decoder(nn.Module):
         Parameters
         ----------
         profile
-            Mean of counts over size factor, shape ``(g,)``.
+            Mean of counts over size factor, shape ``(g,)``; with ``"identity"`` the outputs.
         """
         p = profile.clamp(min=1e-7)
-        if self.output_activation == "softmax":
+        if self.output_activation == "identity":
+            bias = profile
+        elif self.output_activation == "softmax":
             bias = p.log()
         elif self.output_activation == "sigmoid":
             bias = torch.logit(p.clamp(max=1 - 1e-4))

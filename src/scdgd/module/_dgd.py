@@ -12,7 +12,7 @@ from torch import nn
 
 from scdgd._compat import MODULE_KEYS
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd.likelihood import LIKELIHOODS, ConstrainedPoisson
+from scdgd.likelihood import ALL_LIKELIHOODS, LIKELIHOODS, VALUE_LIKELIHOODS, ConstrainedPoisson
 
 from ._decoder import Activation, Decoder, OutputActivation
 from ._representation_table import RepresentationTable
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from scdgd.data import SparseCounts
-    from scdgd.likelihood import CountLikelihood
+    from scdgd.likelihood import CountLikelihood, ValueLikelihood
     from scdgd.prior import Prior
 
-GeneLikelihood = Literal["nb", "zinb", "poisson", "zip", "constrained_poisson"]
+GeneLikelihood = Literal["nb", "zinb", "poisson", "zip", "constrained_poisson", "bernoulli", "normal"]
 HyperpriorWeight = Literal["once", "per_cell"]
 
 #: Few zeros are structural at first, but the gradient of the logits, in proportion to :math:`\pi (1 - \pi)`, is not small.
@@ -70,7 +70,8 @@ class DGDModule(BaseModuleClass):
     gene_likelihood
         ``"nb"``, ``"zinb"``, ``"poisson"``, ``"zip"`` or ``"constrained_poisson"``; the last needs totals as size
         factors, and a softmax. Zeros are inflated by a share :math:`\pi_j` of each gene, so information about
-        representations reaches the counts through :math:`\mu` alone.
+        representations reaches the counts through :math:`\mu` alone. ``"bernoulli"`` and ``"normal"``, for values that
+        are not counts, need no size factors and no output activation.
     dispersion
         ``"gene"`` or ``"gene-batch"``.
     dispersion_floor
@@ -125,9 +126,16 @@ class DGDModule(BaseModuleClass):
             output_activation=output_activation,
         )
         start = torch.tensor(2.0 - dispersion_floor).log()  # theta starts at 2 (released code)
-        if "zi_logits" in LIKELIHOODS[gene_likelihood].parameter_names:  # of the decoder, as in scvi-tools
+        if "log_scale" in self.likelihood.parameter_names:
+            start = torch.zeros(())
+        if "zi_logits" in self.likelihood.parameter_names:  # of the decoder, as in scvi-tools
             self.decoder.zi_logits = nn.Parameter(torch.full((n_genes,), _FIRST_ZI_LOGIT))
         self.px_r = nn.Parameter(start.expand((n_genes,) if dispersion == "gene" else (n_batch, n_genes)).clone())
+
+    @property
+    def likelihood(self) -> type[CountLikelihood | ValueLikelihood]:
+        """Family of the likelihood."""
+        return ALL_LIKELIHOODS[self.gene_likelihood]
 
     @property
     def row_width(self) -> int:
@@ -145,7 +153,7 @@ class DGDModule(BaseModuleClass):
     @property
     def log_theta(self) -> torch.Tensor:
         r"""Log inverse dispersion :math:`\log\theta`, shape ``(g,)`` or ``(n_batch, g)``; infinite for Poisson counts."""
-        if "log_theta" not in LIKELIHOODS[self.gene_likelihood].parameter_names:
+        if "log_theta" not in self.likelihood.parameter_names:
             return torch.full_like(self.px_r, torch.inf)
         return nn.functional.softplus(self.px_r) if self.dispersion_floor == 1 else self.px_r
 
@@ -153,10 +161,10 @@ class DGDModule(BaseModuleClass):
         self, batch_index: torch.Tensor, genes: torch.Tensor | slice = slice(None)
     ) -> tuple[torch.Tensor, ...]:
         """What the likelihood of some genes depends on beside the mean, each ``(m,)`` or ``(b, m)``."""
-        names, parameters = LIKELIHOODS[self.gene_likelihood].parameter_names, ()
-        if "log_theta" in names:
-            log_theta = self.log_theta[..., genes]
-            parameters += (log_theta[batch_index.ravel().long()] if self.dispersion == "gene-batch" else log_theta,)
+        names, parameters = self.likelihood.parameter_names, ()
+        if names[:1] in (("log_theta",), ("log_scale",)):
+            of_genes = (self.log_theta if names[0] == "log_theta" else self.px_r)[..., genes]
+            parameters += (of_genes[batch_index.ravel().long()] if self.dispersion == "gene-batch" else of_genes,)
         if "zi_logits" in names:  # the compiled likelihood takes those of every cell
             parameters += (self.decoder.zi_logits[genes].expand(len(batch_index), -1),)
         return parameters
@@ -258,12 +266,12 @@ class DGDModule(BaseModuleClass):
         cat_covs: torch.Tensor | None = None,
         cont_covs: torch.Tensor | None = None,
         transform_batch: int | None = None,
-    ) -> dict[str, CountLikelihood]:
+    ) -> dict[str, CountLikelihood | ValueLikelihood]:
         """Decode representations ``(..., d)`` to the likelihood of counts ``(..., g)``, under ``px``."""
         if transform_batch is not None:
             batch_index = torch.full_like(batch_index, transform_batch)
         categories = [batch_index] if cat_covs is None else [batch_index, *torch.split(cat_covs, 1, dim=1)]
-        likelihood, parameters = LIKELIHOODS[self.gene_likelihood], self.likelihood_parameters(batch_index)
+        likelihood, parameters = self.likelihood, self.likelihood_parameters(batch_index)
         if self.decoder.output_activation == "softmax":
             px = likelihood.from_softmax(self.decoder.pre_activation(z, categories, cont_covs), library, *parameters)
         else:
@@ -274,7 +282,7 @@ class DGDModule(BaseModuleClass):
         self,
         tensors: dict[str, torch.Tensor],
         inference_outputs: dict[str, torch.Tensor],
-        generative_outputs: dict[str, CountLikelihood],
+        generative_outputs: dict[str, CountLikelihood | ValueLikelihood],
         kl_weight: float = 1.0,
         n_obs: int | None = None,
     ) -> LossOutput:
@@ -326,10 +334,18 @@ class DGDModule(BaseModuleClass):
 
 
 def _check_likelihood(name: str, size_factor: str, output_activation: str) -> None:
-    given = [n for n, f in LIKELIHOODS.items() if {"log_theta", "zi_logits"}.issuperset(f.parameter_names)]
+    known = {"log_theta", "zi_logits", "log_scale"}
+    given = [n for n in (*LIKELIHOODS, *VALUE_LIKELIHOODS) if known.issuperset(ALL_LIKELIHOODS[n].parameter_names)]
     if name not in given:
         msg = f"`gene_likelihood` must be one of {given}, got {name!r}."
         raise ValueError(msg)
-    if LIKELIHOODS[name] is ConstrainedPoisson and (size_factor, output_activation) != ("observed", "softmax"):
+    if {size_factor == "none", output_activation == "identity"} != {name in VALUE_LIKELIHOODS}:
+        msg = (
+            f"`gene_likelihood={name!r}` does not go with `size_factor={size_factor!r}` and "
+            f"`output_activation={output_activation!r}`: {list(VALUE_LIKELIHOODS)} need 'none' and 'identity', which counts "
+            "must not have. Leave them out."
+        )
+        raise ValueError(msg)
+    if ALL_LIKELIHOODS[name] is ConstrainedPoisson and (size_factor, output_activation) != ("observed", "softmax"):
         msg = f"`gene_likelihood={name!r}` needs `size_factor='observed'` and `output_activation='softmax'`."
         raise ValueError(msg)

@@ -11,6 +11,7 @@ from scdgd.likelihood import LIKELIHOODS
 from scdgd.prior import (
     DirichletProcessMixture,
     GaussianMixture,
+    Prior,
     StandardNormal,
     VaDEMixture,
     VampPrior,
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from scvi.module import VAE
     from scvi.nn import FCLayers
 
-    from scdgd.prior import Prior
-
 PriorName = Literal["normal", "gmm", "dpgmm", "vamp", "vmm", "vade"]
 PosteriorName = Literal["normal", "iaf"]
 DecoderName = Literal["nonlinear", "linear"]
@@ -38,8 +37,15 @@ NORMALIZED_TOTAL = 1e4
 ENCODED_PRIORS = {"vamp": VampPrior, "vmm": VampPriorMixture}
 
 
-def make_prior(name: PriorName, n_components: int, n_latent: int, **kwargs) -> Prior:
+def is_prior_class(prior: PriorName | type[Prior]) -> bool:
+    """Whether a prior is given by its class, not by its name."""
+    return isinstance(prior, type) and issubclass(prior, Prior)
+
+
+def make_prior(name: PriorName | type[Prior], n_components: int, n_latent: int, **kwargs) -> Prior:
     """Prior without pseudo-inputs; Gaussian mixtures have full covariances unless told otherwise."""
+    if is_prior_class(name):
+        return name(n_components, n_latent, **kwargs)
     if name == "normal":
         return StandardNormal(n_latent, **kwargs)
     if name == "dpgmm":

@@ -17,8 +17,8 @@ from torch.nn.functional import linear, one_hot
 from scdgd._compat import MODULE_KEYS
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd.data import SparseCounts
-from scdgd.likelihood import LIKELIHOODS
-from scdgd.likelihood.distributions import ConstrainedPoisson, ZeroInflatedPoisson
+from scdgd.likelihood import ALL_LIKELIHOODS, LIKELIHOODS, VALUE_LIKELIHOODS, Likelihood
+from scdgd.likelihood.distributions import Bernoulli, ConstrainedPoisson, ZeroInflatedPoisson
 from scdgd.prior import PseudoInputs
 
 from ._flex_parts import (
@@ -27,11 +27,13 @@ from ._flex_parts import (
     DecoderName,
     PosteriorName,
     PriorName,
+    is_prior_class,
     linear_decoder_like,
     make_prior,
     replace_hidden_layers,
 )
 from ._inverse_autoregressive_flow import FlowPosterior, InverseAutoregressiveFlow
+from ._linear_decoder import LinearDecoder
 from ._query_columns import mend_query_columns
 from ._sparse_first_layer import forward_sparse
 
@@ -43,10 +45,12 @@ if TYPE_CHECKING:
 
     from scdgd.prior import EncoderInput, Prior
 
-MeanActivation = Literal["softmax", "exp", "rate"]
-GeneLikelihood = Literal["zinb", "nb", "poisson", "zip", "constrained_poisson", "normal"]
+MeanActivation = Literal["softmax", "exp", "rate", "identity"]
+GeneLikelihood = Literal["zinb", "nb", "poisson", "zip", "constrained_poisson", "normal", "bernoulli"]
 #: Of log rates and log dispersions where rates are decoded without a library size (Grønbech et al. 2020).
 _MAX_LOG_RATE = 10.0
+#: At which Gaussian values of a gene start that does not vary.
+_LEAST_VARIANCE = 1e-4
 
 
 class FlexVAE(VAE):
@@ -73,7 +77,8 @@ class FlexVAE(VAE):
     n_input, n_batch, n_labels
         Number of genes, batches and labels.
     prior
-        ``"normal"``, ``"gmm"``, ``"dpgmm"``, ``"vamp"``, ``"vmm"`` or ``"vade"``.
+        ``"normal"``, ``"gmm"``, ``"dpgmm"``, ``"vamp"``, ``"vmm"`` or ``"vade"``; or a class of your own, a
+        :class:`~scdgd.prior.Prior` that takes `n_components` and `n_latent`.
     n_components
         Number ``k`` of components or pseudo-inputs; not used by ``"normal"``.
     prior_kwargs
@@ -98,10 +103,13 @@ class FlexVAE(VAE):
     mean_activation
         ``"softmax"``: mean counts are shares times the library size (scVI); ``"exp"``: :math:`\mu = s e^o` with
         :math:`s = \max(N / 10^4, 10^{-3})` (Dony et al. 2020); ``"rate"``: :math:`\mu = e^o`, whatever the library size,
-        with :math:`o` and the log inverse dispersion cut to :math:`\pm 10` (Grønbech et al. 2020).
+        with :math:`o` and the log inverse dispersion cut to :math:`\pm 10` (Grønbech et al. 2020); ``"identity"``:
+        :math:`o` is the mean of a ``"normal"``, or the logits of a ``"bernoulli"``. ``None``: identity for
+        ``"bernoulli"``, else softmax.
     gene_likelihood
-        ``"zinb"``, ``"nb"``, ``"poisson"``, ``"normal"``, as in scVI; ``"zip"``: zero-inflated Poisson; or
-        ``"constrained_poisson"``: Poisson whose means add up to the total count of the cell (Grønbech et al. 2020).
+        ``"zinb"``, ``"nb"``, ``"poisson"``, ``"normal"``, as in scVI; ``"zip"``: zero-inflated Poisson;
+        ``"constrained_poisson"``: Poisson whose means add up to the total count of the cell (Grønbech et al. 2020); or
+        ``"bernoulli"``: values zero and one.
     n_prior_samples
         Samples of ``z`` that the prior's half of the divergence is averaged over; 1 is the decoded sample itself.
     **kwargs
@@ -122,7 +130,7 @@ class FlexVAE(VAE):
         n_latent: int = 10,
         n_layers: int = 1,
         *,
-        prior: PriorName = "normal",
+        prior: PriorName | type[Prior] = "normal",
         n_components: int = 100,
         prior_kwargs: dict | None = None,
         posterior: PosteriorName = "normal",
@@ -132,7 +140,7 @@ class FlexVAE(VAE):
         norm_after_activation: bool = False,
         decoder_dropout_rate: float = 0.0,
         normalize_input: bool = False,
-        mean_activation: MeanActivation = "softmax",
+        mean_activation: MeanActivation | None = None,
         n_prior_samples: int = 1,
         n_continuous_cov: int = 0,
         n_cats_per_cov: Sequence[int] | None = None,
@@ -140,6 +148,7 @@ class FlexVAE(VAE):
         latent_distribution: Literal["normal", "ln"] = "normal",
         **kwargs,
     ) -> None:
+        mean_activation = mean_activation or ("identity" if gene_likelihood == "bernoulli" else "softmax")
         for name, value, allowed in (
             ("prior", prior, PriorName),
             ("posterior", posterior, PosteriorName),
@@ -147,7 +156,7 @@ class FlexVAE(VAE):
             ("mean_activation", mean_activation, MeanActivation),
             ("gene_likelihood", gene_likelihood, GeneLikelihood),
         ):
-            if value not in get_args(allowed):
+            if value not in get_args(allowed) and not (name == "prior" and is_prior_class(value)):
                 msg = f"`{name}` must be one of {list(get_args(allowed))}, got {value!r}."
                 raise ValueError(msg)
         if latent_distribution == "ln" and (prior != "normal" or posterior != "normal"):
@@ -191,6 +200,12 @@ class FlexVAE(VAE):
         if mean_activation != "softmax" and not self.use_observed_lib_size:
             msg = f"`mean_activation={mean_activation!r}` needs `use_observed_lib_size=True`."
             raise ValueError(msg)
+        takes = {"bernoulli": ["identity"], "normal": ["softmax", "exp", "identity"]}
+        if mean_activation not in (allowed := takes.get(gene_likelihood, ["softmax", "exp", "rate"])):
+            msg = (
+                f"`gene_likelihood={gene_likelihood!r}` needs `mean_activation` in {allowed}, got {mean_activation!r}."
+            )
+            raise ValueError(msg)
         if gene_likelihood == "constrained_poisson" and (
             mean_activation != "softmax" or self.use_size_factor_key or not self.use_observed_lib_size
         ):
@@ -204,6 +219,8 @@ class FlexVAE(VAE):
             replace_hidden_layers(self, hidden_sizes, decoder_dropout_rate, published)
         if decoder == "linear":
             self.decoder = linear_decoder_like(self)
+        if mean_activation == "identity":
+            self.register_buffer("placed", torch.tensor(False))
         if posterior == "iaf":
             options = {"n_context": hidden_sizes[-1], **(posterior_kwargs or {})}
             self.flow = InverseAutoregressiveFlow(n_latent, **options)
@@ -294,8 +311,7 @@ class FlexVAE(VAE):
             z, qz, log_qz = self.z_encoder.z_transformation(base.rsample(shape)), base, -base.entropy().sum(-1)
         ql = None
         if self.use_observed_lib_size:
-            total = x.totals() if isinstance(x, SparseCounts) else x.sum(1)
-            library = total.log().unsqueeze(1).expand(*shape, -1, -1)
+            library = self._log_total(x).expand(*shape, -1, -1)
         else:
             ql, _ = self._encode(self.l_encoder, counts, continuous, categories)
             library = ql.rsample(shape)
@@ -306,6 +322,27 @@ class FlexVAE(VAE):
             MODULE_KEYS.LIBRARY_KEY: library,
             "log_qz": log_qz,
         }
+
+    def _log_total(self, x: SparseCounts | torch.Tensor) -> torch.Tensor:
+        """Log of the total count, shape ``(b, 1)``; zero where values are not counts."""
+        total = x.totals() if isinstance(x, SparseCounts) else x.sum(1)
+        return (torch.zeros_like(total) if self.mean_activation == "identity" else total.log()).unsqueeze(1)
+
+    @torch.no_grad()
+    def start_at_moments(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        """Start values that are not counts at the mean and the variance of each gene, both ``(g,)``.
+
+        Outputs are on the scale of the values, whatever it is, and take steps of the size of the rate from zero.
+        """
+        eta = VALUE_LIKELIHOODS[self.gene_likelihood].eta_of(mean)
+        if isinstance(self.decoder, LinearDecoder):
+            self.decoder.start_at_outputs(eta)
+        else:
+            self.decoder.px_scale_decoder[0].bias.copy_(eta)
+        if self.gene_likelihood == "normal" and self.dispersion != "gene-cell":
+            log_scale = variance.clamp(min=_LEAST_VARIANCE).log() / 2
+            self.px_r.copy_(log_scale if self.px_r.ndim == 1 else log_scale.unsqueeze(1).expand_as(self.px_r))
+        self.placed.fill_(True)
 
     def on_load(self, model, **kwargs) -> None:
         """Refuse models that a later version of the package has saved."""
@@ -377,7 +414,9 @@ class FlexVAE(VAE):
         hidden = self._decode(z, batch_index, cont_covs, cat_covs)
         output = self.decoder.px_scale_decoder[0](hidden)
         log_theta = self._log_theta(hidden, batch_index, y)
-        if for_loss and self.gene_likelihood in LIKELIHOODS and not self.use_size_factor_key:
+        if for_loss and self.mean_activation == "identity":
+            px = VALUE_LIKELIHOODS[self.gene_likelihood](output, *self._likelihood_parameters(hidden, log_theta))
+        elif for_loss and self.gene_likelihood in LIKELIHOODS and not self.use_size_factor_key:
             family = LIKELIHOODS[self.gene_likelihood]
             parameters = self._likelihood_parameters(hidden, log_theta)
             if self.mean_activation != "softmax":
@@ -411,7 +450,7 @@ class FlexVAE(VAE):
         return self.decoder.px_decoder(torch.cat(inputs, dim=-1), *categories)
 
     def _log_theta(self, hidden: torch.Tensor, batch_index: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
-        """Log inverse dispersion, ``(g,)``, ``(b, g)`` or, per gene and cell, ``(..., b, g)``."""
+        """Log inverse dispersion (of a normal: log scale), ``(g,)``, ``(b, g)`` or, per gene and cell, ``(..., b, g)``."""
         if self.dispersion == "gene-cell":
             log_theta = self.decoder.px_r_decoder(hidden)
             return log_theta.clamp(-_MAX_LOG_RATE, _MAX_LOG_RATE) if self.mean_activation == "rate" else log_theta
@@ -427,13 +466,21 @@ class FlexVAE(VAE):
         return output + _log_scale(library)
 
     def _likelihood_parameters(self, hidden: torch.Tensor, log_theta: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        given = {"log_theta": lambda: log_theta, "zi_logits": lambda: self.decoder.px_dropout_decoder(hidden)}
-        return tuple(given[name]() for name in LIKELIHOODS[self.gene_likelihood].parameter_names)
+        given = {
+            "log_theta": lambda: log_theta,
+            "log_scale": lambda: log_theta,
+            "zi_logits": lambda: self.decoder.px_dropout_decoder(hidden),
+        }
+        return tuple(given[name]() for name in ALL_LIKELIHOODS[self.gene_likelihood].parameter_names)
 
     def _distribution(
         self, hidden: torch.Tensor, output: torch.Tensor, log_theta: torch.Tensor, size: torch.Tensor
     ) -> Distribution:
         """Distribution of counts as scvi-tools' downstream methods read it: theirs, or ours where they have none."""
+        if self.gene_likelihood == "bernoulli":
+            return Bernoulli(logits=output, validate_args=False)
+        if self.mean_activation == "identity":
+            return Normal(output, log_theta.exp(), normal_mu=output, validate_args=False)
         if self.mean_activation != "softmax":
             mean = self._log_mean(output, size).exp()
             scale = torch.softmax(output, dim=-1)
@@ -478,7 +525,7 @@ class FlexVAE(VAE):
             raise ValueError(msg)
         px, z = generative_outputs[MODULE_KEYS.PX_KEY], inference_outputs[MODULE_KEYS.Z_KEY]
         log_prob = px.log_prob(self._counts_for(px, tensors[REGISTRY_KEYS.X_KEY]))
-        reconstruction_loss = -log_prob if type(px) in LIKELIHOODS.values() else -log_prob.sum(-1)
+        reconstruction_loss = -log_prob if isinstance(px, Likelihood) else -log_prob.sum(-1)
         learns = encoder_learns_from_prior or not self.prior.empirical_bayes
         is_frozen = not any(p.requires_grad for p in self.prior.parameters())  # in a query
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns and not is_frozen):
@@ -500,8 +547,7 @@ class FlexVAE(VAE):
 
     @staticmethod
     def _counts_for(px: Distribution, x: SparseCounts | torch.Tensor) -> SparseCounts | torch.Tensor:
-        sparse_is_wanted = type(px) in LIKELIHOODS.values()
-        return x.to_dense() if isinstance(x, SparseCounts) and not sparse_is_wanted else x
+        return x.to_dense() if isinstance(x, SparseCounts) and not isinstance(px, Likelihood) else x
 
     def _expected_log_prior(self, prior: Prior, inference_outputs: dict, z: torch.Tensor) -> torch.Tensor:
         r"""Estimate of :math:`\mathbb E_q \log p(z)`, shape ``(..., b)``."""

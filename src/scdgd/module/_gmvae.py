@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 
 from scdgd._compat import MODULE_KEYS
 from scdgd.data import SparseCounts, as_sparse_counts
-from scdgd.likelihood import LIKELIHOODS
+from scdgd.likelihood import Likelihood
 
 from ._flex_vae import FlexVAE
 from ._mixture_posterior import MixturePosterior
@@ -212,8 +212,7 @@ class GMVAE(FlexVAE):
             z = qz.sample(shape)
         ql = None
         if self.use_observed_lib_size:
-            total = x.totals() if isinstance(x, SparseCounts) else x.sum(1)
-            library = total.log().unsqueeze(1).expand(*shape, -1, -1)
+            library = self._log_total(x).expand(*shape, -1, -1)
         else:
             ql, _ = self._encode(self.l_encoder, counts, continuous, categories)
             # one draw a cell, for all its components
@@ -378,7 +377,7 @@ class GMVAE(FlexVAE):
         r""":math:`\log p(x \mid z)` of whole cells, shape ``(..., b)``."""
         px = generative_outputs[MODULE_KEYS.PX_KEY]
         log_prob = px.log_prob(self._counts_for(px, tensors[REGISTRY_KEYS.X_KEY]))
-        return log_prob if type(px) in LIKELIHOODS.values() else log_prob.sum(-1)
+        return log_prob if isinstance(px, Likelihood) else log_prob.sum(-1)
 
     def _kl_z(self, inference_outputs: dict, components: torch.Tensor) -> torch.Tensor:
         r""":math:`\mathrm{KL}(q(z \mid x, c) \,\|\, p(z \mid c))`, or its estimate at one draw, shape ``(m, b)``."""

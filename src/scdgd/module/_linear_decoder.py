@@ -97,7 +97,12 @@ class LinearDecoder(nn.Module):
         profile
             Mean count over size factor of each gene, positive, shape ``(g,)``.
         """
-        self._linear.bias[: self.n_genes] = profile.log().to(self._linear.bias)
+        self.start_at_outputs(profile.log())
+
+    @torch.no_grad()
+    def start_at_outputs(self, outputs: torch.Tensor) -> None:
+        """Start at one output of each gene, shape ``(g,)``."""
+        self._linear.bias[: self.n_genes] = outputs.to(self._linear.bias)
         self.placed.fill_(True)
 
 

@@ -1,7 +1,8 @@
-"""Pictures of a trained model; matplotlib is imported when the first one is drawn."""
+"""Pictures of a trained model and of its draws; matplotlib is imported when the first one is drawn."""
 
 from ._components import components, label_shares
 from ._history import history
 from ._latent import Embedding, embed, latent
+from ._synthetic import synthetic
 
-__all__ = ["Embedding", "components", "embed", "history", "label_shares", "latent"]
+__all__ = ["Embedding", "components", "embed", "history", "label_shares", "latent", "synthetic"]

@@ -147,7 +147,12 @@ class PseudoInputs(nn.Module):
 
 
 def choose_cells(
-    counts: csr_matrix, n_components: int, method: Literal["random", "kmeans++"] = "random", seed: int = 0
+    counts: csr_matrix,
+    n_components: int,
+    method: Literal["random", "kmeans++"] = "random",
+    seed: int = 0,
+    *,
+    log_normalise: bool = True,
 ) -> np.ndarray:
     """Cells for pseudo-inputs to start from.
 
@@ -162,6 +167,8 @@ def choose_cells(
         counts normalised to the median total, among at most 20,000 random cells.
     seed
         Seed of the choice.
+    log_normalise
+        Whether the values are counts; others are taken as they are.
 
     Returns
     -------
@@ -187,6 +194,7 @@ def choose_cells(
 
     rows = np.sort(rng.choice(n_cells, min(n_cells, max(MAX_CELLS, n_components)), replace=False))
     cells = counts[rows]
-    totals = np.asarray(cells.sum(1), dtype=float).ravel()
-    scaled = diags(np.median(totals) / np.maximum(totals, 1)) @ cells
-    return rows[kmeans_plusplus(scaled.log1p().tocsr(), n_components, random_state=seed)[1]]
+    if log_normalise:
+        totals = np.asarray(cells.sum(1), dtype=float).ravel()
+        cells = (diags(np.median(totals) / np.maximum(totals, 1)) @ cells).log1p()
+    return rows[kmeans_plusplus(cells.tocsr(), n_components, random_state=seed)[1]]

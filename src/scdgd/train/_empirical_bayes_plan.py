@@ -15,8 +15,6 @@ from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
 from scdgd.data import as_sparse_counts
-from scdgd.module._flex_parts import NORMALIZED_TOTAL
-from scdgd.module._linear_decoder import LinearDecoder
 from scdgd.prior import (
     DirichletProcessMixture,
     GaussianMixture,
@@ -24,6 +22,8 @@ from scdgd.prior import (
     VampPriorMixture,
     choose_cells,
 )
+
+from ._output_start import start_outputs
 
 if TYPE_CHECKING:
     from scdgd.module import FlexVAE
@@ -212,9 +212,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         pseudo_inputs = getattr(prior, "pseudo_inputs", None)
         if pseudo_inputs is not None and not bool(pseudo_inputs.placed):
             self._place_pseudo_inputs(pseudo_inputs)
-        decoder = self.module.decoder
-        if isinstance(decoder, LinearDecoder) and not bool(decoder.placed):
-            decoder.start_at_profile(self._mean_profile())
+        start_outputs(self.module, self.trainer.train_dataloader)
         if isinstance(prior, GaussianMixture) and not bool(prior.placed) and not self._has_pretraining:
             generator = torch.Generator().manual_seed(self.seed)
             with torch.no_grad():
@@ -309,19 +307,6 @@ class EmpiricalBayesPlan(TrainingPlan):
                 return
 
     @torch.no_grad()
-    def _mean_profile(self) -> torch.Tensor:
-        """Mean count over size factor, with half a count of every gene added, shape ``(g,)``."""
-        counts, size = 0.5, 0.0
-        for batch in self._training_cells(_MAX_PLACEMENT_CELLS):
-            x = as_sparse_counts(batch[REGISTRY_KEYS.X_KEY])
-            counts = counts + torch.zeros(x.n_genes).index_add_(0, x.indices.cpu(), x.values.cpu())
-            if self.module.use_size_factor_key:
-                size += float(batch[REGISTRY_KEYS.SIZE_FACTOR_KEY].sum())
-            else:
-                size += len(x) if self.module.mean_activation == "rate" else float(x.values.sum()) / NORMALIZED_TOTAL
-        return counts / size
-
-    @torch.no_grad()
     def _place_pseudo_inputs(self, pseudo_inputs) -> None:
         wants_choice = self.initial_pseudo_inputs == "kmeans++"
         n_pool = _MAX_PLACEMENT_CELLS if wants_choice else pseudo_inputs.n_components
@@ -330,7 +315,13 @@ class EmpiricalBayesPlan(TrainingPlan):
             counts.append(as_sparse_counts(self.module._encoder_counts(batch[REGISTRY_KEYS.X_KEY])).to_scipy())
             continuous.append(batch.get(REGISTRY_KEYS.CONT_COVS_KEY))
         counts = sparse.vstack(counts, format="csr")
-        rows = choose_cells(counts, pseudo_inputs.n_components, self.initial_pseudo_inputs, self.seed)
+        rows = choose_cells(
+            counts,
+            pseudo_inputs.n_components,
+            self.initial_pseudo_inputs,
+            self.seed,
+            log_normalise=self.module.mean_activation != "identity",
+        )
         continuous = None if pseudo_inputs.continuous is None else torch.cat(continuous)[rows]
         dense = torch.as_tensor(counts[rows].toarray())
         pseudo_inputs.place(dense, continuous)

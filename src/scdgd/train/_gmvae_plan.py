@@ -14,6 +14,7 @@ from torch.nn import BatchNorm1d
 from scdgd.data import as_sparse_counts
 from scdgd.module import ComponentRegularization
 
+from ._output_start import start_outputs
 from ._pca_clusters import PCAClusters
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class GMVAEPlan(TrainingPlan):
     def on_train_start(self) -> None:
         """Fit reference components, if they are wanted."""
         super().on_train_start()
+        start_outputs(self.module, self.trainer.train_dataloader)
         if self.module.n_components == 1:
             return
         starts = self.n_warm_start_epochs > 0 and not bool(self.module.prior.placed)
@@ -127,7 +129,9 @@ class GMVAEPlan(TrainingPlan):
                     f"are {counts.shape[0]}. Lower `n_components`, or set `n_warm_start_epochs=0` in `plan_kwargs`."
                 )
                 raise ValueError(msg)
-            self._reference = PCAClusters(counts, self.module.n_components, self.seed).to(self.device)
+            holds_counts = self.module.mean_activation != "identity"
+            clusters = PCAClusters(counts, self.module.n_components, self.seed, log_normalise=holds_counts)
+            self._reference = clusters.to(self.device)
         if not starts:
             self.n_warm_start_epochs = 0
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scdgd.data import SparseCounts
+
 if TYPE_CHECKING:
     from scipy import sparse
-
-    from scdgd.data import SparseCounts
 
 _N_PRINCIPAL_COMPONENTS = 20
 _N_STARTS = 10
@@ -18,7 +18,7 @@ _NO_VARIANCE = 1e-10
 
 
 class PCAClusters(torch.nn.Module):
-    r"""k-means clusters of log-normalised counts in the space of their first principal components.
+    r"""k-means clusters of log-normalised counts, or other values, in the space of their first principal components.
 
     .. math::
         c(x) = \arg\min_c \big\lVert V^\top \big(\log(1 + t x / \textstyle\sum_j x_j) - a\big) - m_c \big\rVert
@@ -35,16 +35,19 @@ class PCAClusters(torch.nn.Module):
         Number of clusters ``k``.
     seed
         Seed of k-means and of the solver.
+    log_normalise
+        Whether the values are counts; others are taken as they are.
     """
 
-    def __init__(self, counts: sparse.csr_matrix, n_clusters: int, seed: int = 0) -> None:
+    def __init__(
+        self, counts: sparse.csr_matrix, n_clusters: int, seed: int = 0, *, log_normalise: bool = True
+    ) -> None:
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
 
         super().__init__()
-        totals = np.asarray(counts.sum(1)).ravel()
-        self.target = float(np.median(totals))
-        logged = counts.multiply(self.target / np.maximum(totals, 1)[:, None]).tocsr().log1p().astype(np.float64)
+        self.target = float(np.median(np.asarray(counts.sum(1)))) if log_normalise else None
+        logged = self._units(SparseCounts.from_scipy(counts, torch.float64)).to_scipy()
         n_axes = min(_N_PRINCIPAL_COMPONENTS, min(logged.shape) - 1)
         mean = np.asarray(logged.mean(0)).ravel()
         spread = np.asarray(logged.multiply(logged).mean(0)).ravel() - mean**2
@@ -61,8 +64,12 @@ class PCAClusters(torch.nn.Module):
     @torch.no_grad()
     def forward(self, counts: SparseCounts) -> torch.Tensor:
         """Clusters of cells with counts ``(b, g)``, shape ``(b,)``."""
+        return torch.cdist(self._units(counts) @ self.loadings - self.offset, self.centres).argmin(1)
+
+    def _units(self, counts: SparseCounts) -> SparseCounts:
+        """Log-normalised counts, or the values as they are."""
+        if self.target is None:
+            return counts
         scale = self.target / counts.totals().clamp(min=1)
-        logged = type(counts)(
-            counts.indptr, counts.indices, (counts.values * scale[counts.cells]).log1p(), counts.n_genes
-        )
-        return torch.cdist(logged @ self.loadings - self.offset, self.centres).argmin(1)
+        values = (counts.values * scale[counts.cells]).log1p()
+        return SparseCounts(counts.indptr, counts.indices, values, counts.n_genes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,8 +29,9 @@ def whitened_pca(
     train_indices: np.ndarray | None = None,
     batch: Sequence[int] | None = None,
     seed: int = 0,
+    log_normalise: bool = True,
 ) -> np.ndarray:
-    """Principal component scores of log-normalised counts, each with unit variance over the training cells.
+    """Principal component scores of log-normalised counts, or other values, with unit variance over the training cells.
 
     Loadings are fitted to at most 20,000 random training cells; scores are computed block by block, so no second
     matrix of the size of `counts` exists. Scores are centred within each batch. Dimensions beyond the rank of the
@@ -47,6 +49,8 @@ def whitened_pca(
         Batch code of each cell, shape ``(n,)``; ``None`` for one batch.
     seed
         Seed of the subset of cells, of the solver and of the noise.
+    log_normalise
+        Whether the values are counts; others are taken as they are.
 
     Returns
     -------
@@ -66,7 +70,8 @@ def whitened_pca(
     if rank < 1:
         logger.info("The warm start needs at least 2 cells and 2 genes; representations start near zero.")
         return scores
-    logged = _log_normalise(sample, target)
+    units = partial(_log_normalise, target=target) if log_normalise else partial(sparse.csr_matrix, dtype=np.float64)
+    logged = units(sample)
     mean = np.asarray(logged.mean(axis=0)).ravel()
     if (np.asarray(logged.multiply(logged).mean(axis=0)).ravel() - mean**2).max() < _NO_VARIANCE:
         logger.info("All cells have the same profile; representations start near zero.")
@@ -75,7 +80,7 @@ def whitened_pca(
     axes = pca.components_[pca.explained_variance_ > 1e-8 * pca.explained_variance_[0]].T  # (g, rank)
     rank = axes.shape[1]
     for first, block in iter_row_blocks(counts):
-        scores[first : first + block.shape[0], :rank] = _log_normalise(block, target) @ axes - mean @ axes
+        scores[first : first + block.shape[0], :rank] = units(block) @ axes - mean @ axes
     batch = np.zeros(n_cells, dtype=int) if batch is None else np.asarray(batch).ravel().astype(int)
     _centre_and_whiten(scores[:, :rank], train, batch)
     return scores
