@@ -13,7 +13,7 @@ from scipy import sparse
 
 import scdgd
 from scdgd.inference import CellSampler
-from scdgd.model import SCDGD, SCGMVAE, FlexSCVI
+from scdgd.model import SCDBM, SCDGD, SCGMVAE, FlexSCVI
 from scdgd.tl import sample_cells
 from tests.conftest import simulate, train
 
@@ -119,6 +119,57 @@ def test_a_component_without_cells_has_no_replicates(monkeypatch):
     monkeypatch.setattr(model, "get_cluster_assignments", lambda indices, batch_size: np.ones(len(indices), int))
     with pytest.raises(ValueError, match=r"No cell is assigned to component 0.*\[1\]"):
         sample_cells(model, 3, mode="posterior", component=0)
+
+
+@functools.cache
+def boltzmann(**options) -> SCDBM:
+    adata = simulate(60, 10, n_batches=2)
+    SCDBM.setup_anndata(adata, batch_key="batch")
+    return train(SCDBM(adata, n_hidden=(4, 2), n_particles=20, **options), 12, estimate_likelihood=False)
+
+
+def test_boltzmann_prior_mode_is_prior_predictive_sample():
+    model, options = boltzmann(), {"component": 1, "batch": "batch_1", "seed": 7}
+    one, two = sample_cells(model, 40, **options), model.prior_predictive_sample(40, **options)
+    assert (one.X != two.X).nnz == 0
+    assert one.obs.equals(two.obs)
+    assert set(one.obs["batch"]) == {"batch_1"}
+
+
+def test_boltzmann_replicates():
+    """Means of many replicates of a cell are those of its posterior, by hand."""
+    model = boltzmann()
+    cells = sample_cells(model, 60 * 400, mode="posterior", seed=0)
+    assert set(cells.obs["source_cell"].value_counts()) == {400}
+    source = model.adata.obs.loc[cells.obs["source_cell"]]
+    np.testing.assert_array_equal(source["batch"].astype(str), cells.obs["batch"].astype(str))
+    found = cells.X.toarray().reshape(60, 400, 10).mean(1)
+    draws = model.get_normalized_expression(n_samples=400, library_size="latent", return_numpy=True)
+    np.testing.assert_allclose(found, draws, rtol=0.5, atol=1)
+    assert np.corrcoef(found.ravel(), draws.ravel())[0, 1] > 0.99
+    some = sample_cells(model, 7, mode="posterior", batch="batch_1", seed=0)
+    assert set(some.obs["batch"]) == {"batch_1"}
+    clusters = model.get_cluster_assignments()
+    component = int(np.bincount(clusters).argmax())
+    members = sample_cells(model, 100, mode="posterior", component=component, seed=0)
+    assert set(members.obs["source_cell"]) <= set(model.adata.obs_names[clusters == component])
+
+
+def test_boltzmann_libraries():
+    model = boltzmann()
+    for library in ("lognormal", 500):
+        with pytest.raises(ValueError, match=r"no size factors.*use_library_size=True"):
+            sample_cells(model, 3, library=library)
+    with pytest.raises(ValueError, match="'empirical', 'lognormal' or a total count"):
+        sample_cells(model, 3, library="log")
+    sized = boltzmann(use_library_size=True)
+    for mode in ("prior", "posterior"):
+        means = [sample_cells(sized, 2_000, mode=mode, library=n, seed=0).X.sum() / 2_000 for n in (200, 400)]
+        assert 1.4 < means[1] / means[0] < 2.8
+        fitted = sample_cells(sized, 2_000, mode=mode, library="lognormal", seed=0).X.sum(1)
+        empirical = sample_cells(sized, 2_000, mode=mode, seed=0).X.sum(1)
+        assert fitted.mean() == pytest.approx(empirical.mean(), rel=0.1)
+        assert fitted.std() == pytest.approx(empirical.std(), rel=0.3)
 
 
 def test_noise_baseline():

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 if TYPE_CHECKING:
-    from . import datasets, likelihood, metrics, model, module, pl, presets, prior, tl
+    from . import datasets, design, likelihood, metrics, model, module, pl, presets, prior, tl
 
-__all__ = ["datasets", "likelihood", "metrics", "model", "module", "pl", "presets", "prior", "tl"]
+__all__ = ["datasets", "design", "likelihood", "metrics", "model", "module", "pl", "presets", "prior", "tl"]
 
 try:
     __version__ = version("scdgd")

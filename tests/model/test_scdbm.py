@@ -12,9 +12,12 @@ from scipy import sparse
 
 from scdgd import presets
 from scdgd.data import SparseCounts
+from scdgd.inference import split_rhat
+from scdgd.inference._gibbs_chains import _warn_of_drift
 from scdgd.model import SCDBM
 from scdgd.module import Conditions
-from scdgd.train import ContrastiveDivergencePlan
+from scdgd.train import ChainOptions, ContrastiveDivergencePlan
+from scdgd.train._boltzmann_start import place_units
 from tests.conftest import simulate, state_of, train
 
 
@@ -116,20 +119,20 @@ def plan_of(model: SCDBM, **kwargs) -> ContrastiveDivergencePlan:
 def test_history_and_a_second_training(caplog):
     model = train(make(n_hidden=(3, 2)), 11, train_size=0.8)
     assert len(model.history["reconstruction_loss_train"]) == 11
-    for name in ("free_energy_train", "free_energy_validation", "free_energy_gap", "log_likelihood_train"):
-        assert len(model.history[name]) == 1, name
+    for name in ("free_energy_train", "free_energy_validation", "free_energy_gap"):
+        assert len(model.history[name]) == 11, name
+    assert len(model.history["log_likelihood_train"]) == 1
     gap = model.history["free_energy_validation"].iloc[-1, 0] - model.history["free_energy_train"].iloc[-1, 0]
     assert model.history["free_energy_gap"].iloc[-1, 0] == pytest.approx(gap, rel=1e-5)
     weights = state_of(model)["weights.1"]
     train(model, 2, train_size=0.8)
     assert len(model.history["reconstruction_loss_train"]) == 13
-    assert len(model.history["free_energy_train"]) == 3  # both epochs trained all layers
     assert not torch.equal(weights, model.module.weights[1])
     assert model.history["log_likelihood_train"].index.tolist() == [10, 12]
 
 
 def test_reconstruction_in_history_is_the_public_one():
-    model = train(make(n_hidden=3), 4, plan_kwargs={"lr": (0.0, 0.0, 0.0), "dispersion": "fixed"})
+    model = train(make(n_hidden=3), 4, plan_kwargs={"lr": (0.0,) * 3, "dispersion": "fixed", "sum_states": False})
     assert model.history["reconstruction_loss_train"].iloc[-1, 0] == pytest.approx(
         model.get_reconstruction_error()["reconstruction_loss"], rel=1e-5
     )
@@ -168,6 +171,17 @@ def test_published_settings():
     assert model.is_trained
 
 
+def test_means_are_bounded_by_the_largest_counts():
+    adata = simulate(60, 8)
+    model = train(make(adata), 11, estimate_likelihood=False, plan_kwargs={"lr": (0.5, 0.5, 0.5)})
+    visible = model.module.visible
+    means = visible.mean(visible.bias, torch.ones(1)).detach()
+    largest = torch.as_tensor(adata.X.toarray().max(0))
+    assert (means <= largest * 1.01).all()
+    unbounded = train(make(adata), 3, estimate_likelihood=False, plan_kwargs={"bound_means": False})
+    assert torch.isinf(unbounded.module.visible.largest_mean).all()
+
+
 def test_rates_by_number_of_updates():
     plan = plan_of(make(), lr=(((0.1, 2), (0.2, 3), (0.3, 1)), 1e-3, 1.0))
     plan._stage, rates = 0, []
@@ -194,14 +208,14 @@ def test_units_start_apart_and_on_the_fence():
     assert (module.weights[0] <= 0).all()
     assert len(torch.unique(module.weights[0] < 0, dim=1).T) == 4
     with torch.no_grad():
-        plan_of(model)._place_units(torch.full((1, 12), -1.0))  # below all means: all weights
+        place_units(module, torch.full((1, 12), -1.0), n_copies=2)  # below all means: all weights
     evidence = 2 * module.mean_counts.mean(0) @ module.weights[0] + module.biases[0]
     torch.testing.assert_close(evidence, torch.zeros(4), atol=1e-3, rtol=0)
 
 
 def test_share_of_chains_that_begin_anew():
-    plan = plan_of(make(), restart_rate=0.25)
-    first, second = plan._restart([torch.full((8_000, 3), 7.0), torch.full((8_000, 2), 7.0)], highest=2)
+    chains = ChainOptions(1, True, restart_rate=0.25)
+    first, second = chains.restart([torch.full((8_000, 3), 7.0), torch.full((8_000, 2), 7.0)], highest=2)
     anew = (first != 7).all(1)
     assert torch.equal(anew, (second != 7).all(1))
     assert torch.equal(anew, (first != 7).any(1))
@@ -248,7 +262,7 @@ def test_likelihood_sums_to_one_over_counts(n_hidden):
 def test_annealed_likelihood_agrees_with_the_exact_one(which, request, monkeypatch):
     model = request.getfixturevalue(which)
     exact = model.get_marginal_ll()
-    monkeypatch.setattr("scdgd.model._scdbm.MAX_ENUMERATED", 1)
+    monkeypatch.setattr("scdgd.model._boltzmann_likelihood_mixin.MAX_ENUMERATED", 1)
     annealed = model.get_marginal_ll(n_mc_samples=50, n_steps=50, seed=0)
     assert annealed != exact
     assert annealed == pytest.approx(exact, rel=0.01, abs=0.5)
@@ -257,16 +271,16 @@ def test_annealed_likelihood_agrees_with_the_exact_one(which, request, monkeypat
 
 def test_bound_lies_below_the_exact_likelihood(model, monkeypatch):
     exact = model.get_marginal_ll(return_mean=False)
-    monkeypatch.setattr("scdgd.model._scdbm._MAX_EVEN", -1)
+    monkeypatch.setattr("scdgd.model._boltzmann_likelihood_mixin._MAX_EVEN", -1)
     bound = model.get_marginal_ll(return_mean=False)
     assert (bound <= exact + 1e-3).all()
     assert float((exact - bound).mean()) < 2
 
 
 def test_unreliable_estimates_are_warned_about(model, monkeypatch, caplog):
-    monkeypatch.setattr("scdgd.model._scdbm.MAX_ENUMERATED", 1)
+    monkeypatch.setattr("scdgd.model._boltzmann_likelihood_mixin.MAX_ENUMERATED", 1)
     monkeypatch.setattr(
-        "scdgd.model._scdbm.annealed_log_partition",
+        "scdgd.model._boltzmann_likelihood_mixin.annealed_log_partition",
         lambda *a, **k: type("E", (), {"value": 0.0, "effective_samples": 2}),
     )
     with caplog.at_level(logging.WARNING):
@@ -327,6 +341,198 @@ def test_replicates_of_cells(recovered):
     assert np.corrcoef(np.log1p(mean).ravel(), np.log1p(real[:60]).ravel())[0, 1] > 0.6
     some = model.posterior_predictive_sample(indices=[3, 1], gene_list=["gene_5", "gene_2"])
     assert some.shape == (2, 2)
+
+
+def test_diagnostics_of_chains(model, tmp_path):
+    samples = model.prior_predictive_sample(300, seed=0, n_steps=40, batch_size=200)
+    assert samples.uns["gibbs_total"].shape == (40,)
+    assert set(samples.uns["gibbs_rhat"]) == {"log_joint", "log_total", "h1", "h2"}
+    assert samples.uns["gibbs_rhat"]["log_total"] < 1.3
+    expected = samples.X.sum() / 300
+    assert samples.uns["gibbs_total"][-1] == pytest.approx(expected, rel=0.05)  # of the same states
+    samples.write_h5ad(tmp_path / "samples.h5ad")
+    assert model.prior_predictive_sample(3, seed=0, n_steps=3).uns["gibbs_rhat"] == {}
+    exact = model.prior_predictive_sample(2_000, seed=0, exact=True)
+    assert exact.uns["gibbs_log_joint"].shape == (1,)
+    many = model.prior_predictive_sample(2_000, seed=0)
+    assert many.uns["gibbs_total"][-1] == pytest.approx(exact.uns["gibbs_total"][0], rel=0.1)
+    assert many.uns["gibbs_log_joint"][-1] == pytest.approx(exact.uns["gibbs_log_joint"][0], abs=1)
+
+
+def test_split_rhat_tells_stuck_chains():
+    torch.manual_seed(0)
+    mixed = torch.randn(50, 20, 1)
+    assert split_rhat(mixed) == pytest.approx(1, abs=0.02)
+    apart = mixed + 3 * torch.randn(1, 20, 1)
+    # between-chain variance 9, within 1
+    assert split_rhat(apart) == pytest.approx(10**0.5, rel=0.3)
+    assert split_rhat(torch.cat([mixed, apart], 2)) == split_rhat(apart)
+    drifting = mixed + torch.linspace(0, 5, 50)[:, None, None]  # halves of a chain are 2.5 apart
+    assert split_rhat(drifting) > 1.3
+    assert np.isnan(split_rhat(torch.zeros(50, 20, 1)))
+
+
+def test_chains_that_still_move_are_reported(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("scdgd"), "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        _warn_of_drift(100 + 20 * torch.randn(20, 200))
+    assert "burnt in" not in caplog.text
+    totals = torch.linspace(100, 130, 20).unsqueeze(1) + torch.randn(20, 200)
+    with caplog.at_level(logging.WARNING):
+        _warn_of_drift(totals)
+    assert "still change by 15%" in caplog.text
+
+
+def test_components_are_patterns_of_the_top(model):
+    clusters = model.get_cluster_assignments()
+    q = model.get_latent_representation()
+    np.testing.assert_array_equal(clusters, (q[:, 0] > 0.5) + 2 * (q[:, 1] > 0.5))
+    soft = model.get_cluster_assignments(soft=True)
+    assert soft.shape == (80, 4)
+    np.testing.assert_allclose(soft.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(soft[:, 2], (1 - q[:, 0]) * q[:, 1], rtol=1e-5)
+    np.testing.assert_array_equal(soft.argmax(1), clusters)
+    samples = model.prior_predictive_sample(20, component=2, seed=0)
+    np.testing.assert_array_equal(samples.obsm["X_scdbm"], np.tile([0.0, 1.0], (20, 1)))
+    assert set(samples.obs["component"]) == {"2"}
+    wide = train(make(n_hidden=(4, 17)), 3, estimate_likelihood=False)
+    with pytest.raises(ValueError, match="2\\^17 states"):
+        wide.get_cluster_assignments()
+    assert "component" not in wide.prior_predictive_sample(3, seed=0).obs
+
+
+# ---------------------------------------------------------------- fixed genes
+
+
+def test_conditional_cells(model):
+    panel = simulate(6, 12, n_batches=2, seed=3)
+    panel = panel[:, ["gene_7", "gene_2", "gene_5"]].copy()
+    cells = model.conditional_sample(panel, n_samples=50, seed=0)
+    assert cells.shape == (300, 12)
+    assert cells.var["fixed"].tolist() == [name in ("gene_2", "gene_5", "gene_7") for name in cells.var_names]
+    source = panel[cells.obs["source_cell"].astype(str)]
+    for gene in panel.var_names:
+        np.testing.assert_array_equal(cells[:, gene].X.toarray(), source[:, gene].X.toarray())
+    np.testing.assert_array_equal(cells.obs["batch"].astype(str), source.obs["batch"].astype(str))
+    assert cells.obs["source_cell"].tolist() == np.repeat(panel.obs_names, 50).tolist()
+    # any storage, any order, as a view, and with other genes beside
+    whole = simulate(6, 12, n_batches=2, seed=3)
+    for given in (whole[:, ::-1], sparse.csc_matrix(whole.X), sparse.csr_array(whole.X), whole.X.toarray()):
+        given = given if hasattr(given, "obs") else type(whole)(given, whole.obs, whole.var)
+        again = model.conditional_sample(given, list(panel.var_names), n_samples=50, seed=0)
+        np.testing.assert_array_equal(again.X.toarray(), cells.X.toarray())
+
+
+def test_fixed_genes_tell_of_the_others(recovered):
+    """Counts of half of the genes predict the other half better than the mean does."""
+    model, real, _ = recovered
+    adata = simulate(300, 30)
+    known = [f"gene_{j}" for j in range(15)]
+    cells = model.conditional_sample(adata[:100], known, n_samples=20, seed=0)
+    mean = cells.X.toarray().reshape(100, 20, 30).mean(1)[:, 15:]
+    truth = real[:100, 15:]
+    error, of_mean = (np.square(np.log1p(x) - np.log1p(truth)).mean() for x in (mean, real[:, 15:].mean(0)))
+    assert error < 0.7 * of_mean
+    exact = model.conditional_sample(adata[:100], known, n_samples=20, seed=0, exact=True).X.toarray()
+    np.testing.assert_allclose(exact.mean(), cells.X.mean(), rtol=0.1)
+
+
+def test_sizes_of_conditional_cells(sized):
+    panel = simulate(5, 12)[:, :4]
+    with pytest.raises(ValueError, match="`library_size`"):
+        sized.conditional_sample(panel)
+    totals = [sized.conditional_sample(panel, library_size=n, n_samples=200, seed=0).X.sum() for n in (150, 600)]
+    assert totals[1] > 2 * totals[0]
+
+
+def test_what_cannot_be_fixed(model):
+    adata = simulate(6, 12, n_batches=2)
+    for wrong, options, match in (
+        (adata, {"genes": ["gene_1", "nope"]}, r"\['nope'\] are not among the genes of the model"),
+        (adata[:, :3], {"genes": ["gene_9"]}, r"\['gene_9'\] are not among the genes of `counts`"),
+        (adata, {}, "12 of 12 genes are fixed"),
+        (adata, {"genes": []}, "0 of 12 genes are fixed"),
+        (adata[:, :3], {"library_size": 100}, "use_library_size=True"),
+        (adata[:, :3], {"n_samples": 0}, "`n_samples`"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            model.conditional_sample(wrong, **options)
+    for value in (-1.0, 0.5, np.nan):
+        panel = adata[:, :3].copy()
+        panel.X[2, 1] = value
+        with pytest.raises(ValueError, match="cell cell_2, gene gene_1"):
+            model.conditional_sample(panel)
+    panel = adata[:, :3].copy()
+    panel.obs["batch"] = "other"
+    with pytest.raises(ValueError, match=r"not \['other'\]"):
+        model.conditional_sample(panel)
+    del panel.obs["batch"]
+    with pytest.raises(ValueError, match="needs the column 'batch'"):
+        model.conditional_sample(panel)
+
+
+# ---------------------------------------------------------------- scvi-tools' methods
+
+
+def test_expression_is_the_mean_of_counts(model):
+    """By hand from parameters of the first three cells."""
+    module, q = model.module, model.get_latent_representation(indices=[0, 1, 2], layer=1)
+    codes = model.adata.obs["batch"].cat.codes.to_numpy()[:3]
+    a = module.visible.bias.detach().numpy()[codes] + q @ module.weights[0].detach().numpy().T
+    mean = np.exp(a) / (1 - np.exp(a)) * np.exp(module.visible.log_theta.detach().numpy())
+    found = model.get_normalized_expression(indices=[0, 1, 2], library_size="latent")
+    np.testing.assert_allclose(found, mean, rtol=1e-4)
+    assert found.columns.tolist() == model.adata.var_names.tolist()
+    shares = model.get_normalized_expression(indices=[0, 1, 2])
+    np.testing.assert_allclose(shares, mean / mean.sum(1, keepdims=True), rtol=1e-4)
+    parameters = model.get_likelihood_parameters(indices=[0, 1, 2])
+    np.testing.assert_allclose(parameters["mean"], mean, rtol=1e-4)
+    theta = module.visible.theta.detach().numpy()
+    np.testing.assert_allclose(parameters["dispersions"], np.tile(theta, (3, 1)), rtol=1e-5)
+    draws = model.get_normalized_expression(indices=[0, 1], n_samples=7, return_mean=False)
+    assert draws.shape == (7, 2, 12)
+    other = model.get_normalized_expression(indices=[0], transform_batch="batch_1", library_size="latent")
+    a = module.visible.bias.detach().numpy()[1] + q[:1] @ module.weights[0].detach().numpy().T
+    np.testing.assert_allclose(other, np.exp(a) / (1 - np.exp(a)) * theta, rtol=1e-4)
+    with pytest.raises(ValueError, match="weights='uniform'"):
+        model.get_normalized_expression(weights="importance")
+
+
+def test_sizes_scale_expression_and_dispersions(sized):
+    parameters = sized.get_likelihood_parameters()
+    size = sized.adata.X.sum(1) / sized.adata.X.sum() * 80
+    theta = sized.module.visible.theta.detach().numpy()
+    np.testing.assert_allclose(parameters["dispersions"], np.asarray(size) * theta, rtol=1e-4)
+    assert parameters["mean"].sum(1) == pytest.approx(np.asarray(sized.adata.X.sum(1)).ravel(), rel=0.6)
+
+
+def test_differential_expression_finds_the_genes_that_differ(recovered):
+    model, *_ = recovered
+    adata = simulate(300, 30)
+    found = model.differential_expression(adata, "cell_type", "type_0", "type_1", silent=True, mode="change")
+    means = np.log1p([adata.X[(adata.obs["cell_type"] == f"type_{t}").to_numpy()].mean(0).A1 for t in range(2)])
+    expected = np.sign(means[0] - means[1])[adata.var_names.get_indexer(found.index[:5])]
+    np.testing.assert_array_equal(np.sign(found["lfc_mean"][:5]), expected)
+
+
+def test_correlations_of_genes(recovered):
+    model, real, _ = recovered
+    matrix = model.get_feature_correlation_matrix(n_samples=5, correlation_type="pearson")
+    assert matrix.shape == (30, 30)
+    off = np.triu_indices(30, 1)
+    assert np.corrcoef(matrix.to_numpy()[off], np.corrcoef(real.T)[off])[0, 1] > 0.6
+
+
+def test_bound_is_a_bound(model):
+    elbo, exact = model.get_elbo(return_mean=False), model.get_marginal_ll(return_mean=False)
+    assert (elbo <= exact + 1e-3).all()
+    assert model.get_elbo() == pytest.approx(float(elbo.mean()))
+    assert float((exact - elbo).mean()) < 2
+
+
+def test_queries_are_refused_with_the_way_to_go():
+    with pytest.raises(NotImplementedError, match=r"get_latent_representation\(adata\)"):
+        SCDBM.load_query_data()
 
 
 # ---------------------------------------------------------------- life cycle
@@ -405,8 +611,10 @@ def test_impossible_plans(plan, match):
 
 
 def test_other_errors(model, sized):
-    with pytest.raises(ValueError, match="no components"):
-        model.prior_predictive_sample(5, component=0)
+    with pytest.raises(
+        ValueError, match="`component` must be one of 0 ... 3, the patterns of the topmost layer, got 4"
+    ):
+        model.prior_predictive_sample(5, component=4)
     with pytest.raises(ValueError, match="`n_cells`"):
         model.prior_predictive_sample(0)
     with pytest.raises(ValueError, match="`n_steps`"):
@@ -423,7 +631,5 @@ def test_other_errors(model, sized):
         model.posterior_predictive_sample(gene_list=["nope"])
     with pytest.raises(ValueError, match="early_stopping"):
         train(make(), 3, early_stopping=True)
-    with pytest.raises(ValueError, match="cells of one size"):
-        plan_of(sized, dispersion="fisher")
     with pytest.raises(RuntimeError, match="trained"):
         make().prior_predictive_sample(3)

@@ -20,8 +20,8 @@ from scdgd.module import (
     RestrictedBoltzmannMachine,
     annealed_log_partition,
     fit_dispersion,
+    without_weights,
 )
-from scdgd.module._annealed_importance import without_weights
 from scdgd.module._dispersion_scoring import score_and_information
 
 N_COUNTS = 60  # counts are summed up to here; the rest has no weight in float64
@@ -248,6 +248,97 @@ def test_annealing_finds_the_partition_function(n_hidden, collapse):
     assert at_start.standard_error < 1e-6
 
 
+# ---------------------------------------------------------------- fixed genes, fixed layers, exact draws
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_hidden", [(3,), (3, 2), (2, 2, 2)])
+def test_machine_of_the_free_genes_is_the_conditional_one(n_hidden):
+    """p(v_F, h | v_C) from the table of all counts and states."""
+    machine, given = toy(n_hidden), conditions()
+    table, counts, states = log_table(machine, given)
+    fixed = torch.tensor([True, False])
+    rows = counts[:, 0] == 3
+    expected = torch.log_softmax(table[rows].reshape(-1), 0).reshape(N_COUNTS, -1)
+    v = SparseCounts.from_dense(torch.tensor([[3.0]], dtype=torch.float64))
+    free, conditioned = machine.with_fixed(fixed, v, given)
+    hidden = as_hidden(states, n_hidden)
+    same = conditioned.of(torch.zeros(len(states), dtype=torch.int64))
+    log_z = free.log_partition(conditioned)
+    torch.testing.assert_close(free.log_joint_of_hidden(hidden, same) - log_z, expected.logsumexp(0))
+    one = SparseCounts.from_dense(torch.tensor([[5.0]], dtype=torch.float64))
+    log_p = free.log_unnormalised(one, conditioned) - log_z
+    torch.testing.assert_close(log_p[0], expected[5].logsumexp(0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["chains", "blocks", "exact"])
+def test_conditional_draws_have_the_enumerated_distribution(how):
+    machine, n = toy(n_genes=2), 20_000
+    table, counts, _ = log_table(machine, conditions())
+    table = table[counts[:, 1] == 4]
+    v = SparseCounts.from_dense(torch.full((1, 1), 4.0, dtype=torch.float64))
+    free, given = machine.with_fixed(torch.tensor([False, True]), v, conditions())
+    given = given.of(torch.zeros(n, dtype=torch.int64))
+    torch.manual_seed(4)
+    hidden = (
+        free.sample_hidden_exactly(given) if how == "exact" else free.sample_hidden(given, 30, collapse=how == "chains")
+    )
+    p_h = torch.softmax(table.logsumexp(0), 0).numpy()
+    assert chisquare_of(frequencies(hidden), p_h * n) > 1e-3
+    drawn = torch.bincount(free.sample_counts(hidden, given).ravel().long(), minlength=N_COUNTS)[:N_COUNTS].numpy()
+    assert chisquare_of(drawn, torch.softmax(table.logsumexp(1), 0).numpy() * n) > 1e-3
+
+
+def chisquare_of(observed: np.ndarray, expected: np.ndarray) -> float:
+    """p-value, rare outcomes taken together."""
+    enough = expected >= 5
+    observed = [*observed[enough], observed[~enough].sum()]
+    expected = [*expected[enough], expected[~enough].sum() + 1e-9]
+    return chisquare(observed, expected, sum_check=False).pvalue
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_hidden", [(3,), (3, 2), (2, 2, 2)])
+def test_exact_draws_have_the_enumerated_distribution(n_hidden):
+    machine, n = toy(n_hidden), 10_000
+    given = Conditions(torch.arange(2).repeat(n), torch.tensor([0.7, 2.0], dtype=torch.float64).repeat(n))
+    torch.manual_seed(5)
+    hidden = machine.sample_hidden_exactly(given)
+    for batch, size in ((0, 0.7), (1, 2.0)):
+        table, *_ = log_table(machine, conditions(batch, size))
+        p_h = torch.softmax(table.logsumexp(0), 0).numpy()
+        assert chisquare_of(frequencies([h[batch::2] for h in hidden]), p_h * n) > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("collapse", [True, False])
+@pytest.mark.parametrize("n_hidden", [(3,), (3, 2), (2, 2, 2)])
+def test_sweeps_below_a_fixed_top(n_hidden, collapse):
+    machine, n = toy(n_hidden), 20_000
+    table, _, states = log_table(machine, conditions())
+    top = as_hidden(states, n_hidden)[-1]
+    wanted = torch.tensor([1.0] + [0.0] * (n_hidden[-1] - 1), dtype=torch.float64)
+    matching = (top == wanted).all(1)
+    p_h = torch.where(matching, table.logsumexp(0), -torch.inf).softmax(0).numpy()
+    torch.manual_seed(6)
+    hidden = machine.random_hidden(n)
+    hidden[-1] = wanted.expand(n, -1)
+    for _ in range(30):
+        hidden = machine.sweep(hidden, conditions(n=n), collapse=collapse, fix_top=True)
+    assert chisquare_of(frequencies(hidden), p_h * n) > 1e-3
+
+
+def test_genes_can_be_all_free_but_one():
+    machine = toy(n_genes=3)
+    v = SparseCounts.from_dense(torch.zeros(2, 2, dtype=torch.float64))
+    free, given = machine.with_fixed(torch.tensor([True, False, True]), v, conditions(n=2))
+    assert free.visible.bias.shape == (2, 1)
+    torch.testing.assert_close(free.visible.theta, machine.visible.theta[1:2])
+    assert (given.evidence == 0).all()
+    assert free.sample_counts(free.sample_hidden(given, 1), given).shape == (2, 1)
+
+
 # ---------------------------------------------------------------- machines between hidden layers
 
 
@@ -314,8 +405,8 @@ def test_widths_must_be_positive_integers(n_hidden):
 
 
 def test_too_many_states_are_refused():
-    with pytest.raises(ValueError, match="2\\^15 states of 15 units"):
-        DeepBoltzmannMachine(3, (15,)).log_partition(Conditions(torch.zeros(1).long(), torch.ones(1)))
+    with pytest.raises(ValueError, match="2\\^17 states of 17 units"):
+        DeepBoltzmannMachine(3, (17,)).log_partition(Conditions(torch.zeros(1).long(), torch.ones(1)))
 
 
 # ---------------------------------------------------------------- dispersions
@@ -370,3 +461,26 @@ def test_scoring_of_poisson_counts_runs_to_the_largest_theta():
     counts = (counts - 3) / 3 + 3  # variance below the mean
     theta = fit_dispersion(counts, torch.full_like(counts, 3.0), n_iterations=60)
     assert 1e3 < float(theta) <= 1e6
+
+
+def test_scoring_with_size_factors_is_maximum_likelihood():
+    """Sums of s cells have dispersion s theta: the maximum by SciPy, and the score by its finite difference."""
+    rng = np.random.default_rng(1)
+    size, means = rng.lognormal(0, 0.5, size=3_000), rng.lognormal(0.5, 0.7, size=3_000)
+    counts = rng.poisson(rng.gamma(2.0 * size, means / 2.0))
+
+    def log_likelihood(theta: float) -> float:
+        return nbinom(size * theta, theta / (theta + means)).logpmf(counts).sum() - 5.0 / theta**2
+
+    y, m = (torch.as_tensor(x, dtype=torch.float64).unsqueeze(1) for x in (counts, size * means))
+    s, theta = torch.as_tensor(size), torch.tensor([1.3], dtype=torch.float64)
+    score, information = score_and_information(y, m, theta, 5.0, s)
+    ends = [log_likelihood(t) for t in (1.3 - 1e-4, 1.3, 1.3 + 1e-4)]
+    assert float(score) == pytest.approx((ends[2] - ends[0]) / 2e-4, rel=1e-5)
+    assert float(information) == pytest.approx(-(ends[2] - 2 * ends[1] + ends[0]) / 1e-8, rel=1e-2)
+    best = minimize_scalar(lambda t: -log_likelihood(t), bounds=(0.1, 20), method="bounded", options={"xatol": 1e-8})
+    for start in (None, torch.tensor([0.05]).double()):
+        assert float(fit_dispersion(y, m, start, penalty=5.0, size=s)) == pytest.approx(best.x, rel=1e-4)
+    assert best.x == pytest.approx(2.0, rel=0.15)
+    by_moments = len(y) / (s.unsqueeze(1) * (y / m - 1).square()).sum()
+    assert float(fit_dispersion(y, m, n_iterations=0, size=s)) == pytest.approx(float(by_moments))

@@ -1,9 +1,12 @@
 """Representations for given parameters, and cells drawn from them."""
 
+from ._boltzmann_sampler import BoltzmannSampler
 from ._cell_sampler import CellSampler, Library, SyntheticCells
 from ._encoder_posterior import encoder_samples, log_standard_normal
 from ._fisher import fisher_information
 from ._gauss_newton import GaussNewtonConfig, MAPEstimate, gauss_newton
+from ._gibbs_chains import GibbsCells, draw_exactly, run_chains, split_rhat
+from ._growing_csr import GrowingCSR
 from ._importance import ImportanceSamples, importance_samples, log_prob_of_pairs
 from ._laplace import LaplacePosterior, laplace_posterior
 from ._laplace_term import LaplaceTerm, laplace_term
@@ -13,6 +16,7 @@ from ._noise_baseline import noise_baseline
 from ._pareto import pareto_shape
 from ._posterior import posterior_draws, posterior_samples
 from ._refinement import refined
+from ._seeding import seeded
 from ._starts import best_component_means
 from ._variational import place_variational
 
@@ -32,8 +36,11 @@ __all__ = [
     "log_standard_normal",
     "importance_samples",
     "ImportanceSamples",
+    "BoltzmannSampler",
     "CellSampler",
     "GaussNewtonConfig",
+    "GibbsCells",
+    "GrowingCSR",
     "Library",
     "LogNormalLibrary",
     "MAPEstimate",
@@ -43,4 +50,8 @@ __all__ = [
     "fisher_information",
     "gauss_newton",
     "place_new_cells",
+    "draw_exactly",
+    "run_chains",
+    "seeded",
+    "split_rhat",
 ]

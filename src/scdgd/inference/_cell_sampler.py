@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from numbers import Real
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -22,6 +21,7 @@ from scdgd.prior import Prior, StandardNormal
 from ._growing_csr import GrowingCSR
 from ._library import LogNormalLibrary, log_size_of
 from ._posterior import posterior_draws
+from ._seeding import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +92,7 @@ class CellSampler:
             )
             raise TypeError(msg)
         self.module, self.manager = module, adata_manager
-        self.batch_size = settings.batch_size if batch_size is None else _positive_integer("batch_size", batch_size)
+        self.batch_size = settings.batch_size if batch_size is None else positive_integer("batch_size", batch_size)
 
     @property
     def prior(self) -> Prior:
@@ -155,12 +155,12 @@ class CellSampler:
         ValueError
             If `n_cells`, `component` or `library` is not possible.
         """
-        n_cells = _positive_integer("n_cells", n_cells)
+        n_cells = positive_integer("n_cells", n_cells)
         self._check_library(library)
         chosen = np.random.default_rng(seed).choice(donors, n_cells)
         prior = self.prior
         rows = _Rows(n_cells, self.n_genes, prior.n_latent)
-        with _seeded(seed):
+        with seeded(seed):
             sizes = self._fitted_sizes(donors) if library == "lognormal" else None
             for tensors in self._shown(chosen, n_cells):
                 z, components = prior.sample(len(tensors[REGISTRY_KEYS.X_KEY]), component)
@@ -189,13 +189,13 @@ class CellSampler:
         library, seed
             As for :meth:`sample_prior`. Where the model infers sizes, empirical ones are draws of their posteriors.
         """
-        n_cells = _positive_integer("n_cells", n_cells)
+        n_cells = positive_integer("n_cells", n_cells)
         self._check_library(library)
         sources, copies = spread_evenly(n_cells, donors, np.random.default_rng(seed))
         prior, order = self.prior, []
         rows = _Rows(n_cells, self.n_genes, prior.n_latent)
         first = 0
-        with _seeded(seed):
+        with seeded(seed):
             sizes = self._fitted_sizes(donors) if library == "lognormal" else None
             for tensors in self._shown(sources, n_cells):
                 last = first + len(tensors[REGISTRY_KEYS.X_KEY])
@@ -261,10 +261,12 @@ class CellSampler:
         if not is_size and library not in ("empirical", "lognormal"):
             msg = f"`library` must be 'empirical', 'lognormal' or a positive total count, got {library!r}."
             raise ValueError(msg)
-        if library != "empirical" and getattr(self.module, "mean_activation", None) == "rate":
+        without_size = getattr(self.module, "mean_activation", None) in ("rate", "identity")
+        without_size |= getattr(self.module, "size_factor", None) == "none"
+        if library != "empirical" and without_size:
             msg = (
-                f"`library={library!r}` has no effect: this model decodes counts whatever the size of a cell "
-                "(`mean_activation='rate'`). Use `library='empirical'`."
+                f"`library={library!r}` has no effect: this model decodes values whatever the size of a cell "
+                "(`mean_activation` is 'rate' or 'identity', or `size_factor='none'`). Use `library='empirical'`."
             )
             raise ValueError(msg)
 
@@ -370,19 +372,9 @@ def _dense(tensors: Tensors) -> Tensors:
     return tensors | {REGISTRY_KEYS.X_KEY: x.to_dense() if isinstance(x, SparseCounts) else x}
 
 
-def _positive_integer(name: str, value: int) -> int:
+def positive_integer(name: str, value: int) -> int:
+    """The value as an integer; ValueError if it is not a positive one."""
     if not isinstance(value, Real) or isinstance(value, bool) or not value >= 1 or int(value) != value:
         msg = f"`{name}` must be a positive integer, got {value!r}."
         raise ValueError(msg)
     return int(value)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """Seed torch inside the block only."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

@@ -1,8 +1,9 @@
 """Modules: deep generative decoder and flexible autoencoder, and what they are made of."""
 
-from ._annealed_importance import LogPartition, annealed_log_partition
+from ._annealed_importance import LogPartition, annealed_log_partition, without_weights
+from ._conditions import Conditions
 from ._decoder import Activation, Decoder, OutputActivation
-from ._deep_boltzmann import Conditions, DeepBoltzmannMachine
+from ._deep_boltzmann import DeepBoltzmannMachine
 from ._dgd import REPRESENTATION_KEY, DGDModule, HyperpriorWeight
 from ._dispersion_scoring import fit_dispersion
 from ._flex_parts import DecoderName, PosteriorName, PriorName
@@ -17,9 +18,11 @@ from ._representation_table import RepresentationTable
 from ._restricted_boltzmann import RestrictedBoltzmannMachine
 from ._size_factor import SizeFactor, log_size_factor
 from ._sparse_first_layer import forward_sparse
+from ._state_sums import MAX_ENUMERATED, all_states
 from ._vad import VADModule
 
 __all__ = [
+    "MAX_ENUMERATED",
     "REPRESENTATION_KEY",
     "Activation",
     "GMVAE",
@@ -46,8 +49,10 @@ __all__ = [
     "RestrictedBoltzmannMachine",
     "SizeFactor",
     "VADModule",
+    "all_states",
     "annealed_log_partition",
     "fit_dispersion",
     "forward_sparse",
     "log_size_factor",
+    "without_weights",
 ]

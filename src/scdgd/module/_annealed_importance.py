@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 if TYPE_CHECKING:
-    from ._deep_boltzmann import Conditions, DeepBoltzmannMachine
+    from ._conditions import Conditions
+    from ._deep_boltzmann import DeepBoltzmannMachine
 
 
 class LogPartition(NamedTuple):

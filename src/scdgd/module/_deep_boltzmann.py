@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -13,7 +13,11 @@ from torch.nn.functional import softplus
 
 from scdgd.data import as_sparse_counts
 
+from ._boltzmann_outputs import BoltzmannOutputsMixin
+from ._conditions import Conditions
+from ._gibbs_sampling import GibbsSamplingMixin
 from ._negative_binomial_layer import NegativeBinomialLayer
+from ._state_sums import StateSumsMixin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,26 +25,9 @@ if TYPE_CHECKING:
     from scdgd.data import SparseCounts
 
 Hidden = list[torch.Tensor]
-#: Units whose states are enumerated; beyond, sums over states are estimated.
-MAX_ENUMERATED = 14
-#: States whose sums over genes are made at once, and numbers in memory.
-_STATES_TOGETHER, _MAX_ELEMENTS = 2_048, 2**22
 
 
-class Conditions(NamedTuple):
-    """What the machine is conditioned on, for ``n`` cells or chains."""
-
-    batch: torch.Tensor
-    """Batches, shape ``(n,)``, int64."""
-    size: torch.Tensor
-    """Size factors, shape ``(n,)``; ones if sizes are not modelled."""
-
-    def of(self, rows: torch.Tensor) -> Conditions:
-        """Those of some of the cells."""
-        return Conditions(self.batch[rows], self.size[rows])
-
-
-class DeepBoltzmannMachine(BaseModuleClass):
+class DeepBoltzmannMachine(GibbsSamplingMixin, StateSumsMixin, BoltzmannOutputsMixin, BaseModuleClass):
     r"""Negative binomial counts :math:`v` below ``L`` layers of binary units (Treppner et al. 2021).
 
     .. math::
@@ -130,6 +117,36 @@ class DeepBoltzmannMachine(BaseModuleClass):
         bottom.size_bias = self.size_bias
         return bottom
 
+    @torch.no_grad()
+    def with_fixed(
+        self, genes: torch.Tensor, v: SparseCounts, given: Conditions
+    ) -> tuple[DeepBoltzmannMachine, Conditions]:
+        r"""The machine of the other genes, given counts :math:`v_C` of some: :math:`p(v_F, h \mid v_C)`.
+
+        Fixed counts add the evidence :math:`W_C^{1\top} v_C` to the log-odds of :math:`h^1`, and what does not depend on
+        the rest, so the other genes and the hidden layers are a machine of the same kind.
+
+        Parameters
+        ----------
+        genes
+            Whether a gene is fixed, shape ``(g,)``.
+        v
+            Counts of the fixed genes, in their order, of ``n`` cells.
+        given
+            Conditions of the cells.
+
+        Returns
+        -------
+        The machine of the free genes, with copies of the parameters, and its conditions.
+        """
+        fixed = self.weights[0][genes]
+        free = DeepBoltzmannMachine(int((~genes).sum()), self.n_hidden, n_batch=len(self.visible.bias), n_particles=1)
+        free.to(fixed)
+        free.visible = self.visible.of_genes(~genes)
+        free.weights = nn.ParameterList([self.weights[0][~genes].clone(), *self.weights[1:]])
+        free.biases, free.size_bias, free.uses_size = self.biases, self.size_bias, self.uses_size
+        return free, given._replace(evidence=v @ fixed)
+
     def set_particles(self, hidden: Hidden) -> None:
         """Keep the states of the persistent chains."""
         for particles, state in zip(self.particles, hidden, strict=True):
@@ -159,8 +176,9 @@ class DeepBoltzmannMachine(BaseModuleClass):
         return self.visible.natural(self.shift(first), given.batch)
 
     def first_bias(self, given: Conditions) -> torch.Tensor:
-        r"""Biases :math:`b^1 + s c` of the first hidden layer, shape ``(n, H_1)``."""
-        return self.biases[0] + given.size.unsqueeze(1) * self.size_bias
+        r"""Biases :math:`b^1 + s c` of the first hidden layer, and the evidence of fixed counts, shape ``(n, H_1)``."""
+        bias = self.biases[0] + given.size.unsqueeze(1) * self.size_bias
+        return bias if given.evidence is None else bias + given.evidence
 
     def logits(
         self, layer: int, hidden: Hidden, given: Conditions, evidence: torch.Tensor | None = None
@@ -191,13 +209,14 @@ class DeepBoltzmannMachine(BaseModuleClass):
         r""":math:`-E(v, h)`, shape ``(n,)``; its mean under independent units if `hidden` are probabilities."""
         first = hidden[0]
         value = self.visible.log_measure(v, given.batch, given.size) + ((v @ self.weights[0]) * first).sum(-1)
-        return value + self._log_hidden(hidden, given)
+        return value + self.log_hidden(hidden, given)
 
     def log_joint_of_hidden(self, hidden: Hidden, given: Conditions) -> torch.Tensor:
         r""":math:`\log \sum_v e^{-E(v, h)}`, shape ``(n,)``: the counts are summed out in closed form."""
-        return self._log_hidden(hidden, given) + self.visible.log_partition(self.natural(hidden[0], given), given.size)
+        return self.log_hidden(hidden, given) + self.visible.log_partition(self.natural(hidden[0], given), given.size)
 
-    def _log_hidden(self, hidden: Hidden, given: Conditions) -> torch.Tensor:
+    def log_hidden(self, hidden: Hidden, given: Conditions) -> torch.Tensor:
+        """The part of the negative energy that has no counts, shape ``(n,)``; its mean if `hidden` are probabilities."""
         value = (self.first_bias(given) * hidden[0]).sum(-1)
         for layer in range(1, self.n_layers):
             value = value + (hidden[layer] * (self.biases[layer] + hidden[layer - 1] @ self.weights[layer])).sum(-1)
@@ -208,8 +227,12 @@ class DeepBoltzmannMachine(BaseModuleClass):
 
         `hidden` holds states of all layers; those of layers :math:`h^2, h^4, \dots` are not read.
         """
-        value = (self.first_bias(given) * hidden[0]).sum(-1)
-        value = value + self.visible.log_partition(self.natural(hidden[0], given), given.size)
+        value = (self.first_bias(given) * hidden[0]).sum(-1) + self.log_hidden_of_odd(hidden, given)
+        return value + self.visible.log_partition(self.natural(hidden[0], given), given.size)
+
+    def log_hidden_of_odd(self, hidden: Hidden, given: Conditions) -> torch.Tensor:
+        """The part of :meth:`log_joint_of_odd` of the layers above the first, shape ``(n,)``."""
+        value = hidden[0].new_zeros(len(hidden[0]))
         for layer in range(1, self.n_layers):
             if layer % 2:
                 value = value + softplus(self.logits(layer, hidden, given)).sum(-1)
@@ -272,155 +295,6 @@ class DeepBoltzmannMachine(BaseModuleClass):
         """
         entropy = sum((torch.special.entr(p) + torch.special.entr(1 - p)).sum(-1) for p in q)
         return self.log_joint(v, q, given) + entropy
-
-    # ------------------------------------------------------------ exact sums
-
-    @property
-    def n_odd(self) -> int:
-        """Number of units in layers of odd number."""
-        return sum(self.n_hidden[::2])
-
-    @property
-    def n_even(self) -> int:
-        """Number of hidden units in layers of even number."""
-        return sum(self.n_hidden[1::2])
-
-    @torch.no_grad()
-    def log_partition(self, given: Conditions) -> torch.Tensor:
-        r""":math:`\log Z_{b,s}` by enumeration of the layers of odd number, shape ``(n,)``.
-
-        Raises
-        ------
-        ValueError
-            If there are too many states; :func:`~scdgd.module.annealed_log_partition` then estimates it.
-        """
-        states = self._enumerate(first=0)
-        n_states = len(states[0])
-        values = torch.empty_like(given.size)
-        for batch in given.batch.unique():
-            # all terms are affine in the size factor, so two of them give the rest
-            ends = []
-            for size in (0.0, 1.0):
-                parts = []
-                for rows in torch.arange(n_states, device=batch.device).split(_STATES_TOGETHER):
-                    same = Conditions(batch.expand(len(rows)), values.new_full((len(rows),), size))
-                    parts.append(self.log_joint_of_odd([state[rows] for state in states], same))
-                ends.append(torch.cat(parts))
-            for cells in torch.nonzero(given.batch == batch).squeeze(1).split(max(1, _MAX_ELEMENTS // n_states)):
-                log_joint = torch.lerp(*ends, given.size[cells].unsqueeze(1))  # (n, 2^m)
-                values[cells] = log_joint.logsumexp(-1)
-        return values
-
-    @torch.no_grad()
-    def log_unnormalised(self, v: SparseCounts, given: Conditions) -> torch.Tensor:
-        r""":math:`\log \sum_h e^{-E(v, h)}` by enumeration of the hidden layers of even number, shape ``(n,)``.
-
-        Raises
-        ------
-        ValueError
-            If there are too many states; :meth:`lower_bound` bounds it.
-        """
-        evidence = v @ self.weights[0]
-        states = self._enumerate(first=1)
-        total = evidence.new_full((len(v),), -torch.inf)
-        for index in range(len(states[0])):
-            hidden = [state[index : index + 1].expand(len(v), -1) for state in states]
-            value = evidence.new_zeros(len(v))
-            for layer in range(self.n_layers):
-                if layer % 2:
-                    value = value + hidden[layer] @ self.biases[layer]
-                else:
-                    value = value + softplus(self.logits(layer, hidden, given, evidence)).sum(-1)
-            total = torch.logaddexp(total, value)
-        return self.visible.log_measure(v, given.batch, given.size) + total
-
-    def _enumerate(self, first: int) -> Hidden:
-        """All states of every second layer from `first` on, zeros in the others; shapes ``(2^m, H_l)``."""
-        chosen = range(first, self.n_layers, 2)
-        n_units = sum(self.n_hidden[layer] for layer in chosen)
-        if n_units > MAX_ENUMERATED:
-            msg = f"There are 2^{n_units} states of {n_units} units; up to {MAX_ENUMERATED} units are enumerated."
-            raise ValueError(msg)
-        weight = self.weights[0]
-        numbers = torch.arange(2**n_units, device=weight.device).unsqueeze(1)
-        bits = ((numbers >> torch.arange(n_units, device=weight.device)) & 1).to(weight.dtype)
-        parts = iter(bits.split([self.n_hidden[layer] for layer in chosen], dim=1)) if n_units else iter(())
-        return [
-            next(parts) if layer in chosen else weight.new_zeros(len(bits), width)
-            for layer, width in enumerate(self.n_hidden)
-        ]
-
-    # ------------------------------------------------------------ chains
-
-    @torch.no_grad()
-    def sweep(self, hidden: Hidden, given: Conditions, *, collapse: bool = True) -> Hidden:
-        r"""One Gibbs sweep of ``n`` chains over the hidden layers; leaves :math:`p(h)` invariant.
-
-        Even layers are drawn given odd ones, then odd ones given even ones. Counts belong to the even layers. If they
-        are drawn as well, a chain can hardly leave a state: a thousand counts tell which :math:`h^1` they came from. With
-        `collapse` they are summed out, and the units of :math:`h^1` are drawn one after the other from
-
-        .. math::
-            \operatorname{logit} p(h^1_k = 1 \mid h^1_{-k}, h^2) = b^1_k + s c_k + (W^2 h^2)_k
-            - s\sum_j \theta_j \log\frac{1 - e^{\hat a_j(h^1_k = 1)}}{1 - e^{\hat a_j(h^1_k = 0)}}
-
-        Parameters
-        ----------
-        hidden
-            States, shapes ``(n, H_l)``.
-        given
-            Conditions.
-        collapse
-            Whether counts are summed out.
-
-        Returns
-        -------
-        New states.
-        """
-        hidden = list(hidden)
-        evidence = None
-        if not collapse:
-            v = self.visible.sample(self.natural(hidden[0], given), given.size)
-            evidence = v @ self.weights[0]
-        for layer in range(1, self.n_layers, 2):
-            hidden[layer] = torch.bernoulli(torch.sigmoid(self.logits(layer, hidden, given)))
-        for layer in range(0, self.n_layers, 2):
-            logits = self.logits(layer, hidden, given, evidence)
-            if layer == 0 and collapse:
-                hidden[0] = self._draw_first(hidden[0], logits, given)
-            else:
-                hidden[layer] = torch.bernoulli(torch.sigmoid(logits))
-        return hidden
-
-    def _draw_first(self, first: torch.Tensor, logits: torch.Tensor, given: Conditions) -> torch.Tensor:
-        """Units ``(n, H_1)`` in turn, given the log-odds ``(n, H_1)`` that counts have no part in."""
-        first, weight = first.clone(), self.weights[0]
-        shift = self.shift(first)
-        current = self.visible.log_partition(self.visible.natural(shift, given.batch), given.size)
-        for unit in range(self.n_hidden[0]):
-            state = first[:, unit].clone()
-            flipped_shift = shift + (1 - 2 * state).unsqueeze(1) * weight[:, unit]
-            flipped = self.visible.log_partition(self.visible.natural(flipped_shift, given.batch), given.size)
-            on_minus_off = torch.where(state == 1, current - flipped, flipped - current)
-            first[:, unit] = torch.bernoulli(torch.sigmoid(logits[:, unit] + on_minus_off))
-            changed = first[:, unit] != state
-            shift = torch.where(changed.unsqueeze(1), flipped_shift, shift)
-            current = torch.where(changed, flipped, current)
-        return first
-
-    @torch.no_grad()
-    def sample_hidden(self, given: Conditions, n_steps: int, *, collapse: bool = True) -> Hidden:
-        """States of ``n`` chains after `n_steps` sweeps, from random states."""
-        n = len(given.size)
-        hidden = [torch.bernoulli(bias.new_full((n, len(bias)), 0.5)) for bias in self.biases]
-        for _ in range(n_steps):
-            hidden = self.sweep(hidden, given, collapse=collapse)
-        return hidden
-
-    @torch.no_grad()
-    def sample_counts(self, hidden: Hidden, given: Conditions) -> torch.Tensor:
-        """Counts given hidden states or probabilities, shape ``(n, g)``."""
-        return self.visible.sample(self.natural(hidden[0], given), given.size)
 
     @torch.no_grad()
     def project(self) -> None:

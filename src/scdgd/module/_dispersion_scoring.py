@@ -10,7 +10,11 @@ _MAX_HALVINGS = 20
 
 
 def score_and_information(
-    counts: torch.Tensor, means: torch.Tensor, theta: torch.Tensor, penalty: float = 0.0
+    counts: torch.Tensor,
+    means: torch.Tensor,
+    theta: torch.Tensor,
+    penalty: float = 0.0,
+    size: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""First derivative, and negative second derivative, of :math:`\sum_i \ell(y_i) - \lambda / \theta^2`.
 
@@ -23,6 +27,9 @@ def score_and_information(
     The information is the observed one. The penalty is subtracted: Treppner et al. 2021 write that it is added, but their
     update is that of subtraction, which discourages small :math:`\theta`.
 
+    With size factors, a cell's dispersion is :math:`s_i \theta` (see :class:`~scdgd.module.NegativeBinomialLayer`); its terms
+    are those above at :math:`s_i \theta`, times :math:`s_i` and :math:`s_i^2`.
+
     Parameters
     ----------
     counts, means
@@ -31,15 +38,19 @@ def score_and_information(
         Inverse dispersions, shape ``(g,)``.
     penalty
         :math:`\lambda`, on the scale of the sum over cells.
+    size
+        Size factors :math:`s_i`, shape ``(n,)``; ones if not given.
 
     Returns
     -------
     ``U`` and ``I``, shapes ``(g,)``.
     """
-    total, y = means + theta, counts + theta
-    score = torch.digamma(y) - torch.digamma(theta) + theta.log() + 1 - total.log() - y / total
-    information = torch.polygamma(1, theta) - torch.polygamma(1, y) - 1 / theta + 2 / total - y / total.square()
-    return score.sum(0) + 2 * penalty / theta**3, information.sum(0) + 6 * penalty / theta**4
+    s = _column(size, counts)
+    r = s * theta
+    total, y = means + r, counts + r
+    score = torch.digamma(y) - torch.digamma(r) + r.log() + 1 - total.log() - y / total
+    information = torch.polygamma(1, r) - torch.polygamma(1, y) - 1 / r + 2 / total - y / total.square()
+    return (s * score).sum(0) + 2 * penalty / theta**3, (s**2 * information).sum(0) + 6 * penalty / theta**4
 
 
 @torch.no_grad()
@@ -50,6 +61,7 @@ def fit_dispersion(
     *,
     penalty: float = 0.0,
     n_iterations: int = 20,
+    size: torch.Tensor | None = None,
 ) -> torch.Tensor:
     r"""Penalised maximum likelihood of inverse dispersions by Fisher scoring (Treppner et al. 2021).
 
@@ -61,27 +73,29 @@ def fit_dispersion(
     counts, means
         Counts and means of the same cells, shapes ``(n, g)``.
     theta
-        Start, shape ``(g,)``; by moments, :math:`n / \sum_i (y_i / \mu_i - 1)^2`, if not given.
+        Start, shape ``(g,)``; by moments, :math:`n / \sum_i s_i (y_i / \mu_i - 1)^2`, if not given.
     penalty
         :math:`\lambda \ge 0`.
     n_iterations
         Number of steps.
+    size
+        Size factors :math:`s_i` of the cells, shape ``(n,)``; ones if not given.
 
     Returns
     -------
     Inverse dispersions, shape ``(g,)``.
     """
     if theta is None:
-        theta = len(counts) / (counts / means - 1).square().sum(0)
+        theta = len(counts) / (_column(size, counts) * (counts / means - 1).square()).sum(0)
     theta = theta.clamp(min=MIN_THETA, max=1e6)
-    value = _objective(counts, means, theta, penalty)
+    value = _objective(counts, means, theta, penalty, size)
     for _ in range(n_iterations):
-        score, information = score_and_information(counts, means, theta, penalty)
+        score, information = score_and_information(counts, means, theta, penalty, size)
         uphill = theta * torch.where(score > 0, 2.0, 0.5)
         proposal = torch.where(information > 0, theta + score / information, uphill)
         proposal = proposal.clamp(min=theta / 10, max=theta * 10).clamp(min=MIN_THETA, max=1e6)
         for _ in range(_MAX_HALVINGS):
-            new_value = _objective(counts, means, proposal, penalty)
+            new_value = _objective(counts, means, proposal, penalty, size)
             worse = new_value < value
             if not worse.any():
                 break
@@ -91,7 +105,14 @@ def fit_dispersion(
     return theta
 
 
-def _objective(counts: torch.Tensor, means: torch.Tensor, theta: torch.Tensor, penalty: float) -> torch.Tensor:
+def _objective(
+    counts: torch.Tensor, means: torch.Tensor, theta: torch.Tensor, penalty: float, size: torch.Tensor | None
+) -> torch.Tensor:
     """Penalised log-likelihood without terms free of theta, shape ``(g,)``."""
-    terms = torch.lgamma(counts + theta) - torch.lgamma(theta) + theta * theta.log()
-    return (terms - (counts + theta) * (means + theta).log()).sum(0) - penalty / theta.square()
+    r = _column(size, counts) * theta
+    terms = torch.lgamma(counts + r) - torch.lgamma(r) + r * r.log()
+    return (terms - (counts + r) * (means + r).log()).sum(0) - penalty / theta.square()
+
+
+def _column(size: torch.Tensor | None, counts: torch.Tensor) -> torch.Tensor:
+    return counts.new_ones(len(counts), 1) if size is None else size.unsqueeze(1)

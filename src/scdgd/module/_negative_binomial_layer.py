@@ -42,12 +42,15 @@ class NegativeBinomialLayer(nn.Module):
         :math:`a`, shape ``(B, g)``, negative.
     log_theta
         :math:`\log\theta`, shape ``(g,)``.
+    largest_mean
+        Largest means :math:`M` that a bias may stand for at size 1, shape ``(g,)``; infinite at first.
     """
 
     def __init__(self, n_genes: int, n_batch: int = 1, theta: float = 0.5) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.full((n_batch, n_genes), -1.0))
         self.log_theta = nn.Parameter(torch.full((n_genes,), math.log(theta)))
+        self.register_buffer("largest_mean", torch.full((n_genes,), torch.inf))
 
     @property
     def theta(self) -> torch.Tensor:
@@ -87,6 +90,15 @@ class NegativeBinomialLayer(nn.Module):
         return torch.poisson(torch._standard_gamma(concentration.expand_as(natural)) / torch.expm1(-natural))
 
     @torch.no_grad()
+    def of_genes(self, genes: torch.Tensor) -> NegativeBinomialLayer:
+        """The layer of some genes, chosen by a mask ``(g,)``, with copies of their parameters."""
+        layer = NegativeBinomialLayer(int(genes.sum()), len(self.bias)).to(self.bias)
+        layer.bias.copy_(self.bias[:, genes])
+        layer.log_theta.copy_(self.log_theta[genes])
+        layer.largest_mean.copy_(self.largest_mean[genes])
+        return layer
+
+    @torch.no_grad()
     def set_theta(self, theta: torch.Tensor) -> None:
         r"""Set dispersions ``(g,)``, and biases such that mean counts without a shift stay as they are."""
         log_theta = theta.clamp(min=MIN_THETA).log()
@@ -103,9 +115,10 @@ class NegativeBinomialLayer(nn.Module):
 
     @torch.no_grad()
     def project(self) -> None:
-        r"""The nearest biases and dispersions that are allowed, :math:`a \le -10^{-6}` and :math:`\theta \ge 0.01`."""
-        self.bias.clamp_(max=MAX_NATURAL)
+        r"""The nearest parameters that are allowed: :math:`\theta \ge 0.01`, :math:`a \le -10^{-6}`, :math:`a \le -\log(1 + \theta / M)`."""
         self.log_theta.clamp_(min=math.log(MIN_THETA))
+        highest = -torch.log1p(self.theta / self.largest_mean)
+        self.bias.copy_(torch.minimum(self.bias, highest.clamp(max=MAX_NATURAL)))
 
 
 def _log1mexp(x: torch.Tensor) -> torch.Tensor:

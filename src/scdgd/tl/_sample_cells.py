@@ -9,18 +9,18 @@ import pandas as pd
 from anndata import AnnData
 
 from scdgd import inference
-from scdgd.inference import CellSampler
-from scdgd.module import DGDModule
+from scdgd.inference import BoltzmannSampler, CellSampler
+from scdgd.module import DeepBoltzmannMachine, DGDModule
 
 if TYPE_CHECKING:
     from scvi.model import SCVI, LinearSCVI
 
     from scdgd.inference import Library
-    from scdgd.model import SCDGD, FlexSCVI
+    from scdgd.model import SCDBM, SCDGD, FlexSCVI
 
 
 def sample_cells(
-    model: SCDGD | FlexSCVI | SCVI | LinearSCVI,
+    model: SCDGD | FlexSCVI | SCDBM | SCVI | LinearSCVI,
     n_cells: int,
     *,
     mode: Literal["prior", "posterior"] = "prior",
@@ -38,6 +38,11 @@ def sample_cells(
 
     and then :math:`x \sim p(x \mid z)`, with batch and covariates of a real cell: a random one, or the replicated one.
 
+    A deep Boltzmann machine has hidden layers :math:`h` in place of :math:`z`. ``"prior"`` runs Gibbs chains, one a cell (see
+    :meth:`scdgd.model.SCDBM.prior_predictive_sample` for their length and diagnostics); ``"posterior"`` draws
+    :math:`h^1 \sim q(h^1 \mid v_i)` and then :math:`v \sim p(v \mid h^1)`. Without size factors it draws sizes with the rest of a
+    cell, so `library` must be ``"empirical"``, and batches of new cells have the shares of the training cells.
+
     Parameters
     ----------
     model
@@ -47,7 +52,8 @@ def sample_cells(
     mode
         ``"prior"`` or ``"posterior"``.
     component
-        Draw from this mixture component, or replicate the cells that are assigned to it.
+        Draw from this mixture component, or replicate the cells that are assigned to it. For a deep Boltzmann machine, a
+        pattern of the topmost layer.
     batch
         Take cells of this batch only.
     library
@@ -82,6 +88,9 @@ def sample_cells(
         msg = f"`mode` must be 'prior' or 'posterior', got {mode!r}."
         raise ValueError(msg)
     _check_model(model)
+    if isinstance(model.module, DeepBoltzmannMachine):
+        options = {"component": component, "batch": batch, "library": library, "seed": seed}
+        return _from_boltzmann(model, n_cells, mode, batch_size, **options)
     sampler = CellSampler(model.module, model.adata_manager, batch_size=batch_size)
     donors, latent_key = sampler.donors_of(batch), _latent_key(model)
     if mode == "prior":
@@ -122,6 +131,20 @@ def noise_baseline(
         {"source_cell": pd.Categorical(adata.obs_names[donors])}, index=[f"sample_{i}" for i in range(len(donors))]
     )
     return AnnData(counts, obs=obs, var=pd.DataFrame(index=adata.var_names))
+
+
+def _from_boltzmann(
+    model, n_cells: int, mode: str, batch_size: int | None, *, component, batch, library, seed
+) -> AnnData:
+    """Chains, or replicates of cells, of those that are assigned to a component if it is given."""
+    sampler = BoltzmannSampler(model.module, model.registry, model.adata_manager, batch_size=batch_size)
+    if mode == "prior":
+        return sampler.sample_prior(n_cells, component=component, batch=batch, library=library, seed=seed)
+    donors = sampler.donors_of(batch)
+    if component is not None:
+        assigned = model.get_cluster_assignments(indices=donors, batch_size=batch_size)
+        donors, _ = _of_component(donors, assigned, component, model.module.n_patterns)
+    return sampler.sample_posterior(n_cells, donors, library=library, seed=seed)
 
 
 def _check_model(model) -> None:

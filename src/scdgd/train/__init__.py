@@ -3,6 +3,8 @@
 from scdgd.inference._row_adam import RowAdam
 
 from ._best_state import BestState
+from ._boltzmann_calibration import calibrate_hidden
+from ._boltzmann_stages import BottomStage, ChainOptions, JointStage, UpperStage
 from ._checkpoint_folder import CheckpointFolder
 from ._contrastive_divergence_plan import ContrastiveDivergencePlan
 from ._empirical_bayes_plan import EmpiricalBayesPlan
@@ -17,6 +19,8 @@ from ._warm_start import whitened_pca
 
 __all__ = [
     "BestState",
+    "BottomStage",
+    "ChainOptions",
     "CheckpointFolder",
     "ContrastiveDivergencePlan",
     "EmpiricalBayesPlan",
@@ -24,11 +28,14 @@ __all__ = [
     "InterruptibleTrainRunner",
     "InterruptibleTrainer",
     "Interruption",
+    "JointStage",
     "LaplacePlan",
     "PCAClusters",
     "RepresentationPlan",
     "RowAdam",
     "TrainingCheckpoints",
+    "UpperStage",
+    "calibrate_hidden",
     "fingerprint",
     "pack_history",
     "read_checkpoint",

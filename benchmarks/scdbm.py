@@ -1,0 +1,241 @@
+"""Synthetic cells of the deep Boltzmann machine beside those of scVI's prior, against held-out cells.
+
+    python benchmarks/scdbm.py --data DIR --standard
+
+Each seed draws a split of the cells: 80% to train on and 20% to score against. Every generator draws as many cells as the
+training set has. *SCDBM* and stock *scVI* have their defaults; scVI's prior is sampled with library sizes of training cells,
+SCDBM draws sizes itself. The tier `--ablation` has variants of SCDBM on another set: with size factors, the published settings, and
+without what differs from them. *Independent genes* are negative binomial draws of each gene, dispersions by
+moments. *Training cells* are real ones: no generator that has only seen them should be expected to do better. MADs are
+mean absolute differences of per-gene statistics (median, inter-quartile range, coefficient of variation, zero fraction),
+correlation error is that of log(1 + count) over all pairs of genes, library KS the Kolmogorov-Smirnov distance of totals, AUC that
+of a classifier that tells synthetic from held-out cells (0.5 is best). Log-likelihoods are of held-out cells, in nats per
+cell: of SCDBM exact (log Z by a sum over hidden states) and by annealed importance sampling, of scVI by importance sampling, with
+200 draws of each cell's posterior. Seconds are those of training on one thread, of processor
+time, which others on the machine do not lengthen. No labels are used.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import scvi
+import torch
+from _ledger import Ledger, markdown, mean_sd
+from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from anndata import AnnData
+from scipy import sparse
+
+import scdgd
+from scdgd.presets import TREPPNER_2021
+
+MADS = {"mad_median": "median", "mad_iqr": "IQR", "mad_cv": "CV", "mad_zero_fraction": "zeros"}
+MAX_MAD_RATIO, MIN_CORRELATION_GAIN = 1.25, 0.30
+SCDBM, SCVI, INDEPENDENT = "SCDBM", "scVI prior", "independent genes"
+
+
+class Tier(NamedTuple):
+    sets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    n_genes: int
+    scvi_epochs: int | None
+    n_processes: int
+    methods: tuple[str, ...]
+
+
+MAIN = (SCDBM, SCVI, INDEPENDENT, "noise baseline", "training cells")
+VARIANTS = ("SCDBM, size factors", "SCDBM, published", "chains", "no bound", "no averages", "16 and 4 units")
+TIERS = {
+    "quick": Tier(("pbmc68k",), (0,), 200, 50, 1, MAIN),
+    "standard": Tier(("scdbm_pbmc_hvg1000",), (0, 1, 2), 1_000, None, 2, MAIN),
+    "ablation": Tier(("zeisel_sub",), (0,), 1_000, None, 2, MAIN + VARIANTS),
+}
+
+
+def load(name: str, data: Path | None, n_genes: int) -> AnnData:
+    """Counts of the most variable genes, those with a few counts."""
+    adata = scdgd.datasets.pbmc68k() if name == "pbmc68k" else sc.read_h5ad(data / f"{name}.h5ad")
+    sc.pp.filter_genes(adata, min_cells=3)
+    if adata.n_vars > n_genes:
+        sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=n_genes)
+        adata = adata[:, adata.var["highly_variable"]].copy()
+    sc.pp.filter_cells(adata, min_counts=1)
+    return adata
+
+
+def split(adata: AnnData, seed: int) -> tuple[AnnData, AnnData]:
+    order = np.random.default_rng(seed).permutation(adata.n_obs)
+    cut = int(0.8 * adata.n_obs)
+    return adata[np.sort(order[:cut])].copy(), adata[np.sort(order[cut:])].copy()
+
+
+class Draws(NamedTuple):
+    """Synthetic counts, and what else is known of the generator."""
+
+    counts: sparse.spmatrix | np.ndarray
+    seconds: float = np.nan
+    log_likelihood: float = np.nan
+    annealed: float = np.nan
+    rhat: float = np.nan
+
+
+def boltzmann(
+    train: AnnData, test: AnnData, seed: int, preset: dict | None = None, plan: dict | None = None, **options
+) -> Draws:
+    settings = (preset or {}).get("train", {"plan_kwargs": plan})
+    scdgd.model.SCDBM.setup_anndata(train)
+    model = scdgd.model.SCDBM(train, **(preset or {}).get("model", {}), **options)
+    start = time.process_time()
+    model.train(**settings, enable_progress_bar=False, estimate_likelihood=False)
+    seconds = time.process_time() - start
+    cells = model.prior_predictive_sample(train.n_obs, seed=seed)
+    exact = model.get_marginal_ll(test.copy(), seed=seed)
+    module = model.module
+    given = scdgd.module.Conditions(torch.zeros(1, dtype=torch.int64), torch.ones(1))
+    with torch.inference_mode():
+        sums = [torch.cat(q, 1).sum(0) for _, _, q in model._mean_field(None, None, None)]
+        activations = (sum(sums) / train.n_obs).split(module.n_hidden)
+        torch.manual_seed(seed)
+        base = scdgd.module.without_weights(module, module.mean_counts, list(activations))
+        annealed = scdgd.module.annealed_log_partition(module, given, n_chains=100, n_steps=500, base=base)
+        error = float(annealed.value - module.log_partition(given)) if module.n_odd <= 16 else np.nan
+    return Draws(cells.X, seconds, exact, exact - error, cells.uns["gibbs_rhat"]["log_total"])
+
+
+def scvi_prior(train: AnnData, test: AnnData, seed: int, epochs: int | None) -> Draws:
+    scvi.model.SCVI.setup_anndata(train)
+    model = scvi.model.SCVI(train)
+    start = time.process_time()
+    model.train(epochs, accelerator="cpu", enable_progress_bar=False)
+    seconds = time.process_time() - start
+    cells = scdgd.tl.sample_cells(model, train.n_obs, seed=seed)
+    return Draws(cells.X, seconds, float(model.get_marginal_ll(test.copy(), n_mc_samples=200)))
+
+
+def independent_genes(train: AnnData, test: AnnData, seed: int) -> Draws:
+    counts = train.X.toarray().astype(float)
+    mean, variance = counts.mean(0), counts.var(0)
+    theta = (mean**2 / np.maximum(variance - mean, 1e-6 * mean)).clip(1e-2, 1e6)
+    rng = np.random.default_rng(seed)
+    draws = rng.poisson(rng.gamma(theta, mean / theta, size=counts.shape)).astype(np.float32)
+    return Draws(sparse.csr_matrix(draws))
+
+
+def noise(train: AnnData, test: AnnData, seed: int) -> Draws:
+    return Draws(scdgd.tl.noise_baseline(train, seed=seed).X)
+
+
+METHODS = {
+    SCDBM: lambda train, test, seed, tier: boltzmann(train, test, seed),
+    "SCDBM, size factors": lambda train, test, seed, tier: boltzmann(train, test, seed, use_library_size=True),
+    "SCDBM, published": lambda train, test, seed, tier: boltzmann(train, test, seed, TREPPNER_2021),
+    SCVI: lambda train, test, seed, tier: scvi_prior(train, test, seed, tier.scvi_epochs),
+    INDEPENDENT: lambda train, test, seed, tier: independent_genes(train, test, seed),
+    "noise baseline": lambda train, test, seed, tier: noise(train, test, seed),
+    "training cells": lambda train, test, seed, tier: Draws(train.X),
+    "chains": lambda train, test, seed, tier: boltzmann(train, test, seed, plan={"sum_states": False}),
+    "no bound": lambda train, test, seed, tier: boltzmann(train, test, seed, plan={"bound_means": False}),
+    "no averages": lambda train, test, seed, tier: boltzmann(train, test, seed, plan={"average_share": 0.0}),
+    "16 and 4 units": lambda train, test, seed, tier: boltzmann(train, test, seed, n_hidden=(16, 4)),
+}
+
+
+def run(job: tuple) -> None:
+    """Train, draw and score one method; write the row."""
+    name, seed, method, tier_name, data, ledger = job
+    one_quiet_thread()
+    tier = TIERS[tier_name]
+    train, test = split(load(name, data, tier.n_genes), seed)
+    scvi.settings.seed = seed
+    draws = METHODS[method](train, test, seed, tier)
+    totals = np.asarray(draws.counts.sum(1)).ravel()
+    real = np.asarray(test.X.sum(1)).ravel()
+    row = {"set": name, "seed": seed, "method": method, "n_train": train.n_obs, "n_test": test.n_obs, "g": train.n_vars}
+    row |= scdgd.metrics.synthetic_scores(test.X, draws.counts)
+    row |= {"total": totals.mean(), "total_sd": totals.std(), "real_total": real.mean(), "real_total_sd": real.std()}
+    row |= draws._asdict() | {"counts": None}
+    ledger.add(row)
+
+
+def table(rows: pd.DataFrame) -> str:
+    header = [
+        "generator",
+        *(f"MAD {name}" for name in MADS.values()),
+        "correlation error",
+        "library KS",
+        "AUC",
+        "mean total",
+    ]
+    header += ["sd of totals", "seconds"]
+    columns = {**dict.fromkeys(MADS, 4), "correlation_error": 4, "library_ks": 3, "classifier_auc": 3}
+    columns |= {"total": 0, "total_sd": 0, "seconds": 0}
+    real = rows.drop_duplicates("seed")
+    lines = [["held-out cells", *["–"] * 7, mean_sd(real["real_total"], 0), mean_sd(real["real_total_sd"], 0), "–"]]
+    for method in METHODS:
+        of_method = rows[rows["method"] == method]
+        if len(of_method) == 0:
+            continue
+        lines.append([method, *(mean_sd(of_method[column], digits) for column, digits in columns.items())])
+    return markdown(header, lines)
+
+
+def likelihoods(rows: pd.DataFrame) -> str:
+    lines = []
+    for method in METHODS:
+        of_method = rows[rows["method"] == method]
+        if of_method["log_likelihood"].notna().any():
+            columns = ["log_likelihood", "annealed"]
+            lines.append([method, *(mean_sd(of_method[c], 1) for c in columns), mean_sd(of_method["rhat"], 2)])
+    return markdown(["generator", "log-likelihood", "with log Z by AIS", "R-hat of log totals"], lines)
+
+
+def goals(rows: pd.DataFrame) -> str:
+    """Each goal, in each seed."""
+    by = rows.pivot(index="seed", columns="method", values=[*MADS, "correlation_error", "seconds"])
+    lines = []
+    for column, name in MADS.items():
+        ratio = (by[column][SCDBM] / by[column][SCVI]).dropna()
+        lines.append([f"MAD of {name}, SCDBM : scVI prior", mean_sd(ratio, 2), f"at most {MAX_MAD_RATIO}",
+                      f"{int((ratio <= MAX_MAD_RATIO).sum())} of {len(ratio)}"])  # fmt: skip
+    gain = (1 - by["correlation_error"][SCDBM] / by["correlation_error"][INDEPENDENT]).dropna()
+    lines.append(["correlation error below independent genes", mean_sd(100 * gain, 0) + "%",
+                  f"at least {100 * MIN_CORRELATION_GAIN:.0f}%",
+                  f"{int((gain >= MIN_CORRELATION_GAIN).sum())} of {len(gain)}"])  # fmt: skip
+    seconds = by["seconds"][SCDBM].dropna()
+    lines.append(["seconds of the default training", mean_sd(seconds, 0), "less than 600",
+                  f"{int((seconds < 600).sum())} of {len(seconds)}"])  # fmt: skip
+    return markdown(["goal", "found", "wanted", "seeds that reach it"], lines)
+
+
+def report(ledger: Ledger, sets: tuple[str, ...]) -> str:
+    everything, parts = ledger.read(), []
+    for name in sets:
+        rows = everything[everything["set"] == name]
+        first = rows.iloc[0]
+        size = f"{first['n_train']} training and {first['n_test']} held-out cells × {first['g']} genes, {rows['seed'].nunique()} seeds"
+        parts.append(f"## {name}\n\n{size}.\n\n{table(rows)}\n\n### Goals\n\n{goals(rows)}")
+        parts.append(f"### Likelihood of held-out cells\n\n{likelihoods(rows)}")
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    args, ledger = tier_and_ledger(tier_parser(__doc__, TIERS), TIERS, "scdbm")
+    tier = TIERS[args.tier]
+    jobs = [
+        (name, seed, method, args.tier, args.data, ledger)
+        for name in tier.sets
+        for seed in tier.seeds
+        for method in tier.methods
+        if not ledger.has(set=name, seed=seed, method=method)
+    ]
+    run_jobs(run, jobs, tier.n_processes)
+    write_page(args.out, "Benchmark: SCDBM", "scdbm", __doc__, args.tier, report(ledger, tier.sets))
+
+
+if __name__ == "__main__":
+    main()

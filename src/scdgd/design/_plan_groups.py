@@ -1,0 +1,80 @@
+"""Groups of the pilot's cells: given, or Leiden clusters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ._stability_clusters import PilotEmbedding, leiden_clusters
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from scipy import sparse
+
+
+def groups_of(adata: AnnData, groups: str | Sequence | None, counts: sparse.csr_matrix, seed: int) -> pd.Categorical:
+    """Group of each cell of the pilot, missing where it has none.
+
+    Parameters
+    ----------
+    adata
+        Pilot of ``n`` cells.
+    groups
+        Column of ``obs``, or the groups, shape ``(n,)``. ``None``: Leiden clusters of the pilot.
+    counts
+        Raw counts, ``(n, g)``.
+    seed
+        Seed of the clusters.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        If the groups are not one a cell, or all are missing.
+    """
+    if groups is None:
+        clusters = leiden_clusters(PilotEmbedding(counts, seed)(counts), seed=seed)
+        return pd.Categorical(clusters.astype(str), categories=[str(c) for c in np.unique(clusters)])
+    if isinstance(groups, str):
+        if groups not in adata.obs:
+            msg = f"`groups` names a column of `adata.obs`, but there is no {groups!r}. There are: {list(adata.obs)}."
+            raise KeyError(msg)
+        groups = adata.obs[groups]
+    if len(groups) != adata.n_obs:
+        msg = f"`groups` must hold one group for each of the {adata.n_obs} cells, but has {len(groups)}."
+        raise ValueError(msg)
+    groups = pd.Categorical(groups)
+    groups = groups.rename_categories([str(name) for name in groups.categories])
+    if (groups.codes < 0).all():
+        msg = "All cells lack a group: `groups` holds missing values only."
+        raise ValueError(msg)
+    return groups
+
+
+def size_of(groups: pd.Categorical, name: str) -> int:
+    """Number of cells of a group, which may have none if it is a category.
+
+    Raises
+    ------
+    ValueError
+        If there is no such group.
+    """
+    if str(name) not in groups.categories:
+        msg = (
+            f"There is no group {name!r} in the pilot. There are: {', '.join(groups.categories[:20])}. To plan for a type "
+            "that the pilot lacks, pass `groups` as a categorical with it among the categories: "
+            f"`adata.obs[key].cat.add_categories([{name!r}])`."
+        )
+        raise ValueError(msg)
+    return int((groups.codes == groups.categories.get_loc(str(name))).sum())
+
+
+def rarest(groups: pd.Categorical) -> str:
+    """The group with the fewest cells, at least one; the first of equals."""
+    sizes = pd.Series(groups).value_counts(sort=False)
+    return sizes[sizes > 0].idxmin()

@@ -1,0 +1,158 @@
+"""Cells until clusters are stable."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from anndata import AnnData
+from scvi import settings
+
+from scdgd.model import SCDGD
+
+from ._plan_result import ASSUMED, Plan, needed, needed_in_words
+from ._stability import replicate_scores, stability_curve
+from ._stability_clusters import variable_genes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from scipy import sparse
+
+    from ._plan_targets import StableClusters
+
+_MIN_PILOT = 40
+_MIN_REPLICATES = 3
+_MULTIPLES = (0.5, 1, 2, 3, 4)
+_N_COMPONENTS = 20
+
+
+def stable_clusters(
+    adata: AnnData,
+    counts: sparse.csr_matrix,
+    target: StableClusters,
+    model: object | Callable[[AnnData], object] | None,
+    sizes: np.ndarray | None,
+    n_replicates: int,
+    *,
+    interval: float,
+    seed: int,
+    show_progress: bool,
+) -> Plan:
+    """Further cells until two experiments of that size agree on their clusters; see :func:`stability_curve`.
+
+    Parameters
+    ----------
+    adata
+        Pilot of ``N`` cells.
+    counts
+        Its raw counts, ``(N, g)``.
+    target
+        What is to be reached.
+    model
+        Trained on the pilot, or a function that trains one; ``None`` for SCDGD.
+    sizes
+        Further cells of each experiment; ``None`` for half to four times the pilot.
+    n_replicates
+        Pairs of experiments for each size.
+    interval
+        Probability of the intervals.
+    seed
+        Seed of all draws.
+    show_progress
+        Whether to show progress bars.
+    """
+    n_pilot = adata.n_obs
+    if n_pilot < _MIN_PILOT:
+        msg = f"Clusters of halves of the pilot need at least {_MIN_PILOT} cells, but there are {n_pilot}."
+        raise ValueError(msg)
+    if n_replicates != int(n_replicates) or n_replicates < _MIN_REPLICATES:
+        msg = f"`n_replicates` must be an integer of at least {_MIN_REPLICATES}, got {n_replicates}."
+        raise ValueError(msg)
+    if sizes is None:
+        sizes = np.array([int(multiple * n_pilot) for multiple in _MULTIPLES])
+    if sizes.min() < _MIN_PILOT // 2:
+        msg = f"Clusters need at least {_MIN_PILOT // 2} cells, but `sizes` begins with {sizes.min()}."
+        raise ValueError(msg)
+    model, counts = _generator(model, adata, counts, seed, show_progress)
+    scores = replicate_scores(
+        model,
+        counts,
+        sizes.tolist(),
+        resolution=target.resolution,
+        n_replicates=int(n_replicates),
+        seed=seed,
+        show_progress=show_progress,
+    )
+    table = stability_curve(scores, interval)
+    table = table[table["n"].isin(sizes)].reset_index(drop=True)
+    numbers, last = needed(table, target.ari), table.iloc[-1]
+    sentence = (
+        f"For two experiments to agree on their clusters (Leiden, resolution {target.resolution:g}) with an adjusted Rand "
+        f"index of {target.ari:g}, {needed_in_words(numbers, table, interval)}; {last['n']:,.0f} cells give about "
+        f"{last['estimate']:.2f} ({last['lower']:.2f} to {last['upper']:.2f}). That is extrapolated from synthetic replicates "
+        f"of the {n_pilot} pilot cells by {type(model).__name__}, {ASSUMED} and that the generator errs about as much at "
+        "all sizes as it does at half the pilot's."
+    )
+    return Plan(
+        target, table, *numbers, interval, "adjusted Rand index between replicates", target.ari, sentence=sentence
+    )
+
+
+def _generator(
+    model: object | Callable[[AnnData], object] | None,
+    adata: AnnData,
+    counts: sparse.csr_matrix,
+    seed: int,
+    show_progress: bool,
+) -> tuple[object, sparse.csr_matrix]:
+    """A trained generator, and the pilot's counts of its cells and genes."""
+    if hasattr(model, "is_trained_"):
+        _check_trained_on(model, adata)
+        return model, counts[:, adata.var_names.get_indexer(model.adata.var_names)]
+    if model is not None and not callable(model):
+        msg = f"`model` must be a trained model or a function of an AnnData that returns one, got {model!r}."
+        raise TypeError(msg)
+    genes = np.flatnonzero(variable_genes(counts))
+    cells = np.flatnonzero(counts[:, genes].sum(1))
+    counts = counts[cells][:, genes]
+    pilot = AnnData(counts.copy(), obs=adata.obs.iloc[cells].copy(), var=adata.var.iloc[genes].copy())
+    if model is not None:
+        model = model(pilot)
+        _check_trained_on(model, pilot)
+        return model, counts
+    with _seeded(seed):
+        SCDGD.setup_anndata(pilot)
+        model = SCDGD(pilot, n_components=min(_N_COMPONENTS, pilot.n_obs))
+        model.train(enable_progress_bar=show_progress)
+    return model, counts
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Train with ``scvi.settings.seed``, which training reads, and leave the setting and all generators as they were."""
+    setting = settings.seed
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - what the setting seeds
+    with torch.random.fork_rng():
+        try:
+            settings.seed = seed
+            yield
+        finally:
+            settings.seed = setting
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+
+
+def _check_trained_on(model: object, pilot: AnnData) -> None:
+    """Raise unless the model's cells are those of the pilot, and its genes among them."""
+    cells, genes = getattr(model, "adata", pilot).obs_names, getattr(model, "adata", pilot).var_names
+    if not cells.equals(pilot.obs_names) or not genes.isin(pilot.var_names).all():
+        msg = (
+            f"`model` must be trained on the {pilot.n_obs} cells of the pilot in their order, and on genes of it, but this "
+            f"{type(model).__name__} has {len(cells)} cells and {len(genes)} genes, not all of them the pilot's. Pass a "
+            "function that trains one: it is given the pilot."
+        )
+        raise ValueError(msg)

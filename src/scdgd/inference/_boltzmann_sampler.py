@@ -1,0 +1,313 @@
+"""Synthetic cells of a Boltzmann machine as AnnData: from the model, replicates of cells, or given some genes."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+
+from scdgd._compat import get_state_registry, is_registered
+from scdgd.data import SparseCounts, SparseCountsLoader, as_sparse_counts
+from scdgd.module import Conditions
+
+from ._cell_sampler import positive_integer, spread_evenly
+from ._gibbs_chains import CHAINS_TOGETHER, draw_exactly, run_chains
+from ._growing_csr import GrowingCSR
+from ._seeding import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scvi.data import AnnDataManager
+
+    from scdgd.module import DeepBoltzmannMachine
+
+    from ._cell_sampler import Library
+    from ._gibbs_chains import GibbsCells
+
+LATENT_KEY = "X_scdbm"
+
+
+class BoltzmannSampler:
+    """Synthetic cells of a deep Boltzmann machine.
+
+    Parameters
+    ----------
+    module
+        Module of a trained :class:`~scdgd.model.SCDBM`.
+    registry
+        Registry of the model: names of genes and batches.
+    adata_manager
+        Manager of cells, for sizes and replicates; a model without size factors draws new cells without any.
+    batch_size
+        Chains or cells that are drawn together, 1,024 if not given.
+    """
+
+    def __init__(
+        self,
+        module: DeepBoltzmannMachine,
+        registry: dict,
+        adata_manager: AnnDataManager | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> None:
+        self.module, self.registry, self.manager = module, registry, adata_manager
+        self.batch_size = CHAINS_TOGETHER if batch_size is None else positive_integer("batch_size", batch_size)
+
+    # ------------------------------------------------------------ draws
+
+    def sample_prior(
+        self,
+        n_cells: int,
+        *,
+        component: int | None = None,
+        batch: str | None = None,
+        library: Library = "empirical",
+        n_steps: int = 50,
+        collapse: bool = True,
+        exact: bool = False,
+        seed: int | None = None,
+    ) -> AnnData:
+        """Last states of Gibbs chains, one chain a cell; see :meth:`scdgd.model.SCDBM.prior_predictive_sample`."""
+        n_cells, n_steps = positive_integer("n_cells", n_cells), positive_integer("n_steps", n_steps)
+        if exact and component is not None:
+            msg = "`exact=True` draws all layers at once, so it cannot fix a `component`. Leave one of them out."
+            raise ValueError(msg)
+        top = None if component is None else self._pattern(component).expand(n_cells, -1)
+        given = self._conditions(n_cells, batch, library, np.random.default_rng(seed))
+        with seeded(seed):
+            if exact:
+                cells = draw_exactly(self.module, given, batch_size=self.batch_size)
+            else:
+                options = {"collapse": collapse, "top": top, "batch_size": self.batch_size}
+                cells = run_chains(self.module, given, n_steps, **options)
+        return _with_diagnostics(self._to_anndata(cells.counts, cells.top, given), cells)
+
+    @torch.inference_mode()
+    def sample_posterior(
+        self, n_cells: int, donors: np.ndarray, *, library: Library = "empirical", seed: int | None = None
+    ) -> AnnData:
+        r"""Replicates of cells, :math:`h^1 \sim q(h^1 \mid v_i)` and then :math:`v \sim p(v \mid h^1)`.
+
+        Copies are spread as in :meth:`CellSampler.sample_posterior`.
+
+        Parameters
+        ----------
+        n_cells
+            Number of cells ``n``.
+        donors
+            Positions of the cells to replicate, shape ``(m,)``.
+        library, seed
+            As for :meth:`sample_prior`.
+        """
+        n_cells, rng = positive_integer("n_cells", n_cells), np.random.default_rng(seed)
+        self._check_library(library)
+        sources, copies = spread_evenly(n_cells, donors, rng)
+        counts, tops, conditions, order = GrowingCSR(n_cells, len(self.genes)), [], [], np.repeat(sources, copies)
+        fitted = self._fitted_sizes(donors) if library == "lognormal" else None
+        first = 0
+        with seeded(seed):
+            for v, given in self._minibatches(sources):
+                repeats = torch.as_tensor(copies[first : first + len(v)], device=self.module.device)
+                first += len(v)
+                q = self.module.mean_field(v, given)
+                rows = torch.arange(len(v), device=self.module.device).repeat_interleave(repeats)
+                for some in rows.split(self.batch_size):
+                    hidden = [torch.bernoulli(p[some]) for p in q]
+                    sized = self._sized(given.of(some), library, fitted, rng)
+                    counts.append(self.module.sample_counts(hidden, sized).cpu().numpy())
+                    tops.append(hidden[-1].cpu().numpy())
+                    conditions.append(sized)
+        samples = self._to_anndata(counts.to_matrix(), np.concatenate(tops), _joined(conditions))
+        samples.obs["source_cell"] = pd.Categorical(np.asarray(self.manager.adata.obs_names, dtype=object)[order])
+        return samples
+
+    def sample_given(
+        self,
+        fixed: np.ndarray,
+        counts: sparse.csr_matrix,
+        given: Conditions,
+        names: pd.Index,
+        *,
+        n_samples: int = 1,
+        n_steps: int = 50,
+        collapse: bool = True,
+        exact: bool = False,
+        seed: int | None = None,
+    ) -> AnnData:
+        """Cells with fixed counts of some genes; see :meth:`scdgd.model.SCDBM.conditional_sample`.
+
+        Parameters
+        ----------
+        fixed
+            Whether a gene is fixed, shape ``(g,)``.
+        counts
+            Counts of the fixed genes, in the model's order, shape ``(n, fixed.sum())``.
+        given
+            Conditions of the ``n`` cells.
+        names
+            Names of the cells, length ``n``.
+        n_samples, n_steps, collapse, exact, seed
+            As in the model's method.
+        """
+        n_samples, n_steps = positive_integer("n_samples", n_samples), positive_integer("n_steps", n_steps)
+        rows = torch.arange(counts.shape[0]).repeat_interleave(n_samples)
+        v = SparseCounts.from_scipy(counts).to(self.module.weights[0])
+        genes = torch.as_tensor(fixed, device=self.module.device)
+        free, of_cells = self.module.with_fixed(genes, v, given)
+        chains = of_cells.of(rows.to(genes.device))
+        with seeded(seed):
+            if exact:
+                cells = draw_exactly(free, chains, batch_size=self.batch_size)
+            else:
+                cells = run_chains(free, chains, n_steps, collapse=collapse, batch_size=self.batch_size)
+        joined = _interleaved(fixed, counts[rows.numpy()], cells.counts)
+        samples = _with_diagnostics(self._to_anndata(joined, cells.top, chains), cells)
+        samples.obs["source_cell"] = pd.Categorical(np.asarray(names, dtype=object)[rows.numpy()])
+        samples.var["fixed"] = fixed
+        return samples
+
+    # ------------------------------------------------------------ sizes and batches
+
+    def donors_of(self, batch: str | None = None) -> np.ndarray:
+        """Positions of the cells of a batch, shape ``(m,)``; all if it is not given.
+
+        Raises
+        ------
+        ValueError
+            If the model does not know the batch, or has no cells of it.
+        """
+        codes = np.asarray(self.manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+        donors = np.arange(len(codes)) if batch is None else np.flatnonzero(codes == self._code_of(batch))
+        if len(donors) == 0:
+            msg = f"None of the attached cells is of batch {batch!r}, so there is none to borrow a size from."
+            raise ValueError(msg)
+        return donors
+
+    def _conditions(self, n_cells: int, batch: str | None, library: Library, rng: np.random.Generator) -> Conditions:
+        """Batches and sizes of ``n`` new cells: those of random cells, or drawn without any."""
+        self._check_library(library)
+        module = self.module
+        if module.uses_size and not isinstance(library, Real):
+            if self.manager is None:
+                msg = (
+                    "Synthetic cells borrow size factors of real ones, but the model was loaded without data. Attach some "
+                    "(`model.adata = adata`), or give their total counts (`library_size`)."
+                )
+                raise ValueError(msg)
+            donors = self.donors_of(batch)
+            everyone = _joined([given for _, given in self._minibatches(donors)])
+            chosen = torch.as_tensor(rng.integers(len(donors), size=n_cells), device=module.device)
+            fitted = self._fitted_sizes(donors) if library == "lognormal" else None
+            return self._sized(everyone.of(chosen), library, fitted, rng)
+        shares = module.batch_shares.double().cpu().numpy()
+        codes = rng.choice(len(shares), n_cells, p=shares / shares.sum())
+        codes = codes if batch is None else np.full(n_cells, self._code_of(batch))
+        codes = torch.as_tensor(codes, device=module.device)
+        return self._sized(Conditions(codes, torch.ones(n_cells, device=module.device)), library, None, rng)
+
+    def _sized(
+        self, given: Conditions, library: Library, fitted: pd.DataFrame | None, rng: np.random.Generator
+    ) -> Conditions:
+        """Conditions with the size factors that `library` asks for."""
+        if isinstance(library, Real):
+            return given._replace(size=torch.full_like(given.size, library / float(self.module.mean_total)))
+        if library == "lognormal":
+            law = fitted.loc[given.batch.cpu().numpy()]
+            sizes = rng.lognormal(law["mean"], law["std"].fillna(0.0))
+            return given._replace(size=torch.as_tensor(sizes).to(given.size))
+        return given
+
+    def _fitted_sizes(self, donors: np.ndarray) -> pd.DataFrame:
+        """Mean and standard deviation of the log size factors of each batch."""
+        given = _joined([given for _, given in self._minibatches(donors)])
+        return pd.Series(given.size.log().cpu().numpy()).groupby(given.batch.cpu().numpy()).agg(["mean", "std"])
+
+    def _check_library(self, library: Library) -> None:
+        is_number = isinstance(library, Real) and not isinstance(library, bool)
+        if not (is_number and 0 < library < np.inf) and library not in ("empirical", "lognormal"):
+            msg = f"The library must be 'empirical', 'lognormal' or a total count, which must be positive, got {library!r}."
+            raise ValueError(msg)
+        if library != "empirical" and not self.module.uses_size:
+            msg = (
+                f"A library of {library!r} is not possible: this model has no size factors, and draws sizes with the rest "
+                "of a cell. Train one with `use_library_size=True`."
+            )
+            raise ValueError(msg)
+        if is_number and not self.sizes_are_totals:
+            msg = (
+                f"A library of {library!r} total counts is not possible: sizes of this model are the registered size "
+                "factors. Use those of real cells (`library='empirical'`)."
+            )
+            raise ValueError(msg)
+
+    @property
+    def sizes_are_totals(self) -> bool:
+        """Whether the size of a cell is its total count, and not a registered size factor."""
+        return not is_registered(self.registry, REGISTRY_KEYS.SIZE_FACTOR_KEY)
+
+    def _code_of(self, batch: str) -> int:
+        if batch not in self.batches:
+            msg = f"There is no batch {batch!r}; the model knows {self.batches}."
+            raise ValueError(msg)
+        return self.batches.index(batch)
+
+    # ------------------------------------------------------------ in and out
+
+    def _minibatches(self, positions: np.ndarray) -> Iterator[tuple[SparseCounts, Conditions]]:
+        for tensors in SparseCountsLoader(self.manager, positions, self.batch_size):
+            tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
+            yield as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY]), self.module.conditions(tensors)
+
+    def _pattern(self, component: int) -> torch.Tensor:
+        """States ``(H_L,)`` of the topmost layer that a component stands for."""
+        n = self.module.n_patterns
+        if isinstance(component, bool) or component not in range(n):
+            msg = f"`component` must be one of 0 ... {n - 1}, the patterns of the topmost layer, got {component!r}."
+            raise ValueError(msg)
+        digits = torch.arange(self.module.n_hidden[-1], device=self.module.device)
+        return ((int(component) >> digits) & 1).to(self.module.weights[0])
+
+    def _to_anndata(self, counts: sparse.csr_matrix, top: np.ndarray, given: Conditions) -> AnnData:
+        obs = pd.DataFrame(index=[f"sample_{i}" for i in range(counts.shape[0])])
+        if self.module.has_patterns:
+            codes = top.astype(np.int64) @ 2 ** np.arange(top.shape[1])
+            obs["component"] = pd.Categorical(codes.astype(str))
+        if len(self.batches) > 1:
+            key = get_state_registry(self.registry, REGISTRY_KEYS.BATCH_KEY)["original_key"]
+            obs[key] = pd.Categorical.from_codes(given.batch.cpu().numpy(), self.batches)
+        samples = AnnData(counts, obs=obs, var=pd.DataFrame(index=self.genes))
+        samples.obsm[LATENT_KEY] = top
+        return samples
+
+    @property
+    def genes(self) -> np.ndarray:
+        """Names of the genes, shape ``(g,)``."""
+        return np.asarray(get_state_registry(self.registry, REGISTRY_KEYS.X_KEY)["column_names"], str)
+
+    @property
+    def batches(self) -> list:
+        """Names of the batches."""
+        return list(get_state_registry(self.registry, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"])
+
+
+def _with_diagnostics(samples: AnnData, cells: GibbsCells) -> AnnData:
+    samples.uns["gibbs_log_joint"], samples.uns["gibbs_total"] = cells.log_joint, cells.total
+    samples.uns["gibbs_rhat"] = cells.rhat
+    return samples
+
+
+def _joined(parts: list[Conditions]) -> Conditions:
+    return Conditions(torch.cat([part.batch for part in parts]), torch.cat([part.size for part in parts]))
+
+
+def _interleaved(fixed: np.ndarray, counts: sparse.csr_matrix, drawn: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Counts of all genes from those of the fixed and of the free ones."""
+    order = np.argsort(np.concatenate([np.flatnonzero(fixed), np.flatnonzero(~fixed)]))
+    return sparse.csr_matrix(sparse.hstack([counts, drawn], format="csr")[:, order])

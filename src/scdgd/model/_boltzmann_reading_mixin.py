@@ -1,0 +1,230 @@
+"""What a Boltzmann machine says of cells: representations, clusters, errors, expression."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+
+from scdgd.data import as_sparse_counts
+from scdgd.module import all_states
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from scdgd.data import SparseCounts
+    from scdgd.module import Conditions
+
+
+class BoltzmannReadingMixin:
+    """Mean-field activations of cells, and what follows from them."""
+
+    def _mean_field(
+        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None
+    ) -> Iterator[tuple[SparseCounts, Conditions, list[torch.Tensor]]]:
+        """Counts, conditions and probabilities, minibatch by minibatch."""
+        self._check_if_trained(warn=False)
+        adata, module = self._validate_anndata(adata), self.module
+        for tensors in self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size):
+            tensors = {key: value.to(module.device) for key, value in tensors.items()}
+            v, given = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY]), module.conditions(tensors)
+            yield v, given, module.mean_field(v, given)
+
+    @torch.inference_mode()
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        mc_samples: int = 5_000,
+        batch_size: int | None = None,
+        return_dist: bool = False,
+        *,
+        layer: int | None = None,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        r"""Mean-field probabilities :math:`q^l` of the units of a hidden layer.
+
+        Parameters
+        ----------
+        adata, indices
+            Cells; those that the model was set up with if not given.
+        give_mean
+            Whether to return probabilities; else states drawn from them.
+        mc_samples
+            Of scvi-tools' signature; nothing is sampled for the mean.
+        batch_size
+            Cells per minibatch.
+        return_dist
+            Whether to return means and variances.
+        layer
+            Number of the layer, from 1; the topmost if not given.
+
+        Returns
+        -------
+        Shape ``(n, H_l)``; or two such arrays.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer.
+        """
+        layer = self.module.n_layers if layer is None else layer
+        if layer not in range(1, self.module.n_layers + 1):
+            msg = f"`layer` must be one of 1 ... {self.module.n_layers}, got {layer!r}."
+            raise ValueError(msg)
+        parts = [q[layer - 1] for _, _, q in self._mean_field(adata, indices, batch_size)]
+        q = torch.cat(parts)
+        if return_dist:
+            return q.cpu().numpy(), (q * (1 - q)).cpu().numpy()
+        return (q if give_mean else torch.bernoulli(q)).cpu().numpy()
+
+    def get_cluster_assignments(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        r"""Most probable pattern of the topmost layer, a state :math:`h^L \in \{0, 1\}^{H_L}`, of each cell.
+
+        Patterns are numbered by :math:`\sum_k 2^k h^L_k`, as in ``obs["component"]`` of synthetic cells. Nothing in training
+        makes them clusters; the paper clusters representations by other methods.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As for :meth:`get_latent_representation`.
+        soft
+            Whether to return probabilities :math:`\prod_k q(h^L_k)` of all patterns.
+
+        Returns
+        -------
+        Shape ``(n,)``, or ``(n, 2^{H_L})`` for probabilities.
+
+        Raises
+        ------
+        ValueError
+            If the topmost layer has more than 16 units.
+        """
+        n_patterns = self.module.n_patterns
+        q = self.get_latent_representation(adata, indices, batch_size=batch_size)
+        if not soft:
+            return (q > 0.5).astype(np.int64) @ 2 ** np.arange(q.shape[1])
+        states = all_states(q.shape[1], torch.zeros(())).numpy()
+        probability = np.ones((len(q), n_patterns), q.dtype)
+        for unit, on in enumerate(states.T):
+            probability *= np.where(on == 1, q[:, unit : unit + 1], 1 - q[:, unit : unit + 1])
+        return probability
+
+    @torch.inference_mode()
+    def get_reconstruction_error(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        return_mean: bool = True,
+    ) -> dict[str, float | torch.Tensor]:
+        r"""Negative log-likelihood of counts at the mean-field activations, :math:`-\log p(v \mid h^1 = q^1)`.
+
+        Parameters
+        ----------
+        adata, indices
+            Cells; those that the model was set up with if not given.
+        batch_size
+            Cells per minibatch.
+        return_mean
+            Whether to return the mean over cells; else values of all cells, shape ``(n,)``.
+
+        Returns
+        -------
+        ``{"reconstruction_loss": value}``, as in scvi-tools.
+        """
+        module, errors = self.module, []
+        for v, given, q in self._mean_field(adata, indices, batch_size):
+            errors.append(-module.visible.log_prob(v, module.shift(q[0]), given.batch, given.size).cpu())
+        errors = torch.cat(errors)
+        return {"reconstruction_loss": float(errors.mean()) if return_mean else errors}
+
+    def get_normalized_expression(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        transform_batch: list | None = None,
+        gene_list: Sequence[str] | None = None,
+        library_size: float | str = 1,
+        n_samples: int = 1,
+        n_samples_overall: int | None = None,
+        weights: str | None = None,
+        *args,
+        **kwargs,
+    ) -> np.ndarray | pd.DataFrame:
+        r"""Expected counts given the first hidden layer, with the arguments of scvi-tools.
+
+        One sample is at the probabilities :math:`q^1`; several, and `n_samples_overall` as in differential expression, are at
+        states drawn from them.
+
+        Returns
+        -------
+        Shares of each gene in a cell's expected counts times `library_size`, shape ``(n, g)`` or, for samples that are not
+        averaged, ``(s, n, g)``; expected counts for ``library_size="latent"``.
+
+        Raises
+        ------
+        ValueError
+            If importance weights are asked for.
+        """
+        self._check_if_trained(warn=False)
+        if weights == "importance":
+            self.get_importance_weights()
+        n_samples = 0 if n_samples == 1 and n_samples_overall is None else n_samples
+        return super().get_normalized_expression(
+            adata,
+            indices,
+            transform_batch,
+            gene_list,
+            library_size,
+            n_samples,
+            n_samples_overall,
+            None,
+            *args,
+            **kwargs,
+        )
+
+    def get_likelihood_parameters(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_samples: int = 1,
+        give_mean: bool = False,
+        batch_size: int | None = None,
+        **kwargs,
+    ) -> dict[str, np.ndarray]:
+        r"""Means and inverse dispersions of counts at :math:`q^1`, or at several states drawn from it.
+
+        Returns
+        -------
+        ``"mean"`` and ``"dispersions"``, shapes ``(n, g)``, or ``(s, n, g)`` for several samples without `give_mean`. With
+        size factors :math:`s` dispersions are :math:`s\theta`.
+        """
+        self._check_if_trained(warn=False)
+        n_samples = 0 if n_samples == 1 else n_samples
+        return super().get_likelihood_parameters(adata, indices, n_samples, give_mean, batch_size, **kwargs)
+
+    def get_importance_weights(self, *args, **kwargs) -> None:
+        """Not possible: :math:`p(h)` of an undirected model is known up to a constant, and has no simple prior.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        msg = (
+            "Importance weights are for models with a prior of the representation; a Boltzmann machine has none in closed "
+            "form. Use `weights='uniform'`."
+        )
+        raise ValueError(msg)

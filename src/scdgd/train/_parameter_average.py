@@ -1,0 +1,37 @@
+"""Average of parameters over updates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class ParameterAverage:
+    """Mean of parameters over updates, which noise of single updates hardly moves (Polyak & Juditsky 1992).
+
+    Parameters
+    ----------
+    parameters
+        The parameters.
+    """
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        self._n, self._means = 0, [(parameter, parameter.detach().clone()) for parameter in parameters]
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Count the parameters as they are now."""
+        self._n += 1
+        for parameter, mean in self._means:
+            mean.lerp_(parameter, 1 / self._n)
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Set the parameters to their means, if any were counted."""
+        if self._n:
+            for parameter, mean in self._means:
+                parameter.copy_(mean)
