@@ -249,7 +249,7 @@ def report(study: PilotStudy, tier_name: str, tier: Tier, name: str) -> str:
         "\n## Which published directions hold\n",
         "Sampling scVI's posterior is the least stable, at times worse than noise, in small pilots:\n",
         *instability(study),
-        "\nErrors fall with the size of the pilot:\n",
+        "\nErrors fall with the size of the pilot (holds: the mean error of the largest pilots is below that of the smallest):\n",
         *trends(study),
         "\nscDBM under-estimates expression, scVI over-estimates it:\n",
         *expression(study),
