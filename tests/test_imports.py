@@ -5,7 +5,7 @@ import sys
 
 SCRIPT = """
 import importlib, sys
-for part in ("cli", "data", "datasets", "inference", "likelihood", "metrics", "model", "module", "pl", "prior", "tl", "train"):
+for part in ("cli", "data", "datasets", "design", "inference", "likelihood", "metrics", "model", "module", "pl", "prior", "tl", "train"):
     for name in [name for name in sys.modules if name.split(".")[0] == "scdgd"]:
         del sys.modules[name]
     importlib.import_module(f"scdgd.{part}")

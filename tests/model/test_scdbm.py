@@ -633,3 +633,12 @@ def test_other_errors(model, sized):
         train(make(), 3, early_stopping=True)
     with pytest.raises(RuntimeError, match="trained"):
         make().prior_predictive_sample(3)
+
+
+def test_training_without_a_logger_has_no_history():
+    adata = simulate(60, 8)
+    SCDBM.setup_anndata(adata)
+    model = SCDBM(adata, n_hidden=(3, 2))
+    model.train(11, logger=False, accelerator="cpu", enable_progress_bar=False)
+    assert "log_likelihood_train" not in (model.history or {})
+    assert model.get_latent_representation().shape == (60, 2)

@@ -262,7 +262,7 @@ class SCDBM(
             interruption.take_effect()
         if not bool(self.module.is_pretrained):
             logger.warning("Training ended before all layers were trained together; train again to begin anew.")
-        elif estimate_likelihood:
+        elif estimate_likelihood and "reconstruction_loss_train" in (self.history_ or ()):  # not with `logger=False`
             self._note_likelihood()
 
     def _note_likelihood(self) -> None:
