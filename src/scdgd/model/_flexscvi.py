@@ -639,6 +639,7 @@ class _MinifiableCountsField(CountsField):
     """Raw counts, which minified data may not have."""
 
     def register_field(self, adata: AnnData) -> dict:
+        """As :class:`~scdgd.data.CountsField`; of minified data only that their counts are gone."""
         if get_adata_minify_type(adata) is None:
             return super().register_field(adata)
         return LayerField.register_field(self, adata) | {self.HOLDS_COUNTS_KEY: self.holds_counts}

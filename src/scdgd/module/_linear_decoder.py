@@ -114,9 +114,11 @@ class _Part(nn.Module):
         self.i, self.n = i, n
 
     def forward(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Outputs side by side ``(..., m n)`` to one of them, ``(..., n)``."""
         return outputs.narrow(-1, self.i * self.n, self.n)
 
 
 class _Exp(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Exponential of each entry, any shape."""
         return x.exp()
