@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,3 +244,26 @@ def test_import_compiles_nothing():
     command = "import sys, scdgd; print('scdgd.likelihood._kernel' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True).stdout
     assert output.split()[-1] == "False"
+
+
+IN_A_PROCESS = """
+import sys, torch
+from tests.likelihood.test_compiled import case, results
+torch.save(results(*case(20, 300)), sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_the_process_that_compiles_finds_what_later_ones_find(tmp_path):
+    environment = {
+        **os.environ,
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    found = []
+    for name in ("compiled", "from_disk"):
+        command = [sys.executable, "-W", "ignore", "-c", IN_A_PROCESS, tmp_path / name]
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+        found.append(torch.load(tmp_path / name))
+    for compiled, from_disk in zip(*found, strict=True):
+        assert torch.equal(compiled, from_disk)

@@ -1,4 +1,8 @@
-"""Compiled terms of what zero inflation adds to a family; formulas stand in :mod:`scdgd.likelihood._zero_inflation`."""
+"""Compiled terms of what zero inflation adds to a family; formulas stand in :mod:`scdgd.likelihood._zero_inflation`.
+
+The loops over genes and entries stand in each family: only one has a derivative in a parameter of genes, and a switch for
+that would have to be known to the compiler.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba.extending import register_jitable
 
 from . import _vector_math
 from ._vector_math import in_order
@@ -15,14 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-#: As `in_order`; LLVM does not inline functions of this size, and loops that call them stay scalar, ten times slower.
-_inline = register_jitable(error_model="numpy", fastmath={"contract"}, inline="always")
-
-
 def _make_inflated(number: type, exp: Callable, log1p: Callable) -> Callable:
     zero, one = number(0), number(1)
 
-    @_inline
+    @in_order
     def inflated(log_zero, logit):
         r"""Log probability of a zero, :math:`1 - t` and :math:`t - \pi`."""
         d = logit - log_zero

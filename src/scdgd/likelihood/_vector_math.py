@@ -15,10 +15,11 @@ import numpy as np
 from numba.extending import register_jitable
 
 #: For functions that others compile as parts of themselves. Multiplications and additions may fuse; sums keep their
-#: order, on which the tricks with rounding rely.
-in_order = register_jitable(error_model="numpy", fastmath={"contract"})
+#: order, on which the tricks with rounding rely. Inlining is forced: a function that stays one is compiled by itself,
+#: too, and the process that compiles a kernel calls that copy, later ones the copy on disk, whose last bits differ.
+in_order = register_jitable(forceinline=True, error_model="numpy", fastmath={"contract"})
 #: Sums may be taken in any order, as in the lanes of a vector.
-any_order = register_jitable(error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+any_order = register_jitable(forceinline=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 
 _float, _int = np.float32, np.int32
 _ROUND = _float(1.5 * 2**23)  # so large that its last digit is one
