@@ -41,7 +41,7 @@ from scipy import stats
 import scdgd
 from scdgd.design import FindType, MarkerPower, StableClusters, plan
 from scdgd.design._power_auc import auc
-from scdgd.design._stability_clusters import PilotEmbedding, replicate_ari, variable_genes
+from scdgd.design._stability_clusters import pilot_embedding, replicate_ari, variable_genes
 
 QUESTIONS = {"found": "Cells found", "needed": "Cells needed", "ari": "Agreement of clusters", "power": "Power"}
 MIN_CELLS = 5
@@ -102,7 +102,7 @@ def agreement(adata: AnnData, pilot: np.ndarray, rest: np.ndarray, sizes: tuple[
     made = plan(of_pilot, StableClusters(), sizes=sizes, seed=seed, show_progress=False)
     seconds, rows, rng = time.perf_counter() - start, [], np.random.default_rng(seed)
     genes = variable_genes(of_pilot.X)
-    counts, embedding = adata.X[:, genes], PilotEmbedding(of_pilot.X[:, genes], seed)
+    counts, embedding = adata.X[:, genes], pilot_embedding(of_pilot.X[:, genes], seed)
     for row in made.table.itertuples():
         cells, n = rng.permutation(rest), int(row.n)
         rows.append(of_row(row, "ari", replicate_ari(counts[cells[:n]], counts[cells[n : 2 * n]], embedding), seconds))

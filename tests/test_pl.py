@@ -13,12 +13,11 @@ import scdgd
 from scdgd.pl._history import _limits
 from tests.conftest import make_model, simulate, train
 
-# umap announces that its neural variant is not there
-
 
 @pytest.fixture(autouse=True)
 def _closed_figures(monkeypatch):
     monkeypatch.setattr(plt, "show", lambda *args, **kwargs: pytest.fail("plt.show() was called"))
+    plt.close("all")  # of other files
     yield
     plt.close("all")
 
@@ -192,6 +191,8 @@ def test_label_shares_have_rows_of_one_and_a_visible_diagonal():
     np.testing.assert_allclose(shares.loc["a"], [0.9, 0, 0.1, 0, 0])
     np.testing.assert_allclose(shares.loc["b", "other"], 1 / 600)
     assert list(scdgd.pl.label_shares(crosstab, min_share=0.0).columns) == ["1", "0", "3", "4", "2"]
+    with pytest.raises(ValueError, match="all 3 x 5 of them are zero"):
+        scdgd.pl.label_shares(0 * crosstab)
 
 
 def test_components_shows_the_shares(annotated):
@@ -239,7 +240,7 @@ def test_history_shows_both_curves_and_where_the_mixture_was_placed(adata):
 def test_history_shows_validation_cells_if_there_are_any(adata):
     model = train(make_model(adata), 3, train_size=0.8, check_val_every_n_epoch=1)
     labels = legend_of(scdgd.pl.history(model))
-    assert labels[:2] == ["negative log joint density", "negative log joint density, validation"]
+    assert labels[:2] == ["objective", "objective, validation"]
 
 
 def test_history_of_a_prior_that_is_placed_from_the_start_has_no_line(adata):

@@ -64,3 +64,8 @@ def test_annotate_says_what_is_missing(trained, adata, tmp_path):
         scdgd.tl.annotate(without_data)
     scdgd.tl.annotate(without_data, adata)
     assert adata.obsm["X_scdgd"].shape == (150, 4)
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(TypeError, match="first argument is a AnnData"):
+        scdgd.tl.annotate(simulate(5))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from anndata import AnnData
 from scvi.data._constants import _DATA_REGISTRY_KEY, _FIELD_REGISTRIES_KEY, _STATE_REGISTRY_KEY
 from scvi.data._utils import _get_adata_minify_type as get_adata_minify_type
 from scvi.module._constants import MODULE_KEYS
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from scvi.model.base import BaseModelClass
 
 __all__ = [
@@ -25,7 +25,16 @@ __all__ = [
 
 
 def make_actual(adata: AnnData) -> None:
-    """Turn a view into an AnnData of its own, in place, as scvi-tools does for queries."""
+    """Turn a view into an AnnData of its own, in place, as scvi-tools does for queries.
+
+    Raises
+    ------
+    TypeError
+        If it is no AnnData.
+    """
+    if not isinstance(adata, AnnData):
+        msg = f"`adata` must be an AnnData, got {type(adata).__name__}."
+        raise TypeError(msg)
     if adata.is_view:
         adata._init_as_actual(adata.copy())
 

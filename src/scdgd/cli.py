@@ -131,6 +131,7 @@ def _run(
 ) -> str:
     """Train, write everything that was asked for, and return the table."""
     from scdgd import _report
+    from scdgd._summary import write_summary
 
     job = _job(args)
     with _warnings_after_success():
@@ -159,7 +160,7 @@ def _run(
             model.save(str(args.save_model), overwrite=True)
         summary = dataclasses.replace(summary, seconds_total=time.perf_counter() - started)
         if report is not None:
-            _report.write_summary(summary, report)
+            write_summary(summary, report)
     except OSError as error:
         msg = f"Writing the results failed: {error}."
         raise _UserError(msg) from error

@@ -10,8 +10,9 @@ from scipy import sparse
 
 import scdgd
 from scdgd.datasets import simulate
+from scdgd.datasets._counts_file import _write_counts
+from scdgd.datasets._negative_binomial_draws import draw_negative_binomial
 from scdgd.datasets._pbmc_parameters import PACKAGED, PbmcParameters
-from scdgd.datasets._simulate import _draw_negative_binomial, _write_counts
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_negative_binomial_has_the_right_probabilities(mean, dispersion):
 
     rng = np.random.default_rng(0)
     n = 400_000
-    drawn = _draw_negative_binomial(np.full((n // 4, 4), mean, np.float32), np.full(4, dispersion), rng).ravel()
+    drawn = draw_negative_binomial(np.full((n // 4, 4), mean, np.float32), np.full(4, dispersion), rng).ravel()
     truth = nbinom(1 / dispersion, 1 / (1 + dispersion * mean))
     for k in np.unique([0, 1, 2, 5, int(mean), int(3 * mean) + 1, int(truth.ppf(0.999))]):
         p = truth.cdf(k)
@@ -149,7 +150,7 @@ def test_a_file_holds_what_memory_holds(tmp_path):
 def test_row_pointers_are_as_long_as_they_must_be(tmp_path, monkeypatch):
     chunks = [sparse.csr_matrix(np.eye(3, dtype=np.float32))] * 2
     for limit, dtype in ((10, np.int32), (5, np.int64)):
-        monkeypatch.setattr("scdgd.datasets._simulate._INT32_MAX", limit)
+        monkeypatch.setattr("scdgd.datasets._counts_file._INT32_MAX", limit)
         with h5py.File(tmp_path / f"{limit}.h5", "w") as file:
             _write_counts(file, iter(chunks), (6, 3))
             assert file["X/indptr"].dtype == dtype

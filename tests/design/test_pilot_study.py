@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import signal
@@ -64,6 +65,12 @@ def study_of(models=None, adata=CELLS, **options) -> PilotStudy:
     models = {"copies": copies, "poisson": PilotModel(poisson, ("a", "b"))} if models is None else models
     options = {"sizes": (20, 40), "n_repeats": 2, "labels": "cell_type"} | options
     return PilotStudy(adata, models, **options)
+
+
+@functools.cache
+def expected_results() -> pd.DataFrame:
+    """What a study of two samplers, two sizes and two repeats finds, for tests that compare others with it."""
+    return study_of().run()
 
 
 def assert_same(one: pd.DataFrame, other: pd.DataFrame, **options) -> None:
@@ -166,9 +173,10 @@ def test_the_format_of_counts_makes_no_difference(kind):
         makers = {"csc": sparse.csc_matrix, "csr_array": sparse.csr_array, "dense": lambda x: x.toarray()}
         adata.X = makers.get(kind, lambda x: x.astype(float))(adata.X)
     options |= {"sizes": [20], "n_repeats": 1}
-    found, expected = study_of(adata=adata, **options), study_of(sizes=[20], n_repeats=1)
-    assert found._settings == expected._settings
-    assert_same(found.run(), expected.run(), check_exact=False, rtol=1e-6)
+    found = study_of(adata=adata, **options)
+    assert found._settings == study_of(sizes=[20], n_repeats=1)._settings
+    expected = expected_results().query("n_pilot == 20 and repeat == 0")
+    assert_same(found.run(), expected, check_exact=False, rtol=1e-6)
 
 
 def test_a_pilot_may_be_changed_by_its_model():
@@ -180,24 +188,21 @@ def test_a_pilot_may_be_changed_by_its_model():
     before = CELLS.X.copy()
     spoiled = study_of({"spoil": spoil, "copies": copies}).run()
     assert (before != CELLS.X).nnz == 0
-    alone = study_of({"copies": copies}).run()
-    assert_same(spoiled[spoiled["model"] == "copies"], alone)
+    assert_same(spoiled[spoiled["model"] == "copies"], expected_results().query("model == 'copies'"))
 
 
 # ---------------------------------------------------------------- seeds
 
 
 def test_the_same_seed_gives_the_same_results_and_another_one_others():
-    results = study_of().run()
     torch.rand(3)
-    assert_same(study_of().run(), results)
-    assert not study_of(seed=1).run()["value"].equals(results["value"])
+    assert_same(study_of().run(), expected_results())
+    assert not study_of(seed=1).run()["value"].equals(expected_results()["value"])
 
 
 def test_a_fit_depends_on_its_own_size_repeat_and_model_only():
-    results = study_of().run()
     alone = study_of({"poisson": PilotModel(poisson, ("b",))}, sizes=[40], n_repeats=2).run()
-    assert_same(results.query("model == 'poisson' and mode == 'b' and n_pilot == 40"), alone)
+    assert_same(expected_results().query("model == 'poisson' and mode == 'b' and n_pilot == 40"), alone)
     ratios = study_of({"one": poisson, "two": poisson}).run().query("metric == 'mean_count_ratio'")
     assert ratios["value"].is_unique  # twins draw numbers of their own
 
@@ -217,7 +222,7 @@ def test_the_state_of_the_session_is_left_alone():
 @pytest.mark.slow  # processes import torch
 def test_processes_give_the_same_results_and_may_get_lambdas(tmp_path):
     models = {"copies": lambda pilot: copies(pilot), "poisson": PilotModel(poisson, ("a", "b"))}
-    expected = study_of().run()
+    expected = expected_results()
     found = study_of(models).run(tmp_path / "ledger.csv", n_jobs=2)
     assert_same(found, expected)
 
@@ -237,17 +242,23 @@ def test_a_finished_study_is_read_from_its_ledger(tmp_path):
     assert list(pd.read_csv(path, skiprows=1)) == [*COLUMNS, "message"]
 
 
+@pytest.fixture(scope="module")
+def whole_ledger(tmp_path_factory) -> bytes:
+    """The file of the finished study of :func:`expected_results`."""
+    path = tmp_path_factory.mktemp("ledger") / "ledger.csv"
+    assert_same(study_of().run(path), expected_results())
+    return path.read_bytes()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.77, 0.999])
-def test_a_ledger_that_ends_anywhere_is_continued(tmp_path, share):
-    path = tmp_path / "ledger.csv"
-    expected = study_of().run(path)
-    text = path.read_bytes()
+def test_a_ledger_that_ends_anywhere_is_continued(tmp_path, share, whole_ledger):
+    path, text = tmp_path / "ledger.csv", whole_ledger
     start = text.index(b"\n", text.index(b"\n") + 1) + 1  # settings and header are written at once
     end = start + int(share * (len(text) - start))
     path.write_bytes(text[:end])
     counter = Counter()
     study = study_of({"copies": counter, "poisson": PilotModel(poisson, ("a", "b"))})
-    assert_same(study.run(path), expected)
+    assert_same(study.run(path), expected_results())
     n_whole = sum(
         1
         for line in text[:end].decode().splitlines(True)
@@ -262,18 +273,18 @@ def test_a_ledger_that_ends_anywhere_is_continued(tmp_path, share):
 def test_an_empty_ledger_is_a_new_one(tmp_path):
     path = tmp_path / "ledger.csv"
     path.touch()
-    assert_same(study_of().run(path), study_of().run())
+    assert_same(study_of().run(path), expected_results())
     assert path.read_text().startswith("# scdgd pilot study {")
 
 
 def test_more_repeats_and_models_keep_what_is_done(tmp_path):
     path, counter = tmp_path / "ledger.csv", Counter()
     study_of({"copies": counter}, n_repeats=1).run(path)
-    results = study_of({"copies": counter, "poisson": PilotModel(poisson, ("a", "b"))}).run(path)
+    all_of_them = study_of({"copies": counter, "poisson": PilotModel(poisson, ("a", "b"))}).run(path)
     assert len(counter.pilots) == 4
-    assert_same(results, study_of().run())
+    assert_same(all_of_them, expected_results())
     fewer = study_of({"copies": counter}, n_repeats=1).run(path)
-    assert_same(fewer, results.query("model == 'copies' and repeat == 0"))
+    assert_same(fewer, all_of_them.query("model == 'copies' and repeat == 0"))
     more_modes = study_of({"copies": PilotModel(copies, ("prior", "other"))}).run(path)
     assert set(more_modes["mode"]) == {"prior", "other"}
 
@@ -332,9 +343,9 @@ def test_a_study_that_is_killed_goes_on(tmp_path):
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(path)], cwd=root, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     counter = Counter()
-    results = study_of({"copies": counter, "poisson": PilotModel(poisson, ("a", "b"))}).run(path)
+    found = study_of({"copies": counter, "poisson": PilotModel(poisson, ("a", "b"))}).run(path)
     assert len(counter.pilots) == 2
-    assert_same(results, study_of().run())
+    assert_same(found, expected_results())
 
 
 # ---------------------------------------------------------------- failures

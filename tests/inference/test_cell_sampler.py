@@ -14,9 +14,9 @@ from scvi.model import SCVI, LinearSCVI
 import scdgd.inference._cell_sampler as cell_sampler
 import scdgd.inference._growing_csr as growing_csr
 from scdgd.inference import CellSampler, LogNormalLibrary, noise_baseline
-from scdgd.inference._cell_sampler import spread_evenly
+from scdgd.inference._any_module import log_size_of
 from scdgd.inference._growing_csr import GrowingCSR
-from scdgd.inference._library import log_size_of
+from scdgd.inference._registered_sampler import spread_evenly
 from scdgd.model import SCDGD, SCGMVAE, SCVAD, SCVAE, SCVAMP, SCVMM, FlexSCVI
 from tests.conftest import simulate, train
 
@@ -181,13 +181,13 @@ def test_replicates_have_the_decoded_mean_of_their_cell(name):
 @pytest.mark.parametrize("name", ["SCDGD", "SCVI"])
 def test_counts_are_decoded_with_the_batch_of_their_donor(name, mode, monkeypatch):
     sampler, seen = sampler_of(model_of(name), batch_size=16), []
-    decode = sampler._decode
+    decode = cell_sampler.decode
 
-    def spy(z, log_size, tensors):
+    def spy(module, z, log_size, tensors):
         seen.append((z, log_size, tensors["batch"]))
-        return decode(z, log_size, tensors)
+        return decode(module, z, log_size, tensors)
 
-    monkeypatch.setattr(sampler, "_decode", spy)
+    monkeypatch.setattr(cell_sampler, "decode", spy)
     cells = getattr(sampler, f"sample_{mode}")(200, np.arange(60), seed=0)
     z, log_size, batch = (torch.cat(part).numpy() for part in zip(*seen, strict=True))
     totals = np.asarray(sampler.manager.adata.X.sum(1)).ravel()
@@ -364,5 +364,8 @@ def test_noise_is_added_to_the_pilot(monkeypatch):
     np.testing.assert_array_equal(donors, np.arange(6))
     assert (noisy.toarray() >= pilot).all()
     assert (noisy.toarray() - pilot).max() < 300
-    with pytest.raises(ValueError, match="`n_cells`"):
-        noise_baseline(pilot, 0)
+    for n_cells in (0, 2.5):
+        with pytest.raises(ValueError, match="`n_cells`"):
+            noise_baseline(pilot, n_cells)
+    with pytest.raises(ValueError, match="finite and not negative"):
+        noise_baseline(np.array([[1, np.nan]]))

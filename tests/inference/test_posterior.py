@@ -84,7 +84,7 @@ def quadrature(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log evidence ``(b,)``, mean ``(b, d)`` and covariance ``(b, d, d)`` by sums over a grid, d = 1 or 2."""
     d, b = module.prior.n_latent, len(tensors[REGISTRY_KEYS.X_KEY])
-    n_points = n_points or {1: 2001, 2: 281}[d]  # steps well below the standard deviations of posteriors
+    n_points = n_points or {1: 2001, 2: 141}[d]  # steps well below the standard deviations of posteriors
     axis = torch.linspace(-half_width, half_width, n_points)
     z = torch.cartesian_prod(*[axis] * d).reshape(-1, d)
     values = torch.cat([log_joint(module, tensors, part.unsqueeze(1).expand(-1, b, -1)) for part in z.split(20_000)])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scvi
 import torch
+from anndata import AnnData
 from scipy import sparse
 from scipy.stats import binom, nbinom, poisson
 from scvi.distributions import Poisson, ZeroInflatedNegativeBinomial
@@ -168,3 +169,11 @@ def test_registered_size_factors_are_halved_too():
 def test_only_anndata_is_split():
     with pytest.raises(TypeError, match="MuData"):
         split_counts(md.MuData({"rna": simulate()}))
+
+
+@pytest.mark.parametrize("values", [[[0.5, 1]], [[-1, 1]], [[np.nan, 1]]])
+def test_only_counts_are_split(values):
+    with pytest.raises(ValueError, match="whole numbers from 0"):
+        split_counts(AnnData(np.array(values, dtype=float)))
+    with pytest.raises(KeyError, match=r"no 'raw'\. There are: \[\]"):
+        split_counts(AnnData(np.ones((2, 2))), layer="raw")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scvi
 import torch
-from scipy.special import logsumexp
+from scipy.special import gammaln, logsumexp
 from scipy.stats import binom, nbinom, norm, poisson
-from scvi.distributions import Poisson, ZeroInflatedNegativeBinomial
+from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from scvi.module import VAE
 
 from scdgd.metrics import _held_out, held_out_log_likelihood, split_counts
@@ -40,13 +40,23 @@ def new_cells(n_cells: int = 20, *, depth: float = 100.0, n_batches: int = 1):
 def log_pmf(px, x: np.ndarray, depth: float) -> np.ndarray:
     """Log probabilities of counts under a law of scvi-tools, or of ours, with `depth` times its mean."""
     if isinstance(px, Poisson):
-        return poisson.logpmf(x, depth * px.rate.double().numpy())
-    mu, theta = depth * px.mu.double().numpy(), px.theta.double().numpy()
-    log_p = nbinom.logpmf(x, theta, theta / (theta + mu))
+        rate = depth * px.rate.double().numpy()
+        return x * np.log(rate) - rate - gammaln(x + 1)
+    mu, theta = depth * px.mu.double().numpy(), px.theta[:1].double().numpy()  # a dispersion is a gene's
+    constant = gammaln(x + theta) - gammaln(theta) - gammaln(x + 1) + theta * np.log(theta)
+    log_p = constant + x * np.log(mu) - (x + theta) * np.log(mu + theta)
     if not isinstance(px, ZeroInflatedNegativeBinomial):
         return log_p
     pi = px.zi_probs.double().numpy()
     return np.where(x == 0, np.logaddexp(np.log(pi), np.log1p(-pi) + log_p), np.log1p(-pi) + log_p)
+
+
+def test_log_probabilities_of_the_quadrature_are_scipys():
+    x, mu, theta = np.array([0, 1, 2, 30]), torch.rand(5, 4) * 9, torch.rand(4) + 0.1
+    mean, size = 2 * mu.double().numpy(), theta.double().numpy()
+    np.testing.assert_allclose(log_pmf(Poisson(mu), x, 2), poisson.logpmf(x, mean), rtol=1e-9)
+    expected = nbinom.logpmf(x, size, size / (size + mean))
+    np.testing.assert_allclose(log_pmf(NegativeBinomial(mu=mu, theta=theta), x, 2), expected, rtol=1e-9)
 
 
 @torch.no_grad()
@@ -137,8 +147,9 @@ def test_the_scored_half_never_enters_inference(model, monkeypatch):
     weighted_draws = _held_out.InferredHalf.weighted_draws
 
     def spy(half, n_samples):
-        weights.append(weighted_draws(half, n_samples)[1])
-        return weighted_draws(half, n_samples)
+        draws = weighted_draws(half, n_samples)
+        weights.append(draws[1])
+        return draws
 
     def perturbed(adata, **kwargs):
         first, second = split_counts(adata, **kwargs)

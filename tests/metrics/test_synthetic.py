@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from anndata import AnnData
 from scipy import sparse, stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -309,3 +310,18 @@ def test_too_little_to_correlate_or_to_have_a_shape():
         gene_correlation_error(counts_of()[:, :2], counts_of()[:, :2])
     with pytest.raises(ValueError, match="at least 4 cells, got 3"):
         bimodality_coefficient(counts_of(3))
+
+
+@pytest.mark.parametrize(
+    ("counts", "error", "match"),
+    [
+        (AnnData(np.ones((3, 2))), TypeError, "not AnnData. Pass `adata.X`"),
+        (np.array([["1", "2"]], dtype=object), TypeError, "dtype is object"),
+        (np.array([[1, np.nan, np.inf]]), ValueError, r"NaN or infinite \(2 of them\)"),
+        (np.array([[1, -3.0]]), ValueError, "values from -3.0 to 1.0"),
+        (np.ones(3), ValueError, r"got shape \(3,\)"),
+    ],
+)
+def test_what_is_no_matrix_of_counts_is_refused(counts, error, match):
+    with pytest.raises(error, match=match):
+        gene_statistics(counts)

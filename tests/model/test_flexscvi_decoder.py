@@ -80,7 +80,7 @@ def test_it_finds_the_loadings_of_linear_data():
     adata.X = sparse.csr_matrix(rng.poisson(400 * rates / rates.sum(1, keepdims=True)).astype(np.float32))
     FlexSCVI.setup_anndata(adata)
     model = FlexSCVI(adata, prior="normal", decoder="linear", n_latent=2, gene_likelihood="poisson")
-    train(model, 60, plan_kwargs={"lr": 1e-2})
+    train(model, 20, plan_kwargs={"lr": 3e-2})
     found = model.get_loadings().to_numpy()
     centred = [w - w.mean(0) for w in (truth, found)]  # softmax does not see what all genes share
     bases = [np.linalg.svd(w, full_matrices=False)[0] for w in centred]

@@ -17,7 +17,7 @@ from tests.conftest import simulate, train
 class StudentMixture(Prior):
     """Mixture of spherical Student t components."""
 
-    def __init__(self, n_components: int, n_latent: int, dof: float = 4.0) -> None:
+    def __init__(self, n_components: int, n_latent: int, dof: int = 4) -> None:
         super().__init__(n_components, n_latent)
         self.dof = dof
         self.means = nn.Parameter(torch.randn(n_components, n_latent))
@@ -40,10 +40,11 @@ class StudentMixture(Prior):
         return torch.log_softmax(self.logits, 0) + log_density
 
     def _sample_components(self, components, generator=None):
-        shape = (len(components), self.n_latent)
-        noise = torch.randn(shape, generator=generator, device=self.means.device)
-        chi = torch.distributions.Chi2(self.dof).sample((len(components), 1)).to(noise)
-        return self.means[components] + self.log_scale[components, None].exp() * noise * (self.dof / chi).sqrt()
+        n, device = len(components), self.means.device
+        noise = torch.randn((n, self.n_latent), generator=generator, device=device)
+        # chi-squared as a sum of squares: torch.distributions.Chi2 takes no generator, so draws would not follow a seed
+        chi_squared = torch.randn((n, self.dof), generator=generator, device=device).square().sum(-1, keepdim=True)
+        return self.means[components] + self.log_scale[components, None].exp() * noise * (self.dof / chi_squared).sqrt()
 
 
 def make(**kwargs) -> FlexSCVI:
@@ -53,8 +54,8 @@ def make(**kwargs) -> FlexSCVI:
 
 
 def test_it_trains_clusters_and_generates(tmp_path):
-    model = make(prior_kwargs={"dof": 5.0}, gene_likelihood="nb")
-    assert model.module.prior.dof == 5.0
+    model = make(prior_kwargs={"dof": 5}, gene_likelihood="nb")
+    assert model.module.prior.dof == 5
     start = model.module.prior.means.detach().clone()
     train(model, 5)
     assert (model.module.prior.means.detach() - start).abs().max() > 1e-3

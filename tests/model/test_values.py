@@ -56,7 +56,7 @@ def model(request):
     if issubclass(model_class, SCDGD):
         model.train(10, **QUIET)
     else:
-        model.train(40, batch_size=40, plan_kwargs={"lr": 5e-3}, **QUIET)
+        model.train(20, batch_size=40, plan_kwargs={"lr": 1e-2}, **QUIET)
     return model
 
 

@@ -19,6 +19,7 @@ from ._fields import (
     TrainedCells,
     find_rows,
 )
+from ._layers import counts_of
 from ._loader import RunShuffledSampler, SparseCountsDataset, SparseCountsLoader
 from ._sparse_counts import SparseCounts, as_sparse_counts
 from ._splitter import SparseCountsSplitter, WholeDataSplitter
@@ -49,6 +50,7 @@ __all__ = [
     "WholeDataSplitter",
     "as_sparse_counts",
     "check_counts",
+    "counts_of",
     "find_rows",
     "iter_row_blocks",
 ]

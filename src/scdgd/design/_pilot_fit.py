@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import time
 import warnings
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scvi
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -19,6 +17,7 @@ from scdgd.metrics import ReferenceEmbedding, cluster_scores, gene_correlation_e
 
 from ._pilot_ledger import COLUMNS, FAILED, MESSAGE
 from ._pilot_models import PilotModel, draw_cells
+from ._seeding import training_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,22 +132,17 @@ def _check_interruption(generator) -> None:
 @contextlib.contextmanager
 def _by_itself(seed: int) -> Iterator[None]:
     """One thread, fixed seeds and no chatter inside the block, everything as before after it."""
-    n_threads, old_seed = torch.get_num_threads(), scvi.settings.seed
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  (models draw from it)
+    n_threads = torch.get_num_threads()
     loggers = [logging.getLogger(name) for name in _LIBRARIES]
     levels = [logger.level for logger in loggers]
-    with torch.random.fork_rng(), threadpool_limits(1), warnings.catch_warnings():
+    with training_seed(seed), threadpool_limits(1), warnings.catch_warnings():
         try:
             warnings.simplefilter("ignore")
             for logger in loggers:
                 logger.setLevel(logging.ERROR)
             torch.set_num_threads(1)
-            scvi.settings.seed = seed
             yield
         finally:
-            scvi.settings.seed = old_seed
             torch.set_num_threads(n_threads)
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)

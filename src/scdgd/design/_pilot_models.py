@@ -99,6 +99,7 @@ def add_noise(pilot: AnnData) -> Callable:
     """Sampler of pilot cells with noise."""
 
     def sampler(n_cells: int, *, mode: str, seed: int) -> AnnData:
+        """Noisy copies of the pilot, whatever the mode."""
         return noise_baseline(pilot, n_cells, seed=seed)
 
     return sampler

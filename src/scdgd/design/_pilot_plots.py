@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scdgd.pl._figure import bare, finish, get_axes
+from scdgd.pl._figure import bare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 #: What a metric is called on an axis, and the value that is right, if it is one.
 _METRICS = {
@@ -36,22 +34,20 @@ _WIDTH = 0.8
 
 
 def boxplots(
+    ax: Axes,
     values: pd.DataFrame,
     metric: str,
     *,
     plate: int,
     models: Sequence[str] | None = None,
     line: float | None = None,
-    ax: Axes | None = None,
-    figsize: tuple[float, float] = (7.0, 4.0),
-    save: str | Path | None = None,
-    show: bool | None = None,
-    return_fig: bool = False,
-) -> Axes | Figure:
-    """One box for each size of pilots, model and mode.
+) -> None:
+    """Draw one box for each size of pilots, model and mode.
 
     Parameters
     ----------
+    ax
+        Where to draw.
     values
         Rows of one metric, as :meth:`PilotStudy.run` returns them.
     metric
@@ -62,16 +58,8 @@ def boxplots(
         Models to draw; all if not given. Colours are the same as with all.
     line
         Value of the real cells; that which is right for the metric if not given.
-    ax, figsize, save, show, return_fig
-        As for :meth:`PilotStudy.plot`.
-
-    Returns
-    -------
-    The Axes, or the figure.
     """
     title, right = _METRICS.get(metric, (metric.replace("_", " "), None))
-    axes = get_axes(ax, 1, figsize)
-    ax = axes[0]
     sizes = sorted(values["n_pilot"].unique())
     series = list(values[["model", "mode"]].drop_duplicates().itertuples(index=False, name=None))
     names = [model for model, _ in series]
@@ -91,7 +79,6 @@ def boxplots(
     ax.set(xlabel="cells of the pilot", ylabel=title, xlim=(-0.5, len(sizes) - 0.5))
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
     bare(ax)
-    return finish(axes, is_single=True, save=save, show=show, return_fig=return_fig)
 
 
 def _draw(ax: Axes, boxes: list[np.ndarray], positions: np.ndarray, width: float, color: str, label: str) -> None:

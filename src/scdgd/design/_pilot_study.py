@@ -12,8 +12,9 @@ from scipy import sparse
 from scvi.utils import track
 from threadpoolctl import threadpool_limits
 
-from scdgd.data import check_counts
+from scdgd.data import check_counts, counts_of
 from scdgd.metrics import ReferenceEmbedding, cluster_scores, leiden_clusters
+from scdgd.pl._figure import finish, get_axes, with_figure_parameters
 
 from ._pilot_arguments import checked_labels, checked_sizes, fingerprint, whole_number
 from ._pilot_fit import Fit, Reference, run_fit
@@ -84,6 +85,8 @@ class PilotStudy:
         If counts are not raw counts, a pilot would have more cells than there are, or an option is out of range.
     TypeError
         If a model is not a function.
+    KeyError
+        If there is no such layer.
 
     Examples
     --------
@@ -108,7 +111,7 @@ class PilotStudy:
         space: Literal["pca", "counts"] = "pca",
         resolution: float = 0.4,
     ) -> None:
-        counts = adata.X if layer is None else adata.layers[layer]
+        counts = counts_of(adata, layer)
         location = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
         summary = check_counts(counts, adata.obs_names, adata.var_names, location)
         if adata.n_obs < _LEAST_CELLS or adata.n_vars < 2 or space not in ("pca", "counts") or not resolution > 0:
@@ -246,6 +249,7 @@ class PilotStudy:
         summary = values.agg(mean="mean", sd="std", n="count").reindex(index)
         return summary.fillna({"n": 0}).astype({"n": int})
 
+    @with_figure_parameters
     def plot(
         self,
         metric: str = "cluster_size_error",
@@ -270,14 +274,7 @@ class PilotStudy:
             Names of models to draw; all if not given.
         ax
             Where to draw; a new figure if not given.
-        figsize
-            Width and height of a new figure, in inches.
-        save
-            File to save the figure to.
-        show
-            Whether to call ``plt.show()``; not by default.
-        return_fig
-            Return the figure in place of the Axes.
+        %(figure)s
 
         Returns
         -------
@@ -296,8 +293,9 @@ class PilotStudy:
             msg = f"There are no models {unknown}; the study has {list(self.models)}."
             raise ValueError(msg)
         line = self.reference_scores()[metric] if metric in ("davies_bouldin", "ari") else None
-        options = {"ax": ax, "figsize": figsize, "save": save, "show": show, "return_fig": return_fig}
-        return boxplots(values, metric, plate=PLATE, models=models, line=line, **options)
+        axes = get_axes(ax, 1, figsize)
+        boxplots(axes[0], values, metric, plate=PLATE, models=models, line=line)
+        return finish(axes, is_single=True, save=save, show=show, return_fig=return_fig)
 
     def _fits(self) -> Iterator[Fit]:
         """All fits; a study that is killed has as many repeats of each size and model, but for one."""

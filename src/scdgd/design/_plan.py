@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from scdgd.data import check_counts
+from scdgd.data import check_counts, counts_of
 
 from ._plan_find_type import find_type
 from ._plan_groups import groups_of, rarest, size_of
@@ -87,7 +87,7 @@ def plan(
     KeyError
         If `groups` or `layer` names nothing.
     TypeError
-        If `target` is of another kind.
+        If `target` is of another kind, or `pilot_adata` is no AnnData.
 
     Examples
     --------
@@ -129,12 +129,9 @@ def plan(
 
 def _counts_of(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
     """Raw counts of all genes, ``(n, g)``; genes without counts are not complained of, since pilots have many."""
-    if layer is not None and layer not in adata.layers:
-        msg = f"`layer` names counts in `adata.layers`, but there is no {layer!r}. There are: {list(adata.layers)}."
-        raise KeyError(msg)
-    adata = adata.to_memory() if adata.isbacked else adata
+    adata = adata.to_memory() if getattr(adata, "isbacked", False) else adata
+    counts = sparse.csr_matrix(counts_of(adata, layer))
     location = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    counts = sparse.csr_matrix(adata.X if layer is None else adata.layers[layer])
     detected = counts.getnnz(0) > 0
     if adata.n_obs > 0 and not detected.any():
         msg = f"{location} holds no counts: all {counts.shape[0]} x {counts.shape[1]} values are zero."

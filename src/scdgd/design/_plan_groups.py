@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ._stability_clusters import PilotEmbedding, leiden_clusters
+from scdgd.metrics import leiden_clusters
+
+from ._stability_clusters import pilot_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,15 +40,16 @@ def groups_of(adata: AnnData, groups: str | Sequence | None, counts: sparse.csr_
         If the groups are not one a cell, or all are missing.
     """
     if groups is None:
-        clusters = leiden_clusters(PilotEmbedding(counts, seed)(counts), seed=seed)
+        clusters = leiden_clusters(pilot_embedding(counts, seed).coordinates, resolution=1.0, seed=seed)
         return pd.Categorical(clusters.astype(str), categories=[str(c) for c in np.unique(clusters)])
     if isinstance(groups, str):
         if groups not in adata.obs:
             msg = f"`groups` names a column of `adata.obs`, but there is no {groups!r}. There are: {list(adata.obs)}."
             raise KeyError(msg)
         groups = adata.obs[groups]
-    if len(groups) != adata.n_obs:
-        msg = f"`groups` must hold one group for each of the {adata.n_obs} cells, but has {len(groups)}."
+    n_groups = len(groups) if np.ndim(groups) else 0
+    if n_groups != adata.n_obs:
+        msg = f"`groups` must hold one group for each of the {adata.n_obs} cells, but has {n_groups}."
         raise ValueError(msg)
     groups = pd.Categorical(groups)
     groups = groups.rename_categories([str(name) for name in groups.categories])

@@ -85,6 +85,7 @@ def needed(table: pd.DataFrame, goal: float) -> tuple[float, float, float]:
     """
 
     def first(column: str) -> float:
+        """The smallest ``n`` from which on a column reaches the goal."""
         short = (table[column] < goal).to_numpy()
         n_short = len(short) - short[::-1].argmax() if short.any() else 0
         return float(table["n"].iloc[n_short]) if n_short < len(short) else math.inf
@@ -97,6 +98,7 @@ def needed_in_words(numbers: tuple[float, float, float], table: pd.DataFrame, in
     smallest, largest = table["n"].iloc[[0, -1]]
 
     def in_words(n: float) -> str:
+        """One number, by the sizes of the table."""
         if math.isinf(n):
             return f"more than {cells(largest)}"
         return f"at most {cells(n)}" if n == smallest else cells(n)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from anndata import AnnData
-from scvi import settings
 
 from scdgd.model import SCDGD
 
 from ._plan_result import ASSUMED, Plan, needed, needed_in_words
+from ._seeding import training_seed
 from ._stability import replicate_scores, stability_curve
 from ._stability_clusters import variable_genes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from scipy import sparse
 
@@ -124,26 +121,11 @@ def _generator(
         model = model(pilot)
         _check_trained_on(model, pilot)
         return model, counts
-    with _seeded(seed):
+    with training_seed(seed):
         SCDGD.setup_anndata(pilot)
         model = SCDGD(pilot, n_components=min(_N_COMPONENTS, pilot.n_obs))
         model.train(enable_progress_bar=show_progress)
     return model, counts
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Train with ``scvi.settings.seed``, which training reads, and leave the setting and all generators as they were."""
-    setting = settings.seed
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - what the setting seeds
-    with torch.random.fork_rng():
-        try:
-            settings.seed = seed
-            yield
-        finally:
-            settings.seed = setting
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
 
 
 def _check_trained_on(model: object, pilot: AnnData) -> None:

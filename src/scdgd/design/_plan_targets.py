@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scdgd._options import check_positive_integers
+
 
 @dataclass(frozen=True)
 class FindType:
@@ -46,9 +48,7 @@ class FindType:
         if self.frequency is not None and not 0 < self.frequency <= 1:
             msg = f"`frequency` is a share of the cells, above 0 and at most 1, got {self.frequency}."
             raise ValueError(msg)
-        if isinstance(self.n_cells, bool) or self.n_cells != int(self.n_cells) or self.n_cells < 1:
-            msg = f"`n_cells` must be a positive integer, got {self.n_cells!r}."
-            raise ValueError(msg)
+        check_positive_integers(n_cells=self.n_cells)
         _check_share("probability", self.probability)
 
 

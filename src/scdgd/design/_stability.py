@@ -11,7 +11,7 @@ from scvi.utils import track
 
 from scdgd.tl import sample_cells
 
-from ._stability_clusters import PilotEmbedding, replicate_ari
+from ._stability_clusters import pilot_embedding, replicate_ari
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ def replicate_scores(
     sizes = sorted({n_half, *sizes})
     pool = sample_cells(model, _POOL * 2 * max(sizes), mode="posterior", seed=seed)
     source = model.adata.obs_names.get_indexer(pool.obs["source_cell"].astype(str))
-    embedding = PilotEmbedding(counts, seed)
+    embedding = pilot_embedding(counts, seed)
     synthetic, halves = {n: np.empty(n_replicates) for n in sizes}, np.empty(n_replicates)
     rounds = range(n_replicates)
     for r in track(rounds, description="Clustering replicates", disable=not show_progress):

@@ -1,54 +1,24 @@
-"""Leiden clusters of cells, and how far two experiments agree on them."""
+"""How far two experiments agree on the clusters of their cells."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from anndata import AnnData
-from scipy import sparse
+
+from scdgd.metrics import ReferenceEmbedding, leiden_clusters, map_to_clusters
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 _N_PRINCIPAL_COMPONENTS = 20
 _N_GENES = 2_000
-_N_NEIGHBORS = 15
 
 
-class PilotEmbedding:
-    r"""Principal components of log-normalised counts, fitted to some cells and applied to any.
-
-    .. math::
-        e(x) = V^\top \big(\log(1 + t x / \textstyle\sum_j x_j) - a\big)
-
-    with the median total ``t``, the mean ``a`` and the loadings ``V`` of the cells that it was fitted to.
-
-    Parameters
-    ----------
-    counts
-        Counts of the cells it is fitted to, ``(n, g)``.
-    seed
-        Seed of the solver.
-    """
-
-    def __init__(self, counts: sparse.csr_matrix, seed: int = 0) -> None:
-        from sklearn.decomposition import PCA
-
-        totals = np.asarray(counts.sum(1)).ravel()
-        self.target = max(float(np.median(totals)), 1.0)
-        logged = self.log_normalize(counts)
-        n_axes = min(_N_PRINCIPAL_COMPONENTS, min(logged.shape) - 1)
-        self.pca = None
-        if n_axes >= 1 and logged.nnz > 0:
-            self.pca = PCA(n_axes, svd_solver="arpack", random_state=seed).fit(logged)
-
-    def log_normalize(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Logs of counts ``(n, g)`` scaled to the common total."""
-        totals = np.maximum(np.asarray(counts.sum(1)).ravel(), 1)
-        return counts.multiply(self.target / totals[:, None]).tocsr().log1p().astype(np.float64)
-
-    def __call__(self, counts: sparse.csr_matrix) -> np.ndarray:
-        """Coordinates of cells with counts ``(n, g)``, shape ``(n, d)``."""
-        logged = self.log_normalize(counts)
-        if self.pca is None:
-            return logged[:, :1].toarray()
-        return logged @ self.pca.components_.T - self.pca.mean_ @ self.pca.components_.T
+def pilot_embedding(counts: sparse.csr_matrix, seed: int = 0) -> ReferenceEmbedding:
+    """The 20 principal components of log-normalised counts ``(n, g)``."""
+    return ReferenceEmbedding(counts, n_components=_N_PRINCIPAL_COMPONENTS, seed=seed)
 
 
 def variable_genes(counts: sparse.csr_matrix) -> np.ndarray:
@@ -70,33 +40,10 @@ def variable_genes(counts: sparse.csr_matrix) -> np.ndarray:
     return chosen
 
 
-def leiden_clusters(coordinates: np.ndarray, resolution: float = 1.0, seed: int = 0) -> np.ndarray:
-    """Leiden clusters on a graph of 15 neighbours, as in scanpy; numbered from the largest, shape ``(n,)``.
-
-    Parameters
-    ----------
-    coordinates
-        Of ``n`` cells, shape ``(n, d)``.
-    resolution
-        Resolution of modularity.
-    seed
-        Seed of the graph and of Leiden.
-    """
-    import scanpy as sc
-
-    n = len(coordinates)
-    if n < 3 or np.ptp(coordinates, axis=0).max() == 0:
-        return np.zeros(n, int)
-    cells = AnnData(np.zeros((n, 1), np.float32), obsm={"X_pca": coordinates.astype(np.float32)})
-    sc.pp.neighbors(cells, n_neighbors=min(_N_NEIGHBORS, n - 1), use_rep="X_pca", random_state=seed)
-    sc.tl.leiden(cells, resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
-    return cells.obs["leiden"].to_numpy().astype(int)
-
-
 def replicate_ari(
     counts_a: sparse.csr_matrix,
     counts_b: sparse.csr_matrix,
-    embedding: PilotEmbedding,
+    embedding: ReferenceEmbedding,
     resolution: float = 1.0,
     seed: int = 0,
 ) -> float:
@@ -124,13 +71,13 @@ def replicate_ari(
     Mean adjusted Rand index of both directions; 1 if both agree in full.
     """
     from sklearn.metrics import adjusted_rand_score
-    from sklearn.neighbors import KNeighborsClassifier
 
     both = []
     for counts in (counts_a, counts_b):
-        both.append((embedding(counts), leiden_clusters(PilotEmbedding(counts, seed)(counts), resolution, seed)))
-    scores = []
-    for (seen, clusters), (unseen, own) in (both, both[::-1]):
-        transferred = KNeighborsClassifier(n_neighbors=1).fit(seen, clusters).predict(unseen)
-        scores.append(adjusted_rand_score(own, transferred))
+        own = leiden_clusters(pilot_embedding(counts, seed).coordinates, resolution=resolution, seed=seed)
+        both.append((embedding.transform(counts), own))
+    scores = [
+        adjusted_rand_score(own, map_to_clusters(seen, clusters, unseen))
+        for (seen, clusters), (unseen, own) in (both, both[::-1])
+    ]
     return float(np.mean(scores))

@@ -1,7 +1,7 @@
 """Representations for given parameters, and cells drawn from them."""
 
 from ._boltzmann_sampler import BoltzmannSampler
-from ._cell_sampler import CellSampler, Library, SyntheticCells
+from ._cell_sampler import CellSampler, SyntheticCells
 from ._encoder_posterior import encoder_samples, log_standard_normal
 from ._fisher import fisher_information
 from ._gauss_newton import GaussNewtonConfig, MAPEstimate, gauss_newton
@@ -16,6 +16,7 @@ from ._noise_baseline import noise_baseline
 from ._pareto import pareto_shape
 from ._posterior import posterior_draws, posterior_samples
 from ._refinement import refined
+from ._registered_sampler import Library
 from ._seeding import seeded
 from ._starts import best_component_means
 from ._variational import place_variational

@@ -8,33 +8,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from scdgd._compat import get_state_registry, is_registered
-from scdgd.data import SparseCounts, SparseCountsLoader, as_sparse_counts
+from scdgd._compat import is_registered
+from scdgd.data import SparseCounts, as_sparse_counts
 from scdgd.module import Conditions
 
-from ._cell_sampler import positive_integer, spread_evenly
 from ._gibbs_chains import CHAINS_TOGETHER, draw_exactly, run_chains
 from ._growing_csr import GrowingCSR
+from ._registered_sampler import RegisteredSampler, check_library, positive_integer, spread_evenly
 from ._seeding import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from anndata import AnnData
     from scvi.data import AnnDataManager
 
     from scdgd.module import DeepBoltzmannMachine
 
-    from ._cell_sampler import Library
     from ._gibbs_chains import GibbsCells
+    from ._registered_sampler import Library
 
 LATENT_KEY = "X_scdbm"
 
 
-class BoltzmannSampler:
+class BoltzmannSampler(RegisteredSampler):
     """Synthetic cells of a deep Boltzmann machine.
 
     Parameters
@@ -57,8 +57,7 @@ class BoltzmannSampler:
         *,
         batch_size: int | None = None,
     ) -> None:
-        self.module, self.registry, self.manager = module, registry, adata_manager
-        self.batch_size = CHAINS_TOGETHER if batch_size is None else positive_integer("batch_size", batch_size)
+        super().__init__(module, registry, adata_manager, CHAINS_TOGETHER if batch_size is None else batch_size)
 
     # ------------------------------------------------------------ draws
 
@@ -113,7 +112,7 @@ class BoltzmannSampler:
         fitted = self._fitted_sizes(donors) if library == "lognormal" else None
         first = 0
         with seeded(seed):
-            for v, given in self._minibatches(sources):
+            for v, given in self._cells(sources):
                 repeats = torch.as_tensor(copies[first : first + len(v)], device=self.module.device)
                 first += len(v)
                 q = self.module.mean_field(v, given)
@@ -125,7 +124,7 @@ class BoltzmannSampler:
                     tops.append(hidden[-1].cpu().numpy())
                     conditions.append(sized)
         samples = self._to_anndata(counts.to_matrix(), np.concatenate(tops), _joined(conditions))
-        samples.obs["source_cell"] = pd.Categorical(np.asarray(self.manager.adata.obs_names, dtype=object)[order])
+        samples.obs["source_cell"] = self._names_of(order)
         return samples
 
     def sample_given(
@@ -175,21 +174,6 @@ class BoltzmannSampler:
 
     # ------------------------------------------------------------ sizes and batches
 
-    def donors_of(self, batch: str | None = None) -> np.ndarray:
-        """Positions of the cells of a batch, shape ``(m,)``; all if it is not given.
-
-        Raises
-        ------
-        ValueError
-            If the model does not know the batch, or has no cells of it.
-        """
-        codes = np.asarray(self.manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-        donors = np.arange(len(codes)) if batch is None else np.flatnonzero(codes == self._code_of(batch))
-        if len(donors) == 0:
-            msg = f"None of the attached cells is of batch {batch!r}, so there is none to borrow a size from."
-            raise ValueError(msg)
-        return donors
-
     def _conditions(self, n_cells: int, batch: str | None, library: Library, rng: np.random.Generator) -> Conditions:
         """Batches and sizes of ``n`` new cells: those of random cells, or drawn without any."""
         self._check_library(library)
@@ -202,7 +186,7 @@ class BoltzmannSampler:
                 )
                 raise ValueError(msg)
             donors = self.donors_of(batch)
-            everyone = _joined([given for _, given in self._minibatches(donors)])
+            everyone = _joined([given for _, given in self._cells(donors)])
             chosen = torch.as_tensor(rng.integers(len(donors), size=n_cells), device=module.device)
             fitted = self._fitted_sizes(donors) if library == "lognormal" else None
             return self._sized(everyone.of(chosen), library, fitted, rng)
@@ -226,21 +210,18 @@ class BoltzmannSampler:
 
     def _fitted_sizes(self, donors: np.ndarray) -> pd.DataFrame:
         """Mean and standard deviation of the log size factors of each batch."""
-        given = _joined([given for _, given in self._minibatches(donors)])
+        given = _joined([given for _, given in self._cells(donors)])
         return pd.Series(given.size.log().cpu().numpy()).groupby(given.batch.cpu().numpy()).agg(["mean", "std"])
 
     def _check_library(self, library: Library) -> None:
-        is_number = isinstance(library, Real) and not isinstance(library, bool)
-        if not (is_number and 0 < library < np.inf) and library not in ("empirical", "lognormal"):
-            msg = f"The library must be 'empirical', 'lognormal' or a total count, which must be positive, got {library!r}."
-            raise ValueError(msg)
+        check_library(library)
         if library != "empirical" and not self.module.uses_size:
             msg = (
                 f"A library of {library!r} is not possible: this model has no size factors, and draws sizes with the rest "
                 "of a cell. Train one with `use_library_size=True`."
             )
             raise ValueError(msg)
-        if is_number and not self.sizes_are_totals:
+        if isinstance(library, Real) and not self.sizes_are_totals:
             msg = (
                 f"A library of {library!r} total counts is not possible: sizes of this model are the registered size "
                 "factors. Use those of real cells (`library='empirical'`)."
@@ -252,17 +233,10 @@ class BoltzmannSampler:
         """Whether the size of a cell is its total count, and not a registered size factor."""
         return not is_registered(self.registry, REGISTRY_KEYS.SIZE_FACTOR_KEY)
 
-    def _code_of(self, batch: str) -> int:
-        if batch not in self.batches:
-            msg = f"There is no batch {batch!r}; the model knows {self.batches}."
-            raise ValueError(msg)
-        return self.batches.index(batch)
-
     # ------------------------------------------------------------ in and out
 
-    def _minibatches(self, positions: np.ndarray) -> Iterator[tuple[SparseCounts, Conditions]]:
-        for tensors in SparseCountsLoader(self.manager, positions, self.batch_size):
-            tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
+    def _cells(self, positions: np.ndarray) -> Iterator[tuple[SparseCounts, Conditions]]:
+        for tensors in self._minibatches(positions):
             yield as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY]), self.module.conditions(tensors)
 
     def _pattern(self, component: int) -> torch.Tensor:
@@ -275,26 +249,11 @@ class BoltzmannSampler:
         return ((int(component) >> digits) & 1).to(self.module.weights[0])
 
     def _to_anndata(self, counts: sparse.csr_matrix, top: np.ndarray, given: Conditions) -> AnnData:
-        obs = pd.DataFrame(index=[f"sample_{i}" for i in range(counts.shape[0])])
+        components = None
         if self.module.has_patterns:
             codes = top.astype(np.int64) @ 2 ** np.arange(top.shape[1])
-            obs["component"] = pd.Categorical(codes.astype(str))
-        if len(self.batches) > 1:
-            key = get_state_registry(self.registry, REGISTRY_KEYS.BATCH_KEY)["original_key"]
-            obs[key] = pd.Categorical.from_codes(given.batch.cpu().numpy(), self.batches)
-        samples = AnnData(counts, obs=obs, var=pd.DataFrame(index=self.genes))
-        samples.obsm[LATENT_KEY] = top
-        return samples
-
-    @property
-    def genes(self) -> np.ndarray:
-        """Names of the genes, shape ``(g,)``."""
-        return np.asarray(get_state_registry(self.registry, REGISTRY_KEYS.X_KEY)["column_names"], str)
-
-    @property
-    def batches(self) -> list:
-        """Names of the batches."""
-        return list(get_state_registry(self.registry, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"])
+            components = pd.Categorical(codes.astype(str))
+        return self._named(counts, top, LATENT_KEY, components, given.batch.cpu().numpy())
 
 
 def _with_diagnostics(samples: AnnData, cells: GibbsCells) -> AnnData:

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from anndata import AnnData
 from scvi import REGISTRY_KEYS, settings
-from scvi.module import LDVAE, VAE
+from scvi.module import VAE
 from scvi.utils import track
 
-from scdgd._compat import MODULE_KEYS, get_state_registry
-from scdgd.data import SparseCounts, SparseCountsLoader
-from scdgd.module import DGDModule, FlexVAE
-from scdgd.prior import Prior, StandardNormal
-
+from ._any_module import check_module, decode, draw_posterior, log_size_of, n_components_of, prior_of
 from ._growing_csr import GrowingCSR
-from ._library import LogNormalLibrary, log_size_of
-from ._posterior import posterior_draws
+from ._library import LogNormalLibrary
+from ._registered_sampler import RegisteredSampler, check_library, positive_integer, spread_evenly
 from ._seeding import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from anndata import AnnData
     from scipy import sparse
     from scvi.data import AnnDataManager
-    from torch.distributions import Distribution
 
-    from scdgd.likelihood import CountLikelihood
+    from scdgd.module import DGDModule
 
-Library = Literal["empirical", "lognormal"] | float
-Tensors = dict[str, torch.Tensor]
+    from ._any_module import Tensors
+    from ._registered_sampler import Library
 
-#: Modules of scvi-tools with a standard normal prior.
-_STOCK = (VAE, LDVAE)
 #: Draws of a posterior that are made at once, so that finding it is paid for once.
 _DRAWS_TOGETHER = 25
 _SHOW_CELLS = 10_000
@@ -55,7 +48,7 @@ class SyntheticCells(NamedTuple):
     """Positions of the cells that batch, covariates, size or representation come from, shape ``(n,)``."""
 
 
-class CellSampler:
+class CellSampler(RegisteredSampler):
     r"""Synthetic cells of a model with a decoder.
 
     .. math::
@@ -84,45 +77,15 @@ class CellSampler:
     def __init__(
         self, module: DGDModule | VAE, adata_manager: AnnDataManager, *, batch_size: int | None = None
     ) -> None:
-        if not isinstance(module, DGDModule | FlexVAE) and type(module) not in _STOCK:
-            msg = (
-                f"Cells are drawn from models of scdgd, `scvi.model.SCVI` and `scvi.model.LinearSCVI`, not from a model "
-                f"with the module {type(module).__name__}, whose prior is another one. Use the model's own "
-                "`posterior_predictive_sample`, if it has one."
-            )
-            raise TypeError(msg)
-        self.module, self.manager = module, adata_manager
-        self.batch_size = settings.batch_size if batch_size is None else positive_integer("batch_size", batch_size)
+        check_module(module)
+        super().__init__(
+            module, adata_manager.registry, adata_manager, settings.batch_size if batch_size is None else batch_size
+        )
 
     @property
-    def prior(self) -> Prior:
-        """Prior of representations."""
-        if isinstance(self.module, FlexVAE):
-            return self.module.given_prior()
-        if isinstance(self.module, DGDModule):
-            return self.module.prior
-        return StandardNormal(self.module.n_latent).to(self.module.device)
-
-    def donors_of(self, batch: str | None = None) -> np.ndarray:
-        """Positions of the cells of a batch, shape ``(m,)``; all if it is not given.
-
-        Raises
-        ------
-        ValueError
-            If the model does not know the batch, or has no cells of it.
-        """
-        codes = np.asarray(self.manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-        if batch is None:
-            return np.arange(len(codes))
-        categories = list(self._state(REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"])
-        if batch not in categories:
-            msg = f"There is no batch {batch!r}; the model knows {categories}."
-            raise ValueError(msg)
-        donors = np.flatnonzero(codes == categories.index(batch))
-        if len(donors) == 0:
-            msg = f"None of the attached cells is of batch {batch!r}, so there is none to borrow a library size from."
-            raise ValueError(msg)
-        return donors
+    def n_components(self) -> int:
+        """Number of components of the prior, one for stock models."""
+        return n_components_of(self.module)
 
     @torch.inference_mode()
     def sample_prior(
@@ -158,8 +121,8 @@ class CellSampler:
         n_cells = positive_integer("n_cells", n_cells)
         self._check_library(library)
         chosen = np.random.default_rng(seed).choice(donors, n_cells)
-        prior = self.prior
-        rows = _Rows(n_cells, self.n_genes, prior.n_latent)
+        prior = prior_of(self.module)
+        rows = _Rows(n_cells, len(self.genes), prior.n_latent)
         with seeded(seed):
             sizes = self._fitted_sizes(donors) if library == "lognormal" else None
             for tensors in self._shown(chosen, n_cells):
@@ -192,8 +155,8 @@ class CellSampler:
         n_cells = positive_integer("n_cells", n_cells)
         self._check_library(library)
         sources, copies = spread_evenly(n_cells, donors, np.random.default_rng(seed))
-        prior, order = self.prior, []
-        rows = _Rows(n_cells, self.n_genes, prior.n_latent)
+        prior, order = prior_of(self.module), []
+        rows = _Rows(n_cells, len(self.genes), prior.n_latent)
         first = 0
         with seeded(seed):
             sizes = self._fitted_sizes(donors) if library == "lognormal" else None
@@ -224,43 +187,15 @@ class CellSampler:
         -------
         Counts as CSR, ``obs["component"]``, the batch column if there is more than one batch, and representations.
         """
-        k = self.n_components
-        obs = pd.DataFrame(
-            {"component": pd.Categorical(cells.components.astype(str), categories=[str(c) for c in range(k)])},
-            index=[f"sample_{i}" for i in range(len(cells.components))],
-        )
-        state = self._state(REGISTRY_KEYS.BATCH_KEY)
-        if len(state["categorical_mapping"]) > 1:
-            codes = np.asarray(self.manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()[cells.donors]
-            obs[state["original_key"]] = pd.Categorical.from_codes(codes.astype(int), state["categorical_mapping"])
+        names = [str(c) for c in range(self.n_components)]
+        components = pd.Categorical(cells.components.astype(str), categories=names)
+        samples = self._named(cells.counts, cells.z, latent_key, components, self._batch_codes[cells.donors])
         if with_sources:
-            obs["source_cell"] = pd.Categorical(np.asarray(self.manager.adata.obs_names, dtype=object)[cells.donors])
-        samples = AnnData(cells.counts, obs=obs, var=pd.DataFrame(index=self._genes))
-        samples.obsm[latent_key] = cells.z
+            samples.obs["source_cell"] = self._names_of(cells.donors)
         return samples
 
-    @property
-    def n_components(self) -> int:
-        """Number of components of the prior, one for stock models."""
-        return 1 if type(self.module) in _STOCK else self.module.prior.n_components
-
-    @property
-    def n_genes(self) -> int:
-        """Number of genes ``g``."""
-        return len(self._genes)
-
-    @property
-    def _genes(self) -> np.ndarray:
-        return np.asarray(self._state(REGISTRY_KEYS.X_KEY)["column_names"], str)
-
-    def _state(self, key: str) -> dict:
-        return get_state_registry(self.manager.registry, key)
-
     def _check_library(self, library: Library) -> None:
-        is_size = isinstance(library, Real) and not isinstance(library, bool) and 0 < library < np.inf
-        if not is_size and library not in ("empirical", "lognormal"):
-            msg = f"`library` must be 'empirical', 'lognormal' or a positive total count, got {library!r}."
-            raise ValueError(msg)
+        check_library(library)
         without_size = getattr(self.module, "mean_activation", None) in ("rate", "identity")
         without_size |= getattr(self.module, "size_factor", None) == "none"
         if library != "empirical" and without_size:
@@ -269,10 +204,6 @@ class CellSampler:
                 "(`mean_activation` is 'rate' or 'identity', or `size_factor='none'`). Use `library='empirical'`."
             )
             raise ValueError(msg)
-
-    def _minibatches(self, positions: np.ndarray) -> Iterator[Tensors]:
-        for tensors in SparseCountsLoader(self.manager, positions, self.batch_size):
-            yield {key: value.to(self.module.device) for key, value in tensors.items()}
 
     def _fitted_sizes(self, donors: np.ndarray) -> LogNormalLibrary:
         return LogNormalLibrary.fit(self.module, self._minibatches(donors))
@@ -291,55 +222,21 @@ class CellSampler:
         copies = torch.as_tensor(copies, device=self.module.device)
         for first in range(0, int(copies.max()), _DRAWS_TOGETHER):
             n = min(_DRAWS_TOGETHER, int(copies.max()) - first)
-            z, log_size = self._draw_posterior(tensors, n)  # (n, b, d), (n, b, 1)
+            z, log_size = draw_posterior(self.module, tensors, n)  # (n, b, d), (n, b, 1)
             wanted = first + torch.arange(n, device=copies.device).unsqueeze(1) < copies  # (n, b)
             cells = torch.arange(len(copies), device=copies.device).expand_as(wanted)[wanted]
             parts = (part.split(self.batch_size) for part in (z[wanted], log_size.expand(n, -1, -1)[wanted], cells))
             yield from zip(*parts, strict=True)
-
-    def _draw_posterior(self, tensors: Tensors, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draws ``(n, b, d)`` of the posteriors of a minibatch, and log sizes, ``(n, b, 1)`` or ``(b, 1)``."""
-        module = self.module
-        if isinstance(module, DGDModule):
-            rows = module.representations(tensors[REGISTRY_KEYS.INDICES_KEY].ravel())
-            return posterior_draws(module, tensors, rows, n), log_size_of(module, tensors)
-        given = tensors if isinstance(module, FlexVAE) else _dense(tensors)
-        outputs = module.inference(**module._get_inference_input(given), n_samples=n)
-        z = outputs[MODULE_KEYS.Z_KEY]
-        if module.use_observed_lib_size:
-            return z.reshape(n, -1, z.shape[-1]), log_size_of(module, tensors)
-        return z.reshape(n, -1, z.shape[-1]), outputs[MODULE_KEYS.LIBRARY_KEY].reshape(n, -1, 1)
 
     def _log_size(self, sizes: LogNormalLibrary | None, tensors: Tensors, empirical: torch.Tensor) -> torch.Tensor:
         return empirical if sizes is None else sizes.sample(tensors[REGISTRY_KEYS.BATCH_KEY])
 
     def _draw_counts(self, z: torch.Tensor, log_size: torch.Tensor, tensors: Tensors, library: Library) -> np.ndarray:
         """Counts ``(b, g)`` at representations ``(b, d)``, with the covariates of `tensors`."""
-        px = self._decode(z, log_size, tensors)
+        px = decode(self.module, z, log_size, tensors)
         if isinstance(library, Real):
-            px = self._decode(z, log_size + np.log(library) - px.mean.sum(-1, keepdim=True).log(), tensors)
+            px = decode(self.module, z, log_size + np.log(library) - px.mean.sum(-1, keepdim=True).log(), tensors)
         return px.sample().cpu().numpy()
-
-    def _decode(self, z: torch.Tensor, log_size: torch.Tensor, tensors: Tensors) -> Distribution | CountLikelihood:
-        module = self.module
-        if isinstance(module, DGDModule):
-            return module.generative(z, log_size, **module.covariates(tensors))[MODULE_KEYS.PX_KEY]
-        inputs = module._get_generative_input(tensors, {MODULE_KEYS.Z_KEY: z, MODULE_KEYS.LIBRARY_KEY: log_size})
-        if inputs[MODULE_KEYS.SIZE_FACTOR_KEY] is not None:
-            inputs[MODULE_KEYS.SIZE_FACTOR_KEY] = log_size
-        return module.generative(**inputs)[MODULE_KEYS.PX_KEY]
-
-
-def spread_evenly(n_cells: int, donors: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    r"""Spread ``n`` copies over ``m`` donors: :math:`\lfloor n/m \rfloor` each, and one more for a random rest.
-
-    Returns
-    -------
-    Donors that are copied, in their order, and the number of their copies.
-    """
-    copies = np.full(len(donors), n_cells // len(donors))
-    copies[rng.choice(len(donors), n_cells % len(donors), replace=False)] += 1
-    return donors[copies > 0], copies[copies > 0]
 
 
 class _Rows:
@@ -364,17 +261,3 @@ class _Rows:
 def _rows_of(tensors: Tensors, cells: torch.Tensor) -> Tensors:
     """What the decoder reads of the given cells: all but their counts."""
     return {key: value[cells] for key, value in tensors.items() if key != REGISTRY_KEYS.X_KEY}
-
-
-def _dense(tensors: Tensors) -> Tensors:
-    """Dense counts, which stock modules want."""
-    x = tensors[REGISTRY_KEYS.X_KEY]
-    return tensors | {REGISTRY_KEYS.X_KEY: x.to_dense() if isinstance(x, SparseCounts) else x}
-
-
-def positive_integer(name: str, value: int) -> int:
-    """The value as an integer; ValueError if it is not a positive one."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not value >= 1 or int(value) != value:
-        msg = f"`{name}` must be a positive integer, got {value!r}."
-        raise ValueError(msg)
-    return int(value)

@@ -7,37 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from scvi import REGISTRY_KEYS
 
-from scdgd.data import SparseCounts
-from scdgd.module import DGDModule, log_size_factor
+from ._any_module import log_size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from scvi.module import VAE
 
-
-def log_size_of(module: DGDModule | VAE, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    r"""Log of what a model multiplies decoded profiles with, for the cells of a minibatch, shape ``(b, 1)``.
-
-    That is :func:`~scdgd.module.log_size_factor` where the model has no encoder; else the registered size factor, or the
-    total count, which minified data keep beside them.
-
-    Parameters
-    ----------
-    module
-        Module of a model.
-    tensors
-        Minibatch of ``b`` cells.
-    """
-    x, registered = tensors[REGISTRY_KEYS.X_KEY], tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-    if isinstance(module, DGDModule):
-        return log_size_factor(x, module.size_factor, registered)
-    if module.use_size_factor_key:
-        return registered.log()
-    total = tensors.get(REGISTRY_KEYS.OBSERVED_LIB_SIZE)
-    if total is None:
-        total = (x.totals() if isinstance(x, SparseCounts) else x.sum(1)).unsqueeze(1)
-    return total.clamp(min=1).log()
+    from scdgd.module import DGDModule
 
 
 class LogNormalLibrary(NamedTuple):

@@ -26,7 +26,7 @@ LIKELIHOODS: dict[str, type[CountLikelihood]] = {
     "zip": ZeroInflatedPoisson,
     "constrained_poisson": ConstrainedPoisson,
 }
-#: Families of values that are not counts, by the same names: binarised and log-normalised ones.
+#: Families of values that are not counts (binarised, log-normalised), by the same names.
 VALUE_LIKELIHOODS: dict[str, type[ValueLikelihood]] = {"bernoulli": Bernoulli, "normal": Normal}
 #: Both.
 ALL_LIKELIHOODS = ChainMap(LIKELIHOODS, VALUE_LIKELIHOODS)

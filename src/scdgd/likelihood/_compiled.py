@@ -111,6 +111,7 @@ def evaluate(
     )
 
     def evaluate_parts(parts: Iterator[int]) -> None:
+        """Evaluate the cells of some parts, with memory of one thread."""
         scratch = np.empty((2, n_genes), np.float32)
         for part in parts:
             first, last = n_cells * part // n_parts, n_cells * (part + 1) // n_parts

@@ -9,6 +9,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
+from scdgd.data import counts_of
 from scdgd.likelihood import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ def split_counts(
     Raises
     ------
     ValueError
-        If `epsilon` is not between 0 and 1.
+        If `epsilon` is not between 0 and 1, or a value is no count.
+    TypeError
+        If `adata` is no AnnData.
+    KeyError
+        If there is no such layer.
     """
     if not 0 < epsilon < 1:
         msg = f"`epsilon` must lie between 0 and 1, got {epsilon}."
@@ -53,8 +58,11 @@ def split_counts(
         msg = f"Counts are split in an AnnData, not in a {type(adata).__name__}; pass the modality with the counts."
         raise TypeError(msg)
     adata = adata.to_memory() if adata.isbacked else adata
-    counts = sparse.csr_matrix(adata.X if layer is None else adata.layers[layer])
+    counts = sparse.csr_matrix(counts_of(adata, layer))
     counts.sum_duplicates()
+    if not (counts.data >= 0).all() or (counts.data != np.rint(counts.data)).any():
+        msg = "Counts are split, whole numbers from 0, but there are other values. Pass raw counts, or name their `layer`."
+        raise ValueError(msg)
     rng = np.random.default_rng(seed)
     first = counts.copy()
     first.data = rng.binomial(counts.data.astype(np.int64), epsilon).astype(np.float32)

@@ -61,6 +61,7 @@ def _quantiles(ordered: np.ndarray, n: int, levels: np.ndarray) -> np.ndarray:
     """Quantiles of ``n`` counts of which the non-zeros are given in order."""
 
     def order_statistic(k: np.ndarray) -> np.ndarray:
+        """The ``k``-th smallest counts, from 0; shape of `k`."""
         k = k - (n - len(ordered))
         return np.where(k >= 0, ordered[np.maximum(k, 0)], 0.0) if len(ordered) else np.zeros(len(k))
 

@@ -119,13 +119,7 @@ def held_out_log_likelihood(
     """
     model._check_if_trained(warn=False)
     _check(model.module, form, n_samples)
-    layer = model.registry_["setup_args"].get("layer")
-    inferred, scored = split_counts(adata, epsilon=epsilon, seed=seed, layer=layer)
-    size_factor_key = model.registry_["setup_args"].get("size_factor_key")
-    if size_factor_key is not None:
-        inferred.obs[size_factor_key] = inferred.obs[size_factor_key] * epsilon
-    model._validate_anndata(inferred)
-    counts = sparse.csr_matrix(scored.X if layer is None else scored.layers[layer])
+    inferred, counts = _halves(model, adata, epsilon, seed)
     parts, first = [], 0
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         loader = model._make_data_loader(inferred, batch_size=batch_size)
@@ -156,6 +150,17 @@ def _check(module: torch.nn.Module, form: str, n_samples: int) -> None:
         msg = "The predictive form is for dispersions that do not depend on the representation; use `form='plug_in'`."
     if msg is not None:
         raise ValueError(msg)
+
+
+def _halves(model: BaseModelClass, adata: AnnData, epsilon: float, seed: int) -> tuple[AnnData, sparse.csr_matrix]:
+    """The half that representations are inferred from, registered, and the counts ``(n, g)`` that are scored."""
+    setup = model.registry_["setup_args"]
+    layer, size_factor_key = setup.get("layer"), setup.get("size_factor_key")
+    inferred, scored = split_counts(adata, epsilon=epsilon, seed=seed, layer=layer)
+    if size_factor_key is not None:
+        inferred.obs[size_factor_key] = inferred.obs[size_factor_key] * epsilon
+    model._validate_anndata(inferred)
+    return inferred, sparse.csr_matrix(scored.X if layer is None else scored.layers[layer])
 
 
 def _plug_in(half: InferredHalf, x: SparseCounts) -> _CellScores:

@@ -26,7 +26,7 @@ def leiden_clusters(
 
     Returns
     -------
-    Cluster of each cell, shape ``(n,)``, numbered from the largest.
+    Cluster of each cell, shape ``(n,)``, numbered from the largest; one cluster where all cells are alike.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def leiden_clusters(
     if x.ndim != 2 or len(x) == 0 or not np.isfinite(x).all():
         msg = f"`x` must be a matrix of finite numbers with a row for each cell, got shape {x.shape}."
         raise ValueError(msg)
-    if len(x) < 3:  # no graph to cut
+    if len(x) < 3 or np.ptp(x, axis=0).max(initial=0) == 0:  # no graph to cut
         return np.zeros(len(x), dtype=int)
     adata = AnnData(obs=pd.DataFrame(index=[str(i) for i in range(len(x))]), obsm={"x": x})
     n_neighbors = min(n_neighbors, len(x) - 1)

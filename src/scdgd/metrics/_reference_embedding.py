@@ -88,21 +88,9 @@ class ReferenceEmbedding:
         return log_normalised(counts, self.target) @ self._axes.T - self._mean @ self._axes.T
 
     def transform(self, counts: np.ndarray | sparse.spmatrix) -> np.ndarray:
-        """Coordinates of cells in the space of the real ones.
+        """Coordinates of cells in the space of the real ones, shape ``(m, d)``, or ``(m, 2)`` for UMAP.
 
-        Parameters
-        ----------
-        counts
-            Shape ``(m, g)``, dense or sparse.
-
-        Returns
-        -------
-        Shape ``(m, d)``, or ``(m, 2)`` for UMAP.
-
-        Raises
-        ------
-        ValueError
-            As :meth:`principal_components`.
+        Counts and errors are those of :meth:`principal_components`.
         """
         return self.place(self.principal_components(counts))
 

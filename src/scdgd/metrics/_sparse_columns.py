@@ -23,9 +23,14 @@ def checked_counts(counts: np.ndarray | sparse.spmatrix, name: str = "counts") -
 
     Raises
     ------
+    TypeError
+        If they are an AnnData, or no numbers.
     ValueError
-        If they are not; the message has the least and largest value.
+        If they are not; the message says how many are not finite, or the least and largest value.
     """
+    if hasattr(counts, "obs_names"):
+        msg = f"`{name}` must be a matrix of counts, not {type(counts).__name__}. Pass `adata.X`, or a layer."
+        raise TypeError(msg)
     counts = counts if sparse.issparse(counts) else np.asarray(counts)
     values = counts.data if sparse.issparse(counts) else counts
     if counts.ndim != 2 or 0 in counts.shape:
@@ -33,8 +38,17 @@ def checked_counts(counts: np.ndarray | sparse.spmatrix, name: str = "counts") -
             f"`{name}` must be a matrix with a row for each cell and a column for each gene, got shape {counts.shape}."
         )
         raise ValueError(msg)
-    if values.size and not (np.isfinite(values).all() and values.min() >= 0):
-        msg = f"`{name}` must be finite and not negative, but has values from {values.min()} to {values.max()}."
+    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
+        msg = f"`{name}` must hold numbers, but its dtype is {values.dtype}."
+        raise TypeError(msg)
+    n_not_finite = int((~np.isfinite(values)).sum())
+    if n_not_finite or (values.size and values.min() < 0):
+        has = (
+            f"that are NaN or infinite ({n_not_finite} of them)"
+            if n_not_finite
+            else f"from {values.min()} to {values.max()}"
+        )
+        msg = f"`{name}` must be finite and not negative, but has values {has}."
         raise ValueError(msg)
     return counts
 

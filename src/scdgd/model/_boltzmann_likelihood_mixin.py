@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scdgd._options import check_positive_integers
 from scdgd.inference import seeded
 from scdgd.module import MAX_ENUMERATED, Conditions, annealed_log_partition, without_weights
 
@@ -54,10 +55,22 @@ class BoltzmannLikelihoodMixin:
         batch_size
             Cells per minibatch.
         return_mean
-            Whether to return the mean over cells; else values of all cells, shape ``(n,)``.
+            Whether to return the mean over cells.
         seed
             Seed of annealed importance sampling; ``None`` continues torch's generator.
+
+        Returns
+        -------
+        The mean in nats per cell, or a tensor of shape ``(n,)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If a number of samples or steps is not positive.
         """
+        check_positive_integers(n_mc_samples=n_mc_samples, n_steps=n_steps)
         is_exact = self.module.n_even <= _MAX_EVEN
         return self._log_likelihood(
             adata, indices, batch_size, return_mean, n_mc_samples, n_steps, seed, is_exact=is_exact
@@ -84,7 +97,19 @@ class BoltzmannLikelihoodMixin:
         ----------
         adata, indices, batch_size, return_mean, n_mc_samples, n_steps, seed
             As for :meth:`get_marginal_ll`.
+
+        Returns
+        -------
+        The mean in nats per cell, or a tensor of shape ``(n,)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If a number of samples or steps is not positive.
         """
+        check_positive_integers(n_mc_samples=n_mc_samples, n_steps=n_steps)
         return self._log_likelihood(
             adata, indices, batch_size, return_mean, n_mc_samples, n_steps, seed, is_exact=False
         )

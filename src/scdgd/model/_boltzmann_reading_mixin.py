@@ -142,7 +142,12 @@ class BoltzmannReadingMixin:
 
         Returns
         -------
-        ``{"reconstruction_loss": value}``, as in scvi-tools.
+        ``{"reconstruction_loss": value}`` in nats, as in scvi-tools.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
         """
         module, errors = self.module, []
         for v, given, q in self._mean_field(adata, indices, batch_size):
@@ -151,69 +156,46 @@ class BoltzmannReadingMixin:
         return {"reconstruction_loss": float(errors.mean()) if return_mean else errors}
 
     def get_normalized_expression(
+        self, *, n_samples: int, n_samples_overall: int | None, **kwargs
+    ) -> np.ndarray | pd.DataFrame:
+        """One sample is at the probabilities :math:`q^1`; several, of a cell or overall, are at states drawn from them."""
+        n_samples = 0 if n_samples == 1 and n_samples_overall is None else n_samples
+        return super().get_normalized_expression(n_samples=n_samples, n_samples_overall=n_samples_overall, **kwargs)
+
+    def get_likelihood_parameters(self, *, n_samples: int, **kwargs) -> dict[str, np.ndarray]:
+        """One sample is at the probabilities :math:`q^1`."""
+        return super().get_likelihood_parameters(n_samples=0 if n_samples == 1 else n_samples, **kwargs)
+
+    @torch.inference_mode()
+    def get_latent_library_size(
         self,
         adata: AnnData | None = None,
         indices: Sequence[int] | None = None,
-        transform_batch: list | None = None,
-        gene_list: Sequence[str] | None = None,
-        library_size: float | str = 1,
-        n_samples: int = 1,
-        n_samples_overall: int | None = None,
-        weights: str | None = None,
-        *args,
-        **kwargs,
-    ) -> np.ndarray | pd.DataFrame:
-        r"""Expected counts given the first hidden layer, with the arguments of scvi-tools.
+        give_mean: bool = True,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Size factor of each cell: observed, so `give_mean` makes no difference; one where sizes are not modelled.
 
-        One sample is at the probabilities :math:`q^1`; several, and `n_samples_overall` as in differential expression, are at
-        states drawn from them.
+        Parameters
+        ----------
+        adata, indices
+            Cells; those that the model was set up with if not given.
+        give_mean
+            Of scvi-tools' signature, without effect.
+        batch_size
+            Cells per minibatch.
 
         Returns
         -------
-        Shares of each gene in a cell's expected counts times `library_size`, shape ``(n, g)`` or, for samples that are not
-        averaged, ``(s, n, g)``; expected counts for ``library_size="latent"``.
+        Size factors, shape ``(n, 1)``: total counts over their mean in training, or the registered ones.
 
         Raises
         ------
-        ValueError
-            If importance weights are asked for.
+        RuntimeError
+            If the model is not trained.
         """
-        self._check_if_trained(warn=False)
-        if weights == "importance":
-            self.get_importance_weights()
-        n_samples = 0 if n_samples == 1 and n_samples_overall is None else n_samples
-        return super().get_normalized_expression(
-            adata,
-            indices,
-            transform_batch,
-            gene_list,
-            library_size,
-            n_samples,
-            n_samples_overall,
-            None,
-            *args,
-            **kwargs,
-        )
-
-    def get_likelihood_parameters(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        n_samples: int = 1,
-        give_mean: bool = False,
-        batch_size: int | None = None,
-        **kwargs,
-    ) -> dict[str, np.ndarray]:
-        r"""Means and inverse dispersions of counts at :math:`q^1`, or at several states drawn from it.
-
-        Returns
-        -------
-        ``"mean"`` and ``"dispersions"``, shapes ``(n, g)``, or ``(s, n, g)`` for several samples without `give_mean`. With
-        size factors :math:`s` dispersions are :math:`s\theta`.
-        """
-        self._check_if_trained(warn=False)
-        n_samples = 0 if n_samples == 1 else n_samples
-        return super().get_likelihood_parameters(adata, indices, n_samples, give_mean, batch_size, **kwargs)
+        sizes = [given.size.cpu() for _, given, _ in self._mean_field(adata, indices, batch_size)]
+        return torch.cat(sizes).unsqueeze(1).numpy()
 
     def get_importance_weights(self, *args, **kwargs) -> None:
         """Not possible: :math:`p(h)` of an undirected model is known up to a constant, and has no simple prior.
@@ -228,3 +210,6 @@ class BoltzmannReadingMixin:
             "form. Use `weights='uniform'`."
         )
         raise ValueError(msg)
+
+    def _check_importance_weights(self) -> None:
+        self.get_importance_weights()

@@ -201,42 +201,15 @@ class BoltzmannSamplingMixin:
     @torch.inference_mode()
     @dependencies("sparse")
     def posterior_predictive_sample(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        n_samples: int = 1,
-        gene_list: Sequence[str] | None = None,
-        batch_size: int | None = None,
+        self, *, adata, indices, transform_batch, n_samples: int, gene_list, batch_size, dataloader, silent: bool
     ) -> sparse.GCXS:
-        r"""Draw replicates of cells: :math:`h^1` from its mean-field posterior, then counts given :math:`h^1`.
-
-        Parameters
-        ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
-        n_samples
-            Number of replicates ``S`` of each cell.
-        gene_list
-            Genes to return; all if not given.
-        batch_size
-            Cells per minibatch.
-
-        Returns
-        -------
-        Sparse array of shape ``(n, g)``, or ``(n, g, S)`` for several replicates.
-
-        Raises
-        ------
-        ValueError
-            If a gene is unknown.
-        """
+        r"""States of :math:`h^1` are drawn from its mean-field posterior, then counts given :math:`h^1`."""
         import sparse as pydata_sparse
 
+        if transform_batch is not None or dataloader is not None:
+            msg = "SCDBM draws replicates of cells of an AnnData, each in its batch: leave out `transform_batch` and `dataloader`."
+            raise NotImplementedError(msg)
         genes = pd.Index(get_state_registry(self.registry, REGISTRY_KEYS.X_KEY)["column_names"])
-        unknown = pd.Index(gene_list if gene_list is not None else []).difference(genes)
-        if len(unknown):
-            msg = f"Genes {list(unknown[:5])} in `gene_list` are not among the {len(genes)} genes of the model."
-            raise ValueError(msg)
         wanted = slice(None) if gene_list is None else genes.isin(gene_list)
         parts = []
         for _, given, q in self._mean_field(adata, indices, batch_size):

@@ -3,46 +3,33 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
-import torch
-from scvi import REGISTRY_KEYS, settings
-from scvi.data import AnnDataManager
-from scvi.data.fields import CategoricalObsField, LayerField
-from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from scvi import REGISTRY_KEYS
+from scvi.data.fields import LayerField
 from scvi.model import SCVI
 from scvi.train import merge_kwargs
-from scvi.utils import setup_anndata_dsp, track
 
-from scdgd._compat import MODULE_KEYS, get_adata_minify_type, get_state_registry, make_actual, registry_of
+from scdgd._compat import get_adata_minify_type, get_state_registry, registry_of
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd.data import (
-    BatchField,
-    CategoricalCovariatesField,
-    ContinuousCovariatesField,
-    CountsField,
-    SizeFactorField,
-    SparseCountsSplitter,
-)
-from scdgd.likelihood import VALUE_LIKELIHOODS
-from scdgd.likelihood.distributions import ZeroInflatedPoisson
+from scdgd._options import check_positive_integers
+from scdgd.data import CountsField, SparseCountsSplitter
 from scdgd.metrics import n_used_components
 from scdgd.module import FlexVAE
-from scdgd.module._linear_decoder import LinearDecoder
-from scdgd.train import BestState, EmpiricalBayesPlan, InterruptibleTrainRunner, Interruption
+from scdgd.train import BestState, EmpiricalBayesPlan, InterruptibleTrainRunner, orderly_training
 
-from ._options import check_not_empty
+from ._encoder_reading_mixin import EncoderReadingMixin
+from ._reading_mixin import ReadingMixin
 from ._sampling_mixin import PriorSamplingMixin
-from ._values_mixin import ValuesMixin, check_values, holds_counts
+from ._setup_mixin import SetupMixin
+from ._values import check_values, holds_counts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
+    from scvi.data.fields import BaseAnnDataField
 
     from scdgd.module import PosteriorName, PriorName
     from scdgd.module._flex_parts import DecoderName
@@ -55,10 +42,9 @@ logger = logging.getLogger(__name__)
 _N_CELLS_FOR_WARNING, _N_CELLS_PER_COMPONENT = 500, 10
 #: scvi-tools drops a last minibatch of fewer cells.
 _MIN_CELLS = 3
-_WITHOUT_DISPERSION = ("poisson", "zip", "constrained_poisson", *VALUE_LIKELIHOODS)
 
 
-class FlexSCVI(ValuesMixin, PriorSamplingMixin, SCVI):
+class FlexSCVI(ReadingMixin, EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
     r"""scVI with a choice of prior and posterior.
 
     Everything of :class:`scvi.model.SCVI` works as it does there. The prior is a mixture whose components are clusters
@@ -148,11 +134,13 @@ class FlexSCVI(ValuesMixin, PriorSamplingMixin, SCVI):
         decoder: DecoderName = "nonlinear",
         **kwargs,
     ) -> None:
-        if not isinstance(n_components, Real) or not n_components >= 1 or int(n_components) != n_components:
-            msg = f"`n_components` must be a positive integer, got {n_components!r}."
+        check_positive_integers(n_components=n_components)
+        if prior != "normal" and adata is not None and registry is None and n_components > adata.n_obs:
+            msg = (
+                f"{n_components} components need at least as many cells, but there are {adata.n_obs}. Lower "
+                "`n_components`."
+            )
             raise ValueError(msg)
-        if prior != "normal" and adata is not None and registry is None:
-            _check_enough_cells(n_components, adata.n_obs, "cells")
         registry_ = registry_of(type(self), adata) if registry is None and adata is not None else registry
         if registry_ is not None:
             check_values(registry_, gene_likelihood)
@@ -187,57 +175,11 @@ class FlexSCVI(ValuesMixin, PriorSamplingMixin, SCVI):
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod
-    @setup_anndata_dsp.dedent
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        labels_key: str | None = None,
-        size_factor_key: str | None = None,
-        categorical_covariate_keys: list[str] | None = None,
-        continuous_covariate_keys: list[str] | None = None,
-        *,
-        is_count_data: bool = True,
-        **kwargs,
-    ) -> None:
-        """%(summary)s
-
-        All counts are validated: they must be non-negative integers, with at least one count per cell. A view becomes
-        an AnnData of its own, and sparse *arrays* become the equal sparse matrices.
-
-        Parameters
-        ----------
-        %(param_adata)s
-        %(param_layer)s
-        %(param_batch_key)s
-        %(param_labels_key)s
-        %(param_size_factor_key)s
-        %(param_cat_cov_keys)s
-        %(param_cont_cov_keys)s
-        is_count_data
-            If not, values only have to be finite, and only ``gene_likelihood="normal"`` takes them.
-
-        Raises
-        ------
-        ValueError
-            If counts, names or columns are not as they must be; the message names cells, genes and the remedy.
-        """
-        make_actual(adata)
-        setup_method_args = cls._get_setup_method_args(**locals())
+    def _counts_fields(cls, adata: AnnData, layer: str | None, is_count_data: bool) -> list[BaseAnnDataField]:
+        """Counts, or in their place what minified data have."""
         minified = get_adata_minify_type(adata)
-        fields = [
-            _MinifiableCountsField(layer, holds_counts=is_count_data),
-            BatchField(batch_key),
-            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
-            *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),
-            CategoricalCovariatesField(categorical_covariate_keys),
-            ContinuousCovariatesField(continuous_covariate_keys),
-            *([] if minified is None else cls._get_fields_for_adata_minification(minified)),
-        ]
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+        further = [] if minified is None else cls._get_fields_for_adata_minification(minified)
+        return [_MinifiableCountsField(layer, holds_counts=is_count_data), *further]
 
     def train(
         self,
@@ -273,10 +215,12 @@ class FlexSCVI(ValuesMixin, PriorSamplingMixin, SCVI):
         Raises
         ------
         ValueError
-            If there are fewer training cells than components, fewer cells than 3, or no validation cells to stop by.
+            If a number is not possible, or there are fewer training cells than components, fewer cells than 3, or no
+            validation cells to stop by.
         FloatingPointError
             If the loss is not finite in the first epoch.
         """
+        check_positive_integers(max_epochs=max_epochs, batch_size=kwargs.get("batch_size"))
         plan = merge_kwargs(plan_config, plan_kwargs, name="plan")
         if self._is_query:
             plan.setdefault("weight_decay", 0.0)
@@ -287,20 +231,15 @@ class FlexSCVI(ValuesMixin, PriorSamplingMixin, SCVI):
         monitor = kwargs.get("early_stopping_monitor", "elbo_validation") if early_stopping else None
         best = BestState(monitor, kwargs.get("early_stopping_mode", "min"))
         kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), best]
-        interruption = Interruption()
-        if self.module is not None:
-            self.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Total length of `list`")  # an empty validation loader
-                super().train(
-                    max_epochs,
-                    *args,
-                    early_stopping=early_stopping,
-                    plan_kwargs=plan,
-                    interruption=interruption,
-                    **kwargs,
-                )
+        with orderly_training(self) as interruption:
+            super().train(
+                max_epochs,
+                *args,
+                early_stopping=early_stopping,
+                plan_kwargs=plan,
+                interruption=interruption,
+                **kwargs,
+            )
             if n_pretraining:
                 self.n_pretrained_epochs_ = min(self.n_pretrained_epochs_ + self.trainer.current_epoch, n_pretraining)
             if interruption.signum is not None:
@@ -309,11 +248,6 @@ class FlexSCVI(ValuesMixin, PriorSamplingMixin, SCVI):
                     self.trainer.current_epoch,
                     "state that it reached" if monitor is None else f"best state, of epoch {best.epoch}",
                 )
-        finally:
-            if self.module is not None:
-                self.module.eval()  # where training did not begin or end well, too
-            interruption.end_process()
-            interruption.take_effect()
         self._warn_of_collapse()
 
     def _check_split(self, early_stopping: bool, options: dict) -> None:
@@ -327,11 +261,6 @@ class FlexSCVI(ValuesMixin, PriorSamplingMixin, SCVI):
         if early_stopping and train_size == 1 and "validation" in monitor:
             msg = f"Early stopping by {monitor!r} needs validation cells: lower `train_size`, or leave it out."
             raise ValueError(msg)
-
-    def _make_data_loader(self, adata: AnnData, indices: Sequence[int] | None = None, *args, **kwargs):
-        """As in scvi-tools; of one cell at least."""
-        check_not_empty(indices)
-        return super()._make_data_loader(adata, indices, *args, **kwargs)
 
     def _warn_of_collapse(self) -> None:
         """Warn if a mixture has one cluster, or as many as it could have."""
@@ -354,242 +283,6 @@ class FlexSCVI(ValuesMixin, PriorSamplingMixin, SCVI):
                 "or lower `prior_batch_size` in `plan_kwargs`.",
                 k,
             )
-
-    @torch.inference_mode()
-    def get_cluster_assignments(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        soft: bool = False,
-        batch_size: int | None = None,
-    ) -> np.ndarray:
-        r"""Component of each cell at the mean of its posterior, :math:`\arg\max_c\, p(c \mid \nu_i)`.
-
-        For a VampPrior mixture probabilities are those of its E-step (Stirn & Knowles 2024).
-
-        Parameters
-        ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
-        soft
-            Whether to return probabilities.
-        batch_size
-            Cells per minibatch.
-
-        Returns
-        -------
-        Components, shape ``(n,)``, int; or probabilities, shape ``(n, k)``.
-
-        Raises
-        ------
-        ValueError
-            If the prior has one component.
-        """
-        self._check_if_trained(warn=False)
-        if self.module.prior.n_components == 1:
-            msg = "The prior has one component, so there are no clusters. Choose e.g. `prior='vmm'`."
-            raise ValueError(msg)
-        z = self.get_latent_representation(adata, indices, batch_size=batch_size)
-        prior = self.module.given_prior()
-        parts = torch.as_tensor(z, device=self.module.device).split(10_000)
-        log_joint = torch.cat([prior.expected_component_log_prob(part) for part in parts])
-        return (torch.softmax(log_joint, dim=-1) if soft else log_joint.argmax(dim=-1)).cpu().numpy()
-
-    @torch.inference_mode()
-    def get_loadings(self) -> pd.DataFrame:
-        r"""Loadings of genes in a linear decoder, as of :class:`scvi.model.LinearSCVI`.
-
-        A unit of :math:`z_l` multiplies the ratio of the mean counts of genes :math:`j` and :math:`j'` by
-        :math:`e^{W_{jl} - W_{j'l}}`.
-
-        Returns
-        -------
-        Data frame of shape ``(g, d)``: genes, and dimensions ``"Z_0"``, ``"Z_1"``, ...
-
-        Raises
-        ------
-        ValueError
-            If the decoder is not linear.
-        """
-        self._check_if_trained(warn=False)
-        decoder = self.module.decoder
-        if not isinstance(decoder, LinearDecoder):
-            msg = "Loadings are those of a linear decoder, and this one has hidden layers. Choose `decoder='linear'`."
-            raise ValueError(msg)
-        columns = [f"Z_{i}" for i in range(decoder.n_latent)]
-        return pd.DataFrame(decoder.loadings.cpu().numpy(), index=self.get_var_names(), columns=columns)
-
-    @torch.inference_mode()
-    def get_component_means(self) -> np.ndarray:
-        """Means of the prior's components in the latent space, shape ``(k, d)``."""
-        self._check_if_trained(warn=False)
-        return self.module.given_prior().component_means.cpu().numpy()
-
-    @torch.inference_mode()
-    def get_aggregated_posterior(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        batch_size: int | None = None,
-        dof: float | None = 3.0,
-    ) -> torch.distributions.Distribution:
-        """Mixture of the posteriors of cells.
-
-        With a flow, components have its posteriors' means and variances.
-
-        Parameters
-        ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
-        batch_size
-            Cells per minibatch.
-        dof
-            Degrees of freedom of Student components; ``None`` for Gaussian ones.
-        """
-        indices = np.arange(self._validate_anndata(adata).n_obs) if indices is None else np.asarray(indices)
-        mean, variance = self.get_latent_representation(adata, indices, batch_size=batch_size, return_dist=True)
-        loc = torch.as_tensor(mean, device=self.module.device)
-        scale = torch.as_tensor(np.sqrt(variance), device=self.module.device)  # scvi-tools 1.4 takes the variance
-        distributions = torch.distributions
-        components = distributions.Normal(loc, scale) if dof is None else distributions.StudentT(dof, loc, scale)
-        weights = distributions.Categorical(logits=torch.zeros(len(loc), device=loc.device))
-        return distributions.MixtureSameFamily(weights, distributions.Independent(components, 1))
-
-    @torch.inference_mode()
-    def get_importance_weights(
-        self,
-        adata: AnnData | None,
-        indices: Sequence[int],
-        qz: torch.distributions.Distribution,
-        px: torch.distributions.Distribution,
-        zs: torch.Tensor,
-        max_cells: int = 1_024,
-        truncation: bool = False,
-        n_mc_samples: int = 500,
-        n_mc_samples_per_pass: int = 250,
-        **data_loader_kwargs,
-    ) -> np.ndarray:
-        r"""Weights of representations by how well they explain the cells of a group, as in scVI but with our prior.
-
-        .. math::
-            w(z) \propto \sum_{a \in A} \frac{p(x_a \mid z)\, p(z)}{\hat p(x_a)\, \sum_{a'} q(z \mid x_{a'})}
-
-        Parameters
-        ----------
-        adata, indices
-            The cells of the group.
-        qz
-            Of scvi-tools' signature; posteriors of anchor cells are computed here.
-        px
-            Distribution of counts of each sample and cell, shape ``(s, n, g)``.
-        zs
-            Samples ``(s, n, d)``.
-        max_cells
-            Most anchor cells ``A``; a random subset of larger groups.
-        truncation
-            Whether to raise small weights to the mean (Ionides 2008), as scvi-tools does.
-        n_mc_samples, n_mc_samples_per_pass
-            Samples of the evidence of each anchor cell, and how many are decoded together.
-        **data_loader_kwargs
-            Of the data loader.
-
-        Returns
-        -------
-        Weights that sum to one, shape ``(s * n,)``.
-
-        Raises
-        ------
-        NotImplementedError
-            If the likelihood is not one of counts.
-        """
-        module, indices = self.module, np.asarray(indices)
-        if module.gene_likelihood in VALUE_LIKELIHOODS:
-            msg = f"Importance weights are for counts, and `gene_likelihood` is {module.gene_likelihood!r}. Leave out `weights`."
-            raise NotImplementedError(msg)
-        anchors = indices
-        if len(indices) > max_cells:
-            anchors = np.sort(np.random.default_rng(settings.seed).choice(indices, max_cells, replace=False))
-        z = zs.reshape(-1, zs.shape[-1]).to(module.device)  # (m, d)
-        scale = px.scale.reshape(len(z), -1).to(module.device)  # (m, g)
-        loader = self._make_data_loader(adata=adata, indices=anchors, batch_size=1, **data_loader_kwargs)
-        log_ratio, log_q = [], []
-        for tensors in track(loader, description="Importance weights", total=len(anchors)):
-            tensors = {key: value.to(module.device) for key, value in tensors.items()}
-            q_of_anchor = module.inference(**module._get_inference_input(tensors, full_forward_pass=True))
-            log_q.append(q_of_anchor[MODULE_KEYS.QZ_KEY].log_prob(z.unsqueeze(1)).sum(-1))  # (m, 1)
-            evidence = module.marginal_ll(tensors, n_mc_samples, n_mc_samples_per_pass=n_mc_samples_per_pass)
-            x = tensors[REGISTRY_KEYS.X_KEY]  # (1, g)
-            px_of_anchor = _with_mean(px, scale * x.sum(-1), len(z), module.device)
-            log_ratio.append(px_of_anchor.log_prob(x).sum(-1, keepdim=True) - evidence.to(module.device))
-        log_prior = module.given_prior().log_prob(z)
-        log_weights = torch.logsumexp(torch.cat(log_ratio, 1), 1) + log_prior - torch.logsumexp(torch.cat(log_q, 1), 1)
-        if truncation:
-            log_weights = log_weights.clamp(min=float(torch.logsumexp(log_weights, 0) - np.log(len(log_weights))))
-        return torch.softmax(log_weights.double(), 0).cpu().numpy()
-
-    @torch.inference_mode()
-    def get_likelihood_parameters(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        n_samples: int = 1,
-        give_mean: bool = False,
-        batch_size: int | None = None,
-        **kwargs,
-    ) -> dict[str, np.ndarray]:
-        """As in scvi-tools; families without a dispersion have no ``"dispersions"``.
-
-        Parameters
-        ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
-        n_samples
-            Number of representations drawn for each cell.
-        give_mean
-            Whether to average over them.
-        batch_size
-            Cells per minibatch.
-        **kwargs
-            As in scvi-tools.
-
-        Returns
-        -------
-        ``"mean"`` (before zeros are inflated), and ``"dropout"`` (share of structural zeros), ``"dispersions"`` and, of a
-        normal, ``"stddev"`` where the family has them; shapes ``(n, g)``, or ``(n_samples, n, g)``.
-        """
-        if self.module.gene_likelihood not in _WITHOUT_DISPERSION:
-            return super().get_likelihood_parameters(adata, indices, n_samples, give_mean, batch_size, **kwargs)
-        loader = kwargs.pop("dataloader", None)
-        if loader is None:
-            adata = self._validate_anndata(adata)
-            loader = self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size, **kwargs)
-        attributes = {"zip": {"mean": "rate", "dropout": "zi_probs"}, "normal": {"mean": "loc", "stddev": "scale"}}
-        attributes = attributes.get(self.module.gene_likelihood, {"mean": "mean"})
-        parts = {name: [] for name in attributes}
-        for tensors in loader:
-            _, outputs = self.module.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
-            px = outputs[MODULE_KEYS.PX_KEY]
-            for name, attribute in attributes.items():
-                parts[name].append(getattr(px, attribute).cpu().numpy())
-        joined = {name: np.concatenate(values, axis=-2) for name, values in parts.items()}
-        return {name: v.mean(0) for name, v in joined.items()} if give_mean and n_samples > 1 else joined
-
-    def get_feature_correlation_matrix(self, *args, **kwargs) -> pd.DataFrame:
-        """As in scvi-tools; not for families without a dispersion.
-
-        Raises
-        ------
-        NotImplementedError
-            If the likelihood is not a negative binomial.
-        """
-        if self.module.gene_likelihood in _WITHOUT_DISPERSION:
-            msg = (
-                "Correlations are of draws from the gamma distribution behind negative binomial counts, and "
-                f"`gene_likelihood` is {self.module.gene_likelihood!r}. Correlate `posterior_predictive_sample`, or "
-                "`get_normalized_expression`, instead."
-            )
-            raise NotImplementedError(msg)
-        return super().get_feature_correlation_matrix(*args, **kwargs)
 
     def minify_adata(self, *args, **kwargs) -> None:
         """As in scvi-tools; not for flows, which two moments do not describe.
@@ -614,6 +307,24 @@ class FlexSCVI(ValuesMixin, PriorSamplingMixin, SCVI):
         With the rest frozen as it is by default, the encoder learns from new categories only, so that training a query
         leaves representations of the reference and the prior bit for bit as they are. Unlike in scvi-tools, categorical
         covariates, and references of one batch, may gain categories without harm to those that are known.
+
+        Parameters
+        ----------
+        adata
+            Cells with the genes of the reference.
+        reference_model
+            Trained model, or the folder of a saved one.
+        *args, **kwargs
+            As in scvi-tools.
+
+        Returns
+        -------
+        A model on `adata`, to be trained.
+
+        Raises
+        ------
+        ValueError
+            If genes are missing; they are named.
         """
         model = super().load_query_data(adata, reference_model, *args, **kwargs)
         known = cls.load_registry(reference_model) if isinstance(reference_model, str) else reference_model.registry
@@ -643,24 +354,3 @@ class _MinifiableCountsField(CountsField):
         if get_adata_minify_type(adata) is None:
             return super().register_field(adata)
         return LayerField.register_field(self, adata) | {self.HOLDS_COUNTS_KEY: self.holds_counts}
-
-
-def _check_enough_cells(n_components: int, n_cells: int, what: str) -> None:
-    if n_components > n_cells:
-        msg = f"{n_components} components need at least as many {what}, but there are {n_cells}. Lower `n_components`."
-        raise ValueError(msg)
-
-
-def _with_mean(px, mean: torch.Tensor, n: int, device: torch.device) -> torch.distributions.Distribution:
-    """The count distributions of ``n`` samples, with means ``(n, g)``."""
-
-    def flat(parameter: torch.Tensor) -> torch.Tensor:
-        return parameter.expand(*px.scale.shape).reshape(n, -1).to(device)
-
-    if isinstance(px, ZeroInflatedPoisson):
-        return ZeroInflatedPoisson(rate=mean, zi_logits=flat(px.zi_logits), validate_args=False)
-    if isinstance(px, ZeroInflatedNegativeBinomial):
-        return ZeroInflatedNegativeBinomial(mu=mean, theta=flat(px.theta), zi_logits=flat(px.zi_logits))
-    if isinstance(px, NegativeBinomial):
-        return NegativeBinomial(mu=mean, theta=flat(px.theta))
-    return Poisson(rate=mean)

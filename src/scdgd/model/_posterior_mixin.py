@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS, settings
 from scvi.utils import track
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, StudentT
 
+from scdgd._compat import MODULE_KEYS
+from scdgd._options import check_positive_integers
 from scdgd.inference import (
     laplace_posterior,
     log_prob_of_pairs,
     posterior_draws,
     posterior_samples,
 )
+
+from ._aggregated_posterior import AggregatedPosteriorMixin, anchor_cells, importance_weights
+from ._cells import positions_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,8 +35,6 @@ logger = logging.getLogger(__name__)
 #: Above this shape of the tail of its importance weights, moments of a cell are not to be trusted.
 _MAX_PARETO_K = 0.7
 _SHOW_CELLS = 2_000
-#: Position of scvi-tools' `return_numpy` among the arguments after `weights`, from one.
-_RETURN_NUMPY = 3
 
 
 class PosteriorMoments(NamedTuple):
@@ -50,7 +52,7 @@ class PosteriorMoments(NamedTuple):
     """Shape of the tail of the importance weights, shape ``(n,)``; above 0.7 distrust a cell; NaN without them."""
 
 
-class PosteriorMixin:
+class PosteriorMixin(AggregatedPosteriorMixin):
     r"""Posteriors of representations: Laplace's approximation around the mode, corrected by importance sampling.
 
     Draws enter wherever scvi-tools asks for samples of the posterior: every method with ``n_samples > 1``, differential
@@ -103,6 +105,13 @@ class PosteriorMixin:
         Returns
         -------
         The moments and how far to trust them.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If `n_samples` is negative, or one.
         """
         if n_samples < 0 or n_samples == 1:
             msg = f"`n_samples` must be 0 (Laplace only) or at least 2, got {n_samples}."
@@ -209,7 +218,17 @@ class PosteriorMixin:
         Returns
         -------
         The mean in nats per cell, or a tensor of shape ``(n,)``.
+
+        Raises
+        ------
+        NotImplementedError
+            If a `dataloader` is given.
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If `n_mc_samples` is not positive.
         """
+        check_positive_integers(n_mc_samples=n_mc_samples)
         self._refuse_dataloader(dataloader)
         log_evidence = [
             posterior_samples(self.module, tensors, rows, n_mc_samples).log_evidence()
@@ -217,30 +236,6 @@ class PosteriorMixin:
         ]
         log_evidence = torch.cat(log_evidence).cpu()
         return float(log_evidence.mean()) if return_mean else log_evidence
-
-    def get_aggregated_posterior(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        batch_size: int | None = None,
-        dof: float | None = 3.0,
-    ) -> MixtureSameFamily:
-        """Mixture of the posteriors of cells, a density over the latent space.
-
-        Parameters
-        ----------
-        adata, indices, batch_size
-            As for :meth:`get_latent_representation`.
-        dof
-            Degrees of freedom of Student components in place of normal ones; ``None`` for normal ones.
-        """
-        indices = None if indices is None or len(indices) == 0 else indices
-        mean, var = self.get_latent_representation(adata, indices, batch_size=batch_size, return_dist=True)
-        mean, scale = torch.as_tensor(mean, device=self.device), torch.as_tensor(var, device=self.device).sqrt()
-        components = Normal(mean, scale) if dof is None else StudentT(dof, mean, scale)
-        return MixtureSameFamily(
-            Categorical(logits=torch.zeros(len(mean), device=self.device)), Independent(components, 1)
-        )
 
     def differential_abundance(
         self,
@@ -265,6 +260,13 @@ class PosteriorMixin:
             Most cells of a sample, a random subset of larger ones; all if not given.
         dof
             As for :meth:`get_aggregated_posterior`.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If there is no column `sample_key`.
         """
         adata = self._validate_anndata(adata)
         if sample_key not in adata.obs:
@@ -323,74 +325,54 @@ class PosteriorMixin:
         Returns
         -------
         Weights that sum to one, shape ``(s * n,)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If `n_mc_samples` is not positive.
         """
+        check_positive_integers(n_mc_samples=n_mc_samples)
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
-        indices = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
-        indices = np.flatnonzero(indices) if indices.dtype == bool else indices
+        indices = positions_of(indices, adata.n_obs)
         zs = self._draw_proposals(adata, indices, batch_size, 1) if zs is None else zs
         z = zs.reshape(-1, zs.shape[-1]).to(self.module.device)  # (m, d)
-        anchors = indices
-        if len(indices) > max_cells:
-            anchors = np.sort(np.random.default_rng(settings.seed).choice(indices, max_cells, replace=False))
         log_ratio, log_q = [], []
-        for tensors, rows in self._minibatches(adata, anchors, batch_size, "Importance weights"):
+        for tensors, rows in self._minibatches(
+            adata, anchor_cells(indices, max_cells), batch_size, "Importance weights"
+        ):
             samples = posterior_samples(self.module, tensors, rows, n_mc_samples)
             log_ratio.append(log_prob_of_pairs(self.module, tensors, z) - samples.log_evidence())  # (m, a)
             log_q.append(torch.cat([samples.log_proposal_density(part.unsqueeze(1)) for part in z.split(256)]))
         with torch.no_grad():
             log_prior = torch.cat([self.module.prior.log_prob(part) for part in z.split(10_000)])
-        log_weights = torch.logsumexp(torch.cat(log_ratio, 1), 1) + log_prior - torch.logsumexp(torch.cat(log_q, 1), 1)
-        if truncation:
-            log_weights = log_weights.clamp(min=float(torch.logsumexp(log_weights, 0) - np.log(len(log_weights))))
-        return torch.softmax(log_weights.double(), 0).cpu().numpy()
+        return importance_weights(log_ratio, log_prior, log_q, truncation=truncation)
 
     def get_normalized_expression(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        transform_batch: list | None = None,
-        gene_list: Sequence[str] | None = None,
-        library_size: float | Literal["latent"] = 1,
-        n_samples: int = 1,
-        n_samples_overall: int | None = None,
-        weights: Literal["uniform", "importance"] | None = None,
-        *args,
-        **kwargs,
+        self, *, n_samples: int, n_samples_overall: int | None, weights: str | None, **kwargs
     ) -> np.ndarray | pd.DataFrame:
-        """Decoded expression, with the arguments of :meth:`scvi.model.SCVI.get_normalized_expression`.
-
-        One sample is the decoded representation itself; several are draws of the posterior.
-
-        Returns
-        -------
-        Shares of each gene in a cell's expected counts times `library_size`, shape ``(n, g)`` or, for samples that are
-        not averaged, ``(s, n, g)``; expected counts for ``library_size="latent"``. With `n_samples_overall`, an array of
-        that many rows.
-        """
-        given = (transform_batch, gene_list, library_size)
+        """One sample is the decoded representation itself; several, of a cell or overall, are draws of posteriors."""
         call = super().get_normalized_expression
         if n_samples_overall is None:
-            return call(adata, indices, *given, n_samples, None, weights, *args, **kwargs)
+            return call(n_samples=n_samples, weights=weights, **kwargs)
         if n_samples != 1:
             msg = "Pass `n_samples`, of each cell, or `n_samples_overall`, of all cells together, not both."
             raise ValueError(msg)
-        if len(args) < _RETURN_NUMPY:
-            kwargs["return_numpy"] = True
+        kwargs["return_numpy"] = True
         if weights == "importance":
-            return self._importance_weighted_expression(adata, indices, given, n_samples_overall, args, kwargs)
+            return self._importance_weighted_expression(n_samples_overall, **kwargs)
         with self._sampling_posterior():
-            return call(adata, indices, *given, n_samples, n_samples_overall, weights, *args, **kwargs)
+            return call(n_samples_overall=n_samples_overall, weights=weights, **kwargs)
 
-    def _importance_weighted_expression(self, adata, indices, given, n_overall: int, args: tuple, kwargs: dict):
+    def _importance_weighted_expression(self, n_overall: int, *, adata, indices, batch_size, **kwargs) -> np.ndarray:
         """Expression at draws of the group's cells, drawn again by their importance weights."""
         names = ("max_cells", "truncation", "n_mc_samples", "n_mc_samples_per_pass")
         weighting = {name: kwargs.pop(name) for name in names if name in kwargs}
         adata = self._validate_anndata(adata)
-        indices = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
-        indices = np.flatnonzero(indices) if indices.dtype == bool else indices
-        n_samples = n_overall // len(indices) + 1
-        zs = self._draw_proposals(adata, indices, args[0] if args else kwargs.get("batch_size"), n_samples)
+        indices = positions_of(indices, adata.n_obs)
+        zs = self._draw_proposals(adata, indices, batch_size, n_overall // len(indices) + 1)
         p = self.get_importance_weights(adata, indices, zs=zs, **weighting)
         chosen = torch.multinomial(torch.as_tensor(p), n_overall, replacement=True).numpy()
         order = np.argsort(indices[chosen % len(indices)], kind="stable")  # as data on disk must be read
@@ -398,7 +380,7 @@ class PosteriorMixin:
         cells, z = chosen % len(indices), zs.reshape(-1, zs.shape[-1])[chosen]
         with self._given_draws(z):
             expression = super().get_normalized_expression(
-                adata, indices[cells], *given, 1, None, None, *args, **kwargs
+                adata=adata, indices=indices[cells], batch_size=batch_size, **kwargs
             )
         return np.asarray(expression)[drawn]  # differential expression pairs the rows of two groups as they come
 
@@ -420,13 +402,34 @@ class PosteriorMixin:
         finally:
             self._start_posterior()
 
-    def posterior_predictive_sample(self, *args, **kwargs):
-        """Replicated counts, with the arguments of :meth:`scvi.model.SCVI.posterior_predictive_sample`.
+    def _check_importance_weights(self) -> None:
+        """Every likelihood has some."""
 
-        Each sample draws a representation from the cell's posterior, and then counts.
-        """
+    @torch.inference_mode()
+    def get_likelihood_parameters(
+        self, *, adata, indices, n_samples: int, give_mean: bool, batch_size: int | None, dataloader=None
+    ) -> dict[str, np.ndarray]:
+        """One sample is at the representation itself, several are at draws of the posterior."""
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
+            dataloader = self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size)
+        parts: dict[str, list[torch.Tensor]] = {}
+        for tensors in dataloader:
+            _, outputs = self.module.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
+            px = outputs[MODULE_KEYS.PX_KEY]
+            names = {"mean": "mu", "dropout": "zi_probs", "dispersions": "theta"}
+            names |= {"stddev": "stddev"} if self.module.gene_likelihood == "normal" else {}
+            for name, attribute in names.items():
+                if hasattr(px, attribute):
+                    parts.setdefault(name, []).append(getattr(px, attribute).cpu())
+        parameters = {name: torch.cat(part, dim=-2) for name, part in parts.items()}
+        average = give_mean and n_samples > 1
+        return {name: (p.mean(0) if average else p).numpy() for name, p in parameters.items()}
+
+    def posterior_predictive_sample(self, **kwargs):
+        """A single sample is at a draw of the posterior, too."""
         with self._sampling_posterior():
-            return super().posterior_predictive_sample(*args, **kwargs)
+            return super().posterior_predictive_sample(**kwargs)
 
     def _refuse_dataloader(self, dataloader) -> None:
         if dataloader is not None:

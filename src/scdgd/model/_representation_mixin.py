@@ -14,10 +14,11 @@ from scvi.utils import track
 
 from scdgd._compat import get_state_registry, set_state_registry
 from scdgd._constants import OBS_KEYS
+from scdgd._options import check_positive_integers
 from scdgd.data import TrainedCells
 from scdgd.inference import NewCellsConfig, place_new_cells
 
-from ._options import check_not_empty
+from ._cells import positions_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,9 +54,6 @@ class RepresentationMixin:
         self._placed_rows: dict[bytes, int] = {}
 
     def _validate_anndata(self, adata=None, copy_if_view: bool = True):
-        if adata is None and self.adata is None:
-            msg = "The model was loaded without data: pass `adata`, or attach one with `model.adata = adata`."
-            raise ValueError(msg)
         adata = super()._validate_anndata(adata, copy_if_view)
         # a second model on the same AnnData makes scvi-tools register it anew, by position: names go first
         set_state_registry(self.registry_, REGISTRY_KEYS.INDICES_KEY, self._trained_cells)
@@ -63,7 +61,6 @@ class RepresentationMixin:
 
     def _make_data_loader(self, adata, indices=None, **kwargs):
         self._resolve_rows(adata, indices)
-        check_not_empty(indices)
         return super()._make_data_loader(adata, indices=indices, **kwargs)
 
     def _cells_of(self, adata) -> AnnData:
@@ -76,12 +73,13 @@ class RepresentationMixin:
         self, adata, indices: Sequence[int] | None = None, batch_size: int | None = None, *, again: bool = False
     ) -> np.ndarray:
         """Rows of the representations of `indices`, shape ``(n,)``, placing new cells: those without one, or `again`."""
+        check_positive_integers(batch_size=batch_size)
         manager = self.get_anndata_manager(adata, required=True)
         adata = manager.adata
         cells = self._cells_of(adata)
         names = np.asarray(cells.obs_names.astype(str), dtype=object)
         fingerprints = cells.obs[OBS_KEYS.FINGERPRINT].to_numpy()
-        positions = _as_positions(indices, adata.n_obs)
+        positions = positions_of(indices, adata.n_obs)
         rows, _ = self._cells_by_name.find(names, fingerprints)
         wanted = np.unique(positions[rows[positions] < 0])  # sorted, as backed data must be read
         if len(wanted):
@@ -163,6 +161,13 @@ class RepresentationMixin:
         Returns
         -------
         Representations, shape ``(n, d)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If `n_steps` is negative, or genes or batches are not those of the model; they are named.
         """
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
@@ -270,6 +275,11 @@ class RepresentationMixin:
         Returns
         -------
         Components, shape ``(n,)``, int; or probabilities, shape ``(n, k)``, rows summing to one.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
         """
         self._check_if_trained(warn=False)
         rows = self._resolve_rows(self._validate_anndata(adata), indices, batch_size)
@@ -281,15 +291,13 @@ class RepresentationMixin:
         return result
 
     def get_component_means(self) -> np.ndarray:
-        """Means of the mixture components in the latent space, shape ``(k, d)``."""
+        """Means of the mixture components in the latent space.
+
+        Returns
+        -------
+        Means, shape ``(k, d)``.
+        """
         return self.module.prior.component_means.detach().cpu().numpy().copy()
-
-
-def _as_positions(indices: Sequence[int] | None, n_cells: int) -> np.ndarray:
-    if indices is None:
-        return np.arange(n_cells)
-    indices = np.asarray(indices)
-    return np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
 
 
 def _keys(manager, names: np.ndarray, fingerprints: np.ndarray, positions: np.ndarray) -> list[bytes]:

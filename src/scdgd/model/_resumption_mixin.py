@@ -12,6 +12,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from scdgd._constants import OBS_KEYS
+from scdgd._options import check_positive_integers
 from scdgd.train import CheckpointFolder, TrainingCheckpoints, fingerprint, pack_history, unpack_history
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ class ResumptionMixin:
         self, checkpoint_dir: str | os.PathLike | None, every_n_epochs: int | None
     ) -> tuple[CheckpointFolder | None, int]:
         """Folder of the checkpoints, if any, and the epochs between them."""
-        if every_n_epochs is not None and (int(every_n_epochs) != every_n_epochs or every_n_epochs < 1):
-            msg = f"`checkpoint_every_n_epochs` must be a positive integer, got {every_n_epochs!r}."
-            raise ValueError(msg)
+        check_positive_integers(checkpoint_every_n_epochs=every_n_epochs)
         if checkpoint_dir is None:
             if every_n_epochs is not None:
                 msg = "`checkpoint_every_n_epochs` needs a folder to write to: pass `checkpoint_dir`."

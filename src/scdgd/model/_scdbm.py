@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
-from scvi.data.fields import CategoricalObsField
 from scvi.model.base import BaseModelClass, RNASeqMixin, UnsupervisedTrainingMixin
 from scvi.train import merge_kwargs
 from scvi.utils import setup_anndata_dsp
 
 from scdgd._compat import get_state_registry, is_registered, make_actual
 from scdgd._constants import CHECKPOINT_FORMAT
+from scdgd._options import check_positive_integers
 from scdgd.data import (
     BatchField,
     CountsField,
@@ -27,11 +26,13 @@ from scdgd.data import (
     SparseCountsSplitter,
 )
 from scdgd.module import DeepBoltzmannMachine
-from scdgd.train import ContrastiveDivergencePlan, InterruptibleTrainRunner, Interruption
+from scdgd.train import ContrastiveDivergencePlan, InterruptibleTrainRunner, orderly_training
 
 from ._boltzmann_likelihood_mixin import BoltzmannLikelihoodMixin
 from ._boltzmann_reading_mixin import BoltzmannReadingMixin
 from ._boltzmann_sampling_mixin import BoltzmannSamplingMixin
+from ._reading_mixin import ReadingMixin
+from ._setup_mixin import SetupMixin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,9 +45,11 @@ _DEFAULT_EPOCHS = 110
 
 
 class SCDBM(
+    ReadingMixin,
     BoltzmannReadingMixin,
     BoltzmannLikelihoodMixin,
     BoltzmannSamplingMixin,
+    SetupMixin,
     RNASeqMixin,
     UnsupervisedTrainingMixin,
     BaseModelClass,
@@ -179,12 +182,10 @@ class SCDBM(
         fields = [
             CountsField(layer),
             BatchField(batch_key),
-            CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+            cls._labels_field(labels_key),
             *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),
         ]
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+        cls._register(adata, fields, setup_method_args, kwargs)
 
     def train(
         self,
@@ -236,30 +237,23 @@ class SCDBM(
                 "`get_marginal_ll` of held-out cells."
             )
             raise ValueError(msg)
+        check_positive_integers(max_epochs=max_epochs, batch_size=batch_size)
         max_epochs = _DEFAULT_EPOCHS if max_epochs is None else max_epochs
         if train_size is None or train_size < 1:
             kwargs.setdefault("check_val_every_n_epoch", 1)
-        interruption = Interruption()
-        self.module.train()
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Total length of `list`")  # an empty validation loader
-                warnings.filterwarnings("ignore", message="Last batch will have a small size")  # no batch norm here
-                super().train(
-                    max_epochs,
-                    *args,
-                    train_size=train_size,
-                    batch_size=batch_size,
-                    plan_kwargs=merge_kwargs(plan_config, plan_kwargs, name="plan"),
-                    interruption=interruption,
-                    **kwargs,
-                )
+        with orderly_training(self) as interruption:
+            warnings.filterwarnings("ignore", message="Last batch will have a small size")  # no batch norm here
+            super().train(
+                max_epochs,
+                *args,
+                train_size=train_size,
+                batch_size=batch_size,
+                plan_kwargs=merge_kwargs(plan_config, plan_kwargs, name="plan"),
+                interruption=interruption,
+                **kwargs,
+            )
             if interruption.signum is not None:
                 logger.warning("Training was interrupted after %s epochs.", self.trainer.current_epoch)
-        finally:
-            self.module.eval()
-            interruption.end_process()
-            interruption.take_effect()
         if not bool(self.module.is_pretrained):
             logger.warning("Training ended before all layers were trained together; train again to begin anew.")
         elif estimate_likelihood and "reconstruction_loss_train" in (self.history_ or ()):  # not with `logger=False`

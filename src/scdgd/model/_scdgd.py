@@ -8,43 +8,25 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
-from scvi.utils import setup_anndata_dsp
 
-from scdgd._compat import MODULE_KEYS, get_state_registry, is_registered, make_actual
+from scdgd._compat import get_state_registry, is_registered
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd.data import (
-    BatchField,
-    CategoricalCovariatesField,
-    CellIndexField,
-    ContinuousCovariatesField,
-    CountsField,
-    LabelsField,
-    MuDataBatchField,
-    MuDataCategoricalCovariatesField,
-    MuDataCellIndexField,
-    MuDataContinuousCovariatesField,
-    MuDataCountsField,
-    MuDataLabelsField,
-    MuDataSizeFactorField,
-    SizeFactorField,
-)
+from scdgd._options import check_options, check_positive_integers, is_positive_integer
 from scdgd.inference import NewCellsConfig
 from scdgd.likelihood import LIKELIHOODS, VALUE_LIKELIHOODS
 from scdgd.module import DGDModule, log_size_factor
 from scdgd.prior import GaussianMixture, SoftballMixture
 
-from ._options import check_options
 from ._posterior_mixin import PosteriorMixin
+from ._reading_mixin import ReadingMixin
 from ._representation_mixin import RepresentationMixin
 from ._sampling_mixin import PriorSamplingMixin
+from ._setup_mixin import CellSetupMixin
 from ._training_mixin import RepresentationTrainingMixin
-from ._values_mixin import ValuesMixin, check_values
+from ._values import check_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from anndata import AnnData
     from mudata import MuData
 
@@ -59,10 +41,11 @@ _HYPERPRIOR_WEIGHT = {"log_var": "per_cell", "weights": "once", "means": "once"}
 
 
 class SCDGD(
-    ValuesMixin,
+    ReadingMixin,
     PosteriorMixin,
     RepresentationMixin,
     PriorSamplingMixin,
+    CellSetupMixin,
     RepresentationTrainingMixin,
     RNASeqMixin,
     VAEMixin,
@@ -179,20 +162,10 @@ class SCDGD(
             output_activation=(output_activation, ("softmax", "sigmoid", "softplus", "identity")),
             dispersion_floor=(dispersion_floor, (0, 1)),
             prior=(prior, tuple(self._priors)),
-            **{f"hyperprior_weight[{term!r}]": (w, ("once", "per_cell")) for term, w in hyperprior_weight_.items()},
-            **{
-                f"term {term!r} of hyperprior_weight": (term, tuple(self._hyperprior_weight))
-                for term in hyperprior_weight_
-            },
         )
+        check_positive_integers(n_hidden=n_hidden, n_layers=n_layers, n_latent=n_latent)
         check_values(self.registry_, gene_likelihood)
-        for name, value in (("n_hidden", n_hidden), ("n_layers", n_layers)):
-            if value < 1:
-                msg = f"`{name}` must be at least 1, got {value}."
-                raise ValueError(msg)
-        if prior == "gaussian_mixture" and set(hyperprior_weight or {}) - {"weights"}:
-            msg = "A plain Gaussian mixture has a prior of its weights only; other terms need `prior='softball'`."
-            raise ValueError(msg)
+        self._check_hyperprior_weight(hyperprior_weight or {}, prior)
         if size_factor == "registered" and not has_size_factor:
             msg = "`size_factor='registered'` needs `setup_anndata(adata, size_factor_key=...)`."
             raise ValueError(msg)
@@ -230,6 +203,16 @@ class SCDGD(
         )
         self.init_params_ = self._get_init_params(locals())
 
+    def _check_hyperprior_weight(self, given: dict[str, str], prior: str) -> None:
+        for term, weight in given.items():
+            check_options(
+                **{f"term {term!r} of hyperprior_weight": (term, tuple(self._hyperprior_weight))},
+                **{f"hyperprior_weight[{term!r}]": (weight, ("once", "per_cell"))},
+            )
+        if prior == "gaussian_mixture" and set(given) - {"weights"}:
+            msg = "A plain Gaussian mixture has a prior of its weights only; other terms need `prior='softball'`."
+            raise ValueError(msg)
+
     def _make_module(self, *args, **kwargs) -> DGDModule:
         return self._module_cls(*args, **kwargs)
 
@@ -241,7 +224,7 @@ class SCDGD(
                 msg = "`n_components='labels'` counts label categories: name them with `setup_anndata(labels_key=...)`."
                 raise ValueError(msg)
             n_components = len(state["categorical_mapping"])
-        if isinstance(n_components, str) or int(n_components) != n_components or n_components < 1:
+        if not is_positive_integer(n_components):
             msg = f"`n_components` must be a positive integer or 'labels', got {n_components!r}."
             raise ValueError(msg)
         if n_components > n_cells:
@@ -261,113 +244,6 @@ class SCDGD(
                 "`prior='softball'` with `hyperprior_weight={'log_var': 'per_cell'}`, or "
                 "`prior_kwargs={'covariance_type': 'fixed'}`, or `train(plan_cls=scdgd.train.LaplacePlan)`."
             )
-
-    @classmethod
-    @setup_anndata_dsp.dedent
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        labels_key: str | None = None,
-        size_factor_key: str | None = None,
-        categorical_covariate_keys: list[str] | None = None,
-        continuous_covariate_keys: list[str] | None = None,
-        *,
-        is_count_data: bool = True,
-        **kwargs,
-    ) -> None:
-        """%(summary)s
-
-        All counts are validated: they must be non-negative integers, with at least one count per cell. A view becomes
-        an AnnData of its own, and sparse *arrays* become the equal sparse matrices.
-
-        Parameters
-        ----------
-        %(param_adata)s
-        %(param_layer)s
-        %(param_batch_key)s
-        %(param_labels_key)s
-        %(param_size_factor_key)s
-        %(param_cat_cov_keys)s
-        %(param_cont_cov_keys)s
-        is_count_data
-            If not, values only have to be finite, and only ``gene_likelihood="normal"`` takes them.
-
-        Raises
-        ------
-        ValueError
-            If counts, names or columns are not as they must be; the message names cells, genes and the remedy.
-        """
-        make_actual(adata)
-        setup_method_args = cls._get_setup_method_args(**locals())
-        counts = CountsField(layer, holds_counts=is_count_data)
-        fields = [
-            counts,
-            CellIndexField(counts),
-            BatchField(batch_key),
-            LabelsField(labels_key),
-            *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),
-            CategoricalCovariatesField(categorical_covariate_keys),
-            ContinuousCovariatesField(continuous_covariate_keys),
-        ]
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
-
-    @classmethod
-    @setup_anndata_dsp.dedent
-    def setup_mudata(
-        cls,
-        mdata: MuData,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        labels_key: str | None = None,
-        size_factor_key: str | None = None,
-        categorical_covariate_keys: list[str] | None = None,
-        continuous_covariate_keys: list[str] | None = None,
-        modalities: dict[str, str] | None = None,
-        **kwargs,
-    ) -> None:
-        """%(summary_mdata)s
-
-        Parameters
-        ----------
-        %(param_mdata)s
-        layer
-            Layer of the counts in their modality; ``None`` for its ``X``.
-        %(param_batch_key)s
-        %(param_labels_key)s
-        %(param_size_factor_key)s
-        %(param_cat_cov_keys)s
-        %(param_cont_cov_keys)s
-        %(param_modalities)s
-            ``modalities={"layer": "rna"}`` is the least: the modality of the counts. Arguments that are not named are
-            looked up in ``mdata.obs``.
-
-        Raises
-        ------
-        ValueError
-            As :meth:`setup_anndata`, and if no modality is named for the counts.
-        """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        if not modalities or "layer" not in modalities:
-            msg = f"Name the modality of the counts: `modalities={{'layer': ...}}`, one of {list(mdata.mod)}."
-            raise ValueError(msg)
-        of = cls._create_modalities_attr_dict(modalities, setup_method_args)
-        counts = MuDataCountsField(layer, mod_key=of.layer, mod_required=True)
-        fields = [
-            counts,
-            MuDataCellIndexField(counts.adata_field, mod_key=of.layer, mod_required=True),
-            MuDataBatchField(batch_key, mod_key=of.batch_key),
-            MuDataLabelsField(labels_key, mod_key=of.labels_key),
-            *([] if size_factor_key is None else [MuDataSizeFactorField(size_factor_key, mod_key=of.size_factor_key)]),
-            MuDataCategoricalCovariatesField(categorical_covariate_keys, mod_key=of.categorical_covariate_keys),
-            MuDataContinuousCovariatesField(continuous_covariate_keys, mod_key=of.continuous_covariate_keys),
-        ]
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(mdata, **kwargs)
-        cls.register_manager(manager)
 
     @classmethod
     def load_query_data(
@@ -418,7 +294,26 @@ class SCDGD(
         return model
 
     def get_latent_library_size(self, adata=None, indices=None, give_mean: bool = False, batch_size: int | None = None):
-        """Size factor of each cell, shape ``(n, 1)``: observed, so `give_mean` makes no difference."""
+        """Size factor of each cell: observed, so `give_mean` makes no difference.
+
+        Parameters
+        ----------
+        adata, indices
+            Cells; those that the model was set up with if not given.
+        give_mean
+            Of scvi-tools' signature, without effect.
+        batch_size
+            Cells per minibatch.
+
+        Returns
+        -------
+        Size factors, shape ``(n, 1)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        """
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
         loader = self._make_data_loader(adata, indices=indices, batch_size=batch_size)
@@ -430,47 +325,3 @@ class SCDGD(
                 for tensors in loader
             ]
         return torch.cat(factors).numpy()
-
-    @torch.inference_mode()
-    def get_likelihood_parameters(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        n_samples: int = 1,
-        give_mean: bool = False,
-        batch_size: int | None = None,
-        dataloader: Iterator[dict[str, torch.Tensor]] | None = None,
-    ) -> dict[str, np.ndarray]:
-        r"""Parameters of the likelihood of each count.
-
-        Parameters
-        ----------
-        adata, indices, batch_size, dataloader
-            As in scvi-tools.
-        n_samples
-            Draws ``s`` of each cell's posterior; for one, the representation itself.
-        give_mean
-            Whether to average over draws.
-
-        Returns
-        -------
-        ``"mean"`` :math:`\mu`, before zeros are inflated; with negative binomial counts ``"dispersions"``
-        :math:`\theta`; with inflated zeros ``"dropout"`` :math:`\pi`; with a normal ``"stddev"``. Shapes are ``(n, g)``, or ``(s, n, g)`` for several
-        draws that are not averaged.
-        """
-        self._check_if_trained(warn=False)
-        if dataloader is None:
-            adata = self._validate_anndata(adata)
-            dataloader = self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size)
-        parts: dict[str, list[torch.Tensor]] = {}
-        for tensors in dataloader:
-            _, outputs = self.module.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
-            px = outputs[MODULE_KEYS.PX_KEY]
-            names = {"mean": "mu", "dropout": "zi_probs", "dispersions": "theta"}
-            names |= {"stddev": "stddev"} if self.module.gene_likelihood == "normal" else {}
-            for name, attribute in names.items():
-                if hasattr(px, attribute):
-                    parts.setdefault(name, []).append(getattr(px, attribute).cpu())
-        parameters = {name: torch.cat(part, dim=-2) for name, part in parts.items()}
-        average = give_mean and n_samples > 1
-        return {name: (p.mean(0) if average else p).numpy() for name, p in parameters.items()}

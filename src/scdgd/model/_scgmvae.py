@@ -77,6 +77,10 @@ class SCGMVAE(FlexSCVI):
     _module_cls = GMVAE
     _training_plan_cls = GMVAEPlan
     _latent_key = "X_scgmvae"
+    _no_clusters = (
+        "The model has one component, so there are no clusters. Cluster `get_latent_representation()`, or use "
+        "`scdgd.model.SCGMVAE` with more components."
+    )
 
     def __init__(
         self,
@@ -146,45 +150,11 @@ class SCGMVAE(FlexSCVI):
         codes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(int)
         return torch.as_tensor(np.bincount(codes, minlength=k) / len(codes), dtype=torch.float32)
 
-    @torch.inference_mode()
-    def get_cluster_assignments(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        soft: bool = False,
-        batch_size: int | None = None,
-    ) -> np.ndarray:
-        r"""Component of each cell, :math:`\arg\max_c\, q(c \mid x)`.
-
-        Parameters
-        ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
-        soft
-            Whether to return :math:`q(y \mid x)`.
-        batch_size
-            Cells per minibatch.
-
-        Returns
-        -------
-        Components, shape ``(n,)``, int; or probabilities, shape ``(n, k)``.
-
-        Raises
-        ------
-        ValueError
-            If the model has one component.
-        """
-        self._check_if_trained(warn=False)
-        if self.module.n_components == 1:
-            msg = (
-                "The model has one component, so there are no clusters. Cluster `get_latent_representation()`, or use "
-                "`scdgd.model.SCGMVAE` with more components."
-            )
-            raise ValueError(msg)
+    def _assign(self, adata, indices, soft: bool, batch_size: int | None) -> torch.Tensor:
         adata = self._validate_anndata(adata)
         loader = self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size)
-        qy = torch.cat([self.module.classify(tensors).cpu() for tensors in loader])
-        return (qy if soft else qy.argmax(dim=-1)).numpy()
+        qy = torch.cat([self.module.classify(tensors) for tensors in loader])
+        return qy if soft else qy.argmax(dim=-1)
 
     def minify_adata(self, *args, **kwargs) -> None:
         """As in scvi-tools, with one component only: two moments do not describe a mixture.

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import merge_kwargs
 from scvi.utils import track
 
 from scdgd._constants import OBS_KEYS
-from scdgd.data import CellIndexField, SparseCountsLoader, WholeDataSplitter, find_rows, iter_row_blocks
+from scdgd._options import check_options, check_positive_integers
+from scdgd.data import CellIndexField, SparseCountsLoader, WholeDataSplitter, find_rows
 from scdgd.inference import gauss_newton
-from scdgd.likelihood import VALUE_LIKELIHOODS
 from scdgd.prior import SoftballMixture
 from scdgd.train import (
     InterruptibleTrainRunner,
@@ -26,19 +25,16 @@ from scdgd.train import (
     TrainingCheckpoints,
     fingerprint,
     read_checkpoint,
-    whitened_pca,
 )
 
-from ._options import check_options
+from ._cell_split import complete_split, split_cells
 from ._resumption_mixin import ResumptionMixin
+from ._warm_start_mixin import WarmStartMixin
 
 if TYPE_CHECKING:
     import os
 
 logger = logging.getLogger(__name__)
-
-#: At which Gaussian values of a gene start that does not vary.
-_LEAST_VARIANCE = 1e-4
 
 _DEFAULT_EPOCHS = 50
 _FULL_EPOCHS_UP_TO = 50_000
@@ -47,7 +43,7 @@ _MIXTURE_START = 0.4
 _POLISHED_TOGETHER = 512
 
 
-class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
+class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedTrainingMixin):
     """scvi-tools' training, with a warm start, all cells by default, and held-out cells placed afterwards."""
 
     _training_plan_cls = RepresentationPlan
@@ -147,6 +143,7 @@ class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
             For `datamodule` and for several devices.
         """
         self._check_training_options(datamodule, devices, trainer_kwargs, warm_start, polish)
+        check_positive_integers(max_epochs=max_epochs, batch_size=batch_size)
         if plan_cls is not None:
             self._training_plan_cls = plan_cls
         folder, every_n_epochs = self._check_checkpoint_options(checkpoint_dir, checkpoint_every_n_epochs)
@@ -154,7 +151,9 @@ class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
         if self.is_query_:
             self.infer_representations(n_steps=max_epochs, batch_size=batch_size)
             return
-        rows, max_epochs = self._rows_to_train(), self._count_epochs(max_epochs)
+        rows = self._rows_to_train()
+        if max_epochs is None:
+            max_epochs = int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / len(rows), _MIN_EPOCHS, _DEFAULT_EPOCHS))
         datasplitter_kwargs = dict(datasplitter_kwargs or {})
         given = datasplitter_kwargs.pop("external_indexing", None)
         resumed, description = None, {}
@@ -165,7 +164,7 @@ class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
                 train_size=train_size,
                 validation_size=validation_size,
                 shuffle_set_split=shuffle_set_split,
-                external_indexing=None if given is None else fingerprint(*_complete_split(len(rows), given)),
+                external_indexing=None if given is None else fingerprint(*complete_split(len(rows), given)),
                 early_stopping=early_stopping,
                 warm_start=warm_start,
                 mixture_start=mixture_start,
@@ -176,8 +175,8 @@ class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
             resumed = read_checkpoint(folder, description)
         split = given if resumed is None else resumed["split"]
         if split is None:
-            split = _split_cells(len(rows), train_size, validation_size, shuffle_set_split)
-        train, validation, test = _complete_split(len(rows), split)
+            split = split_cells(len(rows), train_size, validation_size, shuffle_set_split)
+        train, validation, test = complete_split(len(rows), split)
         held_out = np.sort(np.concatenate([validation, test]))
         if len(held_out):
             datasplitter_kwargs["external_indexing"] = [train, validation, test]
@@ -245,14 +244,6 @@ class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
             of_batch = torch.as_tensor(rows[first : first + len(tensors[REGISTRY_KEYS.X_KEY])], device=table.device)
             table[of_batch] = gauss_newton(self.module, tensors, table[of_batch]).z
             first += len(of_batch)
-
-    def _count_epochs(self, max_epochs: int | None) -> int:
-        if max_epochs is None:
-            return int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / self.adata.n_obs, _MIN_EPOCHS, _DEFAULT_EPOCHS))
-        if max_epochs < 1:
-            msg = f"`max_epochs` must be at least 1, got {max_epochs}."
-            raise ValueError(msg)
-        return max_epochs
 
     def _plan_arguments(
         self, max_epochs: int, mixture_start: int | None, train_rows: np.ndarray, plan_config, plan_kwargs
@@ -327,92 +318,6 @@ class RepresentationTrainingMixin(ResumptionMixin, UnsupervisedTrainingMixin):
             msg = "Training on several devices would copy the table of representations to each; use one (`devices=1`)."
             raise NotImplementedError(msg)
 
-    def _warm_start(self, train: np.ndarray, rows: np.ndarray) -> None:
-        """Representations from whitened PCA, decoder at the mean profile; both from training cells only."""
-        counts = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        batch = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-        table = self.module.representations.table
-        seed = settings.seed or 0
-        is_count_data = self.module.gene_likelihood not in VALUE_LIKELIHOODS
-        z = whitened_pca(
-            counts,
-            self.module.prior.n_latent,
-            train_indices=train,
-            batch=batch,
-            seed=seed,
-            log_normalise=is_count_data,
-        )
-        rows = torch.as_tensor(rows, device=table.device)
-        table[rows, : self.module.prior.n_latent] = torch.as_tensor(z, device=table.device)
-        if is_count_data:
-            self.module.decoder.start_at_profile(self._mean_profile(counts, train))
-            return
-        mean, variance = _moments(counts, train)
-        self.module.decoder.start_at_profile(self.module.likelihood.eta_of(mean))
-        if self.module.gene_likelihood == "normal":
-            self.module.px_r.data.copy_((variance.clamp(min=_LEAST_VARIANCE).log() / 2).expand_as(self.module.px_r))
-
-    def _mean_profile(self, counts, train: np.ndarray) -> torch.Tensor:
-        """Counts over size factors, both summed over training cells, shape ``(g,)``."""
-        in_train = np.zeros(counts.shape[0], dtype=bool)
-        in_train[train] = True
-        registered = None
-        if self.module.size_factor == "registered":
-            registered = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)).ravel()
-        gene_totals, size_total = np.zeros(counts.shape[1]), 0.0
-        for first, block in iter_row_blocks(counts):
-            cells = np.flatnonzero(in_train[first : first + block.shape[0]])
-            block = block[cells]
-            gene_totals += np.asarray(block.sum(axis=0)).ravel()
-            if self.module.size_factor == "registered":
-                size_total += registered[first + cells].sum()
-            elif self.module.size_factor == "max":
-                size_total += float(np.maximum(_row_max(block), 1).sum())
-            else:
-                share = 1.0 if self.module.size_factor == "observed" else 1 / counts.shape[1]
-                size_total += float(block.sum()) * share
-        return torch.as_tensor(gene_totals / size_total, dtype=torch.float32)
-
-
-def _moments(values, cells: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of the values of each gene over some cells, both ``(g,)``."""
-    wanted = np.zeros(values.shape[0], dtype=bool)
-    wanted[cells] = True
-    first_moment, second_moment = np.zeros(values.shape[1]), np.zeros(values.shape[1])
-    for first, block in iter_row_blocks(values):
-        block = sparse.csr_matrix(block[np.flatnonzero(wanted[first : first + block.shape[0]])], dtype=np.float64)
-        first_moment += np.asarray(block.sum(axis=0)).ravel() / len(cells)
-        second_moment += np.asarray(block.multiply(block).sum(axis=0)).ravel() / len(cells)
-    return torch.as_tensor(first_moment).float(), torch.as_tensor(second_moment - first_moment**2).float()
-
-
-def _split_cells(
-    n_cells: int, train_size: float, validation_size: float | None, shuffle: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of training, validation and test cells; drawn as scvi-tools does, from ``scvi.settings.seed``."""
-    validation_size = 1 - train_size if validation_size is None else validation_size
-    if not 0 < train_size <= 1 or validation_size < 0 or train_size + validation_size > 1 + 1e-9:
-        msg = (
-            f"`train_size` must be in (0, 1] and leave room for `validation_size`, got {train_size}, {validation_size}."
-        )
-        raise ValueError(msg)
-    cells = np.random.RandomState(settings.seed).permutation(n_cells) if shuffle else np.arange(n_cells)
-    n_train = int(np.ceil(train_size * n_cells - 1e-9))
-    n_validation = min(int(np.floor(validation_size * n_cells + 1e-9)), n_cells - n_train)
-    return cells[:n_train], cells[n_train : n_train + n_validation], cells[n_train + n_validation :]
-
-
-def _complete_split(n_cells: int, split: list[np.ndarray | None]) -> list[np.ndarray]:
-    """Indices of training, validation and test cells, masks as indices; cells that are not named are test cells."""
-    parts = [np.zeros(0, np.int64) if part is None else np.asarray(part) for part in [*split, None, None][:3]]
-    parts = [np.flatnonzero(part) if part.dtype == bool else part.astype(np.int64) for part in parts]
-    named = np.concatenate(parts)
-    if len(np.unique(named)) < len(named) or named.min(initial=0) < 0 or named.max(initial=0) >= n_cells:
-        msg = f"`external_indexing` must name each of the {n_cells} cells at most once, by its position from 0."
-        raise ValueError(msg)
-    parts[2] = np.concatenate([parts[2], np.setdiff1d(np.arange(n_cells), named)])
-    return parts
-
 
 def _choose_monitors(trainer_kwargs: dict, early_stopping: bool, n_validation: int) -> dict:
     """Arguments of the trainer, with monitors that exist."""
@@ -427,8 +332,3 @@ def _choose_monitors(trainer_kwargs: dict, early_stopping: bool, n_validation: i
             msg = f"`{name}={chosen[name]!r}` needs validation cells: pass `train_size=0.9`, or monitor 'elbo_train'."
             raise ValueError(msg)
     return chosen
-
-
-def _row_max(block) -> np.ndarray:
-    largest = block.max(axis=1)
-    return np.asarray(largest.todense() if hasattr(largest, "todense") else largest).ravel()

@@ -20,6 +20,7 @@ from ._size_factor import SizeFactor, log_size_factor
 from ._sparse_first_layer import forward_sparse
 from ._state_sums import MAX_ENUMERATED, all_states
 from ._vad import VADModule
+from ._value_start import log_scale_of
 
 __all__ = [
     "MAX_ENUMERATED",
@@ -53,6 +54,7 @@ __all__ = [
     "annealed_log_partition",
     "fit_dispersion",
     "forward_sparse",
+    "log_scale_of",
     "log_size_factor",
     "without_weights",
 ]

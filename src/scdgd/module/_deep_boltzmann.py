@@ -14,6 +14,7 @@ from torch.nn.functional import softplus
 from scdgd.data import as_sparse_counts
 
 from ._boltzmann_outputs import BoltzmannOutputsMixin
+from ._checkpoint_format import CheckpointFormatMixin
 from ._conditions import Conditions
 from ._gibbs_sampling import GibbsSamplingMixin
 from ._negative_binomial_layer import NegativeBinomialLayer
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 Hidden = list[torch.Tensor]
 
 
-class DeepBoltzmannMachine(GibbsSamplingMixin, StateSumsMixin, BoltzmannOutputsMixin, BaseModuleClass):
+class DeepBoltzmannMachine(
+    CheckpointFormatMixin, GibbsSamplingMixin, StateSumsMixin, BoltzmannOutputsMixin, BaseModuleClass
+):
     r"""Negative binomial counts :math:`v` below ``L`` layers of binary units (Treppner et al. 2021).
 
     .. math::

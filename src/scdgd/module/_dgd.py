@@ -11,9 +11,9 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import nn
 
 from scdgd._compat import MODULE_KEYS
-from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd.likelihood import ALL_LIKELIHOODS, LIKELIHOODS, VALUE_LIKELIHOODS, ConstrainedPoisson
 
+from ._checkpoint_format import CheckpointFormatMixin
 from ._decoder import Activation, Decoder, OutputActivation
 from ._representation_table import RepresentationTable
 from ._size_factor import SizeFactor, log_size_factor
@@ -38,7 +38,7 @@ PosteriorSampler = Callable[["DGDModule", dict, torch.Tensor, int], torch.Tensor
 REPRESENTATION_KEY = "representation"
 
 
-class DGDModule(BaseModuleClass):
+class DGDModule(CheckpointFormatMixin, BaseModuleClass):
     r"""Deep generative decoder for counts (Schuster & Krogh 2023).
 
     .. math::
@@ -168,15 +168,6 @@ class DGDModule(BaseModuleClass):
         if "zi_logits" in names:  # the compiled likelihood takes those of every cell
             parameters += (self.decoder.zi_logits[genes].expand(len(batch_index), -1),)
         return parameters
-
-    def on_load(self, model, **kwargs) -> None:
-        """Refuse models that a later version of the package has saved."""
-        if model.checkpoint_format_ > CHECKPOINT_FORMAT:
-            msg = (
-                f"The saved model has format {model.checkpoint_format_}, but this version of scdgd reads formats up to "
-                f"{CHECKPOINT_FORMAT}. Upgrade with `pip install --upgrade scdgd`."
-            )
-            raise ValueError(msg)
 
     def _get_inference_input(self, tensors: dict[str, torch.Tensor], **kwargs) -> dict:
         return {

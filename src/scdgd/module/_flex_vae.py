@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+from numbers import Real
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial
 from scvi.module import VAE
 from scvi.module.base import LossOutput, auto_move_data
 from torch.distributions import Normal as Gaussian
 from torch.distributions import kl_divergence
-from torch.nn.functional import linear, one_hot
 
 from scdgd._compat import MODULE_KEYS
-from scdgd._constants import CHECKPOINT_FORMAT
+from scdgd._options import check_options, check_positive_integers
 from scdgd.data import SparseCounts
-from scdgd.likelihood import ALL_LIKELIHOODS, LIKELIHOODS, VALUE_LIKELIHOODS, Likelihood
-from scdgd.likelihood.distributions import Bernoulli, ConstrainedPoisson, ZeroInflatedPoisson
+from scdgd.likelihood import Likelihood
 from scdgd.prior import PseudoInputs
 
+from ._checkpoint_format import CheckpointFormatMixin
+from ._flex_outputs import FlexOutputsMixin
 from ._flex_parts import (
     ENCODED_PRIORS,
     NORMALIZED_TOTAL,
@@ -33,7 +33,6 @@ from ._flex_parts import (
     replace_hidden_layers,
 )
 from ._inverse_autoregressive_flow import FlowPosterior, InverseAutoregressiveFlow
-from ._linear_decoder import LinearDecoder
 from ._query_columns import mend_query_columns
 from ._sparse_first_layer import forward_sparse
 
@@ -47,13 +46,9 @@ if TYPE_CHECKING:
 
 MeanActivation = Literal["softmax", "exp", "rate", "identity"]
 GeneLikelihood = Literal["zinb", "nb", "poisson", "zip", "constrained_poisson", "normal", "bernoulli"]
-#: Of log rates and log dispersions where rates are decoded without a library size (Grønbech et al. 2020).
-_MAX_LOG_RATE = 10.0
-#: At which Gaussian values of a gene start that does not vary.
-_LEAST_VARIANCE = 1e-4
 
 
-class FlexVAE(VAE):
+class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
     r"""scVI's variational autoencoder with any prior of :mod:`scdgd.prior` and a Gaussian or flow posterior.
 
     .. math::
@@ -149,33 +144,25 @@ class FlexVAE(VAE):
         **kwargs,
     ) -> None:
         mean_activation = mean_activation or ("identity" if gene_likelihood == "bernoulli" else "softmax")
-        for name, value, allowed in (
-            ("prior", prior, PriorName),
-            ("posterior", posterior, PosteriorName),
-            ("decoder", decoder, DecoderName),
-            ("mean_activation", mean_activation, MeanActivation),
-            ("gene_likelihood", gene_likelihood, GeneLikelihood),
-        ):
-            if value not in get_args(allowed) and not (name == "prior" and is_prior_class(value)):
-                msg = f"`{name}` must be one of {list(get_args(allowed))}, got {value!r}."
-                raise ValueError(msg)
+        check_options(
+            prior=(prior, get_args(PriorName) if not is_prior_class(prior) else (prior,)),
+            posterior=(posterior, get_args(PosteriorName)),
+            decoder=(decoder, get_args(DecoderName)),
+            mean_activation=(mean_activation, get_args(MeanActivation)),
+            gene_likelihood=(gene_likelihood, get_args(GeneLikelihood)),
+        )
+        check_positive_integers(n_latent=n_latent, n_prior_samples=n_prior_samples)
         if latent_distribution == "ln" and (prior != "normal" or posterior != "normal"):
             msg = "`latent_distribution='ln'` goes with `prior='normal'` and `posterior='normal'` only."
             raise ValueError(msg)
-        if n_prior_samples < 1:
-            msg = f"`n_prior_samples` must be at least 1, got {n_prior_samples}."
+        needless = {
+            "decoder_dropout_rate": decoder_dropout_rate,
+            "extra_decoder_kwargs": kwargs.get("extra_decoder_kwargs"),
+        }
+        for name in [name for name, value in needless.items() if decoder == "linear" and value]:
+            msg = f"`{name}` is for hidden layers, and `decoder='linear'` has none. Leave it out."
             raise ValueError(msg)
-        for name, value in (
-            ("decoder_dropout_rate", decoder_dropout_rate),
-            ("extra_decoder_kwargs", kwargs.get("extra_decoder_kwargs")),
-        ):
-            if decoder == "linear" and value:
-                msg = f"`{name}` is for hidden layers, and `decoder='linear'` has none. Leave it out."
-                raise ValueError(msg)
-        hidden_sizes = [n_hidden] * n_layers if isinstance(n_hidden, int) else list(n_hidden)
-        if len(hidden_sizes) == 0:
-            msg = "`n_hidden` and `n_layers` must name at least one hidden layer."
-            raise ValueError(msg)
+        hidden_sizes = _hidden_sizes(n_hidden, n_layers)
         super().__init__(
             n_input,
             n_batch,
@@ -189,31 +176,9 @@ class FlexVAE(VAE):
             latent_distribution=latent_distribution,
             **kwargs,
         )
-        self.normalize_input, self.mean_activation, self.n_prior_samples = (
-            normalize_input,
-            mean_activation,
-            n_prior_samples,
-        )
-        if mean_activation != "softmax" and self.use_size_factor_key:
-            msg = f"`mean_activation={mean_activation!r}` sets sizes itself; set up without `size_factor_key`."
-            raise ValueError(msg)
-        if mean_activation != "softmax" and not self.use_observed_lib_size:
-            msg = f"`mean_activation={mean_activation!r}` needs `use_observed_lib_size=True`."
-            raise ValueError(msg)
-        takes = {"bernoulli": ["identity"], "normal": ["softmax", "exp", "identity"]}
-        if mean_activation not in (allowed := takes.get(gene_likelihood, ["softmax", "exp", "rate"])):
-            msg = (
-                f"`gene_likelihood={gene_likelihood!r}` needs `mean_activation` in {allowed}, got {mean_activation!r}."
-            )
-            raise ValueError(msg)
-        if gene_likelihood == "constrained_poisson" and (
-            mean_activation != "softmax" or self.use_size_factor_key or not self.use_observed_lib_size
-        ):
-            msg = (
-                "The size of a cell is its total count for `gene_likelihood='constrained_poisson'`, which needs "
-                "`mean_activation='softmax'`, `use_observed_lib_size=True` and data set up without `size_factor_key`."
-            )
-            raise ValueError(msg)
+        self.normalize_input, self.mean_activation = normalize_input, mean_activation
+        self.n_prior_samples = n_prior_samples
+        self._check_outputs()
         published = {"activation": activation, "norm_after_activation": norm_after_activation}
         if len(set(hidden_sizes)) > 1 or activation != "relu" or norm_after_activation or decoder_dropout_rate > 0:
             replace_hidden_layers(self, hidden_sizes, decoder_dropout_rate, published)
@@ -328,31 +293,6 @@ class FlexVAE(VAE):
         total = x.totals() if isinstance(x, SparseCounts) else x.sum(1)
         return (torch.zeros_like(total) if self.mean_activation == "identity" else total.log()).unsqueeze(1)
 
-    @torch.no_grad()
-    def start_at_moments(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
-        """Start values that are not counts at the mean and the variance of each gene, both ``(g,)``.
-
-        Outputs are on the scale of the values, whatever it is, and take steps of the size of the rate from zero.
-        """
-        eta = VALUE_LIKELIHOODS[self.gene_likelihood].eta_of(mean)
-        if isinstance(self.decoder, LinearDecoder):
-            self.decoder.start_at_outputs(eta)
-        else:
-            self.decoder.px_scale_decoder[0].bias.copy_(eta)
-        if self.gene_likelihood == "normal" and self.dispersion != "gene-cell":
-            log_scale = variance.clamp(min=_LEAST_VARIANCE).log() / 2
-            self.px_r.copy_(log_scale if self.px_r.ndim == 1 else log_scale.unsqueeze(1).expand_as(self.px_r))
-        self.placed.fill_(True)
-
-    def on_load(self, model, **kwargs) -> None:
-        """Refuse models that a later version of the package has saved."""
-        if model.checkpoint_format_ > CHECKPOINT_FORMAT:
-            msg = (
-                f"The saved model has format {model.checkpoint_format_}, but this version of scdgd reads formats up to "
-                f"{CHECKPOINT_FORMAT}. Upgrade with `pip install --upgrade scdgd`."
-            )
-            raise ValueError(msg)
-
     @property
     def encoder_layers(self) -> list[FCLayers]:
         """Hidden layers of the encoders of the posterior, which see covariates."""
@@ -394,113 +334,6 @@ class FlexVAE(VAE):
         if not compute_loss and not isinstance(qz, Gaussian):
             outputs[0][MODULE_KEYS.QZ_KEY] = Gaussian(qz.loc, qz.scale, validate_args=False)
         return outputs
-
-    @auto_move_data
-    def generative(
-        self,
-        z: torch.Tensor,
-        library: torch.Tensor,
-        batch_index: torch.Tensor,
-        cont_covs: torch.Tensor | None = None,
-        cat_covs: torch.Tensor | None = None,
-        size_factor: torch.Tensor | None = None,
-        y: torch.Tensor | None = None,
-        transform_batch: torch.Tensor | None = None,
-        for_loss: bool = False,
-    ) -> dict[str, Distribution | None]:
-        """Distribution of counts given ``z`` ``(..., b, d)``: scvi-tools', or `for_loss` our own, which is faster."""
-        if transform_batch is not None:
-            batch_index = torch.ones_like(batch_index) * transform_batch
-        hidden = self._decode(z, batch_index, cont_covs, cat_covs)
-        output = self.decoder.px_scale_decoder[0](hidden)
-        log_theta = self._log_theta(hidden, batch_index, y)
-        if for_loss and self.mean_activation == "identity":
-            px = VALUE_LIKELIHOODS[self.gene_likelihood](output, *self._likelihood_parameters(hidden, log_theta))
-        elif for_loss and self.gene_likelihood in LIKELIHOODS and not self.use_size_factor_key:
-            family = LIKELIHOODS[self.gene_likelihood]
-            parameters = self._likelihood_parameters(hidden, log_theta)
-            if self.mean_activation != "softmax":
-                px = family(self._log_mean(output, library), *parameters)
-            elif self.use_observed_lib_size:
-                px = family.from_softmax(output, library, *parameters)
-            else:  # gradients reach a library size that is latent
-                px = family(library + torch.log_softmax(output, dim=-1), *parameters)
-        else:
-            px = self._distribution(hidden, output, log_theta, size_factor if self.use_size_factor_key else library)
-        pl = None
-        if not self.use_observed_lib_size:
-            means, variances = self._compute_local_library_params(batch_index)
-            pl = Gaussian(means, variances.sqrt())
-        pz = Gaussian(torch.zeros_like(z), torch.ones_like(z), validate_args=False)
-        return {MODULE_KEYS.PX_KEY: px, MODULE_KEYS.PL_KEY: pl, MODULE_KEYS.PZ_KEY: pz}
-
-    def _decode(
-        self, z: torch.Tensor, batch_index: torch.Tensor, cont_covs: torch.Tensor | None, cat_covs: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Last hidden layer of the decoder, shape ``(..., b, h)``; all outputs side by side if it is linear."""
-        inputs = [z]
-        categories = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
-        if cont_covs is not None:
-            inputs.append(cont_covs.expand(*z.shape[:-1], -1))
-        if self.batch_representation == "embedding":
-            embedded = self.compute_embedding(REGISTRY_KEYS.BATCH_KEY, batch_index)
-            inputs.append(embedded.expand(*z.shape[:-1], -1))
-        else:
-            categories = (batch_index, *categories)
-        return self.decoder.px_decoder(torch.cat(inputs, dim=-1), *categories)
-
-    def _log_theta(self, hidden: torch.Tensor, batch_index: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
-        """Log inverse dispersion (of a normal: log scale), ``(g,)``, ``(b, g)`` or, per gene and cell, ``(..., b, g)``."""
-        if self.dispersion == "gene-cell":
-            log_theta = self.decoder.px_r_decoder(hidden)
-            return log_theta.clamp(-_MAX_LOG_RATE, _MAX_LOG_RATE) if self.mean_activation == "rate" else log_theta
-        if self.dispersion == "gene":
-            return self.px_r
-        codes, n = (y, self.n_labels) if self.dispersion == "gene-label" else (batch_index, self.n_batch)
-        return linear(one_hot(codes.squeeze(-1).long(), n).to(self.px_r.dtype), self.px_r)
-
-    def _log_mean(self, output: torch.Tensor, library: torch.Tensor) -> torch.Tensor:
-        """Log mean counts ``(..., b, g)`` where they are not shares of a library."""
-        if self.mean_activation == "rate":
-            return output.clamp(-_MAX_LOG_RATE, _MAX_LOG_RATE)
-        return output + _log_scale(library)
-
-    def _likelihood_parameters(self, hidden: torch.Tensor, log_theta: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        given = {
-            "log_theta": lambda: log_theta,
-            "log_scale": lambda: log_theta,
-            "zi_logits": lambda: self.decoder.px_dropout_decoder(hidden),
-        }
-        return tuple(given[name]() for name in ALL_LIKELIHOODS[self.gene_likelihood].parameter_names)
-
-    def _distribution(
-        self, hidden: torch.Tensor, output: torch.Tensor, log_theta: torch.Tensor, size: torch.Tensor
-    ) -> Distribution:
-        """Distribution of counts as scvi-tools' downstream methods read it: theirs, or ours where they have none."""
-        if self.gene_likelihood == "bernoulli":
-            return Bernoulli(logits=output, validate_args=False)
-        if self.mean_activation == "identity":
-            return Normal(output, log_theta.exp(), normal_mu=output, validate_args=False)
-        if self.mean_activation != "softmax":
-            mean = self._log_mean(output, size).exp()
-            scale = torch.softmax(output, dim=-1)
-        else:
-            scale = self.decoder.px_scale_decoder[1](output)
-            mean = size.exp() * scale
-        theta = log_theta.exp()
-        if self.gene_likelihood == "zinb":
-            logits = self.decoder.px_dropout_decoder(hidden)
-            return ZeroInflatedNegativeBinomial(mu=mean, theta=theta, zi_logits=logits, scale=scale)
-        if self.gene_likelihood == "nb":
-            return NegativeBinomial(mu=mean, theta=theta, scale=scale)
-        if self.gene_likelihood == "poisson":
-            return Poisson(rate=mean, scale=scale, validate_args=False)
-        if self.gene_likelihood == "zip":
-            logits = self.decoder.px_dropout_decoder(hidden)
-            return ZeroInflatedPoisson(rate=mean, zi_logits=logits, scale=scale, validate_args=False)
-        if self.gene_likelihood == "constrained_poisson":
-            return ConstrainedPoisson(rate=mean, scale=scale, validate_args=False)
-        return Normal(mean, theta, normal_mu=scale, validate_args=False)
 
     def loss(
         self,
@@ -616,11 +449,6 @@ class FlexVAE(VAE):
         return log_weight
 
 
-def _log_scale(library: torch.Tensor) -> torch.Tensor:
-    r"""Log size factor of Dony et al. 2020, :math:`\log \max(N / 10^4, 10^{-3})`."""
-    return (library - torch.tensor(NORMALIZED_TOTAL).log()).clamp(min=torch.tensor(1e-3).log())
-
-
 @contextlib.contextmanager
 def _evaluation_mode(network: torch.nn.Module) -> Iterator[None]:
     """No dropout, moving statistics; then the mode that it was in."""
@@ -630,3 +458,16 @@ def _evaluation_mode(network: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         network.train(was_training)
+
+
+def _hidden_sizes(n_hidden: int | Sequence[int], n_layers: int) -> list[int]:
+    """Widths of the encoder's hidden layers."""
+    if isinstance(n_hidden, Real):
+        check_positive_integers(n_hidden=n_hidden, n_layers=n_layers)
+        return [int(n_hidden)] * int(n_layers)
+    if len(n_hidden) == 0:
+        msg = "`n_hidden` and `n_layers` must name at least one hidden layer."
+        raise ValueError(msg)
+    for size in n_hidden:
+        check_positive_integers(n_hidden=size)
+    return list(n_hidden)

@@ -14,6 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import one_hot
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._options import check_options
 from scdgd.data import SparseCounts, as_sparse_counts
 from scdgd.likelihood import Likelihood
 
@@ -109,9 +110,7 @@ class GMVAE(FlexVAE):
         if most not in range(1, n_components + 1):
             msg = f"`max_components_per_cell` must be an integer from 1 to the {n_components} components, got {most!r}."
             raise ValueError(msg)
-        if use_batch_norm not in (None, "encoder", "decoder", "none", "both"):
-            msg = f"`use_batch_norm` must be 'encoder', 'decoder', 'none', 'both' or None, got {use_batch_norm!r}."
-            raise ValueError(msg)
+        check_options(use_batch_norm=(use_batch_norm, (None, "encoder", "decoder", "none", "both")))
         for name in ("posterior", "latent_distribution"):
             if kwargs.get(name, "normal") != "normal":
                 msg = f"`{name}` must be 'normal' in a GMVAE, got {kwargs[name]!r}; `FlexVAE` has others."

@@ -1,8 +1,9 @@
 """Pictures of a trained model and of its draws; matplotlib is imported when the first one is drawn."""
 
 from ._components import components, label_shares
+from ._embedding import Embedding, embed
 from ._history import history
-from ._latent import Embedding, embed, latent
+from ._latent import latent
 from ._synthetic import synthetic
 
 __all__ = ["Embedding", "components", "embed", "history", "label_shares", "latent", "synthetic"]

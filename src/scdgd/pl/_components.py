@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from ._figure import bare, finish, get_axes
+from ._figure import bare, finish, get_axes, with_figure_parameters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,15 @@ def label_shares(crosstab: pd.DataFrame, *, min_share: float = 0.01) -> pd.DataF
     -------
     Shares, each row summing to one, labels as given, components in the order of the labels that they share most cells
     with.
+
+    Raises
+    ------
+    ValueError
+        If there are no cells.
     """
+    if crosstab.to_numpy().sum() == 0:
+        msg = f"`crosstab` holds numbers of cells, but all {crosstab.shape[0]} x {crosstab.shape[1]} of them are zero."
+        raise ValueError(msg)
     crosstab = crosstab.loc[crosstab.sum(axis=1) > 0]
     is_used = crosstab.sum(axis=0) >= min_share * crosstab.to_numpy().sum()
     counts = crosstab.loc[:, is_used]
@@ -45,6 +53,7 @@ def label_shares(crosstab: pd.DataFrame, *, min_share: float = 0.01) -> pd.DataF
     return counts.div(crosstab.sum(axis=1), axis=0)
 
 
+@with_figure_parameters
 def components(
     data: AnnData | pd.DataFrame,
     labels_key: str | None = None,
@@ -77,14 +86,7 @@ def components(
         Colour map of shares between 0 and 1.
     ax
         Where to draw; a new figure if not given.
-    figsize
-        Width and height of a new figure, in inches; ``None`` for one that fits the table.
-    save
-        File to save the figure to.
-    show
-        Whether to call ``plt.show()``; not by default.
-    return_fig
-        Return the figure in place of the Axes.
+    %(figure)s
 
     Returns
     -------

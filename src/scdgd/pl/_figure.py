@@ -1,17 +1,37 @@
-"""What all plots share: where they draw, and what becomes of the figure."""
+"""What all plots share: where they draw, what becomes of the figure, and the words for both."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Plot = TypeVar("Plot", bound="Callable")
+
+_PARAMETERS = """\
+figsize
+    Width and height of a new figure, in inches; one that fits what is drawn if not given.
+save
+    File to save the figure to.
+show
+    Whether to call ``plt.show()``; not by default.
+return_fig
+    Return the figure in place of the Axes."""
+
+
+def with_figure_parameters(plot: Plot) -> Plot:
+    """Write the parameters that :func:`finish` takes, and `figsize`, into a docstring, where ``%(figure)s`` stands."""
+    if plot.__doc__ is not None:  # python -OO
+        plot.__doc__ = inspect.cleandoc(plot.__doc__).replace("%(figure)s", _PARAMETERS)
+    return plot
 
 
 def get_axes(ax: Axes | Sequence[Axes] | None, n_panels: int, figsize: tuple[float, float]) -> list[Axes]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._figure import bare, finish, get_axes
+from ._figure import bare, finish, get_axes, with_figure_parameters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from scvi.model.base import BaseModelClass
 
-#: Curves by the key of ``model.history``, without ``_train`` or ``_validation``.
-_CURVES = {"elbo": ("negative log joint density", "C0"), "reconstruction_loss": ("reconstruction part", "C1")}
+#: Colour and label of curves, by the key of ``model.history`` without ``_train`` or ``_validation``.
+_CURVES = {"elbo": ("C0", "objective"), "reconstruction_loss": ("C1", "reconstruction part")}
 _MAX_FALL = 5
 
 
+@with_figure_parameters
 def history(
     model: BaseModelClass,
     *,
@@ -29,10 +30,11 @@ def history(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Axes | Figure:
-    """Negative log joint density of training, and the reconstruction part of it, by epoch.
+    """Objective of training, and the reconstruction part of it, by epoch.
 
-    Both are nats per cell, means over the epoch; the distance between them is the prior's part. A dashed line marks the
-    epoch at which the mixture was placed. Curves of validation cells, if there are any, are dotted.
+    The objective is the negative evidence lower bound, or the negative log joint density of models with point estimates
+    (SCDGD). Both curves are nats per cell, means over the epoch; the distance between them is the prior's part. A dashed
+    line marks the epoch at which the mixture was placed. Curves of validation cells, if there are any, are dotted.
 
     Parameters
     ----------
@@ -40,14 +42,7 @@ def history(
         Trained model.
     ax
         Where to draw; a new figure if not given.
-    figsize
-        Width and height of a new figure, in inches.
-    save
-        File to save the figure to.
-    show
-        Whether to call ``plt.show()``; not by default.
-    return_fig
-        Return the figure in place of the Axes.
+    %(figure)s
 
     Returns
     -------
@@ -70,7 +65,7 @@ def history(
     axes = get_axes(ax, 1, figsize)
     ax = axes[0]
     drawn = []
-    for name, (label, color) in _CURVES.items():
+    for name, (color, label) in _CURVES.items():
         for split, style in (("train", "-"), ("validation", ":")):
             frame = curves.get(f"{name}_{split}")
             if frame is None:

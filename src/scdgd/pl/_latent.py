@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from ._figure import finish, get_axes
+from ._embedding import Embedding, embed
+from ._figure import finish, get_axes, with_figure_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,61 +20,12 @@ if TYPE_CHECKING:
 
     from scdgd.model import SCDGD
 
-_N_NEIGHBORS = 15
 _MIN_USED_SHARE = 0.01
 _LEGEND_ROWS = 20
 _MAX_LEGEND_ENTRIES = 60
 
 
-class Embedding(NamedTuple):
-    """Positions in the plane."""
-
-    cells: np.ndarray
-    """Cells, shape ``(n, 2)``."""
-    means: np.ndarray
-    """Component means, shape ``(k, 2)``."""
-    samples: np.ndarray
-    """Draws from the prior, shape ``(s, 2)``."""
-    name: str
-    """``"UMAP"``, or ``"PC"`` for principal components."""
-
-
-def embed(z_cells: np.ndarray, z_means: np.ndarray, z_samples: np.ndarray, seed: int = 0) -> Embedding:
-    """Fit a UMAP to cells, and map component means and draws from the prior into it.
-
-    Only cells shape the map, so means and draws that lie away from cells are seen to do so as far as UMAP can show it:
-    it maps every point to near its nearest cells. Fewer than 15 cells are too few for it; they are shown by their first
-    two principal components.
-
-    Parameters
-    ----------
-    z_cells, z_means, z_samples
-        Representations, shapes ``(n, d)``, ``(k, d)`` and ``(s, d)``.
-    seed
-        Seed of UMAP.
-
-    Returns
-    -------
-    The positions.
-    """
-    if len(z_cells) < _N_NEIGHBORS:
-        return _project(z_cells, z_means, z_samples)
-    import umap
-
-    # min_dist as in scanpy
-    reducer = umap.UMAP(n_neighbors=min(_N_NEIGHBORS, len(z_cells) - 1), min_dist=0.5, random_state=seed, n_jobs=1)
-    cells = reducer.fit_transform(z_cells)
-    return Embedding(cells, reducer.transform(z_means), reducer.transform(z_samples), "UMAP")
-
-
-def _project(z_cells: np.ndarray, z_means: np.ndarray, z_samples: np.ndarray) -> Embedding:
-    center = z_cells.mean(axis=0)
-    _, _, axes = np.linalg.svd(z_cells - center, full_matrices=False)
-    plane = np.zeros((z_cells.shape[1], 2))
-    plane[:, : len(axes[:2])] = axes[:2].T
-    return Embedding(*((z - center) @ plane for z in (z_cells, z_means, z_samples)), "PC")
-
-
+@with_figure_parameters
 def latent(
     adata: AnnData,
     model: SCDGD | None = None,
@@ -122,14 +74,7 @@ def latent(
         Area of a cell's dot in square points; ``None`` for one that suits the number of cells.
     ax
         Where to draw, one Axes for each panel; a new figure if not given.
-    figsize
-        Width and height of a new figure, in inches; ``None`` for one with room for the legends.
-    save
-        File to save the figure to.
-    show
-        Whether to call ``plt.show()``; not by default.
-    return_fig
-        Return the figure in place of the Axes.
+    %(figure)s
 
     Returns
     -------

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scdgd.data import counts_of
 from scdgd.metrics import count_histogram, gene_statistics, library_size_curve, zero_curve
 
-from ._figure import bare, finish, get_axes
+from ._figure import bare, finish, get_axes, with_figure_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,7 @@ _COLOURS = {"real": "0.35", "synthetic": "C1"}
 _MAX_BARS = 20
 
 
+@with_figure_parameters
 def synthetic(
     real: AnnData,
     synthetic: AnnData,
@@ -53,14 +55,7 @@ def synthetic(
         Layer of the counts of `real`; ``None`` for ``X``.
     ax
         Where to draw, three Axes and one for each gene; a new figure if not given.
-    figsize
-        Width and height of a new figure, in inches.
-    save
-        File to save the figure to.
-    show
-        Whether to call ``plt.show()``; not by default.
-    return_fig
-        Return the figure in place of the Axes.
+    %(figure)s
 
     Returns
     -------
@@ -70,6 +65,8 @@ def synthetic(
     ------
     ValueError
         If the genes of the two sets differ, or a named gene is not among them.
+    KeyError
+        If there is no such layer.
 
     Examples
     --------
@@ -87,7 +84,7 @@ def synthetic(
             "`real[:, synthetic.var_names]`."
         )
         raise ValueError(msg)
-    counts = {"real": real.X if layer is None else real.layers[layer], "synthetic": synthetic.X}
+    counts = {"real": counts_of(real, layer), "synthetic": synthetic.X}
     axes = get_axes(ax, 3 + len(genes), figsize or (3.3 * (3 + len(genes)), 3.2))
     _draw_library_sizes(axes[0], counts)
     _draw_zeros(axes[1], counts)

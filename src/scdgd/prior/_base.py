@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import nn
 
+from scdgd._options import check_positive_integers
+
 if TYPE_CHECKING:
     from ._pseudo_inputs import Encode
 
@@ -42,10 +44,7 @@ class Prior(nn.Module, ABC):
 
     def __init__(self, n_components: int, n_latent: int) -> None:
         super().__init__()
-        for name, value in (("n_components", n_components), ("n_latent", n_latent)):
-            if int(value) != value or value < 1:
-                msg = f"`{name}` must be a positive integer, got {value!r}."
-                raise ValueError(msg)
+        check_positive_integers(n_components=n_components, n_latent=n_latent)
         self.n_components, self.n_latent = int(n_components), int(n_latent)
 
     def given(self, encode: Encode | None = None) -> Prior:
@@ -127,7 +126,7 @@ class Prior(nn.Module, ABC):
         if component is None:
             weights = self.weights.expand(self.n_components)
             components = torch.multinomial(weights, n, replacement=True, generator=generator)
-        elif 0 <= component < self.n_components:
+        elif component in range(self.n_components):
             components = torch.full((n,), component, device=self.weights.device)
         else:
             msg = f"`component` must be one of 0 ... {self.n_components - 1}, got {component}."

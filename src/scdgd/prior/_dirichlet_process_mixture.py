@@ -62,6 +62,7 @@ class DirichletProcessMixture(Prior):
         factors = self.wishart()
 
         def hyper_log_prob() -> dict[str, torch.Tensor]:
+            """Log densities of the owner's parameters, with the factors that were computed already."""
             log_normal = -0.5 * (math.log(2 * math.pi) + self.means.square())
             precisions = self.wishart.log_prob(factors)
             return {**self.dirichlet.hyper_log_prob(), "means": log_normal.sum(), "precisions": precisions.sum()}

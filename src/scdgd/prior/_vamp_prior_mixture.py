@@ -76,6 +76,7 @@ class VampPriorMixture(EncodedPrior):
         factors = self.wishart()
 
         def hyper_log_prob() -> dict[str, torch.Tensor]:
+            """Log densities of the owner's parameters, with the factors that were computed already."""
             expected_log_normal = -0.5 * (math.log(2 * math.pi) + mean.square() + var)
             precisions = self.wishart.log_prob(factors)
             terms = {"means": expected_log_normal.sum(), "precisions": precisions.sum()}

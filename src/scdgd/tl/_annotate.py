@@ -39,12 +39,17 @@ def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str
         If no data are given and none are attached to the model.
     RuntimeError
         If the model is not trained.
+    TypeError
+        If it is no model.
 
     Examples
     --------
     >>> scdgd.tl.annotate(model)
     >>> sc.pp.neighbors(adata, use_rep="X_scdgd")
     """
+    if not hasattr(model, "is_trained_"):
+        msg = f"`annotate` writes what a model has learned, but the first argument is a {type(model).__name__}."
+        raise TypeError(msg)
     if not model.is_trained_:
         name = type(model).__name__
         msg = f"`annotate` writes what a model has learned, but this {name} is not trained. Call `model.train()` first."

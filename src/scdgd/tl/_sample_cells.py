@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scdgd import inference
+from scdgd.data import counts_of
 from scdgd.inference import BoltzmannSampler, CellSampler
 from scdgd.module import DeepBoltzmannMachine, DGDModule
 
@@ -125,8 +126,15 @@ def noise_baseline(
     Returns
     -------
     AnnData of ``n`` cells, with ``obs["source_cell"]``; see :func:`scdgd.inference.noise_baseline`.
+
+    Raises
+    ------
+    ValueError
+        If `n_cells` is not a positive integer, or counts are negative or not finite.
+    KeyError
+        If there is no such layer.
     """
-    counts, donors = inference.noise_baseline(adata.X if layer is None else adata.layers[layer], n_cells, seed=seed)
+    counts, donors = inference.noise_baseline(counts_of(adata, layer), n_cells, seed=seed)
     obs = pd.DataFrame(
         {"source_cell": pd.Categorical(adata.obs_names[donors])}, index=[f"sample_{i}" for i in range(len(donors))]
     )

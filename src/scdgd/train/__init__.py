@@ -9,7 +9,7 @@ from ._checkpoint_folder import CheckpointFolder
 from ._contrastive_divergence_plan import ContrastiveDivergencePlan
 from ._empirical_bayes_plan import EmpiricalBayesPlan
 from ._gmvae_plan import GMVAEPlan
-from ._interruption import Interruption
+from ._interruption import Interruption, orderly_training
 from ._laplace_plan import LaplacePlan
 from ._pca_clusters import PCAClusters
 from ._representation_plan import RepresentationPlan
@@ -37,6 +37,7 @@ __all__ = [
     "UpperStage",
     "calibrate_hidden",
     "fingerprint",
+    "orderly_training",
     "pack_history",
     "read_checkpoint",
     "unpack_history",

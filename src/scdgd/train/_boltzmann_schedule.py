@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scdgd._options import check_options
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -53,14 +55,11 @@ def check_plan_options(
     every: int,
 ) -> None:
     """Raise ValueError for the first option that is not possible."""
-    for name, value, allowed in (
-        ("optimizer", optimizer, ("adam", "sgd")),
-        ("joint_update", joint_update, ("minibatch", "epoch")),
-        ("dispersion", dispersion, ("gradient", "fisher", "fixed")),
-    ):
-        if value not in allowed:
-            msg = f"`{name}` must be one of {list(allowed)}, got {value!r}."
-            raise ValueError(msg)
+    check_options(
+        optimizer=(optimizer, ("adam", "sgd")),
+        joint_update=(joint_update, ("minibatch", "epoch")),
+        dispersion=(dispersion, ("gradient", "fisher", "fixed")),
+    )
     if len(lr) != 3:
         msg = f"`lr` needs three rates, of layer 1, further layers and joint training, got {lr!r}."
         raise ValueError(msg)

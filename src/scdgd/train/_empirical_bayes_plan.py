@@ -14,6 +14,7 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._options import check_options
 from scdgd.data import as_sparse_counts
 from scdgd.prior import (
     DirichletProcessMixture,
@@ -124,13 +125,10 @@ class EmpiricalBayesPlan(TrainingPlan):
         **kwargs,
     ) -> None:
         self._refuse_unknown(kwargs, module)
-        for name, value, allowed in (
-            ("prior_update", prior_update, ("adam", "closed_form")),
-            ("initial_pseudo_inputs", initial_pseudo_inputs, ("random", "kmeans++")),
-        ):
-            if value not in allowed:
-                msg = f"`{name}` must be one of {list(allowed)}, got {value!r}."
-                raise ValueError(msg)
+        check_options(
+            prior_update=(prior_update, ("adam", "closed_form")),
+            initial_pseudo_inputs=(initial_pseudo_inputs, ("random", "kmeans++")),
+        )
         if prior_lr_ratio is None:
             prior_lr_ratio = _LR_RATIOS.get(type(module.prior), 1.0)
         for name, value in (("prior_lr_ratio", prior_lr_ratio), ("prior_batch_size", prior_batch_size)):

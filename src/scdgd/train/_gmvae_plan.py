@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -11,11 +10,13 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.train import TrainingPlan
 from torch.nn import BatchNorm1d
 
+from scdgd._options import check_options
 from scdgd.data import as_sparse_counts
 from scdgd.module import ComponentRegularization
 
 from ._output_start import start_outputs
 from ._pca_clusters import PCAClusters
+from ._plan_options import refuse_unknown
 
 if TYPE_CHECKING:
     from scdgd.module import GMVAE
@@ -81,12 +82,7 @@ class GMVAEPlan(TrainingPlan):
         seed: int | None = None,
         **kwargs,
     ) -> None:
-        if component_regularization not in get_args(ComponentRegularization):
-            msg = (
-                f"`component_regularization` must be one of {list(get_args(ComponentRegularization))}, got "
-                f"{component_regularization!r}."
-            )
-            raise ValueError(msg)
+        check_options(component_regularization=(component_regularization, get_args(ComponentRegularization)))
         for name, value in (
             ("n_warm_start_epochs", n_warm_start_epochs),
             ("warm_start_weight", warm_start_weight),
@@ -96,10 +92,7 @@ class GMVAEPlan(TrainingPlan):
             if not value >= 0:
                 msg = f"`{name}` must not be negative, got {value}."
                 raise ValueError(msg)
-        unknown = set(kwargs) - set(inspect.signature(TrainingPlan.__init__).parameters)
-        if unknown:
-            msg = f"{sorted(unknown)} are not arguments of GMVAEPlan or of scvi.train.TrainingPlan."
-            raise TypeError(msg)
+        refuse_unknown("GMVAEPlan", kwargs)
         super().__init__(
             module,
             n_epochs_kl_warmup=n_epochs_kl_warmup,

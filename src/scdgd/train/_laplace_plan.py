@@ -102,5 +102,6 @@ class LaplacePlan(RepresentationPlan):
         )
 
     def posteriors(self) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Modes ``(n, d)`` and spreads, variances ``(n, d)`` or covariances ``(n, d, d)``, of the training cells."""
         spread = self._spread if self.train_rows is None else self._spread[self.train_rows.to(self._spread.device)]
         return self._train_table, spread

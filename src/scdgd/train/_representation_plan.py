@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -11,9 +10,12 @@ from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._options import check_options
 from scdgd.inference._row_adam import RowAdam
 from scdgd.module import REPRESENTATION_KEY
 from scdgd.prior import SoftballMixture
+
+from ._plan_options import refuse_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,9 +97,7 @@ class RepresentationPlan(TrainingPlan):
         n_epochs_kl_warmup: int | None = None,
         **kwargs,
     ) -> None:
-        if prior_update not in ("em", "gradient"):
-            msg = f"`prior_update` must be 'em' or 'gradient', got {prior_update!r}."
-            raise ValueError(msg)
+        check_options(prior_update=(prior_update, ("em", "gradient")))
         if prior_update == "em" and isinstance(module.prior, SoftballMixture):
             msg = "A softball mixture has no closed-form step: use `prior_update='gradient'`."
             raise ValueError(msg)
@@ -109,10 +109,7 @@ class RepresentationPlan(TrainingPlan):
             if value < least:
                 msg = f"`{name}` must be at least {least}, got {value}."
                 raise ValueError(msg)
-        unknown = set(kwargs) - set(inspect.signature(TrainingPlan.__init__).parameters)
-        if unknown:
-            msg = f"{sorted(unknown)} are not arguments of RepresentationPlan or of scvi.train.TrainingPlan."
-            raise TypeError(msg)
+        refuse_unknown("RepresentationPlan", kwargs)
         super().__init__(
             module, lr=lr, eps=eps, weight_decay=weight_decay, n_epochs_kl_warmup=n_epochs_kl_warmup, **kwargs
         )

@@ -1,0 +1,65 @@
+"""What the main job found, in a table and in a file; behind ``scdgd demo`` and ``scdgd fit``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came out; ``None`` for what was not computed."""
+
+    model: str
+    n_cells: int
+    n_genes: int
+    n_components: int
+    n_components_used: int
+    """Components that hold at least 1% of the cells."""
+    share_unsure: float
+    """Share of cells that no component holds with a probability of 0.9."""
+    seed: int
+    seconds_training: float
+    seconds_total: float = float("nan")
+    labels_key: str | None = None
+    ari: float | None = None
+    nmi: float | None = None
+    ari_pca_kmeans: float | None = None
+    nmi_pca_kmeans: float | None = None
+    held_out_log_likelihood: float | None = None
+    """Mean over test cells, in nats; see :func:`scdgd.metrics.held_out_log_likelihood`."""
+    held_out_standard_error: float | None = None
+    n_held_out: int | None = None
+
+    def table(self, **more: str) -> str:
+        """The summary for people, a few lines of text; `more` are further rows."""
+        rows = [
+            ("cells", f"{self.n_cells:,}"),
+            ("genes", f"{self.n_genes:,}"),
+            ("components used", f"{self.n_components_used} of {self.n_components}"),
+            ("cells without a clear component", f"{self.share_unsure:.1%}"),
+        ]
+        if self.ari is not None:
+            baseline = f"PCA + k-means with K = {self.n_components}:"
+            rows += [
+                (f"ARI with {self.labels_key}", f"{self.ari:.3f}  ({baseline} {self.ari_pca_kmeans:.3f})"),
+                (f"NMI with {self.labels_key}", f"{self.nmi:.3f}  ({baseline} {self.nmi_pca_kmeans:.3f})"),
+            ]
+        if self.held_out_log_likelihood is not None:
+            score = f"{self.held_out_log_likelihood:.1f} ± {self.held_out_standard_error:.1f} nats per cell"
+            rows.append(("held-out log-likelihood", f"{score}  ({self.n_held_out} cells)"))
+        rows.append(("seconds", f"{self.seconds_total:.0f}  (training: {self.seconds_training:.0f})"))
+        rows += more.items()
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def write_summary(summary: Summary, directory: Path) -> None:
+    """Write ``summary.json`` and ``summary.txt``."""
+    (directory / "summary.json").write_text(json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
+    (directory / "summary.txt").write_text(summary.table() + "\n", encoding="utf-8")

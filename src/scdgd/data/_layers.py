@@ -1,0 +1,34 @@
+"""Where counts stand in an AnnData."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def counts_of(adata: AnnData, layer: str | None = None):
+    """The counts in a layer, or in ``X``, as they are stored, shape ``(n, g)``.
+
+    Parameters
+    ----------
+    adata
+        The cells.
+    layer
+        Name of the layer; ``None`` for ``X``.
+
+    Raises
+    ------
+    TypeError
+        If `adata` is no AnnData.
+    KeyError
+        If there is no such layer.
+    """
+    if not hasattr(adata, "layers"):
+        msg = f"Counts and the names of their cells and genes come in an AnnData, but this is a {type(adata).__name__}."
+        raise TypeError(msg)
+    if layer is not None and layer not in adata.layers:
+        msg = f"`layer` names counts in `adata.layers`, but there is no {layer!r}. There are: {list(adata.layers)}."
+        raise KeyError(msg)
+    return adata.X if layer is None else adata.layers[layer]

@@ -1,0 +1,249 @@
+"""What models with an encoder say of cells: clusters, loadings, importance weights, parameters of the likelihood."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from scvi.utils import track
+
+from scdgd._compat import MODULE_KEYS
+from scdgd.likelihood import VALUE_LIKELIHOODS
+from scdgd.likelihood.distributions import ZeroInflatedPoisson
+from scdgd.module import LinearDecoder
+
+from ._aggregated_posterior import AggregatedPosteriorMixin, anchor_cells, importance_weights
+from ._cells import positions_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+_WITHOUT_DISPERSION = ("poisson", "zip", "constrained_poisson", *VALUE_LIKELIHOODS)
+
+
+class EncoderReadingMixin(AggregatedPosteriorMixin):
+    """Downstream methods where posteriors come from an encoder and the prior is one of :mod:`scdgd.prior`."""
+
+    _no_clusters = "The prior has one component, so there are no clusters. Choose e.g. `prior='vmm'`."
+
+    @torch.inference_mode()
+    def get_cluster_assignments(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        r"""Component of each cell at the mean of its posterior, :math:`\arg\max_c\, p(c \mid \nu_i)`.
+
+        For a VampPrior mixture probabilities are those of its E-step (Stirn & Knowles 2024). :class:`SCGMVAE` has an
+        encoder of components, :math:`\arg\max_c\, q(c \mid x)`.
+
+        Parameters
+        ----------
+        adata, indices
+            Cells; those that the model was set up with if not given.
+        soft
+            Whether to return probabilities.
+        batch_size
+            Cells per minibatch.
+
+        Returns
+        -------
+        Components, shape ``(n,)``, int; or probabilities, shape ``(n, k)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If the prior has one component.
+        """
+        self._check_if_trained(warn=False)
+        if self.module.prior.n_components == 1:
+            raise ValueError(self._no_clusters)
+        return self._assign(adata, indices, soft, batch_size).cpu().numpy()
+
+    def _assign(self, adata, indices, soft: bool, batch_size: int | None) -> torch.Tensor:
+        """Components, or their probabilities, of cells."""
+        z = self.get_latent_representation(adata, indices, batch_size=batch_size)
+        prior = self.module.given_prior()
+        parts = torch.as_tensor(z, device=self.module.device).split(10_000)
+        log_joint = torch.cat([prior.expected_component_log_prob(part) for part in parts])
+        return torch.softmax(log_joint, dim=-1) if soft else log_joint.argmax(dim=-1)
+
+    @torch.inference_mode()
+    def get_loadings(self) -> pd.DataFrame:
+        r"""Loadings of genes in a linear decoder, as of :class:`scvi.model.LinearSCVI`.
+
+        A unit of :math:`z_l` multiplies the ratio of the mean counts of genes :math:`j` and :math:`j'` by
+        :math:`e^{W_{jl} - W_{j'l}}`.
+
+        Returns
+        -------
+        Data frame of shape ``(g, d)``: genes, and dimensions ``"Z_0"``, ``"Z_1"``, ...
+
+        Raises
+        ------
+        ValueError
+            If the decoder is not linear.
+        """
+        self._check_if_trained(warn=False)
+        decoder = self.module.decoder
+        if not isinstance(decoder, LinearDecoder):
+            msg = "Loadings are those of a linear decoder, and this one has hidden layers. Choose `decoder='linear'`."
+            raise ValueError(msg)
+        columns = [f"Z_{i}" for i in range(decoder.n_latent)]
+        return pd.DataFrame(decoder.loadings.cpu().numpy(), index=self.get_var_names(), columns=columns)
+
+    @torch.inference_mode()
+    def get_component_means(self) -> np.ndarray:
+        """Means of the prior's components in the latent space.
+
+        Returns
+        -------
+        Means, shape ``(k, d)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        """
+        self._check_if_trained(warn=False)
+        return self.module.given_prior().component_means.cpu().numpy()
+
+    @torch.inference_mode()
+    def get_importance_weights(
+        self,
+        adata: AnnData | None,
+        indices: Sequence[int],
+        qz: torch.distributions.Distribution,
+        px: torch.distributions.Distribution,
+        zs: torch.Tensor,
+        max_cells: int = 1_024,
+        truncation: bool = False,
+        n_mc_samples: int = 500,
+        n_mc_samples_per_pass: int = 250,
+        **data_loader_kwargs,
+    ) -> np.ndarray:
+        r"""Weights of representations by how well they explain the cells of a group, as in scVI but with our prior.
+
+        .. math::
+            w(z) \propto \sum_{a \in A} \frac{p(x_a \mid z)\, p(z)}{\hat p(x_a)\, \sum_{a'} q(z \mid x_{a'})}
+
+        Parameters
+        ----------
+        adata, indices
+            The cells of the group.
+        qz
+            Of scvi-tools' signature; posteriors of anchor cells are computed here.
+        px
+            Distribution of counts of each sample and cell, shape ``(s, n, g)``.
+        zs
+            Samples ``(s, n, d)``.
+        max_cells
+            Most anchor cells ``A``; a random subset of larger groups.
+        truncation
+            Whether to raise small weights to the mean (Ionides 2008), as scvi-tools does.
+        n_mc_samples, n_mc_samples_per_pass
+            Samples of the evidence of each anchor cell, and how many are decoded together.
+        **data_loader_kwargs
+            Of the data loader.
+
+        Returns
+        -------
+        Weights that sum to one, shape ``(s * n,)``.
+
+        Raises
+        ------
+        NotImplementedError
+            If the likelihood is not one of counts.
+        """
+        self._check_importance_weights()
+        module, indices = self.module, positions_of(indices, self._validate_anndata(adata).n_obs)
+        anchors = anchor_cells(indices, max_cells)
+        z = zs.reshape(-1, zs.shape[-1]).to(module.device)  # (m, d)
+        scale = px.scale.reshape(len(z), -1).to(module.device)  # (m, g)
+        loader = self._make_data_loader(adata=adata, indices=anchors, batch_size=1, **data_loader_kwargs)
+        log_ratio, log_q = [], []
+        for tensors in track(loader, description="Importance weights", total=len(anchors)):
+            tensors = {key: value.to(module.device) for key, value in tensors.items()}
+            q_of_anchor = module.inference(**module._get_inference_input(tensors, full_forward_pass=True))
+            log_q.append(q_of_anchor[MODULE_KEYS.QZ_KEY].log_prob(z.unsqueeze(1)).sum(-1))  # (m, 1)
+            evidence = module.marginal_ll(tensors, n_mc_samples, n_mc_samples_per_pass=n_mc_samples_per_pass)
+            x = tensors[REGISTRY_KEYS.X_KEY]  # (1, g)
+            px_of_anchor = _with_mean(px, scale * x.sum(-1), len(z), module.device)
+            log_ratio.append(px_of_anchor.log_prob(x).sum(-1, keepdim=True) - evidence.to(module.device))
+        return importance_weights(log_ratio, module.given_prior().log_prob(z), log_q, truncation=truncation)
+
+    def _check_importance_weights(self) -> None:
+        name = self.module.gene_likelihood
+        if name in VALUE_LIKELIHOODS:
+            msg = f"Importance weights are for counts, and `gene_likelihood` is {name!r}. Leave out `weights`."
+            raise NotImplementedError(msg)
+
+    @torch.inference_mode()
+    def get_likelihood_parameters(
+        self, *, adata, indices, n_samples: int, give_mean: bool, batch_size: int | None, dataloader=None, **kwargs
+    ) -> dict[str, np.ndarray]:
+        """As in scvi-tools, for families without a dispersion, too."""
+        if self.module.gene_likelihood not in _WITHOUT_DISPERSION:
+            return super().get_likelihood_parameters(
+                adata, indices, n_samples, give_mean, batch_size, dataloader, **kwargs
+            )
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
+            dataloader = self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size, **kwargs)
+        attributes = {"zip": {"mean": "rate", "dropout": "zi_probs"}, "normal": {"mean": "loc", "stddev": "scale"}}
+        attributes = attributes.get(self.module.gene_likelihood, {"mean": "mean"})
+        parts = {name: [] for name in attributes}
+        for tensors in dataloader:
+            _, outputs = self.module.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
+            px = outputs[MODULE_KEYS.PX_KEY]
+            for name, attribute in attributes.items():
+                parts[name].append(getattr(px, attribute).cpu().numpy())
+        joined = {name: np.concatenate(values, axis=-2) for name, values in parts.items()}
+        return {name: v.mean(0) for name, v in joined.items()} if give_mean and n_samples > 1 else joined
+
+    def get_feature_correlation_matrix(self, *args, **kwargs) -> pd.DataFrame:
+        """As in scvi-tools; not for families without a dispersion.
+
+        Returns
+        -------
+        Correlations of genes, shape ``(g, g)``.
+
+        Raises
+        ------
+        NotImplementedError
+            If the likelihood is not a negative binomial.
+        """
+        if self.module.gene_likelihood in _WITHOUT_DISPERSION:
+            msg = (
+                "Correlations are of draws from the gamma distribution behind negative binomial counts, and "
+                f"`gene_likelihood` is {self.module.gene_likelihood!r}. Correlate `posterior_predictive_sample`, or "
+                "`get_normalized_expression`, instead."
+            )
+            raise NotImplementedError(msg)
+        return super().get_feature_correlation_matrix(*args, **kwargs)
+
+
+def _with_mean(px, mean: torch.Tensor, n: int, device: torch.device) -> torch.distributions.Distribution:
+    """The count distributions of ``n`` samples, with means ``(n, g)``."""
+
+    def flat(parameter: torch.Tensor) -> torch.Tensor:
+        """A parameter of any shape as ``(n, g)``."""
+        return parameter.expand(*px.scale.shape).reshape(n, -1).to(device)
+
+    if isinstance(px, ZeroInflatedPoisson):
+        return ZeroInflatedPoisson(rate=mean, zi_logits=flat(px.zi_logits), validate_args=False)
+    if isinstance(px, ZeroInflatedNegativeBinomial):
+        return ZeroInflatedNegativeBinomial(mu=mean, theta=flat(px.theta), zi_logits=flat(px.zi_logits))
+    if isinstance(px, NegativeBinomial):
+        return NegativeBinomial(mu=mean, theta=flat(px.theta))
+    return Poisson(rate=mean)

@@ -1,0 +1,335 @@
+"""The public contract, tried row by row on every model; docs/developer/contract.md is what came of it.
+
+``python -m tests.model.test_contract`` writes the page.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+from scipy import sparse
+
+from scdgd.model import SCDBM, SCDGD, SCGMVAE, SCIAF, SCVAD, SCVAE, SCVAMP, SCVMM, FlexSCVI
+from tests.conftest import simulate
+
+PAGE = Path(__file__).parents[2] / "docs/developer/contract.md"
+KEYS = {
+    "batch_key": "batch",
+    "labels_key": "cell_type",
+    "size_factor_key": "size",
+    "categorical_covariate_keys": ["donor"],
+    "continuous_covariate_keys": ["age"],
+}
+SMALL = {"n_latent": 3, "n_hidden": 16}
+MODELS = {
+    "SCDGD": (SCDGD, {**SMALL, "n_components": 3}),
+    "SCVAD": (SCVAD, {**SMALL, "n_components": 3}),
+    "FlexSCVI": (FlexSCVI, {**SMALL, "n_components": 3}),
+    "SCVMM": (SCVMM, {**SMALL, "n_components": 3}),
+    "SCVAMP": (SCVAMP, {**SMALL, "n_components": 3}),
+    "SCIAF": (SCIAF, SMALL),
+    "SCGMVAE": (SCGMVAE, {**SMALL, "n_components": 3}),
+    "SCVAE": (SCVAE, SMALL),
+    "SCDBM": (SCDBM, {"n_hidden": (3, 2)}),
+    "scVI": (scvi.model.SCVI, SMALL),
+}
+GROUPS = {"groupby": "cell_type", "group1": "type_0", "group2": "type_1", "silent": True}
+TRAINING = {"max_epochs": 3, "accelerator": "cpu", "enable_progress_bar": False}
+
+
+def data() -> tuple:
+    """Cells of the model, and others of the same genes and batches."""
+    cells = simulate(60, 8, n_batches=2)
+    return cells[:36].copy(), cells[36:].copy()
+
+
+def setup_keys(model_class) -> dict:
+    """All that a model takes beside size factors, which would take the place of `library_size`."""
+    keys = ("batch_key", "labels_key") if model_class is SCDBM else tuple(set(KEYS) - {"size_factor_key"})
+    return {name: KEYS[name] for name in keys}
+
+
+def fit(name: str, adata, keys: dict):
+    model_class, options = MODELS[name]
+    model_class.setup_anndata(adata, **keys)
+    model = model_class(adata, **options)
+    model.train(**TRAINING)
+    return model
+
+
+# One function a row. It returns nothing, or raises what the model raises; assertions are what the contract promises.
+
+
+def setup_anndata(model, adata, new):
+    """Registers layer, batch, labels, size factors and covariates."""
+    names = list(inspect.signature(type(model).setup_anndata).parameters)
+    assert names[:7] == ["adata", "layer", *KEYS]
+    type(model).setup_anndata(adata.copy(), **KEYS)
+
+
+def checks_counts(model, adata, new):
+    """Values that are not counts are refused."""
+    wrong = new.copy()
+    wrong.X = wrong.X * 0.5
+    try:
+        type(model).setup_anndata(wrong)
+    except ValueError:
+        return
+    msg = "Fractions are taken with a warning."
+    raise NotImplementedError(msg)
+
+
+def setup_mudata(model, adata, new):
+    type(model).setup_mudata  # noqa: B018  its work is tested in test_scdgd_life_cycle.py
+
+
+def train(model, adata, new):
+    """A second call goes on; history covers both."""
+    assert all(isinstance(frame, pd.DataFrame) for frame in model.history.values())
+    before = max(len(frame) for frame in model.history.values())
+    model.train(**TRAINING)
+    after = max(len(frame) for frame in model.history.values())
+    if after == before:
+        msg = "`history` starts anew with a second call."
+        raise NotImplementedError(msg)
+
+
+def get_latent_representation(model, adata, new):
+    z = model.get_latent_representation()
+    assert z.shape[0] == adata.n_obs
+    assert np.isfinite(z).all()
+    np.testing.assert_allclose(model.get_latent_representation(indices=[4, 2]), z[[4, 2]], rtol=1e-4, atol=1e-5)
+
+
+def of_new_cells(model, adata, new):
+    """Cells not seen in training."""
+    assert model.get_latent_representation(new).shape == (new.n_obs, model.get_latent_representation().shape[1])
+
+
+def return_dist(model, adata, new):
+    mean, variance = model.get_latent_representation(return_dist=True)
+    assert mean.shape == variance.shape
+    assert (variance >= 0).all()
+    assert np.isfinite(variance).all()
+
+
+def get_cluster_assignments(model, adata, new):
+    """Integers, or probabilities with `soft=True`."""
+    soft = model.get_cluster_assignments(soft=True)
+    np.testing.assert_allclose(soft.sum(1), 1, rtol=1e-4)
+    hard = model.get_cluster_assignments()
+    assert hard.dtype.kind == "i"
+    np.testing.assert_array_equal(hard, soft.argmax(1))
+    assert model.get_cluster_assignments(new).shape == (new.n_obs,)
+
+
+def get_normalized_expression(model, adata, new):
+    shares = model.get_normalized_expression()
+    assert shares.shape == adata.shape
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-3)
+    one_batch = model.get_normalized_expression(new, transform_batch="batch_0", gene_list=["gene_3"], n_samples=2)
+    assert one_batch.shape == (new.n_obs, 1)
+
+
+def get_likelihood_parameters(model, adata, new):
+    parameters = model.get_likelihood_parameters(new)
+    assert parameters["mean"].shape == new.shape
+
+
+def posterior_predictive_sample(model, adata, new):
+    draws = model.posterior_predictive_sample(new, n_samples=2)
+    assert draws.shape == (*new.shape, 2)
+    assert (draws.data >= 0).all()
+
+
+def differential_expression(model, adata, new):
+    table = model.differential_expression(mode="change", **GROUPS)
+    assert set(table.index) == set(adata.var_names)
+    assert table["proba_de"].between(0, 1).all()
+
+
+def importance_weights(model, adata, new):
+    """`differential_expression(weights="importance")`."""
+    sampling = {"n_mc_samples": 10, "n_mc_samples_per_pass": 10}
+    table = model.differential_expression(
+        mode="change", weights="importance", n_samples_overall=100, importance_weighting_kwargs=sampling, **GROUPS
+    )
+    assert np.isfinite(table["proba_de"]).all()
+
+
+def get_reconstruction_error(model, adata, new):
+    assert np.isfinite(float(model.get_reconstruction_error(new)["reconstruction_loss"]))
+
+
+def get_elbo(model, adata, new):
+    assert np.isfinite(float(model.get_elbo(new)))
+
+
+def get_marginal_ll(model, adata, new):
+    each = model.get_marginal_ll(new, n_mc_samples=10, return_mean=False)
+    assert each.shape == (new.n_obs,)
+    assert (each < 0).all()
+
+
+def get_feature_correlation_matrix(model, adata, new):
+    correlations = model.get_feature_correlation_matrix(new, n_samples=2)
+    assert correlations.shape == (new.n_vars, new.n_vars)
+    np.testing.assert_allclose(np.diag(correlations), 1, atol=1e-6)
+
+
+def differential_abundance(model, adata, new):
+    model.differential_abundance(adata, sample_key="donor")
+
+
+def prior_predictive_sample(model, adata, new):
+    """AnnData of synthetic counts as CSR; same seed, same cells."""
+    cells = model.prior_predictive_sample(7, batch="batch_1", seed=0)
+    assert cells.shape == (7, adata.n_vars)
+    assert sparse.issparse(cells.X)
+    assert cells.X.format == "csr"
+    assert "component" in cells.obs
+    assert (cells.obs["batch"] == "batch_1").all()
+    assert (cells.X != model.prior_predictive_sample(7, batch="batch_1", seed=0).X).nnz == 0
+
+
+def of_one_component(model, adata, new):
+    """`prior_predictive_sample(component=...)`."""
+    assert set(model.prior_predictive_sample(5, component=0, seed=0).obs["component"].astype(int)) == {0}
+
+
+def of_a_library_size(model, adata, new):
+    """`prior_predictive_sample(library_size=...)`."""
+    few, many = (
+        model.prior_predictive_sample(200, library_size=size, seed=0).X.sum(1).mean() for size in (300.0, 3000.0)
+    )
+    assert many == pytest.approx(10 * few, rel=0.25)
+
+
+def save_and_load(model, adata, new):
+    """Into permuted cells, by name."""
+    z = model.get_latent_representation(give_mean=True)
+    model.save("saved", overwrite=True)
+    permuted = np.random.default_rng(0).permutation(adata.n_obs)
+    again = type(model).load("saved", adata=adata[permuted].copy(), accelerator="cpu")
+    np.testing.assert_allclose(again.get_latent_representation(), z[permuted], rtol=1e-4, atol=1e-5)
+
+
+def load_query_data(model, adata, new):
+    query = new.copy()
+    query_class = type(model)
+    query_model = query_class.load_query_data(query, model, accelerator="cpu")
+    query_model.train(**TRAINING)
+    assert query_model.get_latent_representation().shape[0] == query.n_obs
+
+
+def minify_adata(model, adata, new):
+    adata.obsm["X_latent_qzm"], adata.obsm["X_latent_qzv"] = model.get_latent_representation(return_dist=True)
+    model.minify_adata()
+    assert model.adata.X.nnz == 0
+
+
+ROWS = {
+    "`setup_anndata(adata, layer, batch_key, labels_key, size_factor_key, categorical_…, continuous_covariate_keys)`": setup_anndata,
+    "…, counts are validated": checks_counts,
+    "`setup_mudata`": setup_mudata,
+    "`train`, a second call goes on": train,
+    "`get_latent_representation`": get_latent_representation,
+    "…, cells not seen in training": of_new_cells,
+    "…, `return_dist=True`": return_dist,
+    "`get_cluster_assignments`, hard and `soft`": get_cluster_assignments,
+    "`get_normalized_expression`": get_normalized_expression,
+    "`get_likelihood_parameters`": get_likelihood_parameters,
+    "`posterior_predictive_sample`": posterior_predictive_sample,
+    "`differential_expression`": differential_expression,
+    '…, `weights="importance"`': importance_weights,
+    "`differential_abundance`": differential_abundance,
+    "`get_reconstruction_error`": get_reconstruction_error,
+    "`get_elbo`": get_elbo,
+    "`get_marginal_ll`": get_marginal_ll,
+    "`get_feature_correlation_matrix`": get_feature_correlation_matrix,
+    "`prior_predictive_sample(n_cells, batch, seed)`": prior_predictive_sample,
+    "…, `component`": of_one_component,
+    "…, `library_size`": of_a_library_size,
+    "`save`, `load` into permuted cells": save_and_load,
+    "`load_query_data`": load_query_data,
+    "`minify_adata`": minify_adata,
+}
+
+
+def outcome(row, model, adata, new) -> str:
+    """What a row of the contract gives: a tick, a dash for a method that is not there, or the reason of a refusal."""
+    try:
+        row(model, adata, new)
+    except AttributeError as error:
+        if error.obj is model or error.obj is type(model):
+            return "–"
+        raise
+    except (NotImplementedError, ValueError) as error:
+        return str(error)
+    return "✓"
+
+
+def column(name: str) -> dict[str, str]:
+    """All rows of one model. The data are made anew for each, since a row may write into them."""
+    model_class = MODELS[name][0]
+    scvi.settings.seed = 0
+    adata, new = data()
+    model = fit(name, adata, setup_keys(model_class))
+    return {label: outcome(row, model, adata, new) for label, row in ROWS.items()}
+
+
+def page(columns: dict[str, dict[str, str]]) -> str:
+    """Page with all columns; reasons are numbered notes below the table."""
+    reasons = dict.fromkeys(
+        text for label in ROWS for cells in columns.values() if (text := cells[label]) not in ("✓", "–")
+    )
+    number = {text: f"({i})" for i, text in enumerate(reasons, start=1)}
+    lines = [HEAD, "| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for label in ROWS:
+        cells = (columns[name][label] for name in columns)
+        lines.append(f"| {label} | " + " | ".join(number.get(text, text) for text in cells) + " |")
+    lines += ["", *(f"- {number[text]} {text}" for text in reasons)]
+    return "\n".join(lines) + "\n"
+
+
+HEAD = """# The contract, model by model
+
+Every model offers the same calls, with the arguments and shapes of scvi-tools. A call that makes no sense for a model refuses
+with the reason and with what to do instead. The table is what happens when each call is made: `tests/model/test_contract.py`
+makes them all, checks shapes and promises, and fails if this page says anything else.
+
+✓ works, – is not there, a number is a refusal in the words below. The last column is stock `scvi.model.SCVI`.
+"""
+
+
+def written(name: str) -> dict[str, str]:
+    """The column of a model as the page has it."""
+    lines = PAGE.read_text().splitlines()
+    notes = dict(match.groups() for line in lines if (match := re.fullmatch(r"- (\(\d+\)) (.*)", line)))
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    place = table[0].index(name)
+    return {row[0]: notes.get(row[place], row[place]) for row in table[2:]}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # scvi-tools advises on small data; stock scVI warns of fractions
+@pytest.mark.parametrize("name", MODELS)
+def test_the_page_is_true(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert column(name) == written(name)
+
+
+if __name__ == "__main__":
+    import contextlib
+    import tempfile
+    import warnings
+
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        text = page({name: column(name) for name in MODELS})
+    PAGE.write_text(text)

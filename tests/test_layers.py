@@ -1,0 +1,80 @@
+"""The layers of docs/developer/house.md: a package imports from those before it only, inside functions and for types too."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "scdgd"
+#: In the order in which the data go. Packages of a row may import each other.
+LAYERS = (
+    {"_constants", "_compat", "_options", "presets"},
+    {"data", "datasets"},
+    {"likelihood"},
+    {"prior"},
+    {"module"},
+    {"inference"},
+    {"train"},
+    {"metrics"},
+    {"model"},
+    {"tl"},
+    {"pl"},
+    {"design"},
+    {"_report", "_summary"},
+    {"cli"},
+)
+LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+def imported(path: Path) -> set[tuple[str, str]]:
+    """Absolute name of each module that a file imports from, and what it takes from it."""
+    package = ["scdgd", *path.relative_to(SOURCE).parent.parts]
+    pairs = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            pairs |= {(alias.name, "") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            pairs |= {(module, alias.name) for alias in node.names}
+    return pairs
+
+
+def test_every_package_has_a_layer():
+    assert {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in FILES} == set(LAYER_OF)
+
+
+@pytest.mark.parametrize("name", sorted(LAYER_OF))
+def test_a_layer_imports_from_those_before_it(name):
+    wrong = []
+    for path in FILES:
+        if path.relative_to(SOURCE).parts[0].removesuffix(".py") != name:
+            continue
+        for module, item in imported(path):
+            top, *rest = module.split(".")
+            source = rest[0] if rest else item
+            if top == "scdgd" and LAYER_OF.get(source, -1) > LAYER_OF[name]:
+                wrong.append(f"{path.relative_to(SOURCE)} imports {source}")
+    assert not wrong
+
+
+def test_private_names_of_other_packages_are_touched_in_one_file():
+    wrong = []
+    for path in FILES:
+        for module, item in imported(path):
+            names = [*module.split("."), item]
+            is_private = any(re.match(r"_(?!_)", name) for name in names)
+            if is_private and names[0] not in ("scdgd", "__future__") and path.name != "_compat.py":
+                wrong.append(f"{path.relative_to(SOURCE)} imports {module}.{item}")
+    assert not wrong
+
+
+def test_the_page_of_the_house_has_this_order():
+    page = (ROOT / "docs" / "developer" / "house.md").read_text()
+    rows = re.findall(r"^\| \d+ \| (.+?) \|", page, flags=re.MULTILINE)
+    assert [set(re.findall(r"`(\w+)[./\w]*`", row)) for row in rows] == list(LAYERS)
