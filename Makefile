@@ -8,6 +8,9 @@ DEMO_OUTPUT ?= demo_output
 DATA =
 LABELS =
 BATCH =
+# `make tutorials`: anything in SHORT makes a quick pass; NOTEBOOKS names some of them
+SHORT =
+NOTEBOOKS =
 
 # threads that wait shall sleep: spinning ones slow everything down where cores are few or shared
 export OMP_WAIT_POLICY ?= passive
@@ -21,7 +24,7 @@ CONSTRAIN = $$($(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.v
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-latest lint docs bench-quick clean
+.PHONY: help demo test test-all test-latest lint docs tutorials bench-quick clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -34,10 +37,10 @@ demo: $(INSTALLED) ## cluster real cells and draw them (DATA=, LABELS=, BATCH= f
 	$(BIN)/scdgd demo $(if $(DATA),--data "$(DATA)") $(if $(LABELS),--labels-key "$(LABELS)") $(if $(BATCH),--batch-key "$(BATCH)") -o "$(DEMO_OUTPUT)"
 
 test: $(INSTALLED) ## run the quick tests
-	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 test-all: $(INSTALLED) ## run all tests that need no GPU
-	$(BIN)/python -m pytest -m "not gpu" -n 2
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
 
 test-latest: ## run the quick tests on the newest Python and the newest releases
 	.ci/test-latest
@@ -49,6 +52,9 @@ lint: $(INSTALLED) ## check style and format
 docs: $(DOCS_INSTALLED) ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
+tutorials: $(INSTALLED) ## run every tutorial and store its outputs (SHORT=1: quickly, storing nothing)
+	$(BIN)/python .ci/run_tutorials.py $(if $(SHORT),--short) $(NOTEBOOKS)
+
 bench-quick: $(INSTALLED) ## run every benchmark in its short form
 	@set -e; for script in benchmarks/[!_]*.py; do \
 		if [ ! -e "$$script" ]; then echo "No benchmarks yet."; continue; fi; \
@@ -57,7 +63,7 @@ bench-quick: $(INSTALLED) ## run every benchmark in its short form
 	done
 
 clean: ## remove outputs and caches, keep the environments
-	rm -rf build dist demo_output docs/_build docs/generated lightning_logs .pytest_cache .ruff_cache .coverage htmlcov
+	rm -rf build dist demo_output docs/_build docs/generated docs/tutorials lightning_logs .pytest_cache .ruff_cache .coverage htmlcov
 	find src tests benchmarks docs -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(INSTALLED): pyproject.toml constraints.txt Makefile
