@@ -1,7 +1,10 @@
 """Sphinx configuration; built by `make docs`."""
 
 import os
+import re
+import shutil
 from importlib.metadata import metadata
+from pathlib import Path
 
 info = metadata("scdgd")
 
@@ -28,6 +31,7 @@ exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 autosummary_generate = True
 autosummary_imported_members = True
 autosummary_ignore_module_all = False
+autosummary_context = {"submodules": ["scdgd.likelihood.distributions"]}  # with a page of their own
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 napoleon_numpy_docstring = True
@@ -37,7 +41,22 @@ napoleon_use_param = True
 typehints_defaults = "braces"
 always_use_bars_union = True
 
+
+def copy_tutorials(source: Path, target: Path) -> bool:
+    """Bring notebooks into this folder, outside of which Sphinx sees none; say if all are there that others link to."""
+    target.mkdir(exist_ok=True)
+    notebooks = {path.name: path for path in source.glob("*.ipynb")}
+    for old in target.glob("*.ipynb"):
+        if old.name not in notebooks:
+            old.unlink()
+    for name, notebook in notebooks.items():
+        shutil.copy2(notebook, target / name)  # with its time, so that unchanged ones are not read again
+    links = {link for path in notebooks.values() for link in re.findall(r"\]\((\w+\.ipynb)", path.read_text())}
+    return links <= notebooks.keys()
+
+
 # pages and notebooks: notebooks are stored with their outputs and never run here
+has_all_tutorials = copy_tutorials(Path(__file__).parent.parent / "tutorials", Path(__file__).parent / "tutorials")
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
@@ -66,12 +85,32 @@ suppress_warnings = [
     "sphinx_autodoc_typehints.forward_reference",
     "sphinx_autodoc_typehints.guarded_import",
     "sphinx_autodoc_typehints.local_function",
+    # a source tree without tutorials
+    "toc.empty_glob",
+    *([] if has_all_tutorials else ["myst.xref_missing"]),
 ]
 
 html_theme = "sphinx_book_theme"
 html_title = project
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_theme_options = {
     "repository_url": repository_url,
+    "repository_branch": "main",
     "use_repository_button": True,
+    "use_issues_button": True,
     "path_to_docs": "docs/",
+    "navbar_persistent": [],  # the theme's side bar has the search
 }
+toc_object_entries_show_parents = "hide"
+
+
+def drop_docstring_of_type(app, what, name, obj, options, lines) -> None:
+    """Constants have the docstring of `int` or `str`, which says nothing of them."""
+    if what == "data" and isinstance(obj, int | str):
+        lines.clear()
+
+
+def setup(app) -> None:
+    """Connect the hooks."""
+    app.connect("autodoc-process-docstring", drop_docstring_of_type)
