@@ -3,8 +3,12 @@
 import os
 import re
 import shutil
+import warnings
 from importlib.metadata import metadata
 from pathlib import Path
+
+# said once for each type that is shown, of a function between two extensions
+warnings.filterwarnings("ignore", message=".*_RstSnippetParser.set_application")
 
 info = metadata("scdgd")
 

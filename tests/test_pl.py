@@ -206,6 +206,15 @@ def test_components_shows_the_shares(annotated):
     np.testing.assert_array_equal(scdgd.pl.components(counts).images[0].get_array(), ax.images[0].get_array())
 
 
+def test_long_names_of_components_stand_upright():
+    def rotations(names):
+        ax = scdgd.pl.components(pd.DataFrame(np.eye(3, dtype=int), index=list("abc"), columns=names))
+        return {text.get_rotation() for text in ax.get_xticklabels()}
+
+    assert rotations(["0", "1", "10"]) == {0}
+    assert rotations(["B cells", "T cells", "NK"]) == {90}
+
+
 def test_components_without_labels_shows_sizes(annotated):
     annotated.obs["scdgd_cluster"] = pd.Categorical(["7"] * 30 + ["4"] * 120)
     ax = scdgd.pl.components(annotated)

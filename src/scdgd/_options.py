@@ -22,6 +22,6 @@ def check_positive_integers(**numbers: int | None) -> None:
 def is_positive_integer(value) -> bool:
     """Whether a value of any type is 1, 2, ..."""
     try:
-        return value >= 1 and int(value) == value
+        return not isinstance(value, bool) and value >= 1 and int(value) == value
     except (TypeError, ValueError, OverflowError):
         return False

@@ -289,6 +289,19 @@ def test_known_labels_of_the_query_keep_their_codes(reference, query):
     assert query.obs["_scvi_labels"].tolist() == [2, 0] * 6
 
 
+@pytest.mark.parametrize("argument", ["categorical_covariate_keys", "continuous_covariate_keys"])
+def test_one_column_for_a_list_of_them_is_refused(reference, argument):
+    with pytest.raises(TypeError, match=rf"Write `{argument}=\['donor'\]`"):
+        SCDGD.setup_anndata(reference, **{argument: "donor"})
+
+
+def test_a_wrong_column_leaves_the_data_as_they_were(reference):
+    before = list(reference.obs)
+    with pytest.raises(ValueError, match="There is no column 'sample'"):
+        SCDGD.setup_anndata(reference, batch_key="sample")
+    assert list(reference.obs) == before
+
+
 def test_missing_label_column_is_named_in_training(reference):
     with pytest.raises(ValueError, match=r"no column 'annotation' of labels; adata.obs has .*cell_type"):
         SCDGD.setup_anndata(reference, labels_key="annotation")

@@ -39,7 +39,8 @@ class BatchField(CategoricalObsField):
                 msg = (
                     f"Batches {list(map(str, unknown))} in adata.obs['{self._original_attr_key}'] are unknown to the "
                     f"model, which was trained on {list(map(str, known))}. The decoder has no parameters for them: "
-                    "train a model on all batches, or set the column to the known batch that is most alike."
+                    "train a model on all batches, extend one that has an encoder (`load_query_data`), or set the column to "
+                    "the known batch that is most alike."
                 )
                 raise ValueError(msg)
         with warnings.catch_warnings():

@@ -36,6 +36,7 @@ class ContinuousCovariatesField(NumericalJointObsField):
     """Continuous covariates of each cell: finite."""
 
     def __init__(self, keys: Sequence[str] | None) -> None:
+        _require_list(keys, "continuous_covariate_keys")
         super().__init__(REGISTRY_KEYS.CONT_COVS_KEY, keys)
         self.keys = list(keys or [])
 
@@ -54,6 +55,7 @@ class CategoricalCovariatesField(CategoricalJointObsField):
     """Categorical covariates of each cell; new cells must have levels that the decoder has learned."""
 
     def __init__(self, keys: Sequence[str] | None) -> None:
+        _require_list(keys, "categorical_covariate_keys")
         super().__init__(REGISTRY_KEYS.CAT_COVS_KEY, keys)
         self.keys = list(keys or [])
 
@@ -88,6 +90,12 @@ class CategoricalCovariatesField(CategoricalJointObsField):
                     f"Give them one, e.g. `adata.obs['{key}'] = adata.obs['{key}'].astype(object).fillna('unknown')`."
                 )
                 raise ValueError(msg)
+
+
+def _require_list(keys: Sequence[str] | None, name: str) -> None:
+    if isinstance(keys, str):
+        msg = f"`{name}` is a list of columns, got {keys!r}. Write `{name}=[{keys!r}]`."
+        raise TypeError(msg)
 
 
 def _require_columns(adata: AnnData, keys: Sequence[str]) -> None:

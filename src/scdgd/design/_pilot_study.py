@@ -158,7 +158,7 @@ class PilotStudy:
         """Reference cluster of each cell, as text, shape ``(n,)``."""
         return self._reference.labels
 
-    def run(self, ledger: str | Path | None = None, *, n_jobs: int = 1) -> pd.DataFrame:
+    def run(self, ledger: str | Path | None = None, *, n_jobs: int = 1, show_progress: bool = True) -> pd.DataFrame:
         r"""Do all fits that are not in the ledger yet, and return all results.
 
         Fits run on one thread each, so results do not depend on `n_jobs` (but for ``"fit_seconds"``). Training that fails
@@ -171,6 +171,8 @@ class PilotStudy:
             and repeats later, for these change no fit that is done. It cannot tell a changed factory of the same name.
         n_jobs
             Number of processes, as in joblib; -1 for all cores.
+        show_progress
+            Show a progress bar of the fits.
 
         Returns
         -------
@@ -199,7 +201,7 @@ class PilotStudy:
         left = [fit for fit in self._fits() if any((fit.model, m, *fit[1:]) not in done for m in modes[fit.model])]
         found = [rows]
         fits = self._run(left, n_jobs)
-        for new in track(fits, description="Pilot study", total=len(left), disable=not left):
+        for new in track(fits, description="Pilot study", total=len(left), disable=not (left and show_progress)):
             if book is not None:
                 book.append(new)
             found.append(new)

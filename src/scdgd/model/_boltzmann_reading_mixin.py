@@ -197,6 +197,20 @@ class BoltzmannReadingMixin:
         sizes = [given.size.cpu() for _, given, _ in self._mean_field(adata, indices, batch_size)]
         return torch.cat(sizes).unsqueeze(1).numpy()
 
+    def differential_abundance(self, *args, **kwargs) -> None:
+        """Not possible: hidden units are binary, so representations have no density to compare between samples.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        msg = (
+            "`differential_abundance` compares densities of representations, and binary hidden units have none. Compare "
+            "the shares of clusters (`get_cluster_assignments`), or use a model with a prior, such as SCDGD."
+        )
+        raise NotImplementedError(msg)
+
     def get_importance_weights(self, *args, **kwargs) -> None:
         """Not possible: :math:`p(h)` of an undirected model is known up to a constant, and has no simple prior.
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MIN_TEXT_SHARE = 0.05
+_WIDEST_HORIZONTAL_NAME = 5
 
 
 def label_shares(crosstab: pd.DataFrame, *, min_share: float = 0.01) -> pd.DataFrame:
@@ -114,7 +115,8 @@ def components(
         _draw_bars(ax, shares.iloc[0], n_cells.index[0], int(n_cells.iloc[0]))
     else:
         _draw_heat_map(ax, shares, n_cells, cmap)
-    ax.set_xticks(range(n_columns), shares.columns)
+    is_wide = max(len(str(name)) for name in shares.columns) > _WIDEST_HORIZONTAL_NAME
+    ax.set_xticks(range(n_columns), shares.columns, rotation=90 if is_wide else 0)
     has_rest = "other" in shares
     ax.set_xlabel(f"component (other: those with less than {min_share:.0%} of the cells)" if has_rest else "component")
     return finish(axes, is_single=True, save=save, show=show, return_fig=return_fig)
