@@ -169,7 +169,7 @@ def test_replicates_have_the_decoded_mean_of_their_cell(name):
     else:  # sizes are draws of what the model infers, here far from the observed ones
         with torch.no_grad():
             x = torch.as_tensor(model.adata.X.toarray())
-            batch = torch.as_tensor(model.adata_manager.get_from_registry("batch")).long()
+            batch = torch.tensor(model.adata_manager.get_from_registry("batch").copy()).long()
             size = model.module.l_encoder(torch.log1p(x), batch)[0]
             expected = (size.loc + size.scale**2 / 2).exp().ravel().numpy()[cells.donors]
         total = np.asarray(cells.counts.sum(1)).ravel()

@@ -132,7 +132,7 @@ def get_cluster_assignments(model, adata, new):
 def get_normalized_expression(model, adata, new):
     shares = model.get_normalized_expression()
     assert shares.shape == adata.shape
-    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-3)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-3)
     one_batch = model.get_normalized_expression(new, transform_batch="batch_0", gene_list=["gene_3"], n_samples=2)
     assert one_batch.shape == (new.n_obs, 1)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scdgd._compat import layer_names
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -28,7 +30,7 @@ def counts_of(adata: AnnData, layer: str | None = None):
     if not hasattr(adata, "layers"):
         msg = f"Counts and the names of their cells and genes come in an AnnData, but this is a {type(adata).__name__}."
         raise TypeError(msg)
-    if layer is not None and layer not in adata.layers:
-        msg = f"`layer` names counts in `adata.layers`, but there is no {layer!r}. There are: {list(adata.layers)}."
+    if layer is not None and layer not in layer_names(adata):
+        msg = f"`layer` names counts in `adata.layers`, but there is no {layer!r}. There are: {layer_names(adata)}."
         raise KeyError(msg)
     return adata.X if layer is None else adata.layers[layer]

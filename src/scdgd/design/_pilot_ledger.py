@@ -82,9 +82,8 @@ class PilotLedger:
             raise ValueError(msg)
         self._check(json.loads(first.removeprefix(_START)))
         types = {"model": str, "mode": str, "metric": str, MESSAGE: str}
-        return pd.read_csv(
-            StringIO(table), dtype=types, keep_default_na=False, na_values={"value": ""}, float_precision="round_trip"
-        )
+        exact = {"value": lambda text: float(text or "nan")}  # the default of older pandas rounds
+        return pd.read_csv(StringIO(table), dtype=types, keep_default_na=False, converters=exact)
 
     def _check(self, found: dict[str, Any]) -> None:
         differences = [
