@@ -53,6 +53,7 @@ def run(path: Path, *, short: bool) -> None:
             resources={"metadata": {"path": folder}},
             record_timing=False,
             coalesce_streams=True,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no warning that channels are not encrypted
         )
         client.execute()
     if not short:
