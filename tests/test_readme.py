@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -64,9 +65,8 @@ def test_table_has_every_model():
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`scdgd\.([\w.]+)`", README))))
 def test_names_in_the_readme_exist(name):
-    part = scdgd
-    for attribute in name.split("."):
-        part = getattr(part, attribute)
+    *modules, attribute = name.split(".")
+    assert hasattr(functools.reduce(getattr, modules, scdgd), attribute)
 
 
 def test_publications_are_those_of_the_documentation():

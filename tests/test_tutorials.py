@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -15,7 +16,9 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "tutorials"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MAX_BYTES = 600_000
-MACHINE = re.compile(r"/home/|/root/|/tmp/|/Users/|/work/|/mnt/|site-packages|[A-Z]:\\\\")
+#: Absolute paths of any machine, and the folders of this one wherever they stand.
+HERE = "|".join(re.escape(f"{folder}/") for folder in (ROOT, Path.home(), tempfile.gettempdir()))
+MACHINE = re.compile(r"(?<![\w./+-])/[\w.-]+/|file:/|site-packages|[A-Z]:\\\\|" + HERE)
 PROGRESS_BAR = re.compile(r"\d+%\|")
 IMPORT_NAMES = {"scikit-learn": "sklearn", "scvi-tools": "scvi", "pyro-ppl": "pyro"}
 
@@ -37,6 +40,16 @@ def cells_of(path: Path, kind: str) -> list[dict]:
 
 def source_of(path: Path, kind: str) -> str:
     return "\n".join("".join(cell["source"]) for cell in cells_of(path, kind))
+
+
+def test_paths_are_told_from_urls_and_names_of_cells():
+    folders = ("home", "root", "tmp", "Users", "work", "mnt")
+    assert all(
+        MACHINE.search(f"{before}/{folder}/x") for folder in folders for before in ("", " ", "'", "(", "=", "C:")
+    )
+    assert not MACHINE.search(
+        "https://docs.scvi-tools.org/en/stable, CD4+/CD45RA+/CD25- Naive T, nats/cell, tutorials/1.ipynb"
+    )
 
 
 def test_they_are_numbered_without_gaps():

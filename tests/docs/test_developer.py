@@ -62,6 +62,7 @@ def test_names_of_a_page_exist(page):
                 if hasattr(part, piece)
                 else importlib.import_module(".".join(name.split(".")[: i + 1]))
             )
+        assert part is not scdgd, name
 
 
 @pytest.mark.parametrize("page", TEXTS)

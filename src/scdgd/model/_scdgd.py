@@ -27,6 +27,8 @@ from ._training_mixin import RepresentationTrainingMixin
 from ._values import check_values
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
     from mudata import MuData
 
@@ -293,7 +295,13 @@ class SCDGD(
         model.is_query_ = True
         return model
 
-    def get_latent_library_size(self, adata=None, indices=None, give_mean: bool = False, batch_size: int | None = None):
+    def get_latent_library_size(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
         """Size factor of each cell: observed, so `give_mean` makes no difference.
 
         Parameters

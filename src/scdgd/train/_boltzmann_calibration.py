@@ -63,6 +63,7 @@ def _maximise(
     optimizer = torch.optim.LBFGS(parameters, max_iter=_N_ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
+        """Negative log joint density per cell, in nats, with a ridge that keeps parameters near; sets gradients."""
         optimizer.zero_grad()
         distance = sum((now - then).square().sum() for now, then in zip(parameters, start, strict=True))
         value = _mean_log_partition(module, states, tables) - module.log_hidden(q, given).mean() + _RIDGE * distance

@@ -185,6 +185,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         of_prior = {id(p) for p in self.module.prior.parameters()}
 
         def create_with_groups(parameters) -> torch.optim.Optimizer:
+            """Optimiser of the networks, and of the prior unless it takes steps of its own."""
             parameters = list(parameters)
             groups = [{"params": [p for p in parameters if id(p) not in of_prior]}]
             trained = [p for p in parameters if id(p) in of_prior]
