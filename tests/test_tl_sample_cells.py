@@ -79,6 +79,7 @@ def test_replicates_of_a_component_and_a_batch(model_class):
     assert list(everything.obs["component"]) == [expected[name] for name in everything.obs["source_cell"]]
 
 
+@pytest.mark.filterwarnings("ignore:.* have the counts of training cells but other names")
 def test_replicates_of_attached_cells_that_are_new_to_the_model():
     model = train(_dgd(simulate()), 2)
     new = simulate(20, seed=1)

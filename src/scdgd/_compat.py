@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
+import rich.pretty  # noqa: F401  scvi-tools uses it without importing it, and rich 15 no longer does so by itself
 from anndata import AnnData
-from scvi.data._constants import _DATA_REGISTRY_KEY, _FIELD_REGISTRIES_KEY, _STATE_REGISTRY_KEY
+from scvi.data._constants import (
+    _DATA_REGISTRY_KEY,
+    _FIELD_REGISTRIES_KEY,
+    _SCVI_UUID_KEY,
+    _STATE_REGISTRY_KEY,
+    ADATA_MINIFY_TYPE,
+)
 from scvi.data._utils import _get_adata_minify_type as get_adata_minify_type
+from scvi.model._utils import parse_device_args
 from scvi.module._constants import MODULE_KEYS
 
 if TYPE_CHECKING:
+    import torch
+    from mudata import MuData
+    from scvi.data import AnnDataManager
     from scvi.model.base import BaseModelClass
 
 __all__ = [
+    "ADATA_MINIFY_TYPE",
     "MODULE_KEYS",
+    "assign_uuid",
+    "forget_manager",
+    "forget_model",
     "get_adata_minify_type",
     "get_state_registry",
     "is_registered",
+    "known_manager",
     "layer_names",
     "make_actual",
+    "parse_device",
+    "register_manager",
     "registry_of",
     "set_state_registry",
 ]
@@ -62,3 +81,46 @@ def is_registered(registry: dict, key: str) -> bool:
 def set_state_registry(registry: dict, key: str, state: dict) -> None:
     """Replace what a field stored under `key`."""
     registry[_FIELD_REGISTRIES_KEY][key][_STATE_REGISTRY_KEY] = state
+
+
+def parse_device(accelerator: str, device: int | str) -> torch.device:
+    """The device that scvi-tools means by its two arguments."""
+    options = {"return_device": "torch", "validate_single_device": True}
+    return parse_device_args(accelerator=accelerator, devices=device, **options)[2]
+
+
+def register_manager(model_cls: type[BaseModelClass], manager: AnnDataManager) -> None:
+    """Store the manager of an AnnData with a class of models, until that AnnData is gone."""
+    model_cls.register_manager(manager)
+    store = model_cls._setup_adata_manager_store
+    weakref.finalize(manager.adata, _forget, store, manager).atexit = False
+
+
+def known_manager(model: BaseModelClass, adata: AnnData | MuData) -> AnnDataManager | None:
+    """The manager by which `model` has read `adata` before; ``None`` if it has not."""
+    managers = model._per_instance_manager_store.get(model.id, {})
+    manager = managers.get(adata.uns.get(_SCVI_UUID_KEY))
+    return manager if manager is not None and manager.adata is adata else None
+
+
+def assign_uuid(manager: AnnDataManager) -> None:
+    """Give the data of a manager the mark by which scvi-tools knows them, if they have lost it."""
+    manager.adata.uns.setdefault(_SCVI_UUID_KEY, manager.adata_uuid)
+
+
+def forget_manager(model: BaseModelClass | weakref.ref, manager: AnnDataManager) -> None:
+    """Let a model read the data of a manager anew."""
+    model = model() if isinstance(model, weakref.ref) else model
+    if model is not None:
+        _forget(model._per_instance_manager_store.get(model.id, {}), manager)
+
+
+def forget_model(model_cls: type[BaseModelClass], model_id: str) -> None:
+    """Drop what scvi-tools keeps of a model that is gone."""
+    model_cls._per_instance_manager_store.pop(model_id, None)
+
+
+def _forget(store: dict, manager: AnnDataManager) -> None:
+    uuid = manager.registry[_SCVI_UUID_KEY]  # the data may be gone
+    if store.get(uuid) is manager:
+        del store[uuid]

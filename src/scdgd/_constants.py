@@ -1,16 +1,7 @@
 """Names of what the package stores, in one place."""
 
-from typing import NamedTuple
-
-
-class _ObsKeys(NamedTuple):
-    """Columns that registration writes into ``adata.obs``."""
-
-    ROW: str = "_scdgd_row"
-    FINGERPRINT: str = "_scdgd_fingerprint"
-
-
-OBS_KEYS = _ObsKeys()
+#: Where a registry says that rows of the table of representations stand; they are in no column, but in the registration.
+ROW_KEY = "_scdgd_row"
 
 #: Version of the layout of saved models; raised when a stored model needs porting.
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2

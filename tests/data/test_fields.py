@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
 
-from scdgd._constants import OBS_KEYS
-from scdgd.data import TrainedCells, _fields, find_rows
+from scdgd.data import find_rows
 from scdgd.model import SCDGD
 from tests.conftest import simulate
 
@@ -37,24 +34,18 @@ def transfer(reference: ad.AnnData, query: ad.AnnData, **setup):
     return SCDGD(reference, n_components=2, n_latent=2, n_hidden=4).adata_manager.transfer_fields(query)
 
 
-def rows(adata: ad.AnnData) -> list[int]:
-    return adata.obs[OBS_KEYS.ROW].tolist()
-
-
 # cells
 
 
 def test_rows_are_found_by_name_in_any_order(reference):
     shuffled = reference[[5, 59, 0, 17]].copy()
-    transfer(reference, shuffled)
-    assert rows(reference) == list(range(60))
-    assert rows(shuffled) == [5, 59, 0, 17]
+    assert transfer(reference, shuffled).rows.tolist() == [5, 59, 0, 17]
+    assert transfer(reference, reference).rows.tolist() == list(range(60))
 
 
 def test_unknown_cells_have_row_minus_one(reference, query):
     both = ad.concat([query[:2], reference[3:5]])
-    transfer(reference, both)
-    assert rows(both) == [-1, -1, 3, 4]
+    assert transfer(reference, both).rows.tolist() == [-1, -1, 3, 4]
 
 
 def test_number_of_rows_is_that_of_the_training_cells_whatever_is_attached(reference, query):
@@ -68,8 +59,8 @@ def test_known_name_with_other_counts_is_another_cell(reference):
     other.X = other.X.toarray()
     other.X[2, 0] += 1
     with pytest.warns(UserWarning, match=r"1 of 5 cells have the name of a training cell .*first: cell_2.*new cells"):
-        transfer(reference, other)
-    assert rows(other) == [0, 1, -1, 3, 4]
+        manager = transfer(reference, other)
+    assert manager.rows.tolist() == [0, 1, -1, 3, 4]
 
 
 def test_find_rows_tells_new_cells_from_collisions():
@@ -80,19 +71,14 @@ def test_find_rows_tells_new_cells_from_collisions():
     assert collides.tolist() == [False, False, True, False]
 
 
-def test_names_are_indexed_once_and_not_in_the_registry(monkeypatch):
-    state = {"cell_names": np.array(["a", "b", "c"], dtype=object), "cell_fingerprints": np.array([1, 2, 3], np.uint64)}
-    made = []
-    spy = SimpleNamespace(Index=lambda names: made.append(len(names)) or pd.Index(names))
-    monkeypatch.setattr(_fields, "pd", spy)
-    cells, before = TrainedCells(state), dict(state)
-    for names, prints, expected in ((["c", "b"], [3, 9], [2, -1]), (["a", "x"], [1, 1], [0, -1])):
-        rows, collides = cells.find(np.array(names, dtype=object), np.array(prints, np.uint64))
-        assert rows.tolist() == expected
-        assert collides.tolist() == [False, prints[1] == 9]
-    assert made == [3]
-    assert state.keys() == before.keys()
-    assert all(state[key] is before[key] for key in state)
+def test_most_cells_with_the_counts_of_training_cells_and_other_names_are_warned_about(reference, query):
+    renamed = reference[:20].copy()
+    renamed.obs_names = [f"run2_{name}" for name in renamed.obs_names]
+    with pytest.warns(
+        UserWarning, match=r"20 of 20 cells have the counts of training cells .*run2_cell_0, in training cell_0"
+    ):
+        assert (transfer(reference, renamed).rows == -1).all()
+    transfer(reference, ad.concat([renamed[:3], query]))  # a few may be alike
 
 
 @pytest.mark.parametrize("side", ["reference", "query"])
@@ -157,8 +143,12 @@ def test_gene_without_counts_in_the_query_is_no_news(reference, query):
     query.X = query.X.toarray()
     query.X[:, 3] = 0
     query.X[:, 0] += 1
+    assert (transfer(reference, query).rows == -1).all()
+
+
+def test_nothing_of_ours_stands_in_obs(reference, query):
     transfer(reference, query)
-    assert "_scdgd_row" in query.obs
+    assert not [name for name in (*reference.obs, *query.obs) if name.startswith("_scdgd")]
 
 
 # counts
@@ -218,7 +208,7 @@ def test_view_becomes_actual_and_its_parent_stays(reference):
     columns = list(reference.obs.columns)
     SCDGD.setup_anndata(view)
     assert not view.is_view
-    assert rows(view) == list(range(30))
+    assert SCDGD(view, n_components=2).adata_manager.rows.tolist() == list(range(30))
     assert list(reference.obs.columns) == columns
 
 
@@ -316,5 +306,4 @@ def test_cells_without_label_are_counted_with_the_remedy(reference):
 def test_one_query_cell_is_no_reason_to_warn(reference, query):
     """Nothing is trained on a query, so few cells of a category are nothing to warn about."""
     single = query[:1].copy()
-    transfer(reference, single, batch_key="batch", labels_key="cell_type")
-    assert rows(single) == [-1]
+    assert transfer(reference, single, batch_key="batch", labels_key="cell_type").rows.tolist() == [-1]

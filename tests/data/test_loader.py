@@ -25,8 +25,12 @@ SETUP = {
 }
 
 
+_KEPT = []
+
+
 def manager_of(adata):
     """Manager of `adata`, registered with everything there is."""
+    _KEPT.append(adata)  # a manager does not keep its data alive
     SCDGD.setup_anndata(adata, **SETUP)
     return SCDGD(adata, n_components=2).adata_manager
 

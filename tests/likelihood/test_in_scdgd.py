@@ -88,10 +88,12 @@ def test_gauss_newton_finds_a_maximum(model):
     assert slopes[0].median() < slopes[1].median() / 10
 
 
+@pytest.mark.filterwarnings("ignore:.* have the counts of training cells but other names")
 def test_new_cells(model):
     assert model.get_latent_representation(new_cells(40)).shape == (40, 3)
 
 
+@pytest.mark.filterwarnings("ignore:.* have the counts of training cells but other names")
 def test_posterior_and_samples(model):
     mean, variance = model.get_latent_representation(new_cells(10), return_dist=True)
     assert mean.shape == variance.shape == (10, 3)

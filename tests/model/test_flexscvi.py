@@ -14,6 +14,7 @@ import scvi
 import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
+from scvi.dataloaders import AnnDataLoader
 from scvi.model import SCVI
 
 from scdgd.metrics import n_used_components
@@ -226,7 +227,7 @@ def direct_weights(model: FlexSCVI, indices, px, zs, log_prior, n_mc_samples: in
         inputs = model.module._get_inference_input(tensors, full_forward_pass=True)
         qz = model.module.inference(**inputs)["qz"]
         evidence = model.module.marginal_ll(tensors, n_mc_samples, n_mc_samples_per_pass=n_mc_samples)
-        x = tensors[REGISTRY_KEYS.X_KEY]
+        x = tensors[REGISTRY_KEYS.X_KEY].to_dense()
         shape = (len(z), x.shape[1])
         mean, theta = px.scale.reshape(shape) * x.sum(), px.theta.reshape(shape)
         nb = torch.distributions.NegativeBinomial(theta, logits=(mean / theta).log())
@@ -264,6 +265,7 @@ def test_importance_weights_are_of_the_models_own_prior(prior, posterior, n_samp
     expected = direct_weights(model, indices, px, z, model.module.given_prior().log_prob, 100)
     np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-6)
     if prior == "gmm":
+        monkeypatch.setattr(FlexSCVI, "_data_loader_cls", AnnDataLoader)  # scvi-tools' weights take dense counts
         scvi_tools = SCVI.get_importance_weights(model, model.adata, indices, qz=qz, px=copy.copy(px), zs=z, **options)
         assert np.abs(np.log(scvi_tools / weights)).max() > 0.5
     flat = model.get_importance_weights(model.adata, indices, qz=qz, px=px, zs=z, truncation=True, **options)
@@ -273,7 +275,7 @@ def test_importance_weights_are_of_the_models_own_prior(prior, posterior, n_samp
 
 
 @pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
-def test_importance_weights_with_a_standard_normal_prior_are_those_of_scvi(likelihood):
+def test_importance_weights_with_a_standard_normal_prior_are_those_of_scvi(likelihood, monkeypatch):
     scvi.settings.seed = 0
     model = train(make(prior="normal", gene_likelihood=likelihood), 2)
     indices = np.arange(0, 60, 10)
@@ -285,6 +287,7 @@ def test_importance_weights_with_a_standard_normal_prior_are_those_of_scvi(likel
     if likelihood == "poisson":  # scvi-tools sets `mu`, which its Poisson does not read
         assert np.isfinite(ours).all()
         return
+    monkeypatch.setattr(FlexSCVI, "_data_loader_cls", AnnDataLoader)  # scvi-tools' weights take dense counts
     with torch.inference_mode():
         theirs = SCVI.get_importance_weights(model, model.adata, indices, px=generative["px"], **arguments)
     np.testing.assert_allclose(ours, theirs, rtol=0.2, atol=2e-3)
@@ -397,6 +400,7 @@ def test_minified_data(prior, kept, tmp_path):
     adata = simulate(80, 12, n_batches=2)
     model = train(make(adata, {"batch_key": "batch", "labels_key": "cell_type"}, prior=prior), 1)
     mean, variance = model.get_latent_representation(return_dist=True)
+    elbo = float(model.get_elbo())
     adata.obsm["X_latent_qzm"], adata.obsm["X_latent_qzv"] = mean, variance
     model.minify_adata(kept)
     assert model.minified_data_type == kept
@@ -415,8 +419,16 @@ def test_minified_data(prior, kept, tmp_path):
         assert 0.3 < drawn.X.sum() / 50 / np.asarray(adata.X.sum(1)).mean() < 3
         if prior != "normal":
             assert minified.get_cluster_assignments(soft=True).shape == (80, 4)
+        if kept == "latent_posterior_parameters_with_counts":
+            assert float(minified.get_elbo()) == pytest.approx(elbo, rel=0.02)
+            continue
         with pytest.raises(ValueError, match="minified"):
             minified.get_elbo()
+        with pytest.raises(ValueError, match="minified without them"):
+            train(minified, 1)
+    if kept == "latent_posterior_parameters_with_counts":
+        train(model, 1)
+        assert np.abs(model.get_latent_representation() - mean).max() > 1e-4
 
 
 def test_flows_are_not_minified():
@@ -646,7 +658,7 @@ def test_without_early_signs_nothing_is_warned_about(messages):
 @pytest.mark.filterwarnings("ignore:Category 0 in adata.obs")
 def test_splits_that_cannot_train_are_refused():
     model = make(simulate(20, 8), prior="normal")
-    with pytest.raises(ValueError, match="needs validation cells: lower `train_size`"):
+    with pytest.raises(ValueError, match="needs validation cells, and there are none: lower `train_size`"):
         train(model, 2, early_stopping=True, train_size=1.0)
     train(model, 2, early_stopping=True, train_size=1.0, early_stopping_monitor="elbo_train")
     few = simulate(20, 8)[:2].copy()

@@ -96,6 +96,7 @@ def test_seen_and_unseen_cells_together(trained, adata, query):
     assert trained.get_normalized_expression(mixed).shape == (25, 30)
 
 
+@pytest.mark.filterwarnings("ignore:.* have the counts of training cells but other names")
 def test_a_training_cell_placed_again_lands_near_its_row():
     adata = simulate(300, depth=1000.0)
     model = train(make_model(adata, n_latent=2), 40)
@@ -290,6 +291,7 @@ def test_ten_batches():
         assert model.get_normalized_expression(transform_batch=batch, return_numpy=True).shape == (200, 30)
 
 
+@pytest.mark.filterwarnings("ignore:.* have the counts of training cells but other names")
 def test_training_after_a_reordering_keeps_rows_with_their_cells():
     """A split training of cells reordered in place since setup: every row belongs to its name."""
     adata = simulate(depth=2000.0)

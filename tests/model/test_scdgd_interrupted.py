@@ -388,6 +388,7 @@ def test_wrong_checkpoint_options_are_refused(adata, tmp_path, monkeypatch, trai
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.filterwarnings("ignore:.* have the counts of training cells but other names")
 def test_placing_query_cells_writes_no_checkpoints(trained, adata, tmp_path):
     query = adata[:5].copy()
     query.obs_names = [f"new_{i}" for i in range(5)]

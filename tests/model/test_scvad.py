@@ -104,6 +104,7 @@ def test_the_mixture_is_stepped_with_the_variances_of_the_cells(adata, monkeypat
         torch.testing.assert_close(var, (2 * table[:, 4:]).exp())
 
 
+@pytest.mark.filterwarnings("ignore:.* have the counts of training cells but other names")
 def test_new_cells_and_queries(adata, tmp_path):
     model = train(make(adata), 10)
     before = state_of(model)

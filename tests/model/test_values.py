@@ -88,6 +88,7 @@ def test_draws_are_values_of_the_family(model):
         model.prior_predictive_sample(5, library_size=100.0)
 
 
+@pytest.mark.filterwarnings("ignore:.* have the counts of training cells but other names")
 def test_saved_and_loaded_with_new_cells(model, tmp_path):
     model.save(tmp_path / "model")
     family = model.module.gene_likelihood

@@ -15,7 +15,7 @@ def test_the_newest_two_are_kept_and_the_newest_is_read(tmp_path):
     folder = CheckpointFolder(tmp_path / "a" / "b")
     assert folder.read_newest() is None
     (folder.path / "notes.txt").touch()
-    (folder.path / "epoch_000009.unfinished").touch()
+    (folder.path / ".epoch_000009.77.part.ckpt").touch()  # of a process that died
     for epoch in (8, 9, 10):
         folder.write(epoch, {"epoch": epoch, "table": torch.full((3, 2), float(epoch))})
     assert sorted(path.name for path in folder.path.iterdir()) == [

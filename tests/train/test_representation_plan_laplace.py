@@ -220,7 +220,7 @@ def test_a_resumed_training_ends_as_if_never_interrupted(tmp_path):
 def test_errors_say_what_to_do(adata):
     with pytest.raises(ValueError, match=r"`noise_scale=0`, got 0\.6"):
         train(make_model(adata, noise_scale=0.6))
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match="`n_laplace_genes` must be a positive integer, got 0"):
         train(make_model(adata), plan_kwargs={"n_laplace_genes": 0})
     SCVAD.setup_anndata(adata)
     with pytest.raises(ValueError, match="VADModule learns variances"):

@@ -16,19 +16,22 @@ from ._fields import (
     CountsField,
     MuDataCellIndexField,
     MuDataCountsField,
-    TrainedCells,
     find_rows,
 )
 from ._layers import counts_of
 from ._loader import RunShuffledSampler, SparseCountsDataset, SparseCountsLoader
+from ._matrix import as_native, require_matrix
+from ._registration import CellRegistration, ChangedDataError
 from ._sparse_counts import SparseCounts, as_sparse_counts
-from ._splitter import SparseCountsSplitter, WholeDataSplitter
+from ._splitter import SparseCountsSplitter
 
 __all__ = [
     "BackedCounts",
     "BatchField",
     "CategoricalCovariatesField",
     "CellIndexField",
+    "CellRegistration",
+    "ChangedDataError",
     "ContinuousCovariatesField",
     "CountSummary",
     "CountsField",
@@ -46,11 +49,11 @@ __all__ = [
     "SparseCountsDataset",
     "SparseCountsLoader",
     "SparseCountsSplitter",
-    "TrainedCells",
-    "WholeDataSplitter",
+    "as_native",
     "as_sparse_counts",
     "check_counts",
     "counts_of",
     "find_rows",
     "iter_row_blocks",
+    "require_matrix",
 ]

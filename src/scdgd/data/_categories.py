@@ -1,104 +1,238 @@
-"""Registry fields of batch and labels."""
+"""Registry fields of batch and labels: categories are those that have cells."""
 
 from __future__ import annotations
 
 import warnings
+from numbers import Number
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scvi import REGISTRY_KEYS
+from scvi import REGISTRY_KEYS, settings
 from scvi.data.fields import CategoricalObsField, MuDataWrapper
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from anndata import AnnData
 
+_MAX_NAMED = 5
+#: Below so many cells, a category is warned of.
+_FEW_CELLS = 3
 
-#: scvi-tools warns that a model may not train well on so few cells, but new cells train nothing.
-_FEW_CELLS = "Category .* has fewer than 3 cells"
+
+def categorise(values: pd.Series, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and categories of a column, without categories that no cell has.
+
+    Parameters
+    ----------
+    values
+        A category of each cell, none missing, shape ``(n,)``.
+    column
+        Where it stands, as the user would write it.
+
+    Returns
+    -------
+    Codes ``(n,)``, int64, and categories in their order: that of the column if it is categorical, else sorted.
+
+    Raises
+    ------
+    TypeError
+        If texts stand beside numbers, or values cannot be categories.
+    """
+    _check_kinds(values, column)
+    categorical = values.astype("category").cat.remove_unused_categories().cat
+    return categorical.codes.to_numpy(np.int64), categorical.categories.to_numpy(copy=True)
 
 
-class BatchField(CategoricalObsField):
+def find_categories(values: pd.Series, known: np.ndarray, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of a column of new cells among known categories, -1 where there is none, and the categories that are not known.
+
+    Parameters
+    ----------
+    values
+        A category of each cell, none missing, shape ``(n,)``.
+    known
+        Categories of the model, shape ``(c,)``.
+    column
+        Where it stands, as the user would write it.
+
+    Returns
+    -------
+    Codes ``(n,)``, int64, and unknown categories, sorted.
+
+    Raises
+    ------
+    TypeError
+        If values are of another kind than those that are known.
+    """
+    kind, known_kind = _check_kinds(values, column), kinds_of(known)
+    if known_kind and not kind <= known_kind:
+        msg = (
+            f"{column} holds {_and(kind)}, such as {_first(values)!r}, but the model knows {_and(known_kind)}, such as "
+            f"{np.asarray(known).tolist()[0]!r}. Convert the column, e.g. by `.astype(...)`."
+        )
+        raise TypeError(msg)
+    codes = pd.Index(known).get_indexer(values.to_numpy())
+    unknown = np.asarray(pd.Index(values[codes < 0].unique()).sort_values())
+    return codes.astype(np.int64), unknown
+
+
+def kinds_of(values: Iterable) -> frozenset[str]:
+    """Kinds of things among some values: texts, numbers, truth values, or others by their type."""
+    return frozenset(_kind(value) for value in values)
+
+
+def _check_kinds(values: pd.Series, column: str) -> frozenset[str]:
+    unique = values.unique()
+    kinds = kinds_of(unique)
+    if len(kinds) > 1:
+        examples = ", ".join(repr(next(v for v in unique if _kind(v) == kind)) for kind in sorted(kinds))
+        msg = (
+            f"{column} mixes {_and(kinds)} (such as {examples}), so what is one category is not clear. Make all of one "
+            f"kind, e.g. `{column} = {column}.astype(str)`."
+        )
+        raise TypeError(msg)
+    return kinds
+
+
+def _kind(value) -> str:
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, bool | np.bool_):
+        return "truth values"
+    if isinstance(value, Number | np.number):
+        return "numbers"
+    return f"{type(value).__name__} objects"
+
+
+def _and(kinds: Iterable[str]) -> str:
+    return " and ".join(sorted(kinds))
+
+
+def _first(values: pd.Series):
+    return np.asarray(values.iloc[:1].astype(object)).tolist()[0]
+
+
+def require_column(adata: AnnData, key: str, what: str) -> None:
+    """Raise ValueError unless there is a column, and only one of that name."""
+    if key not in adata.obs:
+        msg = f"There is no column '{key}' {what}; adata.obs has {list(adata.obs.columns)}."
+        raise ValueError(msg)
+    if (n := int((adata.obs.columns == key).sum())) > 1:
+        msg = f"adata.obs has {n} columns with the name '{key}'. Give them names of their own, or remove all but one."
+        raise ValueError(msg)
+
+
+def warn_of_few_cells(codes: np.ndarray, categories: np.ndarray, column: str) -> None:
+    """Warn of categories that have hardly a cell to learn from."""
+    counts = np.bincount(codes, minlength=len(categories))
+    if (few := counts < _FEW_CELLS).any():
+        named = ", ".join(map(str, np.asarray(categories)[few][:_MAX_NAMED]))
+        msg = f"{few.sum()} categories of {column} have fewer than {_FEW_CELLS} cells ({named}). Models may not train properly."
+        warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+class _CategoryField(CategoricalObsField):
+    """One categorical column of ``obs``; categories without cells are not categories of the model."""
+
+    #: To follow "There is no column 'x'", and "12 cells".
+    _what: str
+    _missing: str
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Register the categories that have cells."""
+        if self.is_default:
+            return super().register_field(adata)
+        self._check(adata)
+        codes, categories = categorise(adata.obs[self._original_attr_key], self._column)
+        adata.obs[self.attr_key] = codes
+        warn_of_few_cells(codes, categories, self._column)
+        return self._state(categories)
+
+    def _transfer_default(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
+        """The one category of data without any; that new cells are few is no news, for they train nothing."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Category .* has fewer than 3 cells")
+            return super().transfer_field(state_registry, adata_target, **kwargs)
+
+    def _state(self, categories: np.ndarray) -> dict:
+        return {self.CATEGORICAL_MAPPING_KEY: categories, self.ORIGINAL_ATTR_KEY: self._original_attr_key}
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The user's column, if there is one."""
+        return () if self.is_default else (self._original_attr_key,)
+
+    @property
+    def _column(self) -> str:
+        return f"adata.obs['{self._original_attr_key}']"
+
+    def _check(self, adata: AnnData) -> None:
+        require_column(adata, self._original_attr_key, self._what)
+        missing = adata.obs[self._original_attr_key].isna()
+        if missing.any():
+            first = ", ".join(map(str, adata.obs_names[missing][:_MAX_NAMED]))
+            msg = f"{missing.sum()} cells have no {self._missing} in {self._column} (first: {first}). {self._remedy()}"
+            raise ValueError(msg)
+
+    def _remedy(self) -> str:
+        key = self._original_attr_key
+        return f"Give them one, e.g. `adata.obs['{key}'] = adata.obs['{key}'].astype(object).fillna('unknown')`."
+
+
+class BatchField(_CategoryField):
     """Batch of each cell; new cells must come from batches that the decoder has learned."""
+
+    _what, _missing = "for the batch", "batch"
 
     def __init__(self, batch_key: str | None) -> None:
         super().__init__(REGISTRY_KEYS.BATCH_KEY, batch_key)
 
-    def register_field(self, adata: AnnData) -> dict:
-        """Register, refusing cells without a batch."""
-        self._check(adata)
-        return super().register_field(adata)
-
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
         """Register new cells, refusing batches that the model has not seen, unless it is to be extended by them."""
+        if self.is_default:
+            return self._transfer_default(state_registry, adata_target, **kwargs)
         self._check(adata_target)
-        if not self.is_default and not kwargs.get("extend_categories"):
-            known = state_registry[self.CATEGORICAL_MAPPING_KEY]
-            unknown = pd.Index(adata_target.obs[self._original_attr_key].unique()).difference(pd.Index(known))
-            if len(unknown):
+        known = np.asarray(state_registry[self.CATEGORICAL_MAPPING_KEY])
+        values = adata_target.obs[self._original_attr_key]
+        codes, unknown = find_categories(values, known, self._column)
+        if len(unknown):
+            if not kwargs.get("extend_categories"):
                 msg = (
-                    f"Batches {list(map(str, unknown))} in adata.obs['{self._original_attr_key}'] are unknown to the "
+                    f"Batches {list(map(str, unknown))} in {self._column} are unknown to the "
                     f"model, which was trained on {list(map(str, known))}. The decoder has no parameters for them: "
                     "train a model on all batches, extend one that has an encoder (`load_query_data`), or set the column to "
                     "the known batch that is most alike."
                 )
                 raise ValueError(msg)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=_FEW_CELLS)
-            return super().transfer_field(state_registry, adata_target, **kwargs)
+            known = np.concatenate([known, unknown])
+            codes, _ = find_categories(values, known, self._column)
+        adata_target.obs[self.attr_key] = codes
+        return self._state(known)
 
-    def _check(self, adata: AnnData) -> None:
-        if self.is_default:
-            return
-        key = self._original_attr_key
-        if key not in adata.obs:
-            msg = f"There is no column '{key}' for the batch; adata.obs has {list(adata.obs.columns)}."
-            raise ValueError(msg)
-        missing = adata.obs[key].isna()
-        if missing.any():
-            first = ", ".join(map(str, adata.obs_names[missing][:5]))
-            msg = (
-                f"{missing.sum()} cells have no batch in adata.obs['{key}'] (first: {first}). "
-                f"Fill the column, or remove them with `adata[adata.obs['{key}'].notna()].copy()`."
-            )
-            raise ValueError(msg)
+    def _remedy(self) -> str:
+        return f"Fill the column, or remove them with `adata[{self._column}.notna()].copy()`."
 
 
-class LabelsField(CategoricalObsField):
-    """Labels of cells, for reports only: new cells may have none, or other ones."""
+class LabelsField(_CategoryField):
+    """Labels of cells, for reports only: new cells may have none, or other ones, and people write over them."""
+
+    _what, _missing, sources = "of labels", "label", ()
 
     def __init__(self, labels_key: str | None) -> None:
         super().__init__(REGISTRY_KEYS.LABELS_KEY, labels_key)
 
-    def register_field(self, adata: AnnData) -> dict:
-        """Register the labels that there are."""
-        if not self.is_default and self._original_attr_key not in adata.obs:
-            msg = f"There is no column '{self._original_attr_key}' of labels; adata.obs has {list(adata.obs.columns)}."
-            raise ValueError(msg)
-        if not self.is_default and adata.obs[self._original_attr_key].isna().any():
-            key = self._original_attr_key
-            msg = (
-                f"{adata.obs[key].isna().sum()} cells have no label in adata.obs['{key}']. Give them one, "
-                f"e.g. `adata.obs['{key}'] = adata.obs['{key}'].astype(object).fillna('unknown')`."
-            )
-            raise ValueError(msg)
-        return super().register_field(adata)
-
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
-        """Leave the model's categories as they are; the labels of new cells are looked at by nobody."""
-        if not self.is_default and self._original_attr_key not in adata_target.obs:
-            self._fill(adata_target)
-            return dict(state_registry)
-        known = state_registry[self.CATEGORICAL_MAPPING_KEY]
-        if not self.is_default and not adata_target.obs[self._original_attr_key].isin(known).all():
-            self._fill(adata_target)
-            return dict(state_registry)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=_FEW_CELLS)
-            return super().transfer_field(state_registry, adata_target, **kwargs)
-
-    def _fill(self, adata: AnnData) -> None:
-        adata.obs[self.attr_key] = np.zeros(adata.n_obs, dtype=np.int64)
+        """Leave the model's categories as they are; cells whose label is missing or not known get the first code."""
+        if self.is_default:
+            return self._transfer_default(state_registry, adata_target, **kwargs)
+        codes = np.zeros(adata_target.n_obs, np.int64)
+        if self._original_attr_key in adata_target.obs:
+            known = pd.Index(state_registry[self.CATEGORICAL_MAPPING_KEY])
+            codes = known.get_indexer(adata_target.obs[self._original_attr_key].to_numpy()).clip(min=0)
+        adata_target.obs[self.attr_key] = codes.astype(np.int64)
+        return dict(state_registry)
 
 
 MuDataBatchField = MuDataWrapper(BatchField)

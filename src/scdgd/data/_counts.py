@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import sparse
 from scvi import settings
+
+from ._matrix import as_native, check_structure, require_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,8 +45,7 @@ def iter_row_blocks(
     if sparse.issparse(counts) and counts.format != "csr":
         counts = counts.tocsr()  # other formats have no rows to slice, or take a pass over all non-zeros for each slice
     for first in range(0, n_cells, rows_per_block):
-        block = counts[first : first + rows_per_block]
-        block = block.astype(np.float32) if block.dtype == np.float16 else block  # SciPy has no half precision
+        block = as_native(counts[first : first + rows_per_block])
         yield first, sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
 
 
@@ -72,6 +74,7 @@ def check_counts(
     ValueError
         Naming the location, the first offending cells and genes with their values, and the remedy.
     """
+    require_matrix(counts, location)
     cell_names, gene_names = np.asarray(cell_names), np.asarray(gene_names)
     n_cells, n_genes = counts.shape
     if n_cells == 0 or n_genes == 0:
@@ -83,6 +86,8 @@ def check_counts(
     multipliers = _hash_multipliers(n_genes)
     for first, block in iter_row_blocks(counts):
         rows = slice(first, first + block.shape[0])
+        if sparse.issparse(block) and not sparse.issparse(counts):
+            check_structure(block, location)  # what stays in a file is seen here first
         _check_block(block, cell_names[rows], gene_names, location, is_count_data)
         block = sparse.csr_matrix(block)
         largest = max(largest, float(block.max()))
@@ -167,13 +172,23 @@ def _warn_empty_genes(gene_totals: np.ndarray, gene_names: np.ndarray, location:
         warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
 
+def fingerprints_of(block, *, is_count_data: bool = True) -> np.ndarray:
+    """64-bit hashes of the counts of some cells ``(m, g)``, shape ``(m,)``, as in :class:`CountSummary`."""
+    block = sparse.csr_matrix(as_native(block))
+    return _linear_hash(block, _hash_multipliers(block.shape[1]), is_count_data)
+
+
+@functools.lru_cache(maxsize=4)
 def _hash_multipliers(n_genes: int) -> np.ndarray:
     return np.random.default_rng(0).integers(1, 2**63, size=n_genes, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
 def _linear_hash(block: sparse.csr_matrix, multipliers: np.ndarray, is_count_data: bool) -> np.ndarray:
     r"""Hash :math:`\sum_j h_j x_{ij} \bmod 2^{64}` of each row, shape ``(rows,)``; of other values, of their bits."""
-    values = block.data.astype(np.uint64) if is_count_data else (block.data + 0.0).astype(np.float64).view(np.uint64)
+    with np.errstate(invalid="ignore"):  # of values that are no counts any more
+        values = (
+            block.data.astype(np.uint64) if is_count_data else (block.data + 0.0).astype(np.float64).view(np.uint64)
+        )
     terms = values * multipliers[block.indices]
     cumulative = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
     return cumulative[block.indptr[1:]] - cumulative[block.indptr[:-1]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import warnings
 from typing import TYPE_CHECKING
@@ -14,9 +13,10 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.data.fields import LayerField, MuDataWrapper, NumericalObsField
 
 from scdgd._compat import layer_names
-from scdgd._constants import OBS_KEYS
+from scdgd._constants import ROW_KEY
 
 from ._counts import CountSummary, check_counts
+from ._matrix import require_matrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -52,8 +52,9 @@ class CountsField(LayerField):
 
     def register_field(self, adata: AnnData) -> dict:
         """Validate all counts, and note them for :class:`CellIndexField`."""
-        self._require_layer(adata)
+        self.require_layer(adata)
         _require_unique(adata.var_names, "gene", "adata.var_names_make_unique()")
+        require_matrix(self.get_field_data(adata), self.location)
         _replace_sparse_array(adata, self.attr_key)
         self.summary = check_counts(
             self.get_field_data(adata),
@@ -68,14 +69,16 @@ class CountsField(LayerField):
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
         """Check that the genes are those of the model, then register; unexpressed genes are no news here."""
         _require_unique(adata_target.var_names, "gene", "adata.var_names_make_unique()")
-        _check_genes(np.asarray(state_registry[self.COLUMN_NAMES_KEY]), adata_target.var_names)
+        check_genes(np.asarray(state_registry[self.COLUMN_NAMES_KEY]), adata_target.var_names)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*have no count in any cell.*")
             return super().transfer_field(state_registry, adata_target, **kwargs)
 
-    def _require_layer(self, adata: AnnData) -> None:
+    def require_layer(self, adata: AnnData, *, gone: bool = False) -> None:
+        """Raise ValueError unless the counts are there; or say that they are `gone`."""
         if self.attr_key is not None and self.attr_key not in adata.layers:
-            msg = f"There is no layer '{self.attr_key}'; adata.layers has {layer_names(adata)}."
+            since = ", which it had when it was set up" if gone else ""
+            msg = f"There is no layer '{self.attr_key}'{since}; adata.layers has {layer_names(adata)}."
             raise ValueError(msg)
         if self.attr_key is None and adata.X is None:
             msg = f"adata.X is empty; name the layer with raw counts (adata.layers has {layer_names(adata)})."
@@ -98,23 +101,26 @@ class CellIndexField(NumericalObsField):
     FINGERPRINTS_KEY = "cell_fingerprints"
 
     def __init__(self, counts: CountsField) -> None:
-        super().__init__(REGISTRY_KEYS.INDICES_KEY, OBS_KEYS.ROW)
+        super().__init__(REGISTRY_KEYS.INDICES_KEY, ROW_KEY)
         self.counts = counts
+        self.rows: np.ndarray | None = None
+        """Rows of the AnnData registered last; :class:`CellRegistration` takes them right after."""
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Nothing is looked up in `adata`: rows belong to the registration."""
 
     def register_field(self, adata: AnnData) -> dict:
         """The cells of `adata` define the rows."""
-        state = {
-            self.CELL_NAMES_KEY: _unique_cell_names(adata),
+        self.rows = np.arange(adata.n_obs)
+        return {
+            self.CELL_NAMES_KEY: unique_cell_names(adata),
             self.FINGERPRINTS_KEY: self.counts.summary.fingerprints,
         }
-        self._write_rows(adata, np.arange(adata.n_obs))
-        super().register_field(adata)
-        return state
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
         """Find the cells of `adata_target` among those of the model."""
-        names = _unique_cell_names(adata_target)
-        rows, collides = find_rows(state_registry, names, self.counts.summary.fingerprints)
+        names, fingerprints = unique_cell_names(adata_target), self.counts.summary.fingerprints
+        self.rows, collides = find_rows(state_registry, names, fingerprints)
         if collides.any():
             msg = (
                 f"{collides.sum()} of {len(names)} cells have the name of a training cell but other counts "
@@ -122,17 +128,27 @@ class CellIndexField(NumericalObsField):
                 "between runs: make names unique per sample, e.g. `adata.obs_names = sample + '_' + adata.obs_names`."
             )
             warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
-        self._write_rows(adata_target, rows)
-        self.validate_field(adata_target)
+        self._warn_of_other_names(state_registry, names, fingerprints)
         return dict(state_registry)
+
+    def _warn_of_other_names(self, state_registry: dict, names: np.ndarray, fingerprints: np.ndarray) -> None:
+        """Warn if most cells have exactly the counts of training cells, and other names."""
+        of_training = np.asarray(state_registry[self.FINGERPRINTS_KEY])
+        same = (self.rows < 0) & np.isin(fingerprints, of_training)
+        if 2 * same.sum() <= len(names):  # a few are no news: cells of hardly any counts are alike
+            return
+        first = same.argmax()
+        twin = state_registry[self.CELL_NAMES_KEY][int((of_training == fingerprints[first]).argmax())]
+        msg = (
+            f"{same.sum()} of {len(names)} cells have the counts of training cells but other names (first: {names[first]}, "
+            f"in training {twin}). A representation belongs to a name, so they are placed as new cells. If they are the "
+            "same cells, give them the names of training."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
     def get_summary_stats(self, state_registry: dict) -> dict:
         """The table has as many rows as the model has training cells, whatever AnnData is attached."""
         return {"n_trained_cells": len(state_registry[self.CELL_NAMES_KEY])}
-
-    def _write_rows(self, adata: AnnData, rows: np.ndarray) -> None:
-        adata.obs[OBS_KEYS.ROW] = rows
-        adata.obs[OBS_KEYS.FINGERPRINT] = self.counts.summary.fingerprints
 
 
 def find_rows(state_registry: dict, names: np.ndarray, fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -143,35 +159,15 @@ def find_rows(state_registry: dict, names: np.ndarray, fingerprints: np.ndarray)
     Rows ``(n,)``, -1 where the name is new or its counts are not those seen in training, and a mask ``(n,)`` of the
     latter.
     """
-    return TrainedCells(state_registry).find(names, fingerprints)
+    rows = pd.Index(state_registry[CellIndexField.CELL_NAMES_KEY]).get_indexer(names)
+    known = rows >= 0
+    collides = np.zeros(len(rows), dtype=bool)
+    collides[known] = state_registry[CellIndexField.FINGERPRINTS_KEY][rows[known]] != fingerprints[known]
+    return np.where(collides, -1, rows), collides
 
 
-class TrainedCells:
-    """The training cells of a model by name, for repeated use of :func:`find_rows`: their names are indexed once.
-
-    Parameters
-    ----------
-    state_registry
-        What :class:`CellIndexField` stored; the index of names stays out of it, so that it is not saved.
-    """
-
-    def __init__(self, state_registry: dict) -> None:
-        self._state_registry = state_registry
-
-    @functools.cached_property
-    def _names(self) -> pd.Index:
-        return pd.Index(self._state_registry[CellIndexField.CELL_NAMES_KEY])
-
-    def find(self, names: np.ndarray, fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As :func:`find_rows`."""
-        rows = self._names.get_indexer(names)
-        known = rows >= 0
-        collides = np.zeros(len(rows), dtype=bool)
-        collides[known] = self._state_registry[CellIndexField.FINGERPRINTS_KEY][rows[known]] != fingerprints[known]
-        return np.where(collides, -1, rows), collides
-
-
-def _unique_cell_names(adata: AnnData) -> np.ndarray:
+def unique_cell_names(adata: AnnData) -> np.ndarray:
+    """Names of cells as text, shape ``(n,)``; ValueError if one occurs twice."""
     _require_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
     return np.asarray(adata.obs_names.astype(str), dtype=object)
 
@@ -186,12 +182,25 @@ def _require_unique(names: pd.Index, what: str, remedy: str) -> None:
         raise ValueError(msg)
 
 
-def _check_genes(expected: np.ndarray, received: pd.Index) -> None:
+def check_genes(expected: np.ndarray, received: pd.Index, *, since_setup: bool = False) -> None:
+    """Raise ValueError unless genes are those of the model, in their order.
+
+    Parameters
+    ----------
+    expected
+        Names of the genes of the model, shape ``(g,)``.
+    received
+        Names of the genes at hand.
+    since_setup
+        Whether the data at hand are those that the model was set up with, changed in place since then.
+    """
     received = received.astype(str)
     if np.array_equal(expected.astype(str), np.asarray(received)):
         return
     expected = pd.Index(expected.astype(str))
     missing, extra = expected.difference(received, sort=False), received.difference(expected, sort=False)
+    if since_setup:
+        raise ValueError(_changed_genes(expected, received, missing, extra))
     if len(missing):
         msg = (
             f"{len(missing)} of the model's {len(expected)} genes are missing from the new data "
@@ -203,6 +212,27 @@ def _check_genes(expected: np.ndarray, received: pd.Index) -> None:
     reason = what if len(extra) else "the model's genes in another order"
     msg = f"The new data have {reason}. Use `adata[:, model.get_var_names()].copy()`."
     raise ValueError(msg)
+
+
+def _changed_genes(expected: pd.Index, received: pd.Index, missing: pd.Index, extra: pd.Index) -> str:
+    """What became of the genes of an AnnData since a model was set up on it."""
+    if len(missing) and len(expected) == len(received):
+        changed = np.flatnonzero(expected != received)
+        what = f"{len(changed)} genes have other names ({expected[changed[0]]} is {received[changed[0]]} now)"
+        remedy = "give them back by `adata.var_names = model.get_var_names()`"
+    elif len(missing):
+        what = f"{len(missing)} of {len(expected)} genes are gone (first: {', '.join(missing[:_MAX_NAMED])})"
+        remedy = "attach data with all of them by `model.adata = adata`"
+    elif len(extra):
+        what = f"{len(extra)} genes have come (first: {', '.join(extra[:_MAX_NAMED])})"
+        remedy = "attach data without them by `model.adata = adata[:, model.get_var_names()].copy()`"
+    else:
+        what = "genes are in another order"
+        remedy = "attach data in the order of then by `model.adata = adata[:, model.get_var_names()].copy()`"
+    return (
+        f"The AnnData has changed in place since the model was set up on it: {what}. For this model, {remedy}; for a model "
+        "of the data as they are, call `setup_anndata` again and make it anew."
+    )
 
 
 def _replace_sparse_array(adata: AnnData, layer: str | None) -> None:

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from scdgd._compat import layer_names
 
+from ._matrix import as_native, require_matrix
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
 def counts_of(adata: AnnData, layer: str | None = None):
-    """The counts in a layer, or in ``X``, as they are stored, shape ``(n, g)``.
+    """The counts in a layer, or in ``X``, shape ``(n, g)``, as they are stored if NumPy and SciPy compute with them so.
 
     Parameters
     ----------
@@ -23,7 +25,7 @@ def counts_of(adata: AnnData, layer: str | None = None):
     Raises
     ------
     TypeError
-        If `adata` is no AnnData.
+        If `adata` is no AnnData, or counts are in an array that is not read.
     KeyError
         If there is no such layer.
     """
@@ -33,4 +35,6 @@ def counts_of(adata: AnnData, layer: str | None = None):
     if layer is not None and layer not in layer_names(adata):
         msg = f"`layer` names counts in `adata.layers`, but there is no {layer!r}. There are: {layer_names(adata)}."
         raise KeyError(msg)
-    return adata.X if layer is None else adata.layers[layer]
+    counts = adata.X if layer is None else adata.layers[layer]
+    require_matrix(counts, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
+    return as_native(counts) if hasattr(counts, "astype") and not adata.isbacked else counts

@@ -12,6 +12,7 @@ from scvi.data import AnnTorchDataset
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
 from ._backed_counts import BackedCounts
+from ._matrix import as_native
 from ._sparse_counts import SparseCounts
 
 if TYPE_CHECKING:
@@ -42,12 +43,10 @@ class SparseCountsDataset(Dataset):
         # other formats have no rows to slice, or take a pass over all non-zeros for each slice
         counts = counts.tocsr() if sparse.issparse(counts) else counts
         self.counts = BackedCounts(counts) if BackedCounts.can_read(counts) else counts
-        self.others = AnnTorchDataset(
-            adata_manager, [key for key in adata_manager.data_registry if key != REGISTRY_KEYS.X_KEY]
-        )
+        self.others = _columns(adata_manager)
         everything = np.arange(counts.shape[0])
         self.positions = everything if positions is None else everything[positions]
-        self._reads_ascending = bool(adata_manager.adata.isbacked) or isinstance(self.counts, BackedCounts)
+        self._reads_ascending = not isinstance(counts, np.ndarray) and not sparse.issparse(counts)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -67,9 +66,21 @@ class SparseCountsDataset(Dataset):
         return {key: value[torch.as_tensor(order)] for key, value in minibatch.items()}
 
     def _read(self, positions: np.ndarray) -> dict[str, SparseCounts | torch.Tensor]:
-        rows = sparse.csr_matrix(self.counts[positions])
+        rows = sparse.csr_matrix(as_native(self.counts[positions]))
         tensors = {REGISTRY_KEYS.X_KEY: SparseCounts.from_scipy(rows)}
-        return tensors | {key: torch.as_tensor(value) for key, value in self.others[positions].items()}
+        return tensors | {key: torch.as_tensor(column[positions]) for key, column in self.others.items()}
+
+
+def _columns(adata_manager: AnnDataManager) -> dict[str, np.ndarray]:
+    """All that is registered beside the counts, in the types that scvi-tools gives it, each of shape ``(n, ...)``."""
+    keys = [key for key in adata_manager.data_registry if key != REGISTRY_KEYS.X_KEY]
+    registered = AnnTorchDataset(adata_manager, keys)
+    columns = {key: registered.data[key] for key in keys}
+    return {
+        key: np.asarray(column).astype(registered.keys_and_dtypes[key], copy=False)
+        for key, column in columns.items()
+        if not isinstance(column, str)  # how data are minified
+    }
 
 
 class BufferedItems(NamedTuple):
@@ -96,25 +107,38 @@ class RunShuffledSampler(Sampler[BufferedItems]):
         Number of cells, in the order of the file.
     batch_size, drop_last
         Cells of a minibatch, and whether an incomplete last one is left out.
+    least
+        Size below which an incomplete last minibatch joins the one before it, of the same buffer.
     """
 
-    def __init__(self, n_cells: int, batch_size: int, drop_last: bool) -> None:
-        self.n_cells, self.batch_size, self.drop_last = n_cells, batch_size, drop_last
+    def __init__(self, n_cells: int, batch_size: int, drop_last: bool, least: int = 1) -> None:
+        self.n_cells, self.batch_size, self.drop_last, self.least = n_cells, batch_size, drop_last, least
 
     def __len__(self) -> int:
-        return self.n_cells // self.batch_size if self.drop_last else -(-self.n_cells // self.batch_size)
+        whole, rest = divmod(self.n_cells, self.batch_size)
+        return whole + (rest >= (1 if whole == 0 else self.least) and not self.drop_last)
 
     def __iter__(self) -> Iterator[BufferedItems]:
         """An order drawn from torch's global generator: one number, as :class:`torch.utils.data.RandomSampler` does."""
         generator = torch.Generator().manual_seed(int(torch.empty((), dtype=torch.int64).random_()))
         order = self._runs(generator)
-        for buffer in np.split(order, range(self._buffer_size, self.n_cells, self._buffer_size)):
+        firsts = list(range(0, self.n_cells, self._buffer_size))
+        if len(firsts) > 1 and self.n_cells - firsts[-1] < self.least:
+            firsts.pop()
+        for buffer in np.split(order, firsts[1:]):
             shuffled = buffer[torch.randperm(len(buffer), generator=generator).numpy()]
             buffer = np.sort(buffer)
-            for first in range(0, len(buffer), self.batch_size):
-                minibatch = np.sort(shuffled[first : first + self.batch_size])
-                if len(minibatch) == self.batch_size or not self.drop_last:
-                    yield BufferedItems(minibatch, buffer)
+            for minibatch in self._cut(shuffled):
+                yield BufferedItems(np.sort(minibatch), buffer)
+
+    def _cut(self, shuffled: np.ndarray) -> Iterator[np.ndarray]:
+        """Minibatches of a buffer; a small rest joins the last one, or is left out."""
+        parts = np.split(shuffled, range(self.batch_size, len(shuffled), self.batch_size))
+        if len(parts[-1]) < self.batch_size and self.drop_last:
+            parts.pop()
+        elif len(parts) > 1 and len(parts[-1]) < self.least:
+            parts[-2:] = [np.concatenate(parts[-2:])]
+        yield from parts
 
     @property
     def _buffer_size(self) -> int:
@@ -125,6 +149,33 @@ class RunShuffledSampler(Sampler[BufferedItems]):
         firsts = _RUN_CELLS * torch.randperm(-(-self.n_cells // _RUN_CELLS), generator=generator).numpy()
         cells = (firsts[:, None] + np.arange(_RUN_CELLS)).ravel()
         return cells[cells < self.n_cells]
+
+
+class _Minibatches(BatchSampler):
+    """Batches of an order of cells; a rest of fewer than `least` joins the batch before it.
+
+    Batch norm cannot train on one cell, and a cell that is left out of every epoch is one that does not train.
+    """
+
+    def __init__(self, order: Sampler[int], batch_size: int, drop_last: bool, least: int) -> None:
+        super().__init__(order, batch_size, drop_last)
+        self.least = least
+
+    def __len__(self) -> int:
+        n = super().__len__()
+        return n - 1 if n > 1 and not self.drop_last and 0 < len(self.sampler) % self.batch_size < self.least else n
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Batches in their order."""
+        before: list[int] = []
+        for batch in super().__iter__():
+            if before and len(batch) < self.least:
+                batch, before = before + batch, []
+            if before:
+                yield before
+            before = batch
+        if before:
+            yield before
 
 
 class SparseCountsLoader(DataLoader):
@@ -145,6 +196,8 @@ class SparseCountsLoader(DataLoader):
         Without effect, because counts are always sparse.
     distributed_sampler
         Not supported.
+    least
+        Size below which an incomplete last minibatch joins the one before it.
     **kwargs
         Passed to :class:`torch.utils.data.DataLoader`.
     """
@@ -158,6 +211,7 @@ class SparseCountsLoader(DataLoader):
         drop_last: bool = False,
         load_sparse_tensor: bool = False,
         distributed_sampler: bool = False,
+        least: int = 1,
         **kwargs,
     ) -> None:
         if distributed_sampler:
@@ -169,10 +223,10 @@ class SparseCountsLoader(DataLoader):
         dataset = SparseCountsDataset(adata_manager, indices)
         if shuffle and isinstance(dataset.counts, BackedCounts):
             dataset.positions = np.sort(dataset.positions)  # runs of the file, not of the subset
-            sampler = RunShuffledSampler(len(dataset), batch_size, bool(drop_last))
+            sampler = RunShuffledSampler(len(dataset), batch_size, bool(drop_last), least)
         else:
             order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
-            sampler = BatchSampler(order, batch_size, bool(drop_last))
+            sampler = _Minibatches(order, batch_size, bool(drop_last), least)
         self.indices = dataset.positions
         super().__init__(
             dataset,

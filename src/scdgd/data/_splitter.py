@@ -1,5 +1,7 @@
 """Splitters whose minibatches of counts are sparse."""
 
+from __future__ import annotations
+
 import warnings
 
 from scvi.dataloaders import DataSplitter
@@ -16,15 +18,23 @@ class SparseCountsSplitter(DataSplitter):
 
     data_loader_cls = SparseCountsLoader
 
+    def __init__(self, *args, **kwargs) -> None:
+        with warnings.catch_warnings():  # a last minibatch that is too small joins the one before it
+            warnings.filterwarnings("ignore", message="Last batch will have a small size")
+            super().__init__(*args, **kwargs)
+
     def val_dataloader(self):
         """Loader of the validation cells, or an empty list."""
         return super().val_dataloader() or []
 
+    def training_cells(self) -> SparseCountsLoader:
+        """A further loader of the training cells, in random order, which leaves that of the trainer alone.
 
-class WholeDataSplitter(SparseCountsSplitter):
-    """Data splitter for models in which every cell trains: a representation exists only for cells that took part."""
-
-    def __init__(self, *args, **kwargs) -> None:
-        with warnings.catch_warnings():  # a small last minibatch matters to batch norm, which no model here has
-            warnings.filterwarnings("ignore", message="Last batch will have a small size")
-            super().__init__(*args, **kwargs)
+        One that is in the middle of an epoch must not be begun anew: with workers that stay, the rest of the epoch is lost.
+        """
+        given = self.data_loader_kwargs
+        self.data_loader_kwargs = {**given, "num_workers": 0, "persistent_workers": False, "prefetch_factor": None}
+        try:
+            return self.train_dataloader()
+        finally:
+            self.data_loader_kwargs = given

@@ -11,7 +11,7 @@ from ._importance import ImportanceSamples, importance_samples, log_prob_of_pair
 from ._laplace import LaplacePosterior, laplace_posterior
 from ._laplace_term import LaplaceTerm, laplace_term
 from ._library import LogNormalLibrary
-from ._new_cells import NewCellsConfig, place_new_cells
+from ._new_cells import NEW_CELLS, NewCellsConfig, place_new_cells
 from ._noise_baseline import noise_baseline
 from ._pareto import pareto_shape
 from ._posterior import posterior_draws, posterior_samples
@@ -22,6 +22,7 @@ from ._starts import best_component_means
 from ._variational import place_variational
 
 __all__ = [
+    "NEW_CELLS",
     "encoder_samples",
     "place_variational",
     "noise_baseline",

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
+from scdgd._options import Choice, Flag, Integer, ListOf, Number, Optional, Options
+
 from ._adam import adam_steps
 from ._gauss_newton import GaussNewtonConfig, gauss_newton
 from ._joint_density import JointDensity, frozen, owned
@@ -58,6 +60,22 @@ class NewCellsConfig(NamedTuple):
         return options if self.n_steps is None else options._replace(max_steps=self.n_steps)
 
 
+#: Rules of the options.
+NEW_CELLS = Options(
+    {
+        "n_steps": Optional(Integer(0)),
+        "lr": Optional(Number(above=0)),
+        "betas": ListOf((Number(least=0, below=1),) * 2),
+        "anneal": Flag(),
+        "method": Choice(None, "gauss_newton", "adam"),
+        "n_starts": Integer(1),
+        "tolerance": Optional(Number(above=0)),
+        "n_genes": Optional(Integer(1)),
+    },
+    of="scdgd.inference.NewCellsConfig",
+)
+
+
 def place_new_cells(module: DGDModule, tensors: dict[str, torch.Tensor], config: NewCellsConfig) -> torch.Tensor:
     r"""MAP representations of the cells of one minibatch, :math:`\arg\max_z \log p(x \mid z) + \log p(z \mid \phi)`.
 
@@ -82,10 +100,9 @@ def place_new_cells(module: DGDModule, tensors: dict[str, torch.Tensor], config:
     ValueError
         If the method is unknown.
     """
-    method = config.method or ("gauss_newton" if config.lr is None else "adam")
-    if method not in ("gauss_newton", "adam"):
-        msg = f"`method` must be 'gauss_newton' or 'adam', got {method!r}."
-        raise ValueError(msg)
+    method = Choice(None, "gauss_newton", "adam")("method", config.method) or (
+        "gauss_newton" if config.lr is None else "adam"
+    )
     if method == "gauss_newton":
         return gauss_newton(module, tensors, config=config.gauss_newton(module)).z
     with frozen(module):

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scdgd._options import check_positive_integers
+from scdgd._options import Integer
 from scdgd.inference import seeded
 from scdgd.module import MAX_ENUMERATED, Conditions, annealed_log_partition, without_weights
+
+from ._arguments import reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +28,7 @@ _MAX_EVEN, _N_SIZES = 8, 9
 class BoltzmannLikelihoodMixin:
     """Log-likelihood, exact or estimated, and its mean-field bound."""
 
+    @reading(n_steps=Integer(1))
     @torch.inference_mode()
     def get_marginal_ll(
         self,
@@ -70,12 +73,12 @@ class BoltzmannLikelihoodMixin:
         ValueError
             If a number of samples or steps is not positive.
         """
-        check_positive_integers(n_mc_samples=n_mc_samples, n_steps=n_steps)
         is_exact = self.module.n_even <= _MAX_EVEN
         return self._log_likelihood(
             adata, indices, batch_size, return_mean, n_mc_samples, n_steps, seed, is_exact=is_exact
         )
 
+    @reading(n_steps=Integer(1))
     @torch.inference_mode()
     def get_elbo(
         self,
@@ -109,7 +112,6 @@ class BoltzmannLikelihoodMixin:
         ValueError
             If a number of samples or steps is not positive.
         """
-        check_positive_integers(n_mc_samples=n_mc_samples, n_steps=n_steps)
         return self._log_likelihood(
             adata, indices, batch_size, return_mean, n_mc_samples, n_steps, seed, is_exact=False
         )

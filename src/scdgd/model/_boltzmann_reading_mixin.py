@@ -11,17 +11,20 @@ from scvi import REGISTRY_KEYS
 from scdgd.data import as_sparse_counts
 from scdgd.module import all_states
 
+from ._reading_mixin import ReadingMixin
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import pandas as pd
     from anndata import AnnData
 
     from scdgd.data import SparseCounts
     from scdgd.module import Conditions
 
+    from ._reading_mixin import Decoding
 
-class BoltzmannReadingMixin:
+
+class BoltzmannReadingMixin(ReadingMixin):
     """Mean-field activations of cells, and what follows from them."""
 
     def _mean_field(
@@ -29,11 +32,16 @@ class BoltzmannReadingMixin:
     ) -> Iterator[tuple[SparseCounts, Conditions, list[torch.Tensor]]]:
         """Counts, conditions and probabilities, minibatch by minibatch."""
         self._check_if_trained(warn=False)
-        adata, module = self._validate_anndata(adata), self.module
+        adata = self._validate_anndata(adata)
         for tensors in self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size):
-            tensors = {key: value.to(module.device) for key, value in tensors.items()}
-            v, given = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY]), module.conditions(tensors)
-            yield v, given, module.mean_field(v, given)
+            yield self._at_mean_field(tensors)
+
+    def _at_mean_field(self, tensors: dict[str, torch.Tensor]) -> tuple[SparseCounts, Conditions, list[torch.Tensor]]:
+        """Counts, conditions and probabilities of the cells of a minibatch."""
+        module = self.module
+        tensors = {key: value.to(module.device) for key, value in tensors.items()}
+        v, given = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY]), module.conditions(tensors)
+        return v, given, module.mean_field(v, given)
 
     @torch.inference_mode()
     def get_latent_representation(
@@ -155,16 +163,22 @@ class BoltzmannReadingMixin:
         errors = torch.cat(errors)
         return {"reconstruction_loss": float(errors.mean()) if return_mean else errors}
 
-    def get_normalized_expression(
-        self, *, n_samples: int, n_samples_overall: int | None, **kwargs
-    ) -> np.ndarray | pd.DataFrame:
+    def _decoded(self, decoding: Decoding) -> np.ndarray:
         """One sample is at the probabilities :math:`q^1`; several, of a cell or overall, are at states drawn from them."""
-        n_samples = 0 if n_samples == 1 and n_samples_overall is None else n_samples
-        return super().get_normalized_expression(n_samples=n_samples, n_samples_overall=n_samples_overall, **kwargs)
+        return super()._decoded(decoding._replace(n_samples=_at_probabilities(decoding.n_samples)))
 
-    def get_likelihood_parameters(self, *, n_samples: int, **kwargs) -> dict[str, np.ndarray]:
+    def _parameters_of_counts(self, tensors: dict[str, torch.Tensor], n_samples: int) -> dict[str, torch.Tensor]:
         """One sample is at the probabilities :math:`q^1`."""
-        return super().get_likelihood_parameters(n_samples=0 if n_samples == 1 else n_samples, **kwargs)
+        return super()._parameters_of_counts(tensors, _at_probabilities(n_samples))
+
+    @torch.inference_mode()
+    def _replicates(self, tensors: dict[str, torch.Tensor], n_samples: int, batch: int | None) -> torch.Tensor:
+        r"""States of :math:`h^1` are drawn from its mean-field posterior, then counts given :math:`h^1`."""
+        v, given, q = self._at_mean_field(tensors)
+        if batch is not None:
+            given = given._replace(batch=torch.full_like(given.batch, batch))
+        draws = [self.module.sample_counts([torch.bernoulli(q[0])], given).cpu() for _ in range(n_samples)]
+        return draws[0] if n_samples == 1 else torch.stack(draws, dim=-1)
 
     @torch.inference_mode()
     def get_latent_library_size(
@@ -227,3 +241,8 @@ class BoltzmannReadingMixin:
 
     def _check_importance_weights(self) -> None:
         self.get_importance_weights()
+
+
+def _at_probabilities(n_samples: int) -> int:
+    """Zero, by which the module means probabilities in place of states, for a single sample."""
+    return 0 if n_samples == 1 else n_samples

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
-from scvi.utils import dependencies
 
 from scdgd._compat import get_state_registry
+from scdgd._options import Flag, Instance, Integer, Number, Optional, Text
 from scdgd.inference import BoltzmannSampler
 from scdgd.module import Conditions
 
+from ._arguments import READING, reading
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from anndata import AnnData
 
 
 class BoltzmannSamplingMixin:
@@ -33,6 +34,7 @@ class BoltzmannSamplingMixin:
             manager = self.adata_manager
         return BoltzmannSampler(self.module, self.registry, manager, batch_size=batch_size)
 
+    @reading(library_size=Optional(Number(above=0)), n_steps=Integer(1), collapse=Flag(), exact=Flag())
     def prior_predictive_sample(
         self,
         n_cells: int,
@@ -104,6 +106,15 @@ class BoltzmannSamplingMixin:
             seed=seed,
         )
 
+    @reading(
+        counts=Instance(AnnData, "an AnnData with counts of the genes to fix"),
+        genes=READING["gene_list"],
+        layer=Optional(Text("the name of a layer")),
+        library_size=Optional(Number(above=0)),
+        n_steps=Integer(1),
+        collapse=Flag(),
+        exact=Flag(),
+    )
     def conditional_sample(
         self,
         counts: AnnData,
@@ -197,28 +208,6 @@ class BoltzmannSamplingMixin:
                 raise ValueError(msg)
             size = cells.obs[key].to_numpy(float)
         return torch.as_tensor(size, device=module.device).to(module.weights[0])
-
-    @torch.inference_mode()
-    @dependencies("sparse")
-    def posterior_predictive_sample(
-        self, *, adata, indices, transform_batch, n_samples: int, gene_list, batch_size, dataloader, silent: bool
-    ) -> sparse.GCXS:
-        r"""States of :math:`h^1` are drawn from its mean-field posterior, then counts given :math:`h^1`."""
-        import sparse as pydata_sparse
-
-        if transform_batch is not None or dataloader is not None:
-            msg = "SCDBM draws replicates of cells of an AnnData, each in its batch: leave out `transform_batch` and `dataloader`."
-            raise NotImplementedError(msg)
-        genes = pd.Index(get_state_registry(self.registry, REGISTRY_KEYS.X_KEY)["column_names"])
-        wanted = slice(None) if gene_list is None else genes.isin(gene_list)
-        parts = []
-        for _, given, q in self._mean_field(adata, indices, batch_size):
-            draws = [
-                self.module.sample_counts([torch.bernoulli(q[0])], given).cpu().numpy()[:, wanted]
-                for _ in range(n_samples)
-            ]
-            parts.append(pydata_sparse.GCXS.from_numpy(draws[0] if n_samples == 1 else np.stack(draws, axis=-1)))
-        return parts[0] if len(parts) == 1 else pydata_sparse.concatenate(parts, axis=0)
 
 
 def _fixed_genes(known: np.ndarray, received: pd.Index, genes: Sequence[str] | None) -> np.ndarray:

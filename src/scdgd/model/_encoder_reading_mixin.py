@@ -12,22 +12,33 @@ from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBi
 from scvi.utils import track
 
 from scdgd._compat import MODULE_KEYS
+from scdgd.data import SparseCounts
 from scdgd.likelihood import VALUE_LIKELIHOODS
-from scdgd.likelihood.distributions import ZeroInflatedPoisson
+from scdgd.likelihood.distributions import ConstrainedPoisson, ZeroInflatedPoisson
 from scdgd.module import LinearDecoder
 
 from ._aggregated_posterior import AggregatedPosteriorMixin, anchor_cells, importance_weights
 from ._cells import positions_of
+from ._reading_mixin import ReadingMixin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
 
-_WITHOUT_DISPERSION = ("poisson", "zip", "constrained_poisson", *VALUE_LIKELIHOODS)
+    from ._reading_mixin import Decoding
+
+#: Parameters of the distributions of counts, the mean before zeros are inflated first.
+_PARAMETERS = {
+    NegativeBinomial: ("mu", "theta"),
+    ZeroInflatedNegativeBinomial: ("mu", "theta", "zi_logits"),
+    Poisson: ("rate",),
+    ZeroInflatedPoisson: ("rate", "zi_logits"),
+    ConstrainedPoisson: ("rate",),
+}
 
 
-class EncoderReadingMixin(AggregatedPosteriorMixin):
+class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
     """Downstream methods where posteriors come from an encoder and the prior is one of :mod:`scdgd.prior`."""
 
     _no_clusters = "The prior has one component, so there are no clusters. Choose e.g. `prior='vmm'`."
@@ -178,6 +189,7 @@ class EncoderReadingMixin(AggregatedPosteriorMixin):
             log_q.append(q_of_anchor[MODULE_KEYS.QZ_KEY].log_prob(z.unsqueeze(1)).sum(-1))  # (m, 1)
             evidence = module.marginal_ll(tensors, n_mc_samples, n_mc_samples_per_pass=n_mc_samples_per_pass)
             x = tensors[REGISTRY_KEYS.X_KEY]  # (1, g)
+            x = x.to_dense() if isinstance(x, SparseCounts) else x
             px_of_anchor = _with_mean(px, scale * x.sum(-1), len(z), module.device)
             log_ratio.append(px_of_anchor.log_prob(x).sum(-1, keepdim=True) - evidence.to(module.device))
         return importance_weights(log_ratio, module.given_prior().log_prob(z), log_q, truncation=truncation)
@@ -189,61 +201,70 @@ class EncoderReadingMixin(AggregatedPosteriorMixin):
             raise NotImplementedError(msg)
 
     @torch.inference_mode()
-    def get_likelihood_parameters(
-        self, *, adata, indices, n_samples: int, give_mean: bool, batch_size: int | None, dataloader=None, **kwargs
-    ) -> dict[str, np.ndarray]:
-        """As in scvi-tools, for families without a dispersion, too."""
-        if self.module.gene_likelihood not in _WITHOUT_DISPERSION:
-            return super().get_likelihood_parameters(
-                adata, indices, n_samples, give_mean, batch_size, dataloader, **kwargs
+    def _decoded_overall(self, decoding: Decoding, n_overall: int, weights: str | None, weighting: dict) -> np.ndarray:
+        """Draws of all cells together, chosen by :meth:`get_importance_weights` if they are asked for."""
+        if weights != "importance":
+            return super()._decoded_overall(decoding, n_overall, weights, weighting)
+        if len(decoding.batches) > 1:
+            msg = "Importance weights are those of one way to decode, not of means over batches: name one `transform_batch`."
+            raise NotImplementedError(msg)
+        n_samples = n_overall // len(decoding.positions) + 1
+        parts, zs = [], []
+        for tensors in self._make_data_loader(decoding.adata, decoding.positions, **decoding.loading):
+            inferred, outputs = self.module.forward(
+                tensors=tensors,
+                inference_kwargs={"n_samples": n_samples},
+                generative_kwargs={"transform_batch": decoding.batches[0]},
+                compute_loss=False,
             )
-        if dataloader is None:
-            adata = self._validate_anndata(adata)
-            dataloader = self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size, **kwargs)
-        attributes = {"zip": {"mean": "rate", "dropout": "zi_probs"}, "normal": {"mean": "loc", "stddev": "scale"}}
-        attributes = attributes.get(self.module.gene_likelihood, {"mean": "mean"})
-        parts = {name: [] for name in attributes}
-        for tensors in dataloader:
-            _, outputs = self.module.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
-            px = outputs[MODULE_KEYS.PX_KEY]
-            for name, attribute in attributes.items():
-                parts[name].append(getattr(px, attribute).cpu().numpy())
-        joined = {name: np.concatenate(values, axis=-2) for name, values in parts.items()}
-        return {name: v.mean(0) for name, v in joined.items()} if give_mean and n_samples > 1 else joined
+            parts.append(outputs[MODULE_KEYS.PX_KEY])
+            zs.append(inferred[MODULE_KEYS.Z_KEY].cpu())
+        px = _joined(parts)
+        p = self.get_importance_weights(
+            decoding.adata, decoding.positions, qz=None, px=px, zs=torch.cat(zs, dim=-2), **weighting
+        )
+        values = px.get_normalized(decoding.quantity)[..., decoding.genes] * decoding.factor
+        values = values.reshape(-1, values.shape[-1]).cpu().numpy()
+        return values[np.random.choice(len(values), n_overall, p=p, replace=True)]  # noqa: NPY002  as scvi-tools draws
 
-    def get_feature_correlation_matrix(self, *args, **kwargs) -> pd.DataFrame:
-        """As in scvi-tools; not for families without a dispersion.
+    def get_marginal_ll(
+        self, *args, return_mean: bool = True, n_mc_samples: int = 1_000, **kwargs
+    ) -> float | torch.Tensor:
+        """As in scvi-tools; the mean is over cells, not over minibatches of which the last one is smaller.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in scvi-tools.
+        return_mean
+            Whether to return the mean over cells.
+        n_mc_samples
+            Samples of each cell.
 
         Returns
         -------
-        Correlations of genes, shape ``(g, g)``.
+        The mean in nats per cell, or a tensor of shape ``(n,)``.
 
         Raises
         ------
-        NotImplementedError
-            If the likelihood is not a negative binomial.
+        RuntimeError
+            If the model is not trained.
         """
-        if self.module.gene_likelihood in _WITHOUT_DISPERSION:
-            msg = (
-                "Correlations are of draws from the gamma distribution behind negative binomial counts, and "
-                f"`gene_likelihood` is {self.module.gene_likelihood!r}. Correlate `posterior_predictive_sample`, or "
-                "`get_normalized_expression`, instead."
-            )
-            raise NotImplementedError(msg)
-        return super().get_feature_correlation_matrix(*args, **kwargs)
+        self._check_if_trained(warn=False)
+        log_evidence = super().get_marginal_ll(*args, return_mean=False, n_mc_samples=n_mc_samples, **kwargs)
+        return float(log_evidence.mean()) if return_mean else log_evidence
+
+
+def _joined(parts: list[torch.distributions.Distribution]) -> torch.distributions.Distribution:
+    """The count distributions of minibatches as one, cells after each other."""
+    names = (*_PARAMETERS[type(parts[0])], "scale")
+    values = {name: torch.cat([getattr(px, name).expand(px.scale.shape) for px in parts], dim=-2) for name in names}
+    return type(parts[0])(**values, validate_args=False)
 
 
 def _with_mean(px, mean: torch.Tensor, n: int, device: torch.device) -> torch.distributions.Distribution:
     """The count distributions of ``n`` samples, with means ``(n, g)``."""
-
-    def flat(parameter: torch.Tensor) -> torch.Tensor:
-        """A parameter of any shape as ``(n, g)``."""
-        return parameter.expand(*px.scale.shape).reshape(n, -1).to(device)
-
-    if isinstance(px, ZeroInflatedPoisson):
-        return ZeroInflatedPoisson(rate=mean, zi_logits=flat(px.zi_logits), validate_args=False)
-    if isinstance(px, ZeroInflatedNegativeBinomial):
-        return ZeroInflatedNegativeBinomial(mu=mean, theta=flat(px.theta), zi_logits=flat(px.zi_logits))
-    if isinstance(px, NegativeBinomial):
-        return NegativeBinomial(mu=mean, theta=flat(px.theta))
-    return Poisson(rate=mean)
+    mean_name, *names = _PARAMETERS[type(px)]
+    values = {name: getattr(px, name).expand(px.scale.shape).reshape(n, -1).to(device) for name in names}
+    family = Poisson if isinstance(px, ConstrainedPoisson) else type(px)
+    return family(**{mean_name: mean}, **values, validate_args=False)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import os
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import LayerField
 from scvi.model import SCVI
-from scvi.train import merge_kwargs
+from scvi.module import VAE
 
-from scdgd._compat import get_adata_minify_type, get_state_registry, registry_of
+from scdgd._compat import ADATA_MINIFY_TYPE, get_adata_minify_type, get_state_registry, registry_of
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd._options import check_positive_integers
-from scdgd.data import CountsField, SparseCountsSplitter
+from scdgd._options import Choice, Options, checked, shown, unknown_name
+from scdgd.data import CountsField, SparseCountsLoader, SparseCountsSplitter
 from scdgd.metrics import n_used_components
 from scdgd.module import FlexVAE
 from scdgd.train import BestState, EmpiricalBayesPlan, InterruptibleTrainRunner, orderly_training
 
+from ._arguments import BUILDING_ENCODERS
 from ._encoder_reading_mixin import EncoderReadingMixin
-from ._reading_mixin import ReadingMixin
 from ._sampling_mixin import PriorSamplingMixin
 from ._setup_mixin import SetupMixin
+from ._training_options import OF_ALL, TRAINING, check_loading, check_minibatches, check_trainer, merged_plan
 from ._values import check_values, holds_counts
 
 if TYPE_CHECKING:
@@ -42,9 +46,39 @@ logger = logging.getLogger(__name__)
 _N_CELLS_FOR_WARNING, _N_CELLS_PER_COMPONENT = 500, 10
 #: scvi-tools drops a last minibatch of fewer cells.
 _MIN_CELLS = 3
+#: Arguments of the constructor with a rule, and arguments of modules that the model gives itself.
+_OF_CONSTRUCTOR = (
+    "adata",
+    "registry",
+    "n_hidden",
+    "n_latent",
+    "n_layers",
+    "dropout_rate",
+    "dispersion",
+    "gene_likelihood",
+    "use_observed_lib_size",
+    "latent_distribution",
+    "prior",
+    "n_components",
+    "prior_kwargs",
+    "posterior",
+    "posterior_kwargs",
+    "decoder",
+)
+_NOT_OF_USERS = {
+    "self",
+    "kwargs",
+    "n_input",
+    "n_batch",
+    "n_labels",
+    "n_continuous_cov",
+    "n_cats_per_cov",
+    "library_log_means",
+    "library_log_vars",
+}
 
 
-class FlexSCVI(ReadingMixin, EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
+class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
     r"""scVI with a choice of prior and posterior.
 
     Everything of :class:`scvi.model.SCVI` works as it does there. The prior is a mixture whose components are clusters
@@ -108,11 +142,13 @@ class FlexSCVI(ReadingMixin, EncoderReadingMixin, PriorSamplingMixin, SetupMixin
     _module_cls = FlexVAE
     _training_plan_cls = EmpiricalBayesPlan
     _data_splitter_cls = SparseCountsSplitter
+    _data_loader_cls = SparseCountsLoader
     _train_runner_cls = InterruptibleTrainRunner
     _latent_key = "X_flexscvi"
     _is_query = False
     n_pretrained_epochs_ = 0
 
+    @checked(**{name: rule for name, rule in BUILDING_ENCODERS.items() if name in _OF_CONSTRUCTOR})
     def __init__(
         self,
         adata: AnnData | None = None,
@@ -134,7 +170,7 @@ class FlexSCVI(ReadingMixin, EncoderReadingMixin, PriorSamplingMixin, SetupMixin
         decoder: DecoderName = "nonlinear",
         **kwargs,
     ) -> None:
-        check_positive_integers(n_components=n_components)
+        kwargs = self._check_module_options(kwargs)
         if prior != "normal" and adata is not None and registry is None and n_components > adata.n_obs:
             msg = (
                 f"{n_components} components need at least as many cells, but there are {adata.n_obs}. Lower "
@@ -158,7 +194,7 @@ class FlexSCVI(ReadingMixin, EncoderReadingMixin, PriorSamplingMixin, SetupMixin
             use_observed_lib_size,
             latent_distribution,
             prior=prior,
-            n_components=int(n_components),
+            n_components=n_components,
             prior_kwargs=prior_kwargs,
             posterior=posterior,
             posterior_kwargs=posterior_kwargs,
@@ -175,20 +211,52 @@ class FlexSCVI(ReadingMixin, EncoderReadingMixin, PriorSamplingMixin, SetupMixin
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod
+    def _refuse_fixed(cls, options: dict, names: Sequence[str]) -> None:
+        """Raise TypeError for options that are what makes this class."""
+        for name in names:
+            if name in options:
+                msg = f"`{name}` is fixed in {cls.__name__}; choose it in `scdgd.model.FlexSCVI`."
+                raise TypeError(msg)
+
+    @classmethod
+    def _check_module_options(cls, options: dict) -> dict:
+        """Further arguments of the modules behind the model, in their plain types."""
+        takes = [
+            inspect.signature(kind.__init__).parameters for kind in cls._module_cls.__mro__ if issubclass(kind, VAE)
+        ]
+        further = frozenset(set().union(*takes) - _NOT_OF_USERS)
+        of_init = inspect.signature(cls.__init__).parameters
+        known = Options(BUILDING_ENCODERS, of=cls.__name__, further=further | set(of_init))("arguments", options)
+        for name in known:
+            if name not in further:
+                raise TypeError(unknown_name(name, {*further, *of_init}, f"an argument of {cls.__name__}"))
+        return known
+
+    @classmethod
     def _counts_fields(cls, adata: AnnData, layer: str | None, is_count_data: bool) -> list[BaseAnnDataField]:
         """Counts, or in their place what minified data have."""
         minified = get_adata_minify_type(adata)
         further = [] if minified is None else cls._get_fields_for_adata_minification(minified)
         return [_MinifiableCountsField(layer, holds_counts=is_count_data), *further]
 
+    @checked(**{name: rule for name, rule in TRAINING.items() if name in OF_ALL})
     def train(
         self,
         max_epochs: int | None = None,
-        *args,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        load_sparse_tensor: bool = False,
+        batch_size: int = 128,
         early_stopping: bool = False,
+        datasplitter_kwargs: dict | None = None,
         plan_config: dict | None = None,
         plan_kwargs: dict | None = None,
-        **kwargs,
+        datamodule=None,
+        trainer_config: dict | None = None,
+        **trainer_kwargs,
     ) -> None:
         """Train the model, with the arguments of :meth:`scvi.model.SCVI.train`.
 
@@ -196,49 +264,71 @@ class FlexSCVI(ReadingMixin, EncoderReadingMixin, PriorSamplingMixin, SetupMixin
         `plan_kwargs` asks for a warm-up); early stopping ends in the best state, not the last; a loss that is not
         finite ends training in the last good state, with an error that says where; Ctrl-C and SIGTERM end training
         after the current minibatch, and the model holds the state that it reached, or with `early_stopping` the best
-        one. A mixture that has put all cells into one component, or uses each of many, is warned about. A second call goes on, without
-        pre-training again. For a query
-        (:meth:`load_query_data`), ``weight_decay`` is 0 unless it is given, for decay would move frozen weights.
+        one. A last minibatch of one cell, on which batch norm cannot train, joins the one before it. A mixture that has put
+        all cells into one component, or uses each of many, is warned about. A second call goes on, without
+        pre-training again. For a query (:meth:`load_query_data`), ``weight_decay`` is 0 unless it is given, for decay would
+        move frozen weights.
 
         Parameters
         ----------
         max_epochs
             Number of epochs; ``None`` for scvi-tools' choice by the number of cells.
-        *args, **kwargs
-            As in :meth:`scvi.model.SCVI.train`.
+        accelerator, devices
+            As in scvi-tools; one device.
+        train_size, validation_size, shuffle_set_split, load_sparse_tensor, batch_size, datasplitter_kwargs, datamodule
+            As in scvi-tools. Counts are always sparse.
         early_stopping
             Whether to stop when `early_stopping_monitor` no longer improves.
         plan_config, plan_kwargs
             Arguments of the training plan: :class:`~scdgd.train.EmpiricalBayesPlan`, or
             :class:`~scdgd.train.GMVAEPlan` of :class:`SCGMVAE` and :class:`SCVAE`.
+        trainer_config, **trainer_kwargs
+            Arguments of :class:`~scvi.train.Trainer`.
 
         Raises
         ------
         ValueError
-            If a number is not possible, or there are fewer training cells than components, fewer cells than 3, or no
-            validation cells to stop by.
+            If an option is not possible, the data have changed since they were set up, there are fewer training cells
+            than components, no minibatch to train on, or no validation cells to stop by.
+        TypeError
+            If there is no such option.
         FloatingPointError
             If the loss is not finite in the first epoch.
+        NotImplementedError
+            For several devices.
         """
-        check_positive_integers(max_epochs=max_epochs, batch_size=kwargs.get("batch_size"))
-        plan = merge_kwargs(plan_config, plan_kwargs, name="plan")
+        trainer_kwargs = check_trainer(trainer_kwargs, trainer_config)
+        early_stopping = trainer_kwargs.pop("early_stopping", False) or early_stopping
+        plan, loading = merged_plan(plan_config, plan_kwargs), check_loading(datasplitter_kwargs)
         if self._is_query:
             plan.setdefault("weight_decay", 0.0)
-        self._check_split(early_stopping, kwargs)
         n_pretraining = plan.get("n_pretraining_epochs", 0)
         if n_pretraining:
             plan.setdefault("n_pretrained_epochs", self.n_pretrained_epochs_)
-        monitor = kwargs.get("early_stopping_monitor", "elbo_validation") if early_stopping else None
-        best = BestState(monitor, kwargs.get("early_stopping_mode", "min"))
-        kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), best]
+        monitor = trainer_kwargs.get("early_stopping_monitor", "elbo_validation") if early_stopping else None
+        split = {
+            "train_size": train_size,
+            "validation_size": validation_size,
+            "shuffle_set_split": shuffle_set_split,
+            "batch_size": batch_size,
+        }
+        if datamodule is None:
+            self._check_for_training(plan, split, loading, monitor)
+        best = BestState(monitor, trainer_kwargs.get("early_stopping_mode", "min"))
+        trainer_kwargs["callbacks"] = [*(trainer_kwargs.get("callbacks") or []), best]
         with orderly_training(self) as interruption:
             super().train(
                 max_epochs,
-                *args,
+                accelerator=accelerator,
+                devices=devices,
+                **split,
+                load_sparse_tensor=load_sparse_tensor,
                 early_stopping=early_stopping,
+                datasplitter_kwargs=loading,
                 plan_kwargs=plan,
+                datamodule=datamodule,
                 interruption=interruption,
-                **kwargs,
+                **trainer_kwargs,
             )
             if n_pretraining:
                 self.n_pretrained_epochs_ = min(self.n_pretrained_epochs_ + self.trainer.current_epoch, n_pretraining)
@@ -246,21 +336,55 @@ class FlexSCVI(ReadingMixin, EncoderReadingMixin, PriorSamplingMixin, SetupMixin
                 logger.warning(
                     "Training was interrupted after %s epochs; the model holds the %s.",
                     self.trainer.current_epoch,
-                    "state that it reached" if monitor is None else f"best state, of epoch {best.epoch}",
+                    f"best state, of epoch {best.epoch}" if best.is_compared else "state that it reached",
                 )
+        self._renew_moments()
         self._warn_of_collapse()
 
-    def _check_split(self, early_stopping: bool, options: dict) -> None:
-        """Refuse training without cells to train on, or early stopping without cells to stop by."""
-        if self.adata is None or options.get("datamodule") is not None:
+    def _renew_moments(self) -> None:
+        """Store the moments of posteriors anew beside counts that are kept, because the encoder has changed."""
+        kind = self.minified_data_type
+        if kind != ADATA_MINIFY_TYPE.LATENT_POSTERIOR_WITH_COUNTS:
             return
+        self.module.minified_data_type = None  # encode, in place of reading what is stored
+        try:
+            mean, variance = self.get_latent_representation(return_dist=True)
+        finally:
+            self.module.minified_data_type = kind
+        self.adata.obsm[self._LATENT_QZM_KEY], self.adata.obsm[self._LATENT_QZV_KEY] = mean, variance
+
+    def _check_for_training(self, plan: dict, split: dict, loading: dict, monitor: str | None) -> None:
+        """Refuse what would fail, or train nothing, before anything changes."""
+        self._validate_anndata(None)
+        if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+            msg = "Training needs counts, and these data are minified without them. Attach data with counts: `model.adata = adata`."
+            raise ValueError(msg)
+        self.adata_manager.validate_for_training()
         if self.adata.n_obs < _MIN_CELLS:
             msg = f"Minibatches of one or two cells are left out, so training needs {_MIN_CELLS} cells, got {self.adata.n_obs}."
             raise ValueError(msg)
-        monitor, train_size = options.get("early_stopping_monitor", "elbo_validation"), options.get("train_size")
-        if early_stopping and train_size == 1 and "validation" in monitor:
-            msg = f"Early stopping by {monitor!r} needs validation cells: lower `train_size`, or leave it out."
+        has_batch_norm = any(isinstance(part, torch.nn.BatchNorm1d) for part in self.module.modules())
+        if has_batch_norm:
+            loading.setdefault("least", 2)
+        n_train, n_validation = check_minibatches(
+            self.adata_manager, self._data_splitter_cls, {**split, **loading}, has_batch_norm=has_batch_norm
+        )
+        if monitor is not None and "validation" in monitor and n_validation == 0:
+            msg = (
+                f"Early stopping by {monitor!r} needs validation cells, and there are none: lower `train_size`, or pass "
+                "`early_stopping_monitor='elbo_train'`."
+            )
             raise ValueError(msg)
+        n_left_out = self.adata.n_obs - n_train - n_validation
+        if n_left_out and split["validation_size"] is None and "external_indexing" not in loading:
+            logger.warning(
+                "%s of %s cells neither train nor validate: scvi-tools leaves out a last minibatch of fewer than %s. Pass "
+                "`train_size=1` to train on all.",
+                n_left_out,
+                self.adata.n_obs,
+                _MIN_CELLS,
+            )
+        self._training_plan_cls(self.module, **{**plan, "compile": False})
 
     def _warn_of_collapse(self) -> None:
         """Warn if a mixture has one cluster, or as many as it could have."""
@@ -284,28 +408,64 @@ class FlexSCVI(ReadingMixin, EncoderReadingMixin, PriorSamplingMixin, SetupMixin
                 k,
             )
 
-    def minify_adata(self, *args, **kwargs) -> None:
-        """As in scvi-tools; not for flows, which two moments do not describe.
+    def minify_adata(
+        self,
+        minified_data_type: str = ADATA_MINIFY_TYPE.LATENT_POSTERIOR,
+        use_latent_qzm_key: str = "X_latent_qzm",
+        use_latent_qzv_key: str = "X_latent_qzv",
+    ) -> None:
+        """As in scvi-tools; moments of posteriors are computed if they are not in ``obsm``. Not for flows.
+
+        Parameters
+        ----------
+        minified_data_type
+            ``"latent_posterior_parameters"``, or ``"latent_posterior_parameters_with_counts"`` to keep counts.
+        use_latent_qzm_key, use_latent_qzv_key
+            Keys of ``obsm`` of the means and variances of posteriors.
 
         Raises
         ------
         NotImplementedError
-            If the posterior is a flow.
+            If two moments do not describe the posterior.
+        ValueError
+            If there is no such type, or only one of the moments.
+        RuntimeError
+            If the model is not trained.
         """
+        self._check_if_trained(warn=False)
+        self._check_moments()
+        Choice(*ADATA_MINIFY_TYPE)("minified_data_type", minified_data_type)
+        self._validate_anndata(None)
+        obsm, keys = self.adata.obsm, (use_latent_qzm_key, use_latent_qzv_key)
+        missing = [key for key in keys if key not in obsm]
+        if len(missing) == 1:
+            msg = (
+                f"adata.obsm has no {missing[0]!r}, but the other moment of the posteriors. Both are what "
+                "`get_latent_representation(return_dist=True)` returns; leave out both keys to have them computed."
+            )
+            raise ValueError(msg)
+        if missing:
+            obsm[keys[0]], obsm[keys[1]] = self.get_latent_representation(return_dist=True)
+        super().minify_adata(minified_data_type, *keys)
+
+    def _check_moments(self) -> None:
+        """Raise NotImplementedError where mean and variance do not describe a posterior."""
         if self.module.flow is not None:
             msg = (
                 "Minified data keep the mean and variance of each posterior, which do not describe a flow's. Keep the "
                 "counts, or use `posterior='normal'`."
             )
             raise NotImplementedError(msg)
-        super().minify_adata(*args, **kwargs)
 
     @classmethod
-    def load_query_data(cls, adata=None, reference_model=None, *args, **kwargs) -> FlexSCVI:
+    def load_query_data(
+        cls, adata: AnnData | None = None, reference_model: str | os.PathLike | FlexSCVI | None = None, *args, **kwargs
+    ) -> FlexSCVI:
         """As in scvi-tools (scArches); the prior is frozen, and new batches have no weight in its pseudo-inputs.
 
         With the rest frozen as it is by default, the encoder learns from new categories only, so that training a query
-        leaves representations of the reference and the prior bit for bit as they are. Unlike in scvi-tools, categorical
+        leaves representations of the reference and the prior bit for bit as they are. ``freeze_expression=False`` lets
+        weights of genes and known categories in the first layer train, too. Unlike in scvi-tools, categorical
         covariates, and references of one batch, may gain categories without harm to those that are known.
 
         Parameters
@@ -325,9 +485,23 @@ class FlexSCVI(ReadingMixin, EncoderReadingMixin, PriorSamplingMixin, SetupMixin
         ------
         ValueError
             If genes are missing; they are named.
+        TypeError
+            If there is no such argument, or the reference is no model of this class.
+        RuntimeError
+            If the reference is not trained.
         """
+        if isinstance(reference_model, str | os.PathLike):
+            reference_model = cls.load(reference_model, adata=False, accelerator="cpu")
+        if type(reference_model) is not cls:
+            msg = f"`reference_model` must be a {cls.__name__} or the folder of a saved one, got {shown(reference_model)}."
+            raise TypeError(msg)
+        reference_model._check_if_trained(warn=False)
+        given = inspect.signature(SCVI.load_query_data).parameters
+        for name in kwargs:
+            if name not in given:
+                raise TypeError(unknown_name(name, given, f"an argument of {cls.__name__}.load_query_data"))
         model = super().load_query_data(adata, reference_model, *args, **kwargs)
-        known = cls.load_registry(reference_model) if isinstance(reference_model, str) else reference_model.registry
+        known = reference_model.registry
         n_known = [len(get_state_registry(known, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"])]
         n_known.extend(get_state_registry(known, REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", []))
         model.module.extend_categories(n_known)
@@ -350,7 +524,8 @@ class _MinifiableCountsField(CountsField):
     """Raw counts, which minified data may not have."""
 
     def register_field(self, adata: AnnData) -> dict:
-        """As :class:`~scdgd.data.CountsField`; of minified data only that their counts are gone."""
-        if get_adata_minify_type(adata) is None:
+        """As :class:`~scdgd.data.CountsField`; of data that are minified without counts only that these are gone."""
+        if get_adata_minify_type(adata) != ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             return super().register_field(adata)
+        self.summary = None
         return LayerField.register_field(self, adata) | {self.HOLDS_COUNTS_KEY: self.holds_counts}

@@ -13,8 +13,7 @@ import torch
 from scvi import REGISTRY_KEYS, settings
 from scvi.utils import track
 
-from scdgd._compat import MODULE_KEYS
-from scdgd._options import check_positive_integers
+from scdgd._options import Choice, Either, Integer
 from scdgd.inference import (
     laplace_posterior,
     log_prob_of_pairs,
@@ -23,12 +22,16 @@ from scdgd.inference import (
 )
 
 from ._aggregated_posterior import AggregatedPosteriorMixin, anchor_cells, importance_weights
+from ._arguments import reading
 from ._cells import positions_of
+from ._reading_mixin import ReadingMixin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
+
+    from ._reading_mixin import Decoding
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ class PosteriorMoments(NamedTuple):
     """Shape of the tail of the importance weights, shape ``(n,)``; above 0.7 distrust a cell; NaN without them."""
 
 
-class PosteriorMixin(AggregatedPosteriorMixin):
+class PosteriorMixin(AggregatedPosteriorMixin, ReadingMixin):
     r"""Posteriors of representations: Laplace's approximation around the mode, corrected by importance sampling.
 
     Draws enter wherever scvi-tools asks for samples of the posterior: every method with ``n_samples > 1``, differential
@@ -72,6 +75,7 @@ class PosteriorMixin(AggregatedPosteriorMixin):
         finally:
             self.module.samples_posterior = before
 
+    @reading(n_samples=Either(Choice(0), Integer(2)))
     def get_posterior(
         self,
         adata: AnnData | None = None,
@@ -113,9 +117,6 @@ class PosteriorMixin(AggregatedPosteriorMixin):
         ValueError
             If `n_samples` is negative, or one.
         """
-        if n_samples < 0 or n_samples == 1:
-            msg = f"`n_samples` must be 0 (Laplace only) or at least 2, got {n_samples}."
-            raise ValueError(msg)
         self._warn_of_kinks()
         parts = []
         for tensors, rows in self._minibatches(adata, indices, batch_size, "Posteriors"):
@@ -228,7 +229,6 @@ class PosteriorMixin(AggregatedPosteriorMixin):
         ValueError
             If `n_mc_samples` is not positive.
         """
-        check_positive_integers(n_mc_samples=n_mc_samples)
         self._refuse_dataloader(dataloader)
         log_evidence = [
             posterior_samples(self.module, tensors, rows, n_mc_samples).log_evidence()
@@ -333,7 +333,6 @@ class PosteriorMixin(AggregatedPosteriorMixin):
         ValueError
             If `n_mc_samples` is not positive.
         """
-        check_positive_integers(n_mc_samples=n_mc_samples)
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
         indices = positions_of(indices, adata.n_obs)
@@ -350,39 +349,25 @@ class PosteriorMixin(AggregatedPosteriorMixin):
             log_prior = torch.cat([self.module.prior.log_prob(part) for part in z.split(10_000)])
         return importance_weights(log_ratio, log_prior, log_q, truncation=truncation)
 
-    def get_normalized_expression(
-        self, *, n_samples: int, n_samples_overall: int | None, weights: str | None, **kwargs
-    ) -> np.ndarray | pd.DataFrame:
-        """One sample is the decoded representation itself; several, of a cell or overall, are draws of posteriors."""
-        call = super().get_normalized_expression
-        if n_samples_overall is None:
-            return call(n_samples=n_samples, weights=weights, **kwargs)
-        if n_samples != 1:
-            msg = "Pass `n_samples`, of each cell, or `n_samples_overall`, of all cells together, not both."
-            raise ValueError(msg)
-        kwargs["return_numpy"] = True
+    def _decoded_overall(self, decoding: Decoding, n_overall: int, weights: str | None, weighting: dict) -> np.ndarray:
+        """Draws of all cells together are draws of posteriors, single ones too; see :class:`ReadingMixin`."""
         if weights == "importance":
-            return self._importance_weighted_expression(n_samples_overall, **kwargs)
+            return self._decoded_by_weights(decoding, n_overall, weighting)
         with self._sampling_posterior():
-            return call(n_samples_overall=n_samples_overall, weights=weights, **kwargs)
+            return super()._decoded_overall(decoding, n_overall, weights, weighting)
 
-    def _importance_weighted_expression(self, n_overall: int, *, adata, indices, batch_size, **kwargs) -> np.ndarray:
+    def _decoded_by_weights(self, decoding: Decoding, n_overall: int, weighting: dict) -> np.ndarray:
         """Expression at draws of the group's cells, drawn again by their importance weights."""
-        names = ("max_cells", "truncation", "n_mc_samples", "n_mc_samples_per_pass")
-        weighting = {name: kwargs.pop(name) for name in names if name in kwargs}
-        adata = self._validate_anndata(adata)
-        indices = positions_of(indices, adata.n_obs)
-        zs = self._draw_proposals(adata, indices, batch_size, n_overall // len(indices) + 1)
+        adata, indices = decoding.adata, decoding.positions
+        zs = self._draw_proposals(adata, indices, decoding.loading["batch_size"], n_overall // len(indices) + 1)
         p = self.get_importance_weights(adata, indices, zs=zs, **weighting)
         chosen = torch.multinomial(torch.as_tensor(p), n_overall, replacement=True).numpy()
         order = np.argsort(indices[chosen % len(indices)], kind="stable")  # as data on disk must be read
         chosen, drawn = chosen[order], np.argsort(order)
         cells, z = chosen % len(indices), zs.reshape(-1, zs.shape[-1])[chosen]
         with self._given_draws(z):
-            expression = super().get_normalized_expression(
-                adata=adata, indices=indices[cells], batch_size=batch_size, **kwargs
-            )
-        return np.asarray(expression)[drawn]  # differential expression pairs the rows of two groups as they come
+            expression = decoding._replace(positions=indices[cells]).run(self)
+        return expression[drawn]  # differential expression pairs the rows of two groups as they come
 
     @contextlib.contextmanager
     def _given_draws(self, z: torch.Tensor) -> Iterator[None]:
@@ -405,31 +390,10 @@ class PosteriorMixin(AggregatedPosteriorMixin):
     def _check_importance_weights(self) -> None:
         """Every likelihood has some."""
 
-    @torch.inference_mode()
-    def get_likelihood_parameters(
-        self, *, adata, indices, n_samples: int, give_mean: bool, batch_size: int | None, dataloader=None
-    ) -> dict[str, np.ndarray]:
-        """One sample is at the representation itself, several are at draws of the posterior."""
-        if dataloader is None:
-            adata = self._validate_anndata(adata)
-            dataloader = self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size)
-        parts: dict[str, list[torch.Tensor]] = {}
-        for tensors in dataloader:
-            _, outputs = self.module.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
-            px = outputs[MODULE_KEYS.PX_KEY]
-            names = {"mean": "mu", "dropout": "zi_probs", "dispersions": "theta"}
-            names |= {"stddev": "stddev"} if self.module.gene_likelihood == "normal" else {}
-            for name, attribute in names.items():
-                if hasattr(px, attribute):
-                    parts.setdefault(name, []).append(getattr(px, attribute).cpu())
-        parameters = {name: torch.cat(part, dim=-2) for name, part in parts.items()}
-        average = give_mean and n_samples > 1
-        return {name: (p.mean(0) if average else p).numpy() for name, p in parameters.items()}
-
-    def posterior_predictive_sample(self, **kwargs):
+    def _replicates(self, tensors: dict[str, torch.Tensor], n_samples: int, batch: int | None) -> torch.Tensor:
         """A single sample is at a draw of the posterior, too."""
         with self._sampling_posterior():
-            return super().posterior_predictive_sample(**kwargs)
+            return super()._replicates(tensors, n_samples, batch)
 
     def _refuse_dataloader(self, dataloader) -> None:
         if dataloader is not None:

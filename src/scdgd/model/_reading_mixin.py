@@ -2,46 +2,130 @@
 
 from __future__ import annotations
 
-from numbers import Real
-from typing import TYPE_CHECKING, Literal
+import inspect
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
-from anndata import AnnData
-from mudata import MuData
-from scvi import REGISTRY_KEYS
+import torch
+from scipy.stats import rankdata
+from scvi import REGISTRY_KEYS, settings
+from scvi.model.base import BaseModelClass
+from scvi.utils import track
 
-from scdgd._compat import get_state_registry
-from scdgd._options import check_options, check_positive_integers
+from scdgd._compat import ADATA_MINIFY_TYPE, MODULE_KEYS, get_adata_minify_type, get_state_registry
+from scdgd._options import Options, checked, rules_of, shown
 from scdgd.likelihood import VALUE_LIKELIHOODS
 
+from ._arguments import READING
 from ._cells import positions_of
+from ._data_mixin import AttachedDataMixin
+from ._differential_expression import differential_expression
+from ._groups import comparisons
+from ._saving_mixin import SavingMixin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import numpy as np
+    from anndata import AnnData
+    from scvi.data import AnnDataManager
     from sparse import GCXS
 
+_MAX_NAMED = 5
+_WEIGHTING = ("max_cells", "truncation", "n_mc_samples", "n_mc_samples_per_pass")
+_BAYES_FACTORS = (
+    "n_samples_overall",
+    "use_permutation",
+    "m_permutation",
+    "change_fn",
+    "m1_domain_fn",
+    "pseudocounts",
+    "threshold_counts",
+    "test_mode",
+    "cred_interval_lvls",
+)
+#: Methods that scvi-tools calls for itself.
+_OF_SCVI_TOOLS = ("deregister_manager", "get_anndata_manager", "get_from_registry", "transfer_fields")
+#: Further arguments of expression, and of differential expression, by name.
+_OF_EXPRESSION = Options(
+    {name: READING[name] for name in _WEIGHTING},
+    of="get_normalized_expression",
+    further=frozenset({"data_loader_kwargs"}),
+)
+_OF_WEIGHTS = Options({name: READING[name] for name in _WEIGHTING}, of="get_importance_weights")
+_OF_BAYES_FACTORS = Options(
+    {name: READING[name] for name in _BAYES_FACTORS} | {"n_samples_overall": READING["m_permutation"]},
+    of="differential_expression",
+    further=frozenset({"subset_idx"}),
+)
 
-class ReadingMixin:
-    """Downstream methods, first in the order of classes, so that the others may rely on what they are given.
 
-    scvi-tools reads models that are not trained, takes a mask of any length, and leaves out genes that it does not know.
+class Decoding(NamedTuple):
+    """Which cells are decoded, and what is taken of it."""
+
+    adata: AnnData | None
+    positions: np.ndarray | None
+    """Cells, shape ``(n,)``."""
+    batches: list[int | None]
+    """Batches to decode as, averaged over; ``None`` for that of each cell."""
+    genes: np.ndarray | slice
+    """Positions of genes, in the order of the result."""
+    quantity: Literal["scale", "mu"]
+    """Shares of genes, or expected counts."""
+    factor: float
+    """What shares are multiplied by."""
+    n_samples: int
+    """Samples of each cell."""
+    minibatches: Iterable[dict] | None
+    """In place of cells."""
+    loading: dict
+    """Arguments of the loader."""
+    silent: bool
+
+    @torch.inference_mode()
+    def run(self, model) -> np.ndarray:
+        """Decode, minibatch by minibatch, shape ``(n, g)``, or ``(s, n, g)`` for several samples."""
+        parts = []
+        for tensors in self.minibatches or model._make_data_loader(self.adata, self.positions, **self.loading):
+            of_batches = [self._decode(model, tensors, batch) for batch in track(self.batches, disable=self.silent)]
+            parts.append((of_batches[0] if len(of_batches) == 1 else torch.stack(of_batches).mean(0)).numpy())
+        return np.concatenate(parts, axis=-2)
+
+    def _decode(self, model, tensors: dict[str, torch.Tensor], batch: int | None) -> torch.Tensor:
+        _, outputs = model.module.forward(
+            tensors=tensors,
+            inference_kwargs={"n_samples": self.n_samples},
+            generative_kwargs={"transform_batch": batch},
+            compute_loss=False,
+        )
+        value = outputs[MODULE_KEYS.PX_KEY].get_normalized(self.quantity)
+        return (value[..., self.genes] * self.factor).cpu()
+
+
+class ReadingMixin(SavingMixin, AttachedDataMixin):
+    """Downstream methods of all models; kinds of models derive from it, and say how their cells are drawn and decoded.
+
+    scvi-tools reads models that are not trained, takes a mask of any length, leaves out genes that it does not know, gives
+    columns in another order than was asked for, and takes MuData for the matrix of one modality.
+
+    The arguments of all public methods of a model are checked by the rules of their names (``_arguments.py``), inherited
+    methods included.
     """
 
-    def _validate_anndata(self, adata=None, copy_if_view: bool = True):
-        if adata is None and self.adata is None:
-            msg = "The model was loaded without data: pass `adata`, or attach one with `model.adata = adata`."
-            raise ValueError(msg)
-        if not isinstance(adata, AnnData | MuData | None):
-            msg = f"`adata` must be an AnnData (or MuData) with the genes of the model, got {type(adata).__name__}."
-            raise TypeError(msg)
-        return super()._validate_anndata(adata, copy_if_view)
-
-    def _make_data_loader(self, adata, indices=None, batch_size: int | None = None, **kwargs):
-        check_positive_integers(batch_size=batch_size)
-        indices = None if indices is None else positions_of(indices, adata.n_obs)
-        return super()._make_data_loader(adata, indices=indices, batch_size=batch_size, **kwargs)
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        if not issubclass(cls, BaseModelClass):
+            return
+        for name in dir(cls):
+            method = inspect.getattr_static(cls, name, None)
+            if name.startswith("_") or name in _OF_SCVI_TOOLS or not inspect.isfunction(method):
+                continue
+            parameters = inspect.signature(method).parameters
+            rules = {key: READING[key] for key in parameters if key in READING} | rules_of(method)
+            if rules.keys() != rules_of(method).keys():
+                setattr(cls, name, checked(**rules)(method))
 
     def get_normalized_expression(
         self,
@@ -105,36 +189,67 @@ class ReadingMixin:
             If a gene or batch is unknown, a number is not possible, or a library size is given where values are not counts.
         """
         self._check_if_trained(warn=False)
-        is_total = isinstance(library_size, Real) and library_size > 0
-        if not is_total and not (isinstance(library_size, str) and library_size == "latent"):
-            msg = f"`library_size` must be a positive total or 'latent', got {library_size!r}."
-            raise ValueError(msg)
+        weighting = _OF_EXPRESSION("arguments", kwargs)
         if not self._has_sizes and library_size not in (1, "latent"):
             msg = f"`library_size={library_size!r}` is for counts, and `gene_likelihood` is of other values. Leave it out."
             raise ValueError(msg)
-        check_positive_integers(n_samples=n_samples, n_samples_overall=n_samples_overall)
-        check_options(weights=(weights, (None, "uniform", "importance")))
-        self._check_genes(gene_list)
+        if n_samples_overall is not None and n_samples != 1:
+            msg = "Pass `n_samples`, of each cell, or `n_samples_overall`, of all cells together, not both."
+            raise ValueError(msg)
         if weights == "importance":
             self._check_importance_weights()
-        if indices is not None:
-            indices = positions_of(indices, self._validate_anndata(adata).n_obs)
-        return super().get_normalized_expression(
-            adata=adata,
-            indices=indices,
-            transform_batch=transform_batch,
-            gene_list=gene_list,
-            library_size=library_size if self._has_sizes else "latent",
-            n_samples=n_samples,
-            n_samples_overall=n_samples_overall,
-            weights=weights,
-            batch_size=batch_size,
-            return_mean=return_mean,
-            return_numpy=return_numpy,
-            silent=silent,
-            dataloader=dataloader,
-            **kwargs,
+            if n_samples_overall is None:
+                msg = (
+                    "`weights='importance'` weighs draws of all cells together: pass their number, `n_samples_overall`."
+                )
+                raise ValueError(msg)
+        counts = library_size == "latent" or not self._has_sizes
+        adata, positions = self._cells_to_read(adata, indices, dataloader)
+        decoding = Decoding(
+            adata,
+            positions,
+            self._codes_of(transform_batch, "transform_batch"),
+            slice(None) if gene_list is None else self._positions_of_genes(gene_list),
+            "mu" if counts else "scale",
+            1 if counts else library_size,
+            n_samples,
+            dataloader,
+            {"batch_size": batch_size, **(weighting.pop("data_loader_kwargs", None) or {})},
+            silent,
         )
+        if n_samples_overall is None:
+            values = self._decoded(decoding)
+            values = values.mean(0) if n_samples > 1 and return_mean else values
+        else:
+            values = self._decoded_overall(decoding, n_samples_overall, weights, weighting)
+        is_of_cells = n_samples_overall is None and values.ndim == 2 and dataloader is None
+        if not is_of_cells and return_numpy is False:
+            msg = "Rows of the result are not the cells (they are draws, or several of a cell), so it is an array."
+            warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+        if return_numpy or not is_of_cells:
+            return values
+        return pd.DataFrame(values, columns=self._genes[decoding.genes], index=adata.obs_names[positions])
+
+    def _cells_to_read(self, adata, indices, dataloader) -> tuple[AnnData | None, np.ndarray | None]:
+        """The data, and positions of the cells in them; nothing where minibatches are given."""
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
+            return adata, positions_of(indices, adata.n_obs)
+        if adata is not None or indices is not None:
+            msg = "A `dataloader` says which cells are read: leave out `adata` and `indices`."
+            raise ValueError(msg)
+        return None, None
+
+    def _decoded(self, decoding: Decoding) -> np.ndarray:
+        """Decoded values of cells, shape ``(n, g)``, or ``(s, n, g)`` for several samples."""
+        return decoding.run(self)
+
+    def _decoded_overall(self, decoding: Decoding, n_overall: int, weights: str | None, weighting: dict) -> np.ndarray:
+        """Decoded values at draws of all cells together, shape ``(n_overall, g)``."""
+        n_cells = len(decoding.positions) if decoding.positions is not None else 1
+        values = decoding._replace(n_samples=n_overall // n_cells + 1).run(self)
+        values = values.reshape(-1, values.shape[-1])
+        return values[np.random.choice(len(values), n_overall, replace=True)]  # noqa: NPY002  as scvi-tools draws
 
     def get_likelihood_parameters(
         self,
@@ -175,16 +290,27 @@ class ReadingMixin:
             If `n_samples` is not positive.
         """
         self._check_if_trained(warn=False)
-        check_positive_integers(n_samples=n_samples)
-        return super().get_likelihood_parameters(
-            adata=adata,
-            indices=indices,
-            n_samples=n_samples,
-            give_mean=give_mean,
-            batch_size=batch_size,
-            dataloader=dataloader,
-            **kwargs,
-        )
+        adata, positions = self._cells_to_read(adata, indices, dataloader)
+        if dataloader is None:
+            dataloader = self._make_data_loader(adata, positions, batch_size=batch_size, **kwargs)
+        parts: dict[str, list[torch.Tensor]] = {}
+        with torch.inference_mode():
+            for tensors in dataloader:
+                for name, value in self._parameters_of_counts(tensors, n_samples).items():
+                    parts.setdefault(name, []).append(value.cpu())
+        parameters = {name: torch.cat(part, dim=-2) for name, part in parts.items()}
+        average = give_mean and n_samples > 1
+        return {name: (value.mean(0) if average else value).numpy() for name, value in parameters.items()}
+
+    def _parameters_of_counts(self, tensors: dict[str, torch.Tensor], n_samples: int) -> dict[str, torch.Tensor]:
+        """Parameters of the likelihood of a minibatch, shapes ``(b, g)``, or ``(s, b, g)`` for several samples."""
+        _, outputs = self.module.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
+        px, likelihood = outputs[MODULE_KEYS.PX_KEY], self.module.gene_likelihood
+        names = {"mean": next(name for name in ("mu", "rate", "mean") if hasattr(px, name))}
+        names |= {"dropout": "zi_probs"} if likelihood in ("zinb", "zip") else {}
+        names |= {"dispersions": "theta"} if likelihood in ("nb", "zinb") else {}
+        names |= {"stddev": "stddev"} if likelihood == "normal" else {}
+        return {name: getattr(px, attribute) for name, attribute in names.items()}
 
     def posterior_predictive_sample(
         self,
@@ -228,28 +354,45 @@ class ReadingMixin:
         ValueError
             If a gene or batch is unknown, or `n_samples` is not positive.
         """
+        import sparse as pydata_sparse
+
         self._check_if_trained(warn=False)
-        check_positive_integers(n_samples=n_samples)
-        self._check_genes(gene_list)
-        return super().posterior_predictive_sample(
-            adata=adata,
-            indices=indices,
-            transform_batch=transform_batch,
-            n_samples=n_samples,
-            gene_list=gene_list,
-            batch_size=batch_size,
-            dataloader=dataloader,
-            silent=silent,
-            **kwargs,
-        )
+        codes = self._codes_of(transform_batch, "transform_batch")
+        genes = slice(None) if gene_list is None else self._positions_of_genes(gene_list)
+        adata, positions = self._cells_to_read(adata, indices, dataloader)
+        if dataloader is None:
+            dataloader = self._make_data_loader(adata, positions, batch_size=batch_size, **kwargs)
+        parts = []
+        for tensors in dataloader:
+            draws = [self._replicates(tensors, n_samples, code)[:, genes] for code in track(codes, disable=silent)]
+            draws = draws[0] if len(draws) == 1 else torch.stack(draws).mean(0)
+            parts.append(pydata_sparse.GCXS.from_numpy(draws.cpu().numpy()))
+        return parts[0] if len(parts) == 1 else pydata_sparse.concatenate(parts, axis=0)
+
+    def _replicates(self, tensors: dict[str, torch.Tensor], n_samples: int, batch: int | None) -> torch.Tensor:
+        """Counts drawn anew for the cells of a minibatch, shape ``(b, g)``, or ``(b, g, s)`` for several draws."""
+        return self.module.sample(tensors, n_samples=n_samples, generative_kwargs={"transform_batch": batch})
 
     def differential_expression(
         self,
         adata: AnnData | None = None,
         groupby: str | None = None,
-        group1: str | Sequence[str] | None = None,
-        group2: str | None = None,
-        *args,
+        group1: Any | Sequence | None = None,
+        group2: Any | Sequence | None = None,
+        idx1: Sequence[int] | Sequence[bool] | Sequence[str] | str | None = None,
+        idx2: Sequence[int] | Sequence[bool] | Sequence[str] | str | None = None,
+        mode: Literal["vanilla", "change"] = "vanilla",
+        delta: float | None = 0.25,
+        batch_size: int | None = None,
+        all_stats: bool = True,
+        batch_correction: bool = False,
+        batchid1: Sequence | None = None,
+        batchid2: Sequence | None = None,
+        fdr_target: float = 0.05,
+        silent: bool = False,
+        weights: Literal["uniform", "importance"] | None = "uniform",
+        filter_outlier_cells: bool = False,
+        importance_weighting_kwargs: dict | None = None,
         **kwargs,
     ) -> pd.DataFrame:
         """Genes that differ between groups of cells, as of :meth:`scvi.model.SCVI.differential_expression`.
@@ -260,10 +403,28 @@ class ReadingMixin:
             Cells; those that the model was set up with if not given.
         groupby
             Column of ``adata.obs`` that names groups.
-        group1, group2
-            Groups to compare; each with all others if not given.
-        *args, **kwargs
+        group1
+            Groups that are compared, one table each; all that have cells if not given.
+        group2
+            What each of them is compared with: a group, or several together; all other cells if not given.
+        idx1, idx2
+            Cells in place of groups: positions, a mask, names, or a query of ``adata.obs``. All others if there is no
+            `idx2`.
+        mode, delta, batch_correction, batchid1, batchid2, fdr_target, silent
             As in scvi-tools.
+        batch_size
+            Cells per minibatch.
+        all_stats
+            Whether to add means of raw counts, counted per 10,000 of the model's genes where they are normalised.
+        weights
+            ``"importance"`` weighs samples of all cells by :meth:`get_importance_weights`.
+        filter_outlier_cells
+            Whether to leave out cells that are far from their group in the latent space.
+        importance_weighting_kwargs
+            Arguments of :meth:`get_importance_weights`.
+        **kwargs
+            Arguments of :meth:`scvi.model.base.DifferentialComputation.get_bayes_factors`, and `subset_idx`, cells among
+            which groups are compared.
 
         Returns
         -------
@@ -274,7 +435,7 @@ class ReadingMixin:
         RuntimeError
             If the model is not trained.
         ValueError
-            If there is no such column or group.
+            If nothing is named to compare, there is no such column or group, or groups are empty or share cells.
         NotImplementedError
             If values are Gaussian and not counts, of which fold changes are no ratios.
         """
@@ -285,24 +446,146 @@ class ReadingMixin:
                 "`get_normalized_expression()` of two groups by differences, or model the counts."
             )
             raise NotImplementedError(msg)
-        if groupby is not None:
-            obs = self._validate_anndata(adata).obs
-            if groupby not in obs:
-                msg = f"`groupby` must be one of the columns of `adata.obs`, {list(obs.columns)}, got {groupby!r}."
+        options = _OF_BAYES_FACTORS("arguments", kwargs)
+        weighting = _OF_WEIGHTS("importance_weighting_kwargs", importance_weighting_kwargs or {})
+        for name, given in (("batchid1", batchid1), ("batchid2", batchid2)):
+            if given is not None and not batch_correction:
+                msg = f"`{name}` names batches to decode as, which needs `batch_correction=True`."
                 raise ValueError(msg)
-            groups = [group1] if group1 is None or isinstance(group1, str) else group1
-            unknown = [group for group in (*groups, group2) if group is not None and group not in set(obs[groupby])]
-            if unknown:
-                msg = f"There are no cells of {unknown} in `adata.obs[{groupby!r}]`, which has {list(obs[groupby].unique())}."
-                raise ValueError(msg)
-        return super().differential_expression(adata, groupby, group1, group2, *args, **kwargs)
+            self._codes_of(given, name)
+        adata = self._validate_anndata(adata)
+        compared = comparisons(adata.obs, groupby, group1, group2, idx1, idx2, options.pop("subset_idx", None))
+        if weights == "importance":
+            self._check_importance_weights()
+        manager = self.get_anndata_manager(adata, required=True)
+        all_stats = all_stats and self._check_raw_counts(manager, mode, options)
+        expression = partial(
+            self.get_normalized_expression, return_numpy=True, n_samples=1, batch_size=batch_size, weights=weights
+        )
+        return differential_expression(
+            manager,
+            compared,
+            partial(expression, **weighting),
+            self.get_latent_representation if filter_outlier_cells else None,
+            self._genes,
+            mode=mode,
+            fdr=fdr_target,
+            all_stats=all_stats,
+            silent=silent,
+            delta=delta,
+            batchid1=batchid1,
+            batchid2=batchid2,
+            use_observed_batches=not batch_correction,
+            **options,
+        )
 
-    def _check_genes(self, gene_list: Sequence[str] | None) -> None:
-        known = pd.Index(get_state_registry(self.registry, REGISTRY_KEYS.X_KEY)["column_names"])
-        unknown = pd.Index([] if gene_list is None else gene_list).difference(known)
-        if len(unknown):
-            msg = f"Genes {list(unknown[:5])} in `gene_list` are not among the {len(known)} genes of the model."
+    def _check_raw_counts(self, manager: AnnDataManager, mode: str, options: dict) -> bool:
+        """Whether there are raw counts to take means of; ValueError if they are needed and gone."""
+        if get_adata_minify_type(manager.adata) != ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+            return True
+        if mode == "change" and options.get("pseudocounts") is None:
+            msg = (
+                "`mode='change'` estimates `pseudocounts` from raw counts, which minified data do not have: pass a number, "
+                "or `mode='vanilla'`."
+            )
             raise ValueError(msg)
+        return False
+
+    @torch.inference_mode()
+    def get_feature_correlation_matrix(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_samples: int = 10,
+        batch_size: int = 64,
+        rna_size_factor: float = 1000,
+        transform_batch: Sequence[float | str] | None = None,
+        correlation_type: Literal["spearman", "pearson"] = "spearman",
+        silent: bool = True,
+    ) -> pd.DataFrame:
+        """Correlations of genes over draws from the gamma distribution behind negative binomial counts.
+
+        Parameters
+        ----------
+        adata, indices
+            Cells; those that the model was set up with if not given.
+        n_samples
+            Number of samples of each cell.
+        batch_size
+            Cells per minibatch.
+        rna_size_factor
+            Total count that all cells are taken to have.
+        transform_batch
+            Batch to decode as, or several to average over; that of each cell if not given.
+        correlation_type
+            Of ranks, or of values.
+        silent
+            Whether to hide the progress bar over batches.
+
+        Returns
+        -------
+        Data frame of shape ``(g, g)``; NaN where a gene does not vary.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If a batch is unknown.
+        NotImplementedError
+            If the likelihood is not a negative binomial.
+        """
+        self._check_if_trained(warn=False)
+        self._check_correlations()
+        adata = self._validate_anndata(adata)
+        matrices = []
+        for code in track(self._codes_of(transform_batch, "transform_batch"), disable=silent):
+            draws = self._get_denoised_samples(
+                adata=adata,
+                indices=indices,
+                n_samples=n_samples,
+                batch_size=batch_size,
+                rna_size_factor=rna_size_factor,
+                transform_batch=code,
+            )
+            draws = draws if n_samples == 1 else np.concatenate(np.moveaxis(draws, -1, 0))  # (s n, g)
+            draws = rankdata(draws, axis=0) if correlation_type == "spearman" else draws
+            with np.errstate(invalid="ignore", divide="ignore"):  # genes that do not vary
+                matrices.append(np.atleast_2d(np.corrcoef(draws, rowvar=False)))
+        return pd.DataFrame(np.mean(matrices, axis=0), index=self._genes, columns=self._genes)
+
+    def _check_correlations(self) -> None:
+        """Raise where counts are not mixtures over gamma distributed rates."""
+        if self.module.gene_likelihood not in ("nb", "zinb"):
+            msg = (
+                "Correlations are of draws from the gamma distribution behind negative binomial counts, and "
+                f"`gene_likelihood` is {self.module.gene_likelihood!r}. Correlate `posterior_predictive_sample`, or "
+                "`get_normalized_expression`, instead."
+            )
+            raise NotImplementedError(msg)
+
+    def _positions_of_genes(self, gene_list: Sequence[str]) -> np.ndarray:
+        """Positions of genes among those of the model, in the order that they are named."""
+        known = pd.Index(self._genes)
+        positions = known.get_indexer(gene_list)
+        if (positions < 0).any():
+            unknown = [gene for gene, position in zip(gene_list, positions, strict=True) if position < 0]
+            msg = f"Genes {unknown[:_MAX_NAMED]} in `gene_list` are not among the {len(known)} genes of the model."
+            raise ValueError(msg)
+        return positions
+
+    def _codes_of(self, batches: Any, name: str) -> list[int | None]:
+        """Codes of the batches that an argument names; one ``None`` for that of each cell."""
+        known = list(get_state_registry(self.registry, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"])
+        is_one = batches is None or isinstance(batches, str | bytes) or np.ndim(batches) == 0
+        wanted = [batches] if is_one else list(batches)
+        codes = [None if batch is None else _code_of(batch, known) for batch in wanted]
+        unknown = [batch for batch, code in zip(wanted, codes, strict=True) if code == -1]
+        if unknown or not wanted:
+            what = f"no cell of {shown(unknown[0])} was trained on" if unknown else "it names none"
+            msg = f"`{name}` must name batches of the model, {list(map(_plain, known))}, but {what}."
+            raise ValueError(msg)
+        return codes
 
     @property
     def _has_sizes(self) -> bool:
@@ -311,3 +594,15 @@ class ReadingMixin:
         if module.gene_likelihood not in VALUE_LIKELIHOODS:
             return True
         return getattr(module, "mean_activation", "identity") != "identity"
+
+
+def _code_of(batch: Any, known: list) -> int:
+    """Position of a batch among those that are known, or -1; text and numbers are never the same."""
+    for code, name in enumerate(known):
+        if isinstance(batch, str) == isinstance(name, str) and np.ndim(batch) == 0 and bool(batch == name):
+            return code
+    return -1
+
+
+def _plain(name: Any) -> Any:
+    return name.item() if isinstance(name, np.generic) else name

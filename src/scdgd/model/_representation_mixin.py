@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.utils import track
 
-from scdgd._compat import get_state_registry, set_state_registry
-from scdgd._constants import OBS_KEYS
-from scdgd._options import check_positive_integers
-from scdgd.data import TrainedCells
+from scdgd._compat import get_state_registry
 from scdgd.inference import NewCellsConfig, place_new_cells
 
 from ._cells import positions_of
@@ -24,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
+
+    from scdgd.data import CellRegistration
 
 logger = logging.getLogger(__name__)
 
@@ -47,50 +45,51 @@ class RepresentationMixin:
     _new_cells: NewCellsConfig
 
     def _start_representations(self, new_cells: NewCellsConfig) -> None:
-        """Remember the training cells of the registry; called once the registry stands."""
+        """Nothing is placed yet; called once the registry stands."""
         self._new_cells = new_cells
-        self._trained_cells = get_state_registry(self.registry_, REGISTRY_KEYS.INDICES_KEY)
-        self._cells_by_name = TrainedCells(self._trained_cells)
         self._placed_rows: dict[bytes, int] = {}
 
-    def _validate_anndata(self, adata=None, copy_if_view: bool = True):
-        adata = super()._validate_anndata(adata, copy_if_view)
-        # a second model on the same AnnData makes scvi-tools register it anew, by position: names go first
-        set_state_registry(self.registry_, REGISTRY_KEYS.INDICES_KEY, self._trained_cells)
-        return adata
+    @property
+    def _trained_cells(self) -> dict:
+        """Names and fingerprints of the training cells, in the order of the table."""
+        return get_state_registry(self.registry_, REGISTRY_KEYS.INDICES_KEY)
+
+    @property
+    def placed_cells_(self) -> dict[str, list | torch.Tensor] | None:
+        """The cells that a query model has placed, which are saved with it; ``None`` for other models."""
+        if not self.is_query_:
+            return None
+        keys = sorted(self._placed_rows, key=self._placed_rows.get)
+        return {"keys": keys, "rows": self.module.representations.placed_later.cpu()}
+
+    @placed_cells_.setter
+    def placed_cells_(self, placed: dict[str, list | torch.Tensor] | None) -> None:
+        if placed is not None:
+            first = len(self.module.representations)
+            self.module.representations.append(placed["rows"])
+            self._placed_rows = {key: first + i for i, key in enumerate(placed["keys"])}
 
     def _make_data_loader(self, adata, indices=None, **kwargs):
         self._resolve_rows(adata, indices)
         return super()._make_data_loader(adata, indices=indices, **kwargs)
 
-    def _cells_of(self, adata) -> AnnData:
-        """The AnnData that holds cell names and counts: the modality of the counts, for MuData."""
-        if not isinstance(adata, MuData):
-            return adata
-        return adata.mod[self.adata_manager.data_registry[REGISTRY_KEYS.X_KEY].mod_key]
-
     def _resolve_rows(
         self, adata, indices: Sequence[int] | None = None, batch_size: int | None = None, *, again: bool = False
     ) -> np.ndarray:
         """Rows of the representations of `indices`, shape ``(n,)``, placing new cells: those without one, or `again`."""
-        check_positive_integers(batch_size=batch_size)
         manager = self.get_anndata_manager(adata, required=True)
-        adata = manager.adata
-        cells = self._cells_of(adata)
-        names = np.asarray(cells.obs_names.astype(str), dtype=object)
-        fingerprints = cells.obs[OBS_KEYS.FINGERPRINT].to_numpy()
+        adata, rows = manager.adata, manager.rows.copy()
         positions = positions_of(indices, adata.n_obs)
-        rows, _ = self._cells_by_name.find(names, fingerprints)
         wanted = np.unique(positions[rows[positions] < 0])  # sorted, as backed data must be read
         if len(wanted):
-            keys = _keys(manager, names, fingerprints, wanted)
+            keys = _keys(manager, wanted)
             new = np.array([again or key not in self._placed_rows for key in keys])
             if new.any():
                 self._place(
                     adata, wanted[new], [key for key, is_new in zip(keys, new, strict=True) if is_new], batch_size
                 )
             rows[wanted] = [self._placed_rows[key] for key in keys]
-        cells.obs[OBS_KEYS.ROW] = rows
+        manager.set_rows(rows)
         return rows[positions]
 
     @torch.inference_mode(False)  # what is remembered may be written to later, in any mode
@@ -145,7 +144,8 @@ class RepresentationMixin:
 
         Other methods place new cells by themselves; call this to spend more (or fewer) steps. Decoder, prior and the
         representations of training cells do not change; training cells are returned as they are. New cells are
-        remembered by the model at hand only: a saved and loaded one places them again, with its own number of steps.
+        remembered by the model at hand; of a query model (:meth:`load_query_data`) they are saved with it, any other one
+        places them again after it was loaded, with its own number of steps.
 
         Parameters
         ----------
@@ -171,9 +171,6 @@ class RepresentationMixin:
         """
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
-        if n_steps is not None and n_steps < 0:
-            msg = f"`n_steps` cannot be negative, got {n_steps}."
-            raise ValueError(msg)
         defaults = self._new_cells
         self._new_cells = defaults._replace(
             n_steps=defaults.n_steps if n_steps is None else n_steps, lr=defaults.lr if lr is None else lr
@@ -300,7 +297,7 @@ class RepresentationMixin:
         return self.module.prior.component_means.detach().cpu().numpy().copy()
 
 
-def _keys(manager, names: np.ndarray, fingerprints: np.ndarray, positions: np.ndarray) -> list[bytes]:
+def _keys(manager: CellRegistration, positions: np.ndarray) -> list[bytes]:
     """What makes new cells the same, hashed: name, counts, and all that enters the decoder beside the representation."""
     columns = [
         np.asarray(manager.get_from_registry(key), dtype=np.float64)[positions].reshape(len(positions), -1)
@@ -310,5 +307,7 @@ def _keys(manager, names: np.ndarray, fingerprints: np.ndarray, positions: np.nd
     inputs = np.ascontiguousarray(np.concatenate(columns, axis=1))
     return [
         hashlib.blake2b(fingerprint.tobytes() + row.tobytes() + name.encode(), digest_size=16).digest()
-        for name, fingerprint, row in zip(names[positions], fingerprints[positions], inputs, strict=True)
+        for name, fingerprint, row in zip(
+            manager.names[positions], manager.fingerprints[positions], inputs, strict=True
+        )
     ]

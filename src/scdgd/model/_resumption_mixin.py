@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 
-from scdgd._constants import OBS_KEYS
-from scdgd._options import check_positive_integers
+from scdgd._options import PathLike
 from scdgd.train import CheckpointFolder, TrainingCheckpoints, fingerprint, pack_history, unpack_history
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ class ResumptionMixin:
         self, checkpoint_dir: str | os.PathLike | None, every_n_epochs: int | None
     ) -> tuple[CheckpointFolder | None, int]:
         """Folder of the checkpoints, if any, and the epochs between them."""
-        check_positive_integers(checkpoint_every_n_epochs=every_n_epochs)
         if checkpoint_dir is None:
             if every_n_epochs is not None:
                 msg = "`checkpoint_every_n_epochs` needs a folder to write to: pass `checkpoint_dir`."
@@ -45,18 +43,19 @@ class ResumptionMixin:
         if self.is_query_:
             msg = "A query model only places its cells, which writes no checkpoints: leave out `checkpoint_dir`."
             raise ValueError(msg)
-        return CheckpointFolder(checkpoint_dir), every_n_epochs or _CHECKPOINT_EVERY
+        return CheckpointFolder(
+            PathLike("the path of a folder")("checkpoint_dir", checkpoint_dir)
+        ), every_n_epochs or _CHECKPOINT_EVERY
 
     def _describe_training(self, **arguments) -> dict[str, str]:
         """Everything that the course of training depends on, in words and hashes that are equal in every process."""
         manager = self.adata_manager
-        cells = self._cells_of(self.adata)
         columns = [key for key in _COLUMNS if key in manager.data_registry]
         said = {**self.init_params_["non_kwargs"], **arguments}
         return {
             "class": type(self).__name__,
-            "cells": fingerprint(cells.obs_names, cells.obs[OBS_KEYS.FINGERPRINT].to_numpy()),
-            "genes": fingerprint(cells.var_names),
+            "cells": fingerprint(manager.names, manager.fingerprints),
+            "genes": fingerprint(self._genes),
             "columns": fingerprint(*(np.asarray(manager.get_from_registry(key), np.float64) for key in columns)),
             **{name: re.sub(" at 0x[0-9a-f]+", "", repr(value)) for name, value in said.items()},
         }

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scdgd._options import Number, Optional
 from scdgd.inference import CellSampler
+
+from ._arguments import reading
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 class PriorSamplingMixin:
     """Draws from the prior, decoded."""
 
+    @reading(library_size=Optional(Number(above=0)))
     def prior_predictive_sample(
         self,
         n_cells: int,
@@ -54,9 +58,6 @@ class PriorSamplingMixin:
             If `n_cells`, `component`, `batch` or `library_size` is not possible, or no data are attached.
         """
         self._check_if_trained(warn=False)
-        if library_size is not None and library_size <= 0:
-            msg = f"`library_size` must be positive, got {library_size}."
-            raise ValueError(msg)
         self._validate_anndata(None)
         sampler = CellSampler(self.module, self.adata_manager, batch_size=batch_size)
         cells = sampler.sample_prior(

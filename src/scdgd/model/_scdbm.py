@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,15 +10,15 @@ import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass, RNASeqMixin, UnsupervisedTrainingMixin
-from scvi.train import merge_kwargs
 from scvi.utils import setup_anndata_dsp
 
 from scdgd._compat import get_state_registry, is_registered, make_actual
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd._options import check_positive_integers
+from scdgd._options import Flag, Integer, Number, checked
 from scdgd.data import (
     BatchField,
     CountsField,
+    LabelsField,
     SizeFactorField,
     SparseCountsLoader,
     SparseCountsSplitter,
@@ -28,11 +26,13 @@ from scdgd.data import (
 from scdgd.module import DeepBoltzmannMachine
 from scdgd.train import ContrastiveDivergencePlan, InterruptibleTrainRunner, orderly_training
 
+from ._arguments import BUILDING_ENCODERS, SETUP
 from ._boltzmann_likelihood_mixin import BoltzmannLikelihoodMixin
 from ._boltzmann_reading_mixin import BoltzmannReadingMixin
 from ._boltzmann_sampling_mixin import BoltzmannSamplingMixin
-from ._reading_mixin import ReadingMixin
 from ._setup_mixin import SetupMixin
+from ._training_options import OF_ALL as _OF_TRAIN
+from ._training_options import TRAINING, check_loading, check_minibatches, check_trainer, merged_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,10 +42,11 @@ logger = logging.getLogger(__name__)
 #: Cells whose likelihood is estimated after training.
 _N_CELLS_FOR_LIKELIHOOD = 1_000
 _DEFAULT_EPOCHS = 110
+#: Mean of size factors, or its inverse, that is still a size of cells relative to each other.
+_MOST_SIZE = 100.0
 
 
 class SCDBM(
-    ReadingMixin,
     BoltzmannReadingMixin,
     BoltzmannLikelihoodMixin,
     BoltzmannSamplingMixin,
@@ -97,6 +98,14 @@ class SCDBM(
     _train_runner_cls = InterruptibleTrainRunner
     _latent_key = "X_scdbm"
 
+    @checked(
+        adata=BUILDING_ENCODERS["adata"],
+        registry=BUILDING_ENCODERS["registry"],
+        n_hidden=BUILDING_ENCODERS["n_hidden"],
+        theta=Number(above=0),
+        n_particles=Integer(1),
+        use_library_size=Flag(),
+    )
     def __init__(
         self,
         adata: AnnData | None = None,
@@ -115,19 +124,18 @@ class SCDBM(
                 "leave `size_factor_key` out of `setup_anndata`."
             )
             raise ValueError(msg)
+        if has_size_factor and self.adata is not None:
+            self._check_sizes()
         n_batch = len(get_state_registry(self.registry, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"])
-        if not isinstance(n_particles, Real) or n_particles < n_batch:
+        if n_particles < n_batch:
             msg = f"`n_particles` must be at least the number of batches, {n_batch}, got {n_particles!r}."
-            raise ValueError(msg)
-        if not theta > 0:
-            msg = f"`theta` must be positive, got {theta!r}."
             raise ValueError(msg)
         self.module = self._module_cls(
             len(self._genes),
-            (n_hidden,) if isinstance(n_hidden, Real) else n_hidden,
+            (n_hidden,) if isinstance(n_hidden, int) else n_hidden,
             n_batch=n_batch,
             theta=theta,
-            n_particles=int(n_particles),
+            n_particles=n_particles,
             uses_size=use_library_size,
         )
         self._model_summary_string = (
@@ -137,8 +145,20 @@ class SCDBM(
         self.checkpoint_format_ = CHECKPOINT_FORMAT
         self.init_params_ = self._get_init_params(locals())
 
+    def _check_sizes(self) -> None:
+        """Raise ValueError unless size factors are about one: they multiply energies, not only means."""
+        sizes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY), dtype=float)
+        if not 1 / _MOST_SIZE <= sizes.mean() <= _MOST_SIZE:
+            column = f"adata.obs['{self.registry['setup_args']['size_factor_key']}']"
+            msg = (
+                f"Size factors multiply the energy of a cell, so they must be about one, and the mean of {column} is "
+                f"{sizes.mean():.3g}. Divide them: `{column} /= {column}.mean()`, and set up again."
+            )
+            raise ValueError(msg)
+
     @classmethod
     @setup_anndata_dsp.dedent
+    @checked(**{name: rule for name, rule in SETUP.items() if name not in ("modalities", "standardize_covariates")})
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -148,6 +168,8 @@ class SCDBM(
         size_factor_key: str | None = None,
         categorical_covariate_keys: list[str] | None = None,
         continuous_covariate_keys: list[str] | None = None,
+        *,
+        is_count_data: bool = True,
         **kwargs,
     ) -> None:
         """%(summary)s
@@ -164,12 +186,20 @@ class SCDBM(
         %(param_size_factor_key)s
         categorical_covariate_keys, continuous_covariate_keys
             Not supported.
+        is_count_data
+            Must be true.
 
         Raises
         ------
         ValueError
-            If counts, names or columns are not as they must be, or covariates are given.
+            If counts, names or columns are not as they must be, covariates are given, or the data are no counts.
         """
+        if not is_count_data:
+            msg = (
+                "SCDBM is a model of counts only, so `is_count_data=False` has no meaning here. Set up with raw counts, or "
+                "take `gene_likelihood='normal'` of another model."
+            )
+            raise ValueError(msg)
         if categorical_covariate_keys or continuous_covariate_keys:
             keys = [*(categorical_covariate_keys or []), *(continuous_covariate_keys or [])]
             msg = (
@@ -182,22 +212,32 @@ class SCDBM(
         fields = [
             CountsField(layer),
             BatchField(batch_key),
-            cls._labels_field(labels_key),
+            LabelsField(labels_key),
             *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),
         ]
         cls._register(adata, fields, setup_method_args, kwargs)
 
+    @checked(
+        **{name: rule for name, rule in TRAINING.items() if name in (*_OF_TRAIN, "estimate_likelihood")},
+    )
     def train(
         self,
         max_epochs: int | None = None,
-        *args,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
         train_size: float | None = 1.0,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        load_sparse_tensor: bool = False,
         batch_size: int = 64,
         early_stopping: bool = False,
-        estimate_likelihood: bool = True,
+        datasplitter_kwargs: dict | None = None,
         plan_config: dict | None = None,
         plan_kwargs: dict | None = None,
-        **kwargs,
+        datamodule=None,
+        trainer_config: dict | None = None,
+        estimate_likelihood: bool = True,
+        **trainer_kwargs,
     ) -> None:
         """Train layer by layer, then jointly.
 
@@ -211,10 +251,12 @@ class SCDBM(
         ----------
         max_epochs
             Number of epochs of all stages together, 110 if not given: 60 for layer 1, 40 for layer 2, 10 for all.
-        *args, **kwargs
-            As in scvi-tools.
+        accelerator, devices
+            As in scvi-tools; one device.
         train_size
-            Share of cells that train; all by default.
+            Share of cells that train; all by default, ``None`` for scvi-tools' 90%.
+        validation_size, shuffle_set_split, load_sparse_tensor, datasplitter_kwargs
+            As in scvi-tools. Counts are always sparse.
         batch_size
             Cells per minibatch.
         early_stopping
@@ -223,34 +265,60 @@ class SCDBM(
             Whether to estimate the log-likelihood of up to 1,000 training cells at the end, by :meth:`get_marginal_ll`.
         plan_config, plan_kwargs
             Arguments of :class:`~scdgd.train.ContrastiveDivergencePlan`.
+        datamodule
+            Not supported.
+        trainer_config, **trainer_kwargs
+            Arguments of :class:`~scvi.train.Trainer`.
 
         Raises
         ------
         ValueError
-            If an option is not possible.
+            If an option is not possible, or the data have changed since they were set up.
+        TypeError
+            If there is no such option.
         FloatingPointError
             If training diverges.
+        NotImplementedError
+            For several devices, and for `datamodule`.
         """
+        trainer_kwargs = check_trainer(
+            trainer_kwargs, trainer_config, manual_steps="Lower `lr` in `plan_kwargs` where training diverges."
+        )
+        early_stopping = trainer_kwargs.pop("early_stopping", False) or early_stopping
+        plan, loading = merged_plan(plan_config, plan_kwargs), check_loading(datasplitter_kwargs)
         if early_stopping:
             msg = (
                 "`early_stopping` has nothing to watch: each stage has another objective. Compare `max_epochs` by "
                 "`get_marginal_ll` of held-out cells."
             )
             raise ValueError(msg)
-        check_positive_integers(max_epochs=max_epochs, batch_size=batch_size)
+        if datamodule is not None:
+            msg = "SCDBM trains on the cells that it was set up with, of which it keeps chains: leave out `datamodule`."
+            raise NotImplementedError(msg)
         max_epochs = _DEFAULT_EPOCHS if max_epochs is None else max_epochs
         if train_size is None or train_size < 1:
-            kwargs.setdefault("check_val_every_n_epoch", 1)
+            trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
+        self._validate_anndata(None)
+        self.adata_manager.validate_for_training()
+        split = {
+            "train_size": train_size,
+            "validation_size": validation_size,
+            "shuffle_set_split": shuffle_set_split,
+            "batch_size": batch_size,
+        }
+        check_minibatches(self.adata_manager, self._data_splitter_cls, {**split, **loading}, has_batch_norm=False)
+        self._training_plan_cls(self.module, **plan)
         with orderly_training(self) as interruption:
-            warnings.filterwarnings("ignore", message="Last batch will have a small size")  # no batch norm here
             super().train(
                 max_epochs,
-                *args,
-                train_size=train_size,
-                batch_size=batch_size,
-                plan_kwargs=merge_kwargs(plan_config, plan_kwargs, name="plan"),
+                accelerator=accelerator,
+                devices=devices,
+                **split,
+                load_sparse_tensor=load_sparse_tensor,
+                datasplitter_kwargs=loading,
+                plan_kwargs=plan,
                 interruption=interruption,
-                **kwargs,
+                **trainer_kwargs,
             )
             if interruption.signum is not None:
                 logger.warning("Training was interrupted after %s epochs.", self.trainer.current_epoch)
@@ -283,7 +351,3 @@ class SCDBM(
             "and so on. Cells of a batch that the model has not seen need visible biases: train a model with them."
         )
         raise NotImplementedError(msg)
-
-    @property
-    def _genes(self) -> np.ndarray:
-        return np.asarray(get_state_registry(self.registry, REGISTRY_KEYS.X_KEY)["column_names"], str)

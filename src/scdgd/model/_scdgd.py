@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 
 from scdgd._compat import get_state_registry, is_registered
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd._options import check_options, check_positive_integers, is_positive_integer
-from scdgd.inference import NewCellsConfig
-from scdgd.likelihood import LIKELIHOODS, VALUE_LIKELIHOODS
+from scdgd._options import Choice, Options, checked, shown
+from scdgd.inference import NEW_CELLS, NewCellsConfig
+from scdgd.likelihood import VALUE_LIKELIHOODS
 from scdgd.module import DGDModule, log_size_factor
 from scdgd.prior import GaussianMixture, SoftballMixture
 
+from ._arguments import BUILDING
 from ._posterior_mixin import PosteriorMixin
-from ._reading_mixin import ReadingMixin
 from ._representation_mixin import RepresentationMixin
 from ._sampling_mixin import PriorSamplingMixin
 from ._setup_mixin import CellSetupMixin
@@ -29,6 +29,7 @@ from ._values import check_values
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from anndata import AnnData
     from mudata import MuData
 
@@ -43,7 +44,6 @@ _HYPERPRIOR_WEIGHT = {"log_var": "per_cell", "weights": "once", "means": "once"}
 
 
 class SCDGD(
-    ReadingMixin,
     PosteriorMixin,
     RepresentationMixin,
     PriorSamplingMixin,
@@ -121,6 +121,7 @@ class SCDGD(
     _priors = PRIORS
     _hyperprior_weight = _HYPERPRIOR_WEIGHT
 
+    @checked(**{name: rule for name, rule in BUILDING.items() if name != "initial_scale"}, prior=Choice(*PRIORS))
     def __init__(
         self,
         adata: AnnData | MuData | None = None,
@@ -143,7 +144,7 @@ class SCDGD(
         new_cells: dict | None = None,
     ) -> None:
         super().__init__(adata, registry)
-        self._start_representations(NewCellsConfig(**(new_cells or {})))
+        self._start_representations(NewCellsConfig(**NEW_CELLS("new_cells", new_cells or {})))
         has_size_factor = is_registered(self.registry_, REGISTRY_KEYS.SIZE_FACTOR_KEY)
         if gene_likelihood in VALUE_LIKELIHOODS and not has_size_factor:
             size_factor, output_activation = size_factor or "none", output_activation or "identity"
@@ -155,24 +156,10 @@ class SCDGD(
                 "not. Use 'gene' or 'gene-batch'."
             )
             raise ValueError(msg)
-        hyperprior_weight_ = {**self._hyperprior_weight, **(hyperprior_weight or {})}
-        check_options(
-            activation=(activation, ("silu", "relu", "tanh")),
-            gene_likelihood=(gene_likelihood, (*LIKELIHOODS, *VALUE_LIKELIHOODS)),
-            dispersion=(dispersion, ("gene", "gene-batch")),
-            size_factor=(size_factor, ("observed", "max", "mean", "registered", "none")),
-            output_activation=(output_activation, ("softmax", "sigmoid", "softplus", "identity")),
-            dispersion_floor=(dispersion_floor, (0, 1)),
-            prior=(prior, tuple(self._priors)),
-        )
-        check_positive_integers(n_hidden=n_hidden, n_layers=n_layers, n_latent=n_latent)
+        hyperprior_weight = self._check_hyperprior_weight(hyperprior_weight or {}, prior)
         check_values(self.registry_, gene_likelihood)
-        self._check_hyperprior_weight(hyperprior_weight or {}, prior)
         if size_factor == "registered" and not has_size_factor:
             msg = "`size_factor='registered'` needs `setup_anndata(adata, size_factor_key=...)`."
-            raise ValueError(msg)
-        if not 0 <= noise_scale < np.inf:
-            msg = f"`noise_scale` is a standard deviation, zero or positive, got {noise_scale}."
             raise ValueError(msg)
         n_cells, k = self.summary_stats.n_trained_cells, self._count_components(n_components)
         self.module = self._make_module(
@@ -191,7 +178,7 @@ class SCDGD(
             dispersion_floor=dispersion_floor,
             size_factor=size_factor,
             noise_scale=noise_scale,
-            hyperprior_weight=hyperprior_weight_,
+            hyperprior_weight={**self._hyperprior_weight, **hyperprior_weight},
         )
         self._start_posterior()
         self._warn_if_degenerate()
@@ -205,15 +192,13 @@ class SCDGD(
         )
         self.init_params_ = self._get_init_params(locals())
 
-    def _check_hyperprior_weight(self, given: dict[str, str], prior: str) -> None:
-        for term, weight in given.items():
-            check_options(
-                **{f"term {term!r} of hyperprior_weight": (term, tuple(self._hyperprior_weight))},
-                **{f"hyperprior_weight[{term!r}]": (weight, ("once", "per_cell"))},
-            )
+    def _check_hyperprior_weight(self, given: dict[str, str], prior: str) -> dict[str, str]:
+        weight = Choice("once", "per_cell")
+        given = Options(dict.fromkeys(self._hyperprior_weight, weight), of="the prior")("hyperprior_weight", given)
         if prior == "gaussian_mixture" and set(given) - {"weights"}:
             msg = "A plain Gaussian mixture has a prior of its weights only; other terms need `prior='softball'`."
             raise ValueError(msg)
+        return given
 
     def _make_module(self, *args, **kwargs) -> DGDModule:
         return self._module_cls(*args, **kwargs)
@@ -226,9 +211,6 @@ class SCDGD(
                 msg = "`n_components='labels'` counts label categories: name them with `setup_anndata(labels_key=...)`."
                 raise ValueError(msg)
             n_components = len(state["categorical_mapping"])
-        if not is_positive_integer(n_components):
-            msg = f"`n_components` must be a positive integer or 'labels', got {n_components!r}."
-            raise ValueError(msg)
         if n_components > n_cells:
             msg = (
                 f"{n_components} components need at least as many cells, but there are {n_cells}. Lower `n_components`."
@@ -251,7 +233,7 @@ class SCDGD(
     def load_query_data(
         cls,
         adata: AnnData,
-        reference_model: str | SCDGD,
+        reference_model: str | os.PathLike | SCDGD,
         accelerator: str = "auto",
         device: int | str = "auto",
         **kwargs,
@@ -279,6 +261,9 @@ class SCDGD(
         ValueError
             If genes are missing or batches unknown; they are named.
         """
+        if not isinstance(reference_model, cls | str | os.PathLike):
+            msg = f"`reference_model` must be a {cls.__name__} or the folder of a saved one, got {shown(reference_model)}."
+            raise TypeError(msg)
         if isinstance(reference_model, cls):
             reference_model._check_if_trained(warn=False)
             setup = reference_model.registry_

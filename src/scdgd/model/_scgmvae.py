@@ -10,10 +10,12 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from scdgd._compat import get_state_registry
+from scdgd._options import Integer, checked
 from scdgd.metrics import n_used_components
 from scdgd.module import GMVAE
 from scdgd.train import GMVAEPlan
 
+from ._arguments import BUILDING_ENCODERS
 from ._flexscvi import FlexSCVI
 
 if TYPE_CHECKING:
@@ -25,6 +27,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_OF_CONSTRUCTOR = (
+    "adata",
+    "registry",
+    "n_hidden",
+    "n_latent",
+    "n_layers",
+    "dropout_rate",
+    "dispersion",
+    "gene_likelihood",
+    "use_observed_lib_size",
+    "n_components",
+    "component_weights",
+    "max_components_per_cell",
+)
 #: Random cells whose components are counted after training.
 _N_CELLS_FOR_WARNING = 2_000
 
@@ -82,6 +98,7 @@ class SCGMVAE(FlexSCVI):
         "`scdgd.model.SCGMVAE` with more components."
     )
 
+    @checked(**{name: rule for name, rule in BUILDING_ENCODERS.items() if name in _OF_CONSTRUCTOR})
     def __init__(
         self,
         adata: AnnData | None = None,
@@ -99,17 +116,10 @@ class SCGMVAE(FlexSCVI):
         max_components_per_cell: int | None = None,
         **kwargs,
     ) -> None:
-        for name in (
-            "prior",
-            "prior_kwargs",
-            "posterior",
-            "posterior_kwargs",
-            "latent_distribution",
-            "n_prior_samples",
-        ):
-            if name in kwargs:
-                msg = f"`{name}` is fixed in {type(self).__name__}; choose it in `scdgd.model.FlexSCVI`."
-                raise TypeError(msg)
+        self._refuse_fixed(
+            kwargs,
+            ("prior", "prior_kwargs", "posterior", "posterior_kwargs", "latent_distribution", "n_prior_samples"),
+        )
         from_labels = isinstance(component_weights, str) and component_weights == "labels"
         super().__init__(
             adata,
@@ -156,21 +166,14 @@ class SCGMVAE(FlexSCVI):
         qy = torch.cat([self.module.classify(tensors) for tensors in loader])
         return qy if soft else qy.argmax(dim=-1)
 
-    def minify_adata(self, *args, **kwargs) -> None:
-        """As in scvi-tools, with one component only: two moments do not describe a mixture.
-
-        Raises
-        ------
-        NotImplementedError
-            If there is more than one component.
-        """
+    def _check_moments(self) -> None:
         if self.module.n_components > 1:
             msg = (
                 "Minified data keep the mean and variance of each posterior, which do not describe a mixture. Keep the "
                 "counts."
             )
             raise NotImplementedError(msg)
-        super().minify_adata(*args, **kwargs)
+        super()._check_moments()
 
     def _warn_of_collapse(self) -> None:
         """Warn if all cells are in one component, or ``q(y | x)`` does not tell components apart."""
@@ -221,7 +224,7 @@ class SCVAE(SCGMVAE):
     _latent_key = "X_scvae"
 
     def __init__(self, adata: AnnData | None = None, registry: dict | None = None, **kwargs) -> None:
-        if kwargs.pop("n_components", 1) != 1:
+        if Integer(1)("n_components", kwargs.pop("n_components", 1)) != 1:
             msg = "SCVAE has one component; use `scdgd.model.SCGMVAE` for more."
             raise ValueError(msg)
         super().__init__(adata, registry, n_components=1, **kwargs)

@@ -36,5 +36,6 @@ class SCIAF(FlexSCVI):
     def __init__(
         self, adata: AnnData | None = None, registry: dict | None = None, *, prior: str = "normal", **kwargs
     ) -> None:
+        self._refuse_fixed(kwargs, ("posterior",))
         super().__init__(adata, registry, prior=prior, posterior="iaf", **kwargs)
         self.init_params_ = self._get_init_params(locals())

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from scdgd._options import Choice, checked
 from scdgd.inference import place_variational
 from scdgd.module import VADModule
 from scdgd.prior import GaussianMixture, SoftballMixture, StandardNormal
 
+from ._arguments import BUILDING
 from ._scdgd import SCDGD
 
 if TYPE_CHECKING:
@@ -55,6 +57,10 @@ class SCVAD(SCDGD):
     _priors = {"gaussian_mixture": GaussianMixture, "normal": _standard_normal, "softball": SoftballMixture}
     _hyperprior_weight = {"log_var": "once", "weights": "once", "means": "once"}
 
+    @checked(
+        **{name: rule for name, rule in BUILDING.items() if name != "noise_scale"},
+        prior=Choice("gaussian_mixture", "normal", "softball"),
+    )
     def __init__(
         self,
         adata: AnnData | MuData | None = None,
@@ -76,10 +82,8 @@ class SCVAD(SCDGD):
         hyperprior_weight: dict[str, Literal["once", "per_cell"]] | None = None,
         new_cells: dict | None = None,
     ) -> None:
-        if not initial_scale > 0:
-            msg = f"`initial_scale` is a standard deviation and must be positive, got {initial_scale}."
-            raise ValueError(msg)
-        super().__init__(
+        SCDGD.__init__.__wrapped__(  # without its checks: these arguments are checked, and there are more priors here
+            self,
             adata,
             registry,
             n_components=1 if prior == "normal" else n_components,

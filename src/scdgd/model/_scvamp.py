@@ -37,5 +37,6 @@ class SCVAMP(FlexSCVI):
     def __init__(
         self, adata: AnnData | None = None, registry: dict | None = None, *, n_components: int = 100, **kwargs
     ) -> None:
+        self._refuse_fixed(kwargs, ("prior",))
         super().__init__(adata, registry, prior="vamp", n_components=n_components, **kwargs)
         self.init_params_ = self._get_init_params(locals())

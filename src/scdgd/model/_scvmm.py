@@ -43,6 +43,7 @@ class SCVMM(FlexSCVI):
         encode_covariates: bool = True,
         **kwargs,
     ) -> None:
+        self._refuse_fixed(kwargs, ("prior",))
         super().__init__(
             adata, registry, prior="vmm", n_components=n_components, encode_covariates=encode_covariates, **kwargs
         )

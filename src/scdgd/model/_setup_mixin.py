@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
-from scvi.data.fields import CategoricalObsField
+from mudata import MuData
 from scvi.utils import setup_anndata_dsp
 
-from scdgd._compat import make_actual
+from scdgd._compat import make_actual, register_manager
+from scdgd._options import checked, unknown_name
 from scdgd.data import (
     BatchField,
     CategoricalCovariatesField,
     CellIndexField,
+    CellRegistration,
     ContinuousCovariatesField,
     CountsField,
     LabelsField,
@@ -27,10 +27,16 @@ from scdgd.data import (
     SizeFactorField,
 )
 
+from ._arguments import SETUP
+
 if TYPE_CHECKING:
     from anndata import AnnData
-    from mudata import MuData
     from scvi.data.fields import BaseAnnDataField
+
+#: What scvi-tools hands on when it registers data for a model that exists.
+_OF_TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")
+_OF_ANNDATA = {name: rule for name, rule in SETUP.items() if name != "modalities"}
+_OF_MUDATA = {name: rule for name, rule in SETUP.items() if name != "is_count_data"}
 
 
 class SetupMixin:
@@ -38,6 +44,7 @@ class SetupMixin:
 
     @classmethod
     @setup_anndata_dsp.dedent
+    @checked(**_OF_ANNDATA)
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -49,12 +56,14 @@ class SetupMixin:
         continuous_covariate_keys: list[str] | None = None,
         *,
         is_count_data: bool = True,
+        standardize_covariates: bool = True,
         **kwargs,
     ) -> None:
         """%(summary)s
 
         All counts are validated: they must be non-negative integers, with at least one count per cell. A view becomes
-        an AnnData of its own, and sparse *arrays* become the equal sparse matrices.
+        an AnnData of its own, and sparse *arrays* become the equal sparse matrices. Categories that no cell has are not
+        registered. A model keeps the codes of its cells: what is set up later on the same AnnData does not concern it.
 
         Parameters
         ----------
@@ -67,11 +76,17 @@ class SetupMixin:
         %(param_cont_cov_keys)s
         is_count_data
             If not, values only have to be finite, and only ``gene_likelihood="normal"`` takes them.
+        standardize_covariates
+            Whether continuous covariates are brought to mean zero and standard deviation one, by those of these cells,
+            before a network takes them. ``False`` takes them in their units, as scvi-tools does; values of other size than
+            one then cost likelihood, or end training.
 
         Raises
         ------
         ValueError
             If counts, names or columns are not as they must be; the message names cells, genes and the remedy.
+        TypeError
+            If counts stand in an array that is not read, or an argument is of another kind.
         """
         make_actual(adata)
         setup_method_args = cls._get_setup_method_args(**locals())
@@ -80,10 +95,10 @@ class SetupMixin:
             counts,
             *further,
             BatchField(batch_key),
-            cls._labels_field(labels_key),
+            LabelsField(labels_key),
             *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),
             CategoricalCovariatesField(categorical_covariate_keys),
-            ContinuousCovariatesField(continuous_covariate_keys),
+            ContinuousCovariatesField(continuous_covariate_keys, standardise=standardize_covariates),
             *cls._fields_written(counts),
         ]
         cls._register(adata, fields, setup_method_args, kwargs)
@@ -99,14 +114,14 @@ class SetupMixin:
         return []
 
     @classmethod
-    def _labels_field(cls, labels_key: str | None) -> CategoricalObsField:
-        return CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key)
-
-    @classmethod
     def _register(cls, data: AnnData | MuData, fields: list, setup_method_args: dict, options: dict) -> None:
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        for name in options:
+            if name not in _OF_TRANSFER:
+                known = [*setup_method_args["setup_args"], *_OF_TRANSFER]
+                raise TypeError(unknown_name(name, known, f"an argument of {cls.__name__}.setup_anndata"))
+        manager = CellRegistration(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(data, **options)
-        cls.register_manager(manager)
+        register_manager(cls, manager)
 
 
 class CellSetupMixin(SetupMixin):
@@ -117,11 +132,8 @@ class CellSetupMixin(SetupMixin):
         return [CellIndexField(counts)]
 
     @classmethod
-    def _labels_field(cls, labels_key: str | None) -> LabelsField:
-        return LabelsField(labels_key)
-
-    @classmethod
     @setup_anndata_dsp.dedent
+    @checked(**_OF_MUDATA)
     def setup_mudata(
         cls,
         mdata: MuData,
@@ -132,6 +144,8 @@ class CellSetupMixin(SetupMixin):
         categorical_covariate_keys: list[str] | None = None,
         continuous_covariate_keys: list[str] | None = None,
         modalities: dict[str, str] | None = None,
+        *,
+        standardize_covariates: bool = True,
         **kwargs,
     ) -> None:
         """%(summary_mdata)s
@@ -149,12 +163,19 @@ class CellSetupMixin(SetupMixin):
         %(param_modalities)s
             ``modalities={"layer": "rna"}`` is the least: the modality of the counts. Arguments that are not named are
             looked up in ``mdata.obs``.
+        standardize_covariates
+            As for :meth:`setup_anndata`.
 
         Raises
         ------
         ValueError
             As :meth:`setup_anndata`, and if no modality is named for the counts.
+        TypeError
+            If it is no MuData.
         """
+        if not isinstance(mdata, MuData):
+            msg = f"`mdata` must be a MuData, got {type(mdata).__name__}. For an AnnData there is `setup_anndata`."
+            raise TypeError(msg)
         setup_method_args = cls._get_setup_method_args(**locals())
         if not modalities or "layer" not in modalities:
             msg = f"Name the modality of the counts: `modalities={{'layer': ...}}`, one of {list(mdata.mod)}."
@@ -167,7 +188,11 @@ class CellSetupMixin(SetupMixin):
             MuDataLabelsField(labels_key, mod_key=of.labels_key),
             *([] if size_factor_key is None else [MuDataSizeFactorField(size_factor_key, mod_key=of.size_factor_key)]),
             MuDataCategoricalCovariatesField(categorical_covariate_keys, mod_key=of.categorical_covariate_keys),
-            MuDataContinuousCovariatesField(continuous_covariate_keys, mod_key=of.continuous_covariate_keys),
+            MuDataContinuousCovariatesField(
+                continuous_covariate_keys,
+                standardise=standardize_covariates,
+                mod_key=of.continuous_covariate_keys,
+            ),
             MuDataCellIndexField(counts.adata_field, mod_key=of.layer, mod_required=True),
         ]
         cls._register(mdata, fields, setup_method_args, kwargs)

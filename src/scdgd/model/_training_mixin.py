@@ -10,12 +10,10 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS, settings
 from scvi.model.base import UnsupervisedTrainingMixin
-from scvi.train import merge_kwargs
 from scvi.utils import track
 
-from scdgd._constants import OBS_KEYS
-from scdgd._options import check_options, check_positive_integers
-from scdgd.data import CellIndexField, SparseCountsLoader, WholeDataSplitter, find_rows
+from scdgd._options import checked
+from scdgd.data import CellIndexField, SparseCountsLoader, SparseCountsSplitter
 from scdgd.inference import gauss_newton
 from scdgd.prior import SoftballMixture
 from scdgd.train import (
@@ -29,6 +27,7 @@ from scdgd.train import (
 
 from ._cell_split import complete_split, split_cells
 from ._resumption_mixin import ResumptionMixin
+from ._training_options import TRAINING, check_loading, check_minibatches, check_trainer, merged_plan
 from ._warm_start_mixin import WarmStartMixin
 
 if TYPE_CHECKING:
@@ -41,22 +40,37 @@ _FULL_EPOCHS_UP_TO = 50_000
 _MIN_EPOCHS = 10
 _MIXTURE_START = 0.4
 _POLISHED_TOGETHER = 512
+#: Arguments of the trainer that the course of training does not depend on.
+_WITHOUT_CONSEQUENCE = {
+    "callbacks",
+    "default_root_dir",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "log_every_n_steps",
+    "log_save_dir",
+    "logger",
+    "profiler",
+    "progress_bar_refresh_rate",
+    "simple_progress_bar",
+}
 
 
 class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedTrainingMixin):
     """scvi-tools' training, with a warm start, all cells by default, and held-out cells placed afterwards."""
 
     _training_plan_cls = RepresentationPlan
-    _data_splitter_cls = WholeDataSplitter
+    _data_splitter_cls = SparseCountsSplitter
     _data_loader_cls = SparseCountsLoader
     _train_runner_cls = InterruptibleTrainRunner
 
+    @checked(**{name: rule for name, rule in TRAINING.items() if name != "estimate_likelihood"})
     def train(
         self,
         max_epochs: int | None = None,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
-        train_size: float = 1.0,
+        train_size: float | None = 1.0,
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
         load_sparse_tensor: bool = False,
@@ -98,7 +112,7 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
         accelerator, devices
             As in scvi-tools; one device.
         train_size, validation_size, shuffle_set_split
-            As in scvi-tools. Cells outside the training set never touch decoder or prior.
+            As in scvi-tools; ``None`` for all cells. Cells outside the training set never touch decoder or prior.
         load_sparse_tensor
             Without effect: counts are always sparse.
         batch_size
@@ -142,8 +156,15 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
         NotImplementedError
             For `datamodule` and for several devices.
         """
-        self._check_training_options(datamodule, devices, trainer_kwargs, warm_start, polish)
-        check_positive_integers(max_epochs=max_epochs, batch_size=batch_size)
+        trainer_kwargs = check_trainer(
+            trainer_kwargs,
+            trainer_config,
+            manual_steps="Pass `plan_kwargs={'clip_norm': ...}`, the decoder's largest norm.",
+        )
+        early_stopping = trainer_kwargs.pop("early_stopping", False) or early_stopping
+        self._check_training_options(datamodule, trainer_kwargs, polish)
+        train_size = 1.0 if train_size is None else train_size
+        loading, plan_given = check_loading(datasplitter_kwargs), merged_plan(plan_config, plan_kwargs)
         if plan_cls is not None:
             self._training_plan_cls = plan_cls
         folder, every_n_epochs = self._check_checkpoint_options(checkpoint_dir, checkpoint_every_n_epochs)
@@ -151,11 +172,11 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
         if self.is_query_:
             self.infer_representations(n_steps=max_epochs, batch_size=batch_size)
             return
+        self.adata_manager.validate_for_training()
         rows = self._rows_to_train()
         if max_epochs is None:
             max_epochs = int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / len(rows), _MIN_EPOCHS, _DEFAULT_EPOCHS))
-        datasplitter_kwargs = dict(datasplitter_kwargs or {})
-        given = datasplitter_kwargs.pop("external_indexing", None)
+        given = loading.pop("external_indexing", None)
         resumed, description = None, {}
         if folder is not None:
             description = self._describe_training(
@@ -170,7 +191,9 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
                 mixture_start=mixture_start,
                 seed=settings.seed,
                 plan_cls=self._training_plan_cls.__name__,
-                plan=sorted(merge_kwargs(plan_config, plan_kwargs, name="plan").items()),
+                plan=sorted(plan_given.items()),
+                loading=sorted(loading.items()),
+                trainer=sorted((k, v) for k, v in trainer_kwargs.items() if k not in _WITHOUT_CONSEQUENCE),
             )
             resumed = read_checkpoint(folder, description)
         split = given if resumed is None else resumed["split"]
@@ -179,9 +202,11 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
         train, validation, test = complete_split(len(rows), split)
         held_out = np.sort(np.concatenate([validation, test]))
         if len(held_out):
-            datasplitter_kwargs["external_indexing"] = [train, validation, test]
+            loading["external_indexing"] = [train, validation, test]
+        loading |= {"train_size": len(train) / len(rows), "batch_size": batch_size}
+        check_minibatches(self.adata_manager, self._data_splitter_cls, loading, has_batch_norm=False)
         trainer_kwargs = _choose_monitors(trainer_kwargs, early_stopping, len(validation))
-        plan = self._plan_arguments(max_epochs, mixture_start, rows[train], plan_config, plan_kwargs)
+        plan = self._plan_arguments(max_epochs, mixture_start, rows[train], plan_given)
         if resumed is None:
             self._prepare(train, rows, warm_start, plan)
         else:
@@ -195,13 +220,12 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
                 max_epochs=max_epochs,
                 accelerator=accelerator,
                 devices=devices,
-                batch_size=batch_size,
+                batch_size=loading.pop("batch_size"),
                 early_stopping=early_stopping,
                 load_sparse_tensor=load_sparse_tensor,
-                train_size=len(train) / len(rows),
-                datasplitter_kwargs=datasplitter_kwargs,
+                train_size=loading.pop("train_size"),
+                datasplitter_kwargs=loading,
                 plan_kwargs=plan,
-                trainer_config=trainer_config,
                 interruption=interruption,
                 checkpoints=checkpoints,
                 **trainer_kwargs,
@@ -245,9 +269,7 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
             table[of_batch] = gauss_newton(self.module, tensors, table[of_batch]).z
             first += len(of_batch)
 
-    def _plan_arguments(
-        self, max_epochs: int, mixture_start: int | None, train_rows: np.ndarray, plan_config, plan_kwargs
-    ) -> dict:
+    def _plan_arguments(self, max_epochs: int, mixture_start: int | None, train_rows: np.ndarray, given: dict) -> dict:
         """Arguments of the training plan, checked before anything changes."""
         k = self.module.prior.n_components
         if len(train_rows) < k:
@@ -264,7 +286,7 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
             "seed": settings.seed or 0,
             "train_rows": torch.as_tensor(train_rows) if len(train_rows) < len(self.module.representations) else None,
             "cell_names": self._trained_cells[CellIndexField.CELL_NAMES_KEY],
-            **merge_kwargs(plan_config, plan_kwargs, name="plan"),
+            **given,
         }
         self._training_plan_cls(self.module, **plan)
         return plan
@@ -282,25 +304,19 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
 
     def _rows_to_train(self) -> np.ndarray:
         """Row of each cell of the attached AnnData, in its order now; all must have one."""
-        cells = self._cells_of(self.adata)
-        rows, _ = find_rows(
-            self._trained_cells,
-            np.asarray(cells.obs_names.astype(str), object),
-            cells.obs[OBS_KEYS.FINGERPRINT].to_numpy(),
-        )
+        rows, names = self.adata_manager.rows, self.adata_manager.names
         if (rows < 0).any():
-            first = ", ".join(cells.obs_names[rows < 0][:5])
+            first = ", ".join(names[rows < 0][:5])
             msg = (
                 f"{(rows < 0).sum()} of {len(rows)} cells attached to the model have no row in its table (first: {first}), "
                 "so they cannot train it. Set up a new model on all cells, or place them on this one with "
                 "`load_query_data(adata, model)`."
             )
             raise ValueError(msg)
-        cells.obs[OBS_KEYS.ROW] = rows
+        self.adata_manager.set_rows(rows)
         return rows
 
-    def _check_training_options(self, datamodule, devices, trainer_kwargs: dict, warm_start: str, polish: bool) -> None:
-        check_options(warm_start=(warm_start, ("pca", "zeros")))
+    def _check_training_options(self, datamodule, trainer_kwargs: dict, polish: bool) -> None:
         if polish and self.module.row_width != self.module.prior.n_latent:
             msg = "`polish=True` moves point estimates; this model learns posteriors. Leave it out."
             raise ValueError(msg)
@@ -312,11 +328,6 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
                 "A checkpoint of Lightning's lacks the optimiser of the representations; use `checkpoint_dir` instead."
             )
             raise ValueError(msg)
-        several = isinstance(devices, list) and len(devices) > 1
-        several |= isinstance(devices, int) and devices > 1
-        if several or "ddp" in str(trainer_kwargs.get("strategy", "")):
-            msg = "Training on several devices would copy the table of representations to each; use one (`devices=1`)."
-            raise NotImplementedError(msg)
 
 
 def _choose_monitors(trainer_kwargs: dict, early_stopping: bool, n_validation: int) -> dict:

@@ -265,7 +265,8 @@ class DeepBoltzmannMachine(
         given
             Conditions.
         tolerance, max_iterations
-            Updates end when no probability changes by more, or after so many rounds.
+            Updates of a cell end when none of its probabilities changes by more, or after so many rounds; so what is found
+            for a cell does not depend on the cells beside it.
 
         Returns
         -------
@@ -273,13 +274,16 @@ class DeepBoltzmannMachine(
         """
         evidence = v @ self.weights[0]
         q = self._upward(evidence, given)
+        moves = torch.arange(len(evidence), device=evidence.device)  # cells that are not at their fixed point yet
         for _ in range(max_iterations if self.n_layers > 1 else 1):
-            change = 0.0
+            some, there, change = [layer[moves] for layer in q], given.of(moves), torch.zeros_like(evidence[moves, 0])
             for layer in range(self.n_layers):
-                new = torch.sigmoid(self.logits(layer, q, given, evidence))
-                change = max(change, float((new - q[layer]).abs().max()))
-                q[layer] = new
-            if change < tolerance:
+                new = torch.sigmoid(self.logits(layer, some, there, evidence[moves]))
+                change = torch.maximum(change, (new - some[layer]).abs().amax(1))
+                some[layer] = new
+                q[layer][moves] = new
+            moves = moves[change >= tolerance]
+            if len(moves) == 0:
                 break
         return q
 

@@ -13,7 +13,7 @@ from scvi.module.base import LossOutput, auto_move_data
 from torch.distributions import Normal as Gaussian
 from torch.distributions import kl_divergence
 
-from scdgd._compat import MODULE_KEYS
+from scdgd._compat import ADATA_MINIFY_TYPE, MODULE_KEYS
 from scdgd._options import check_options, check_positive_integers
 from scdgd.data import SparseCounts
 from scdgd.likelihood import Likelihood
@@ -353,9 +353,7 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
             Whether gradients reach the encoder through the pseudo-inputs of a prior that is fitted by empirical Bayes,
             as in the code of Stirn & Knowles 2024.
         """
-        if self.minified_data_type is not None:
-            msg = "A loss needs counts, and these data are minified."
-            raise ValueError(msg)
+        self._check_counts()
         px, z = generative_outputs[MODULE_KEYS.PX_KEY], inference_outputs[MODULE_KEYS.Z_KEY]
         log_prob = px.log_prob(self._counts_for(px, tensors[REGISTRY_KEYS.X_KEY]))
         reconstruction_loss = -log_prob if isinstance(px, Likelihood) else -log_prob.sum(-1)
@@ -377,6 +375,12 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
             kl_local={MODULE_KEYS.KL_L_KEY: kl_library, MODULE_KEYS.KL_Z_KEY: kl_z},
             extra_metrics=extra,
         )
+
+    def _check_counts(self) -> None:
+        """Raise ValueError where counts were minified away."""
+        if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+            msg = "A loss needs counts, and these data are minified without them."
+            raise ValueError(msg)
 
     @staticmethod
     def _counts_for(px: Distribution, x: SparseCounts | torch.Tensor) -> SparseCounts | torch.Tensor:

@@ -331,9 +331,7 @@ class GMVAE(FlexVAE):
         reference_weight
             :math:`\rho`.
         """
-        if self.minified_data_type is not None:
-            msg = "A loss needs counts, and these data are minified."
-            raise ValueError(msg)
+        self._check_counts()
         log_qy, components = inference_outputs[LOG_QY_KEY], inference_outputs[COMPONENTS_KEY]
         qy, log_py = log_qy.exp(), self._log_py()
         reconstruction_loss = -(qy * self._log_likelihood(tensors, generative_outputs)).sum(0)

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass
 
 #: Colour and label of curves, by the key of ``model.history`` without ``_train`` or ``_validation``.
-_CURVES = {"elbo": ("C0", "objective"), "reconstruction_loss": ("C1", "reconstruction part")}
+_CURVES = {
+    "elbo": ("C0", "objective"),
+    "reconstruction_loss": ("C1", "reconstruction part"),
+    "free_energy": ("C2", "free energy"),
+}
 _MAX_FALL = 5
 
 
@@ -30,11 +34,13 @@ def history(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Axes | Figure:
-    """Objective of training, and the reconstruction part of it, by epoch.
+    """Objective of training, and the reconstruction part of it, by epoch; of :class:`~scdgd.model.SCDBM` free energies.
 
     The objective is the negative evidence lower bound, or the negative log joint density of models with point estimates
     (SCDGD). Both curves are nats per cell, means over the epoch; the distance between them is the prior's part. A dashed
-    line marks the epoch at which the mixture was placed. Curves of validation cells, if there are any, are dotted.
+    line marks the epoch at which the mixture was placed. Curves of validation cells, if there are any, are dotted. A deep
+    Boltzmann machine has another objective in each stage, so its curves are reconstruction errors and free energies, of which
+    those of different stages cannot be compared.
 
     Parameters
     ----------
@@ -58,7 +64,7 @@ def history(
     >>> scdgd.pl.history(model)
     """
     curves = model.history or {}
-    if "elbo_train" not in curves:
+    if not any(f"{name}_train" in curves for name in _CURVES):
         name = type(model).__name__
         msg = f"`history` draws the course of training, but this {name} has not trained. Call `model.train()` first."
         raise ValueError(msg)

@@ -20,8 +20,9 @@ def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str
     Adds, replacing what has the same name:
 
     * ``obsm["X_<prefix>"]``: representations, ``(n, d)``
-    * ``obs["<prefix>_cluster"]``: component of each cell, categories ``"0"`` to ``"k-1"`` whether used or not
-    * ``obsm["<prefix>_responsibilities"]``: probabilities of the components, ``(n, k)``, columns in that order
+    * ``obs["<prefix>_cluster"]``: component of each cell; categories are the numbers of components that have cells, in
+      their order, for an empty category is an error in much of what comes after
+    * ``obsm["<prefix>_responsibilities"]``: probabilities of all components, ``(n, k)``, from ``0`` to ``k - 1``
 
     Parameters
     ----------
@@ -81,4 +82,5 @@ def write_results(
     names = [str(component) for component in range(responsibilities.shape[1])]
     adata.obsm[f"X_{prefix}"] = z
     adata.obsm[f"{prefix}_responsibilities"] = responsibilities
-    adata.obs[f"{prefix}_cluster"] = pd.Categorical.from_codes(responsibilities.argmax(axis=1), names)
+    clusters = pd.Categorical.from_codes(responsibilities.argmax(axis=1), names)
+    adata.obs[f"{prefix}_cluster"] = clusters.remove_unused_categories()

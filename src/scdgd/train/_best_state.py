@@ -23,7 +23,9 @@ class BestState(Callback):
     It also ends training when the loss of a minibatch, or a parameter after an epoch, is not finite: the copy is put
     back, and an error names the minibatch and the parameters that are not finite.
 
-    Epochs of pre-training (``is_pretraining`` of the plan) are not compared with later ones.
+    Epochs of pre-training (``is_pretraining`` of the plan) are not compared with later ones. Epochs without a value of the
+    monitored quantity, because nothing was validated in them, are not compared; if there is no other, the last one is kept,
+    and a warning says so.
 
     Parameters
     ----------
@@ -36,11 +38,14 @@ class BestState(Callback):
     ----------
     epoch
         The epoch of the copy; ``None`` before the first one is complete.
+    is_compared
+        Whether that epoch has a value of the monitored quantity, and the best of all.
     """
 
     def __init__(self, monitor: str | None = None, mode: Literal["min", "max"] = "min") -> None:
         self.monitor, self._sign = monitor, 1.0 if mode == "min" else -1.0
         self.epoch: int | None = None
+        self.is_compared = False
         self._best, self._state, self._failed = float("inf"), {}, False
         self._broken: list[str] | None = None
 
@@ -70,30 +75,38 @@ class BestState(Callback):
         if self._failed:
             return
         value = self._value(trainer, pl_module)
-        if self.epoch is None or value is None or value < self._best:
+        is_better = value is not None and (not self.is_compared or value < self._best)
+        if is_better or not self.is_compared:
             self._copy(pl_module)
-            self._best, self.epoch = self._best if value is None else value, trainer.current_epoch
+            self.epoch = trainer.current_epoch
+        if is_better:
+            self._best, self.is_compared = value, True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the best state back."""
-        if self.monitor is not None or self._failed:
+        if self.is_compared or self._failed:
             self._restore(pl_module)
+        elif self.monitor is not None and self.epoch is not None:
+            logger.warning(
+                "%r has no value in any of the epochs (validation is due every %s epochs), so none of them can be called the "
+                "best: the model is as after the last one. Lower `check_val_every_n_epoch`, or see that there are "
+                "validation cells.",
+                self.monitor,
+                trainer.check_val_every_n_epoch,
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Put the best state back, because a training that is interrupted does not end otherwise."""
-        if (
-            self.monitor is not None
-            and self.epoch is not None
-            and isinstance(exception, KeyboardInterrupt | SystemExit)
-        ):
+        wants_one = self.monitor is not None and self.epoch is not None
+        if wants_one and isinstance(exception, KeyboardInterrupt | SystemExit):
             self._restore(pl_module)
 
     def _value(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
-        """What the epoch is compared by, small is good; ``None`` if it is better than all before."""
+        """What the epoch is compared by, small is good; ``None`` if it is not compared."""
         if self.monitor is None or getattr(pl_module, "is_pretraining", False):
             return None
         value = self._sign * float(trainer.callback_metrics.get(self.monitor, "nan"))
-        return float("inf") if math.isnan(value) else value
+        return None if math.isnan(value) else value
 
     def _check_parameters(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._failed and (broken := _not_finite(pl_module.module.state_dict().items())):

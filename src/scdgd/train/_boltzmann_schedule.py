@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scdgd._options import check_options
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -43,37 +41,3 @@ def stage_ends(shares: tuple[float, ...], max_epochs: int) -> list[int]:
         earliest, latest = (ends[-1] if ends else 0) + 1, max_epochs - (n_stages - stage - 1)
         ends.append(min(max(end, earliest), latest))
     return ends
-
-
-def check_plan_options(
-    optimizer: str,
-    joint_update: str,
-    dispersion: str,
-    lr: Sequence,
-    n_gibbs_steps: Sequence,
-    penalty: float,
-    every: int,
-) -> None:
-    """Raise ValueError for the first option that is not possible."""
-    check_options(
-        optimizer=(optimizer, ("adam", "sgd")),
-        joint_update=(joint_update, ("minibatch", "epoch")),
-        dispersion=(dispersion, ("gradient", "fisher", "fixed")),
-    )
-    if len(lr) != 3:
-        msg = f"`lr` needs three rates, of layer 1, further layers and joint training, got {lr!r}."
-        raise ValueError(msg)
-    if penalty < 0 or every < 1 or len(n_gibbs_steps) != 2 or min(n_gibbs_steps) < 1:
-        msg = (
-            "`dispersion_penalty` must not be negative, `dispersion_every` and the two numbers of `n_gibbs_steps` must be at "
-            f"least 1, got {penalty}, {every} and {n_gibbs_steps}."
-        )
-        raise ValueError(msg)
-
-
-def check_shares(**shares: float) -> None:
-    """Raise ValueError for the first that is not between 0 and 1."""
-    for name, value in shares.items():
-        if not 0 <= value <= 1:
-            msg = f"`{name}` must be between 0 and 1, got {value}."
-            raise ValueError(msg)

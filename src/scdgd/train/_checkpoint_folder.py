@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from scdgd._files import parts_left, written_whole
+
 _MAGIC = b"scdgd training checkpoint\n"
 _KEPT = 2
 _NAME = re.compile(r"epoch_(\d+)\.ckpt")
@@ -51,15 +53,10 @@ class CheckpointFolder:
         torch.save(state, buffer)
         content = buffer.getbuffer()
         path = self.path / f"epoch_{epoch:06d}.ckpt"
-        unfinished = path.with_suffix(".unfinished")
-        with unfinished.open("wb") as file:
+        with written_whole(path) as part, part.open("wb") as file:
             file.write(_MAGIC + hashlib.sha256(content).digest())
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        _sync_folder(self.path)
-        for old in [*self.files()[:-_KEPT], *self.path.glob("epoch_*.unfinished")]:
+        for old in [*self.files()[:-_KEPT], *parts_left(self.path / "epoch_*.ckpt")]:
             old.unlink(missing_ok=True)
         return path
 
@@ -83,14 +80,3 @@ def _read(path: Path, older: list[Path]) -> dict:
         msg = f"The checkpoint {str(path)!r} is damaged. Delete it to {remedy}."
         raise ValueError(msg)
     return torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
-
-
-def _sync_folder(path: Path) -> None:
-    """Make a new name last through a power cut, where folders can be synchronised."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

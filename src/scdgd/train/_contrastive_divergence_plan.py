@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 
+from scdgd._options import Choice, Either, Flag, Integer, ListOf, Number, Optional, Rule, checked
 from scdgd.data import as_sparse_counts
 from scdgd.module import MAX_ENUMERATED
 
 from ._boltzmann_calibration import calibrate_hidden
 from ._boltzmann_dispersions import score_dispersions
-from ._boltzmann_schedule import check_plan_options, check_shares, epoch_shares_of, stage_ends
+from ._boltzmann_schedule import epoch_shares_of, stage_ends
 from ._boltzmann_stages import BottomStage, ChainOptions, JointStage, UpperStage
 from ._boltzmann_start import place_machine
 from ._parameter_average import ParameterAverage
 from ._relative_step import relative_step
+from ._training_cells import training_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +34,26 @@ Rate = float | tuple[tuple[float, int], ...]
 _MAX_PARAMETER = 1e6
 #: Training cells whose free energy is compared with that of validation cells.
 _N_CELLS_FOR_FREE_ENERGY = 1_000
+
+
+_SHARE = Number(least=0, most=1)
+
+
+class _Rates(Rule):
+    """Rates of three stages, or one of all."""
+
+    words = (
+        "a rate, or three (of layer 1, further layers and joint training), each a number or pairs of rate and updates"
+    )
+    _RATE = Either(Number(least=0), ListOf(ListOf((Number(least=0), Integer(1))), least=1))
+
+    def __call__(self, name: str, value: Any) -> tuple[Rate, Rate, Rate]:
+        """Three rates."""
+        if isinstance(value, Real) and not isinstance(value, bool):
+            return (Number(least=0)(name, value),) * 3
+        if not isinstance(value, list | tuple) or len(value) != 3:
+            self.refuse(name, value)
+        return tuple(self._RATE(f"{name}[{i}]", rate) for i, rate in enumerate(value))
 
 
 class ContrastiveDivergencePlan(pl.LightningModule):
@@ -62,7 +84,7 @@ class ContrastiveDivergencePlan(pl.LightningModule):
         The machine.
     lr
         Learning rates of layer 1, further layers and the joint training. Each is a number, or pairs of a rate and a number
-        of updates.
+        of updates. One number is the rate of all three.
     optimizer
         ``"adam"`` or ``"sgd"``.
     n_gibbs_steps
@@ -102,11 +124,27 @@ class ContrastiveDivergencePlan(pl.LightningModule):
         If an option is unknown or out of range, or there are fewer epochs than stages.
     """
 
+    @checked(
+        lr=_Rates(),
+        optimizer=Choice("adam", "sgd"),
+        n_gibbs_steps=ListOf((Integer(1), Integer(1))),
+        collapse=Flag(),
+        epoch_shares=Optional(ListOf(Number(above=0), least=1)),
+        restart_rate=_SHARE,
+        sum_states=Flag(),
+        bound_means=Flag(),
+        average_share=_SHARE,
+        joint_update=Choice("minibatch", "epoch"),
+        dispersion=Choice("gradient", "fisher", "fixed"),
+        dispersion_every=Integer(1),
+        dispersion_penalty=Number(least=0),
+        n_scoring_steps=Integer(1),
+    )
     def __init__(
         self,
         module: DeepBoltzmannMachine,
         *,
-        lr: tuple[Rate, Rate, Rate] = (5e-2, 5e-2, 1e-2),
+        lr: Rate | tuple[Rate, Rate, Rate] = (5e-2, 5e-2, 1e-2),
         optimizer: Literal["adam", "sgd"] = "adam",
         n_gibbs_steps: tuple[int, int] = (1, 5),
         collapse: bool = True,
@@ -122,8 +160,6 @@ class ContrastiveDivergencePlan(pl.LightningModule):
         n_scoring_steps: int = 20,
     ) -> None:
         super().__init__()
-        check_plan_options(optimizer, joint_update, dispersion, lr, n_gibbs_steps, dispersion_penalty, dispersion_every)
-        check_shares(restart_rate=restart_rate, average_share=average_share)
         self.module, self.lr, self.optimizer = module, lr, optimizer
         self.joint_update, self.average_share = joint_update, average_share
         self.dispersion, self.dispersion_every = dispersion, dispersion_every
@@ -320,7 +356,7 @@ class ContrastiveDivergencePlan(pl.LightningModule):
 
     def _minibatches(self) -> Iterator[dict[str, torch.Tensor]]:
         """All training cells."""
-        for batch in self.trainer.train_dataloader:
+        for batch in training_cells(self.trainer):
             yield {key: value if value is None else value.to(self.device) for key, value in batch.items()}
 
     def _first_cells(self, n: int) -> list[tuple[SparseCounts, Conditions]]:

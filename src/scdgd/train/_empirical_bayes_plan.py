@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import logging
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +13,7 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
-from scdgd._options import check_options
+from scdgd._options import Choice, Flag, Integer, Number, Optional, checked
 from scdgd.data import as_sparse_counts
 from scdgd.prior import (
     DirichletProcessMixture,
@@ -25,6 +24,8 @@ from scdgd.prior import (
 )
 
 from ._output_start import start_outputs
+from ._plan_options import DECAY, EPOCHS, RATE, SEED, check_further
+from ._training_cells import training_cells
 
 if TYPE_CHECKING:
     from scdgd.module import FlexVAE
@@ -106,6 +107,20 @@ class EmpiricalBayesPlan(TrainingPlan):
         If there is no option of that name.
     """
 
+    @checked(
+        prior_lr_ratio=Optional(Number(above=0)),
+        prior_batch_size=Number(above=0),
+        prior_update=Choice("adam", "closed_form"),
+        detach_responsibilities=Flag(),
+        initial_pseudo_inputs=Choice("random", "kmeans++"),
+        n_pretraining_epochs=Integer(0),
+        n_pretrained_epochs=Integer(0),
+        pretraining_lr=Optional(RATE),
+        kernel_l1=DECAY,
+        kernel_l2=DECAY,
+        seed=SEED,
+        n_epochs_kl_warmup=EPOCHS,
+    )
     def __init__(
         self,
         module: FlexVAE,
@@ -124,17 +139,10 @@ class EmpiricalBayesPlan(TrainingPlan):
         n_epochs_kl_warmup: int | None = None,
         **kwargs,
     ) -> None:
-        self._refuse_unknown(kwargs, module)
-        check_options(
-            prior_update=(prior_update, ("adam", "closed_form")),
-            initial_pseudo_inputs=(initial_pseudo_inputs, ("random", "kmeans++")),
-        )
+        of_loss = set(inspect.signature(module.loss).parameters) - _GIVEN_TO_LOSS
+        kwargs = check_further(type(self), kwargs, of_loss)
         if prior_lr_ratio is None:
             prior_lr_ratio = _LR_RATIOS.get(type(module.prior), 1.0)
-        for name, value in (("prior_lr_ratio", prior_lr_ratio), ("prior_batch_size", prior_batch_size)):
-            if not value > 0:
-                msg = f"`{name}` must be positive, got {value}."
-                raise ValueError(msg)
         if prior_update == "closed_form" and module.prior.empirical_bayes and not hasattr(module.prior, "m_step"):
             msg = (
                 f"`prior_update='closed_form'` is for 'dpgmm' and 'vmm'; a {type(module.prior).__name__} takes 'adam'."
@@ -149,19 +157,6 @@ class EmpiricalBayesPlan(TrainingPlan):
         self.seed = (settings.seed or 0) if seed is None else seed
         self._prior_optimizer: torch.optim.Optimizer | None = None
         self._statistics: MovingStatistics | None = None
-
-    @staticmethod
-    def _refuse_unknown(options: dict, module: FlexVAE) -> None:
-        """scvi-tools' plan takes any name, for the loss, and a wrong one would fail at the first step."""
-        of_loss = set(inspect.signature(module.loss).parameters) - _GIVEN_TO_LOSS
-        of_plans = (inspect.signature(plan.__init__).parameters for plan in (EmpiricalBayesPlan, TrainingPlan))
-        known = of_loss.union(*of_plans) - {"self", "module", "kwargs", "loss_kwargs"}
-        for name in options:
-            if name not in known:
-                near = difflib.get_close_matches(name, sorted(known), n=3)
-                hint = f" Is it {' or '.join(map(repr, near))}?" if near else f" There are {', '.join(sorted(known))}."
-                msg = f"{name!r} is not an argument of EmpiricalBayesPlan, scvi.train.TrainingPlan or the loss.{hint}"
-                raise TypeError(msg)
 
     @property
     def is_pretraining(self) -> bool:
@@ -211,7 +206,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         pseudo_inputs = getattr(prior, "pseudo_inputs", None)
         if pseudo_inputs is not None and not bool(pseudo_inputs.placed):
             self._place_pseudo_inputs(pseudo_inputs)
-        start_outputs(self.module, self.trainer.train_dataloader)
+        start_outputs(self.module, training_cells(self.trainer))
         if isinstance(prior, GaussianMixture) and not bool(prior.placed) and not self._has_pretraining:
             generator = torch.Generator().manual_seed(self.seed)
             with torch.no_grad():
@@ -299,7 +294,7 @@ class EmpiricalBayesPlan(TrainingPlan):
     def _training_cells(self, n_cells: int):
         """Minibatches of random training cells, `n_cells` at least if there are as many."""
         taken = 0
-        for batch in self.trainer.train_dataloader:
+        for batch in training_cells(self.trainer):
             yield batch
             taken += len(batch[REGISTRY_KEYS.X_KEY])
             if taken >= n_cells:

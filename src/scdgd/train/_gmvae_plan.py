@@ -10,13 +10,14 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.train import TrainingPlan
 from torch.nn import BatchNorm1d
 
-from scdgd._options import check_options
+from scdgd._options import Choice, Integer, Number, checked
 from scdgd.data import as_sparse_counts
 from scdgd.module import ComponentRegularization
 
 from ._output_start import start_outputs
 from ._pca_clusters import PCAClusters
-from ._plan_options import refuse_unknown
+from ._plan_options import EPOCHS, SEED, check_further
+from ._training_cells import training_cells
 
 if TYPE_CHECKING:
     from scdgd.module import GMVAE
@@ -69,6 +70,15 @@ class GMVAEPlan(TrainingPlan):
         If there is an argument that neither plan has.
     """
 
+    @checked(
+        n_warm_start_epochs=Integer(0),
+        warm_start_weight=Number(least=0),
+        component_regularization=Choice(*get_args(ComponentRegularization)),
+        free_nats=Number(least=0),
+        information_weight=Number(least=0),
+        n_epochs_kl_warmup=EPOCHS,
+        seed=SEED,
+    )
     def __init__(
         self,
         module: GMVAE,
@@ -82,17 +92,7 @@ class GMVAEPlan(TrainingPlan):
         seed: int | None = None,
         **kwargs,
     ) -> None:
-        check_options(component_regularization=(component_regularization, get_args(ComponentRegularization)))
-        for name, value in (
-            ("n_warm_start_epochs", n_warm_start_epochs),
-            ("warm_start_weight", warm_start_weight),
-            ("free_nats", free_nats),
-            ("information_weight", information_weight),
-        ):
-            if not value >= 0:
-                msg = f"`{name}` must not be negative, got {value}."
-                raise ValueError(msg)
-        refuse_unknown("GMVAEPlan", kwargs)
+        kwargs = check_further(type(self), kwargs)
         super().__init__(
             module,
             n_epochs_kl_warmup=n_epochs_kl_warmup,
@@ -110,7 +110,7 @@ class GMVAEPlan(TrainingPlan):
     def on_train_start(self) -> None:
         """Fit reference components, if they are wanted."""
         super().on_train_start()
-        start_outputs(self.module, self.trainer.train_dataloader)
+        start_outputs(self.module, training_cells(self.trainer))
         if self.module.n_components == 1:
             return
         starts = self.n_warm_start_epochs > 0 and not bool(self.module.prior.placed)
@@ -159,7 +159,7 @@ class GMVAEPlan(TrainingPlan):
     def _some_training_counts(self):
         """Counts of training cells as CSR, minibatch by minibatch."""
         n_taken = 0
-        for batch in self.trainer.train_dataloader:
+        for batch in training_cells(self.trainer):
             counts = as_sparse_counts(batch[REGISTRY_KEYS.X_KEY])
             yield counts.to_scipy()
             n_taken += len(counts)

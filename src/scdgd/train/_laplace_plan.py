@@ -9,6 +9,7 @@ import torch
 from scvi.module.base import LossOutput
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._options import Integer, Optional, checked
 from scdgd.inference import laplace_term
 
 from ._representation_plan import RepresentationPlan, rows_of
@@ -53,6 +54,7 @@ class LaplacePlan(RepresentationPlan):
     >>> model.train(plan_cls=scdgd.train.LaplacePlan)
     """
 
+    @checked(n_laplace_genes=Optional(Integer(1)))
     def __init__(self, module: DGDModule, *, n_laplace_genes: int | None = 100, **kwargs) -> None:
         super().__init__(module, **kwargs)
         if module.row_width != module.prior.n_latent:
@@ -63,9 +65,6 @@ class LaplacePlan(RepresentationPlan):
                 "Noise on representations and Laplace's term would count the width of a posterior twice: set "
                 f"`noise_scale=0`, got {module.noise_scale}."
             )
-            raise ValueError(msg)
-        if n_laplace_genes is not None and n_laplace_genes < 1:
-            msg = f"`n_laplace_genes` must be at least 1, got {n_laplace_genes}."
             raise ValueError(msg)
         self.n_laplace_genes = n_laplace_genes
 

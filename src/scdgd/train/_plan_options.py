@@ -1,15 +1,111 @@
-"""Options of training plans."""
+"""Options of training plans: rules of those that several have."""
 
 from __future__ import annotations
 
 import inspect
+from typing import TYPE_CHECKING, Any
 
 from scvi.train import TrainingPlan
 
+from scdgd._options import (
+    Anything,
+    Choice,
+    Flag,
+    Function,
+    Instance,
+    Integer,
+    ListOf,
+    Number,
+    Optional,
+    Options,
+    Rule,
+    Text,
+)
 
-def refuse_unknown(plan: str, options: dict) -> None:
-    """Raise TypeError for options that scvi-tools' plan, which takes any name, does not have."""
-    unknown = set(options) - set(inspect.signature(TrainingPlan.__init__).parameters)
-    if unknown:
-        msg = f"{sorted(unknown)} are not arguments of {plan} or of scvi.train.TrainingPlan."
-        raise TypeError(msg)
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+RATE = Number(least=0)
+DECAY = Number(least=0)
+BETAS = ListOf((Number(least=0, below=1),) * 2)
+EPOCHS = Optional(Integer(0))
+SEED = Optional(Integer(0, 2**32 - 1))
+
+#: Options of scvi-tools' plan.
+OF_TRAINING_PLAN: dict[str, Rule] = {
+    "optimizer": Choice("Adam", "AdamW", "Custom"),
+    "optimizer_creator": Optional(Function()),
+    "lr": RATE,
+    "update_only_decoder": Flag(),
+    "weight_decay": DECAY,
+    "eps": Number(above=0),
+    "n_steps_kl_warmup": EPOCHS,
+    "n_epochs_kl_warmup": EPOCHS,
+    "reduce_lr_on_plateau": Flag(),
+    "lr_factor": Number(above=0, below=1),
+    "lr_patience": Integer(0),
+    "lr_threshold": Number(least=0),
+    "lr_scheduler_metric": Text("the name of a metric"),
+    "lr_min": Number(least=0),
+    "max_kl_weight": Number(least=0),
+    "min_kl_weight": Number(least=0),
+    "compile": Flag(),
+    "compile_kwargs": Optional(Instance(dict, "a dictionary of arguments of torch.compile")),
+    "on_step": Anything("False or None: metrics are those of epochs"),
+    "on_epoch": Anything("True or None: metrics are those of epochs"),
+}
+
+#: Of those, what the automatic steps of Lightning need, and plans that step by themselves have no use for.
+_OF_AUTOMATIC_STEPS = (
+    "optimizer",
+    "optimizer_creator",
+    "update_only_decoder",
+    "reduce_lr_on_plateau",
+    "lr_factor",
+    "lr_patience",
+    "lr_threshold",
+    "lr_scheduler_metric",
+    "lr_min",
+)
+
+
+def check_further(plan: type, options: dict[str, Any], of_loss: Iterable[str] = (), *, is_manual: bool = False) -> dict:
+    """Options that a plan hands on to that of scvi-tools, which takes any name, in their plain types.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    options
+        What was given beside the arguments of the plan.
+    of_loss
+        Names of arguments of the loss.
+    is_manual
+        Whether the plan steps its optimisers itself, so that some options of scvi-tools would be without effect.
+
+    Raises
+    ------
+    TypeError
+        If there is no such option; the nearest are named.
+    ValueError
+        If an option is out of range, or without effect.
+    """
+    of_classes = [
+        inspect.signature(kind.__init__).parameters for kind in plan.__mro__ if issubclass(kind, TrainingPlan)
+    ]
+    further = frozenset({*of_loss}.union(*of_classes) - {"self", "module", "kwargs", "loss_kwargs"})
+    checked = Options(OF_TRAINING_PLAN, of=plan.__name__, further=further)("plan_kwargs", options)
+    for name, without_effect in (("on_step", (False, None)), ("on_epoch", (True, None))):
+        if checked.get(name, without_effect[0]) not in without_effect:
+            msg = (
+                f"`{name}={checked[name]!r}` asks for metrics of single steps, but `history` has one value an epoch. Leave it "
+                "out; a callback sees the loss of each minibatch."
+            )
+            raise ValueError(msg)
+    unused = [name for name in _OF_AUTOMATIC_STEPS if name in checked] if is_manual else []
+    if unused:
+        msg = (
+            f"{unused} would be without effect: {plan.__name__} has optimisers and schedules of its own. Leave it out."
+        )
+        raise ValueError(msg)
+    return checked

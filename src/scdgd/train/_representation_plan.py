@@ -10,12 +10,12 @@ from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
-from scdgd._options import check_options
+from scdgd._options import Anything, Choice, Integer, Number, Optional, checked
 from scdgd.inference._row_adam import RowAdam
 from scdgd.module import REPRESENTATION_KEY
 from scdgd.prior import SoftballMixture
 
-from ._plan_options import refuse_unknown
+from ._plan_options import BETAS, DECAY, EPOCHS, RATE, check_further
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +71,28 @@ class RepresentationPlan(TrainingPlan):
         Passed to :class:`scvi.train.TrainingPlan`.
     """
 
+    @checked(
+        lr=RATE,
+        lr_z=RATE,
+        lr_prior=RATE,
+        betas=BETAS,
+        betas_z=BETAS,
+        eps=Number(above=0),
+        weight_decay=DECAY,
+        weight_decay_z=DECAY,
+        weight_decay_prior=DECAY,
+        lr_drop_epoch=EPOCHS,
+        lr_drop_factor=Number(above=0),
+        prior_update=Choice("em", "gradient"),
+        mixture_start=Integer(0),
+        placement_interval=Optional(Integer(1)),
+        n_inner_steps=Integer(1),
+        clip_norm=Optional(Number(above=0)),
+        seed=Integer(0, 2**32 - 1),
+        train_rows=Anything("rows of the table"),
+        cell_names=Anything("names of the rows"),
+        n_epochs_kl_warmup=EPOCHS,
+    )
     def __init__(
         self,
         module: DGDModule,
@@ -97,19 +119,10 @@ class RepresentationPlan(TrainingPlan):
         n_epochs_kl_warmup: int | None = None,
         **kwargs,
     ) -> None:
-        check_options(prior_update=(prior_update, ("em", "gradient")))
         if prior_update == "em" and isinstance(module.prior, SoftballMixture):
             msg = "A softball mixture has no closed-form step: use `prior_update='gradient'`."
             raise ValueError(msg)
-        for name, value, least in (
-            ("n_inner_steps", n_inner_steps, 1),
-            ("placement_interval", 1 if placement_interval is None else placement_interval, 1),
-            ("mixture_start", mixture_start, 0),
-        ):
-            if value < least:
-                msg = f"`{name}` must be at least {least}, got {value}."
-                raise ValueError(msg)
-        refuse_unknown("RepresentationPlan", kwargs)
+        kwargs = check_further(type(self), kwargs, is_manual=True)
         super().__init__(
             module, lr=lr, eps=eps, weight_decay=weight_decay, n_epochs_kl_warmup=n_epochs_kl_warmup, **kwargs
         )

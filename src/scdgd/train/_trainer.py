@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from scvi.train import SaveCheckpoint, Trainer, TrainRunner
 
+from ._every_cell import EveryCell
 from ._interruption import Interruption
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class InterruptibleTrainer(Trainer):
         **kwargs,
     ) -> None:
         self.interruption = Interruption() if interruption is None else interruption
-        ours = [self.interruption] if checkpoints is None else [checkpoints, self.interruption]
+        ours = [EveryCell(), *([] if checkpoints is None else [checkpoints]), self.interruption]
         super().__init__(*args, callbacks=[*(callbacks or []), *ours], **kwargs)
 
     def fit(self, *args, **kwargs) -> None:
@@ -48,6 +49,8 @@ class InterruptibleTrainer(Trainer):
         ------
         KeyboardInterrupt
             If not even one epoch was complete.
+        ValueError
+            If there was no minibatch to train on.
         """
         was_trained = self._model.is_trained_
         try:
@@ -60,6 +63,13 @@ class InterruptibleTrainer(Trainer):
                 msg = "Training was interrupted before its first epoch was complete."
                 raise KeyboardInterrupt(msg) from exception
             self._load_best()
+        else:
+            if self.num_training_batches == 0:
+                msg = (
+                    "No minibatch is left to train on, so nothing was trained. Lower `batch_size`, and see that "
+                    "`drop_last`, `limit_train_batches` and `train_size` leave some."
+                )
+                raise ValueError(msg)
         finally:
             self._model.is_trained_ = was_trained  # SaveCheckpoint sets it to False, and the history would be lost
 

@@ -139,7 +139,7 @@ def read_checkpoint(folder: CheckpointFolder, description: dict[str, str]) -> di
         )
         raise ValueError(msg)
     there = state["description"]
-    differing = [key for key in [*there, *(description.keys() - there)] if there.get(key) != description.get(key)]
+    differing = [key for key in there if there[key] != description.get(key)]  # older ones say less
     if differing:
         named = "; ".join(
             f"{key}: {there.get(key)} there, {description.get(key)} here" for key in differing[:_MAX_NAMED]

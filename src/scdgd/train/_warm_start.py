@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from scdgd.data import iter_row_blocks
+from scdgd.data import as_native, iter_row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,7 +88,9 @@ def whitened_pca(
 
 def _take_rows(counts, rows: np.ndarray) -> sparse.csr_matrix:
     """Rows as CSR, gathered in blocks so that dense counts are never copied whole."""
-    blocks = [sparse.csr_matrix(counts[rows[i : i + _BLOCK_CELLS]]) for i in range(0, len(rows), _BLOCK_CELLS)]
+    blocks = [
+        sparse.csr_matrix(as_native(counts[rows[i : i + _BLOCK_CELLS]])) for i in range(0, len(rows), _BLOCK_CELLS)
+    ]
     return sparse.vstack(blocks, format="csr")
 
 

@@ -1,0 +1,84 @@
+"""Which arrays counts may stand in, and that their parts fit together."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata.abc import CSCDataset, CSRDataset
+from scipy import sparse
+
+#: Arrays on disk that give rows by position.
+_ON_DISK = (h5py.Dataset, CSRDataset, CSCDataset)
+
+
+def require_matrix(counts, location: str) -> None:
+    """Raise unless `counts` are of a kind that all of the package reads, with parts that fit together.
+
+    NumPy arrays, SciPy's sparse matrices and arrays, and what AnnData keeps on disk.
+
+    Parameters
+    ----------
+    counts
+        Matrix of shape ``(n, g)``.
+    location
+        Where it stands, as the user would write it (``adata.X``).
+
+    Raises
+    ------
+    TypeError
+        If it is something else, with the line that converts it.
+    ValueError
+        If it is a sparse matrix whose indices point outside of it.
+    """
+    name, remedy = type(counts).__name__, None
+    if isinstance(counts, np.ma.MaskedArray):
+        name, remedy = "masked array", f"{location} = {location}.filled(0)"
+    elif type(counts).__module__.partition(".")[0] == "dask":
+        name, remedy = "dask array", f"{location} = {location}.compute()"
+    elif isinstance(counts, pd.DataFrame):
+        remedy = f"{location} = {location}.to_numpy()"
+    elif not (isinstance(counts, (np.ndarray, *_ON_DISK)) or sparse.issparse(counts) or _is_zarr(counts)):
+        remedy = f"{location} = scipy.sparse.csr_matrix(...)"
+    if remedy is not None:
+        msg = (
+            f"{location} is a {name}. Counts are read from NumPy arrays, SciPy's sparse matrices and what AnnData keeps on "
+            f"disk: `{remedy}`."
+        )
+        raise TypeError(msg)
+    if sparse.issparse(counts) and counts.format in ("csr", "csc"):
+        check_structure(counts, location)
+
+
+def check_structure(counts, location: str) -> None:
+    """Raise ValueError unless pointers and indices of compressed rows or columns are inside the matrix.
+
+    SciPy's operations trust them: with an index that is too large they read and write memory that is not theirs.
+    """
+    n_major, n_minor = counts.shape if counts.format == "csr" else counts.shape[::-1]
+    indptr, indices, n_values = counts.indptr, counts.indices, len(counts.data)
+    problem = None
+    if len(indptr) != n_major + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
+        problem = "`indptr` is not a rising list of where the entries of each row begin"
+    elif not indptr[-1] <= min(len(indices), n_values):
+        problem = f"`indptr` ends at {indptr[-1]}, but there are {min(len(indices), n_values)} entries"
+    elif indptr[-1] and (indices.min() < 0 or indices.max() >= n_minor):
+        worst = indices.min() if indices.min() < 0 else indices.max()
+        problem = f"`indices` holds {worst}, outside of 0 to {n_minor - 1}"
+    if problem is not None:
+        msg = (
+            f"{location} is a damaged sparse matrix: {problem}. Its file was cut or altered, or it was put together from "
+            "arrays that do not fit: load or write it again."
+        )
+        raise ValueError(msg)
+
+
+def as_native(block):
+    """The block in a type that SciPy and torch compute with: no half precision, bytes in the machine's order."""
+    if block.dtype == np.float16:
+        return block.astype(np.float32)
+    return block if block.dtype.isnative else block.astype(block.dtype.newbyteorder("="))
+
+
+def _is_zarr(counts) -> bool:
+    return type(counts).__module__.partition(".")[0] == "zarr"

@@ -1,0 +1,209 @@
+"""What the arguments of models may be: one table for checks, documentation and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, get_args
+
+from anndata import AnnData
+from mudata import MuData
+
+from scdgd._options import (
+    Anything,
+    Choice,
+    Either,
+    Flag,
+    Function,
+    Instance,
+    Integer,
+    ListOf,
+    Names,
+    Number,
+    Optional,
+    Rule,
+    Subclass,
+    Text,
+    checked,
+    rules_of,
+)
+from scdgd.likelihood import LIKELIHOODS, VALUE_LIKELIHOODS
+from scdgd.module._flex_parts import DecoderName, PosteriorName, PriorName
+from scdgd.module._flex_vae import GeneLikelihood, MeanActivation
+from scdgd.prior import Prior
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CELLS = Optional(Instance((AnnData, MuData), "an AnnData (or MuData) with the genes of the model"))
+POSITIONS = Anything("positions of cells from 0, or a mask")
+COLUMN = Optional(Text("the name of one column"))
+SEED = Optional(Integer(0, 2**32 - 1))
+GROUP = Anything("a value of the column `groupby`")
+
+#: Arguments of set-up, the same in all models.
+SETUP: dict[str, Rule] = {
+    "layer": Optional(Text("the name of one layer")),
+    "batch_key": COLUMN,
+    "labels_key": COLUMN,
+    "size_factor_key": COLUMN,
+    "categorical_covariate_keys": Optional(Names("a list of columns")),
+    "continuous_covariate_keys": Optional(Names("a list of columns")),
+    "is_count_data": Flag(),
+    "standardize_covariates": Flag(),
+    "modalities": Optional(Instance(dict, "a dictionary from arguments to modalities")),
+}
+
+#: Arguments of reading methods, which mean the same wherever they occur.
+READING: dict[str, Rule] = {
+    "adata": CELLS,
+    "indices": POSITIONS,
+    "batch_size": Optional(Integer(1)),
+    "transform_batch": Anything("a batch of the model, or a list of them"),
+    "gene_list": Optional(Names("a list of genes", may_be_empty=False)),
+    "library_size": Either(Number(above=0), Choice("latent"), words="a positive total or 'latent'"),
+    "n_samples": Integer(1),
+    "n_samples_overall": Optional(Integer(1)),
+    "weights": Choice(None, "uniform", "importance"),
+    "return_mean": Flag(),
+    "return_numpy": Optional(Flag()),
+    "silent": Flag(),
+    "dataloader": Anything("minibatches, as scvi-tools makes them"),
+    "give_mean": Flag(),
+    "mc_samples": Integer(1),
+    "return_dist": Flag(),
+    "full_covariance": Flag(),
+    "soft": Flag(),
+    "n_mc_samples": Integer(1),
+    "n_mc_samples_per_pass": Optional(Integer(1)),
+    "max_cells": Integer(1),
+    "truncation": Flag(),
+    "dof": Optional(Number(above=0)),
+    "num_cells_posterior": Optional(Integer(1)),
+    "sample_key": Text("the name of one column"),
+    "groupby": COLUMN,
+    "group1": GROUP,
+    "group2": GROUP,
+    "idx1": POSITIONS,
+    "idx2": POSITIONS,
+    "mode": Choice("vanilla", "change"),
+    "delta": Optional(Number(least=0)),
+    "all_stats": Flag(),
+    "batch_correction": Flag(),
+    "batchid1": Anything("a list of batches of the model"),
+    "batchid2": Anything("a list of batches of the model"),
+    "fdr_target": Number(least=0, most=1),
+    "filter_outlier_cells": Flag(),
+    "use_permutation": Flag(),
+    "m_permutation": Integer(1),
+    "change_fn": Optional(Either(Choice("log-fold"), Function())),
+    "m1_domain_fn": Optional(Function()),
+    "pseudocounts": Optional(Number(least=0)),
+    "threshold_counts": Number(least=0),
+    "test_mode": Choice("two", "three"),
+    "cred_interval_lvls": Optional(ListOf(Number(above=0, below=1))),
+    "rna_size_factor": Number(above=0),
+    "correlation_type": Choice("spearman", "pearson"),
+    "n_cells": Integer(1),
+    "component": Optional(Integer(0)),
+    "batch": Anything("a batch of the model"),
+    "seed": SEED,
+    "n_steps": Optional(Integer(0)),
+    "lr": Optional(Number(above=0)),
+}
+
+
+_OPTIONS = Optional(Instance(dict, "a dictionary of options"))
+_PARTS = Choice("encoder", "decoder", "none", "both")
+_REGISTRY = Optional(Instance(Mapping, "the registry of a saved model"))
+
+#: Arguments of the constructors of models without an encoder.
+BUILDING: dict[str, Rule] = {
+    "adata": Optional(Instance((AnnData, MuData), "an AnnData (or MuData) that was set up")),
+    "registry": _REGISTRY,
+    "n_components": Either(Integer(1), Choice("labels")),
+    "n_latent": Integer(1),
+    "n_hidden": Integer(1),
+    "n_layers": Integer(1),
+    "activation": Choice("silu", "relu", "tanh"),
+    "gene_likelihood": Choice(*LIKELIHOODS, *VALUE_LIKELIHOODS),
+    "dispersion": Choice("gene", "gene-batch", "gene-cell"),
+    "size_factor": Choice(None, "observed", "max", "mean", "registered", "none"),
+    "output_activation": Choice(None, "softmax", "sigmoid", "softplus", "identity"),
+    "dispersion_floor": Choice(0, 1),
+    "prior_kwargs": _OPTIONS,
+    "noise_scale": Number(least=0),
+    "initial_scale": Number(above=0),
+    "hyperprior_weight": _OPTIONS,
+    "new_cells": _OPTIONS,
+}
+
+#: Arguments of the constructors of models with an encoder, and of scvi-tools' and our modules behind them.
+BUILDING_ENCODERS: dict[str, Rule] = {
+    "adata": Optional(Instance(AnnData, "an AnnData that was set up")),
+    "registry": _REGISTRY,
+    "n_hidden": Either(Integer(1), ListOf(Integer(1), least=1)),
+    "n_latent": Integer(1),
+    "n_layers": Integer(1),
+    "n_components": Integer(1),
+    "dropout_rate": Number(least=0, below=1),
+    "dispersion": Choice("gene", "gene-batch", "gene-label", "gene-cell"),
+    "gene_likelihood": Choice(*get_args(GeneLikelihood)),
+    "use_observed_lib_size": Flag(),
+    "latent_distribution": Choice("normal", "ln"),
+    "prior": Either(Choice(*get_args(PriorName)), Subclass(Prior, "a subclass of scdgd.prior.Prior")),
+    "prior_kwargs": _OPTIONS,
+    "posterior": Choice(*get_args(PosteriorName)),
+    "posterior_kwargs": _OPTIONS,
+    "decoder": Choice(*get_args(DecoderName)),
+    "activation": Choice("relu", "tanh", "selu", "elu", "silu"),
+    "norm_after_activation": Flag(),
+    "decoder_dropout_rate": Number(least=0, below=1),
+    "normalize_input": Flag(),
+    "mean_activation": Choice(None, *get_args(MeanActivation)),
+    "n_prior_samples": Integer(1),
+    "log_variational": Flag(),
+    "encode_covariates": Flag(),
+    "deeply_inject_covariates": Flag(),
+    "batch_representation": Choice("one-hot", "embedding"),
+    "use_batch_norm": Choice(None, "encoder", "decoder", "none", "both"),
+    "use_layer_norm": _PARTS,
+    "use_size_factor_key": Flag(),
+    "extra_payload_autotune": Flag(),
+    "extra_encoder_kwargs": _OPTIONS,
+    "extra_decoder_kwargs": _OPTIONS,
+    "batch_embedding_kwargs": _OPTIONS,
+    "var_activation": Optional(Function()),
+    "component_weights": Either(Choice("uniform", "learned", "labels"), ListOf(Number(least=0), least=1)),
+    "max_components_per_cell": Optional(Integer(1)),
+    "analytic_kl": Flag(),
+    "norm_per_component": Flag(),
+    "batch_norm_decay": Number(least=0, below=1),
+    "batch_norm_scale": Flag(),
+}
+
+
+def reading(*names: str, **rules: Rule) -> Callable:
+    """Check arguments of a reading method by the rules of their names, or by rules of its own.
+
+    Parameters
+    ----------
+    *names
+        Arguments with a rule in :data:`READING`.
+    **rules
+        Rules of other arguments, or in their place.
+    """
+    return checked(**{name: READING[name] for name in names}, **rules)
+
+
+def options_of(model_class: type) -> dict[str, dict[str, Rule]]:
+    """Rules of all arguments of a model, by method, in the order of the class.
+
+    Parameters
+    ----------
+    model_class
+        A model of this package.
+    """
+    constructors = [rules_of(vars(kind).get("__init__")) for kind in reversed(model_class.__mro__)]
+    found = {"__init__": {name: rule for rules in constructors for name, rule in rules.items()}}
+    found |= {name: rules_of(getattr(model_class, name)) for name in dir(model_class) if not name.startswith("_")}
+    return {name: dict(rules) for name, rules in found.items() if rules}

@@ -1,0 +1,73 @@
+"""Raw counts of groups of cells, block by block, in memory or on disk."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from scdgd.data import BackedCounts, iter_row_blocks
+
+_BLOCK_ELEMENTS = 2**24
+#: Total that means of normalised counts are given for, as in scvi-tools.
+_TOTAL = 1e4
+
+
+class GroupStatistics(NamedTuple):
+    """Means over the cells of a group, each of shape ``(g,)``."""
+
+    mean: np.ndarray
+    """Counts."""
+    nonzero: np.ndarray
+    """Share of cells with at least one count."""
+    normalised: np.ndarray
+    """Counts per 10,000 of a cell's counts of the genes at hand."""
+
+
+class RawCounts:
+    """Counts of some cells of a matrix that is never copied as a whole.
+
+    scvi-tools' differential expression takes it for a matrix of which it needs rows and their mean.
+
+    Parameters
+    ----------
+    counts
+        Matrix ``(n, g)`` of any kind that models are set up with.
+    cells
+        Positions of cells; ``None`` for all.
+    """
+
+    def __init__(self, counts, cells: np.ndarray | None = None) -> None:
+        counts = counts.tocsr() if sparse.issparse(counts) else counts
+        self._counts = BackedCounts(counts) if BackedCounts.can_read(counts) else counts
+        self._cells = np.arange(counts.shape[0]) if cells is None else np.sort(cells)
+
+    def __getitem__(self, cells: np.ndarray) -> RawCounts:
+        """Counts of the cells of a mask, or at positions."""
+        some = RawCounts.__new__(RawCounts)
+        some._counts, some._cells = self._counts, np.sort(self._cells[np.asarray(cells)])
+        return some
+
+    def mean(self, axis: int = 0, dtype=None, out=None) -> np.ndarray:
+        """Mean over cells, shape ``(g,)``."""
+        return self.statistics().mean
+
+    def statistics(self) -> GroupStatistics:
+        """Means over these cells."""
+        n_genes = self._counts.shape[1]
+        sums = np.zeros((3, n_genes))
+        rows = max(1, _BLOCK_ELEMENTS // max(1, n_genes))
+        for first in range(0, len(self._cells), rows):
+            for _, block in iter_row_blocks(_rows_of(self._counts, self._cells[first : first + rows])):
+                block = sparse.csr_matrix(block, dtype=np.float64)
+                totals = np.asarray(block.sum(axis=1)).ravel()
+                factors = np.divide(_TOTAL, totals, out=np.zeros_like(totals), where=totals > 0)
+                sums[0] += np.asarray(block.sum(axis=0)).ravel()
+                sums[1] += np.bincount(block.indices[block.data != 0], minlength=n_genes)
+                sums[2] += block.T @ factors
+        return GroupStatistics(*(sums / max(1, len(self._cells))))
+
+
+def _rows_of(counts, cells: np.ndarray):
+    return counts[cells]

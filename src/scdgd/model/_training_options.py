@@ -1,0 +1,279 @@
+"""Options of training that all models share, checked before anything changes."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from scvi.train import Trainer, merge_kwargs
+from torch.utils.data import DataLoader
+
+from scdgd._options import (
+    Anything,
+    Choice,
+    Flag,
+    Instance,
+    Integer,
+    Number,
+    Optional,
+    Options,
+    Rule,
+    Subclass,
+    Text,
+    shown,
+)
+from scdgd.data import SparseCountsLoader, SparseCountsSplitter
+from scdgd.train import RepresentationPlan
+
+if TYPE_CHECKING:
+    from scvi.data import AnnDataManager
+
+
+class _OneDevice(Rule):
+    """One device of an accelerator."""
+
+    words = "one device: 'auto', 1, or a list of one index"
+
+    def __call__(self, name: str, value: Any) -> int | list[int] | str:
+        """The device as scvi-tools takes it."""
+        text = value.strip() if isinstance(value, str) else None
+        if text == "auto":
+            return text
+        if text is not None and text.rstrip(",").lstrip("-").isdigit():
+            value = [int(text.rstrip(","))] if text.endswith(",") else int(text)
+        is_list = isinstance(value, list | tuple)
+        count = len(value) if is_list else value
+        if (
+            isinstance(count, bool)
+            or not isinstance(count, int | float)
+            or count != int(count)
+            or not is_list
+            and count < -1
+        ):
+            self.refuse(name, value)
+        several = count > 1 or (count == -1 and not is_list and torch.cuda.device_count() > 1)
+        if several:
+            msg = (
+                f"`{name}={shown(value)}` asks for several, and models of scdgd train on one device: representations, chains "
+                "and moments of mixtures are not shared between processes. Pass `devices=1`."
+            )
+            raise NotImplementedError(msg)
+        if count == 0 or (is_list and not isinstance(value[0], int)):
+            self.refuse(name, value)
+        return list(value) if is_list else int(count)
+
+
+_SHARE = Optional(Number(above=0, most=1))
+_KWARGS = Optional(Anything("a dictionary, or a configuration of scvi-tools"))
+
+#: Arguments of `train`.
+TRAINING: dict[str, Rule] = {
+    "max_epochs": Optional(Integer(1)),
+    "accelerator": Text("the name of an accelerator"),
+    "devices": _OneDevice(),
+    "train_size": _SHARE,
+    "validation_size": Optional(Number(least=0, below=1)),
+    "shuffle_set_split": Flag(),
+    "load_sparse_tensor": Flag(),
+    "batch_size": Integer(1),
+    "early_stopping": Flag(),
+    "datasplitter_kwargs": Optional(Instance(dict, "a dictionary of arguments of the data splitter")),
+    "plan_config": _KWARGS,
+    "plan_kwargs": _KWARGS,
+    "datamodule": Anything("a data module of scvi-tools"),
+    "trainer_config": _KWARGS,
+    "warm_start": Choice("pca", "zeros"),
+    "mixture_start": Optional(Integer(0)),
+    "checkpoint_dir": Anything("the path of a folder"),
+    "checkpoint_every_n_epochs": Optional(Integer(1)),
+    "polish": Flag(),
+    "plan_cls": Optional(Subclass(RepresentationPlan, "a subclass of scdgd.train.RepresentationPlan")),
+    "estimate_likelihood": Flag(),
+}
+
+#: Those that all models have.
+OF_ALL = (
+    "max_epochs",
+    "accelerator",
+    "devices",
+    "train_size",
+    "validation_size",
+    "shuffle_set_split",
+    "load_sparse_tensor",
+    "batch_size",
+    "early_stopping",
+    "datasplitter_kwargs",
+    "plan_config",
+    "plan_kwargs",
+    "datamodule",
+    "trainer_config",
+)
+
+_AMOUNT = Optional(Number(above=0))
+#: Arguments of scvi-tools' and Lightning's trainers whose wrong values would be found late, or never.
+_OF_TRAINER: dict[str, Rule] = {
+    "check_val_every_n_epoch": Optional(Integer(1)),
+    "enable_checkpointing": Flag(),
+    "checkpointing_monitor": Text("the name of a metric"),
+    "num_sanity_val_steps": Integer(-1),
+    "enable_model_summary": Flag(),
+    "early_stopping": Flag(),
+    "early_stopping_monitor": Text("the name of a metric"),
+    "early_stopping_min_delta": Number(least=0),
+    "early_stopping_patience": Integer(0),
+    "early_stopping_warmup_epochs": Integer(0),
+    "early_stopping_mode": Choice("min", "max"),
+    "enable_progress_bar": Flag(),
+    "progress_bar_refresh_rate": Integer(0),
+    "simple_progress_bar": Flag(),
+    "log_every_n_steps": Integer(0),
+    "learning_rate_monitor": Flag(),
+    "limit_train_batches": _AMOUNT,
+    "limit_val_batches": Optional(Number(least=0)),
+    "max_steps": Integer(-1),
+    "gradient_clip_val": _AMOUNT,
+    "gradient_clip_algorithm": Choice(None, "norm", "value"),
+    "accumulate_grad_batches": Integer(1),
+    "detect_anomaly": Flag(),
+    "callbacks": Optional(Instance((list, tuple, pl.Callback), "a list of callbacks of Lightning")),
+}
+_TRAINER = Options(
+    _OF_TRAINER,
+    of="`train` and scvi.train.Trainer",
+    further=frozenset(
+        {
+            *inspect.signature(Trainer.__init__).parameters,
+            *inspect.signature(pl.Trainer.__init__).parameters,
+            "ckpt_path",
+        }
+        - {"self", "kwargs"}
+    ),
+)
+_SPLITTER = Options(
+    {"drop_last": Flag(), "least": Integer(1), "num_workers": Integer(0), "persistent_workers": Flag()},
+    of="the data splitter and torch's loader",
+    further=frozenset(
+        {
+            *inspect.signature(SparseCountsSplitter.__mro__[1].__init__).parameters,
+            *inspect.signature(SparseCountsLoader.__init__).parameters,
+            *inspect.signature(DataLoader.__init__).parameters,
+        }
+        - {"self", "kwargs", "adata_manager", "dataset", "sampler", "batch_sampler", "shuffle", "indices", "collate_fn"}
+    ),
+)
+
+
+def check_trainer(given: dict[str, Any], config: Any = None, *, manual_steps: str | None = None) -> dict[str, Any]:
+    """Arguments of the trainer in their plain types, those of a configuration included.
+
+    Parameters
+    ----------
+    given, config
+        Arguments, and a configuration that they take precedence over.
+    manual_steps
+        What to use in place of clipping by Lightning, which cannot clip where a plan steps its optimisers itself.
+
+    Raises
+    ------
+    TypeError
+        If there is no such argument; the nearest are named.
+    ValueError
+        If one is out of range, or impossible with manual steps.
+    NotImplementedError
+        For several devices.
+    """
+    known = {*_TRAINER.rules, *_TRAINER.further, *TRAINING}
+    if "checkpoint_dir" in given or "checkpoint_every_n_epochs" in given:
+        msg = (
+            "`checkpoint_dir` and `checkpoint_every_n_epochs` are arguments of SCDGD and SCVAD alone. Here, a "
+            "`scvi.train.SaveCheckpoint` in `callbacks` saves the model after epochs."
+        )
+        raise TypeError(msg)
+    options = Options(_TRAINER.rules, of=_TRAINER.of, further=frozenset(known))
+    checked = options("train", _of_config(config)) | options("train", given)
+    if "ddp" in str(checked.get("strategy", "")).lower():
+        msg = f"`strategy={shown(checked['strategy'])}` is for several devices, and models of scdgd train on one: leave it out."
+        raise NotImplementedError(msg)
+    if manual_steps is not None:
+        if checked.get("gradient_clip_val") is not None:
+            msg = f"`gradient_clip_val` is without effect where a plan steps its optimisers itself. {manual_steps}"
+            raise ValueError(msg)
+        if checked.get("accumulate_grad_batches", 1) != 1:
+            msg = (
+                "`accumulate_grad_batches` is for automatic steps, and this model steps by itself: raise `batch_size`."
+            )
+            raise ValueError(msg)
+    if isinstance(checked.get("callbacks"), pl.Callback):
+        checked["callbacks"] = [checked["callbacks"]]
+    return checked
+
+
+def _of_config(config: Any) -> dict[str, Any]:
+    """Arguments of a configuration, but for those that `train` has itself, as in scvi-tools."""
+    merged = merge_kwargs(config, None, name="trainer")
+    return {name: value for name, value in merged.items() if name not in ("max_epochs", "accelerator", "devices")}
+
+
+def check_loading(given: dict[str, Any] | None) -> dict[str, Any]:
+    """Arguments of the data splitter in their plain types.
+
+    Raises
+    ------
+    TypeError
+        If there is no such argument; the nearest are named.
+    """
+    return _SPLITTER("datasplitter_kwargs", given or {})
+
+
+def merged_plan(config: Any, given: Any) -> dict[str, Any]:
+    """Options of the plan, those given before those of a configuration.
+
+    Raises
+    ------
+    TypeError
+        If they are no dictionary or configuration.
+    """
+    for name, value in (("plan_config", config), ("plan_kwargs", given)):
+        if value is not None and not isinstance(value, dict) and not hasattr(value, "to_kwargs"):
+            try:
+                dict(value)
+            except (TypeError, ValueError) as error:
+                msg = f"`{name}` must be a dictionary of options, or a configuration of scvi-tools, got {shown(value)}."
+                raise TypeError(msg) from error
+    return merge_kwargs(config, given, name="plan")
+
+
+def check_minibatches(
+    manager: AnnDataManager, splitter: type[SparseCountsSplitter], options: dict[str, Any], *, has_batch_norm: bool
+) -> tuple[int, int]:
+    """Numbers of cells that train and that validate; ValueError if there are no minibatches to train on.
+
+    Parameters
+    ----------
+    manager
+        Manager of the cells.
+    splitter, options
+        Class of the data splitter, and all its arguments.
+    has_batch_norm
+        Whether a minibatch needs two cells.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is made again, and says what it has to say
+        split = splitter(manager, **options)
+    n_train, batch_size = split.n_train, options["batch_size"]
+    if split.drop_last and n_train < batch_size:
+        msg = (
+            f"`drop_last=True` leaves out minibatches of fewer than `batch_size={batch_size}` cells, and there are {n_train} "
+            "training cells, so no minibatch is left to train on. Lower `batch_size`, or leave out `drop_last`."
+        )
+        raise ValueError(msg)
+    if has_batch_norm and min(n_train, batch_size) < 2:
+        msg = (
+            f"Batch norm needs minibatches of two cells at least, but `batch_size={batch_size}` and {n_train} cells train. "
+            "Raise `batch_size`, or build the model with `use_batch_norm='none'`."
+        )
+        raise ValueError(msg)
+    return n_train, split.n_val
