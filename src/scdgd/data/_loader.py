@@ -235,8 +235,22 @@ class SparseCountsLoader(DataLoader):
             collate_fn=_as_it_is,
             num_workers=kwargs.pop("num_workers", settings.dl_num_workers),
             persistent_workers=kwargs.pop("persistent_workers", settings.dl_persistent_workers),
+            generator=torch.Generator(),  # of the seeds of workers, which draw nothing
             **kwargs,
         )
+
+    def __iter__(self) -> Iterator[dict[str, SparseCounts | torch.Tensor]]:
+        """Minibatches in an order that does not depend on the number of workers.
+
+        Without workers a loader draws one number from the global generator when it is begun, and the order of the cells
+        when the first minibatch is asked for. Workers are asked for minibatches at once, and only begun once if they stay;
+        here they wait, so that draws in between come in the same turn.
+        """
+        torch.empty((), dtype=torch.int64).random_()
+        return super().__iter__() if self.num_workers == 0 else self._when_asked()
+
+    def _when_asked(self) -> Iterator[dict[str, SparseCounts | torch.Tensor]]:
+        yield from super().__iter__()
 
 
 def _as_it_is(minibatch):

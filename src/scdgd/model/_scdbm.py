@@ -24,7 +24,7 @@ from scdgd.data import (
     SparseCountsSplitter,
 )
 from scdgd.module import DeepBoltzmannMachine
-from scdgd.train import ContrastiveDivergencePlan, InterruptibleTrainRunner, orderly_training
+from scdgd.train import ContrastiveDivergencePlan, InterruptibleTrainRunner, one_thread, orderly_training
 
 from ._arguments import BUILDING_ENCODERS, SETUP
 from ._boltzmann_likelihood_mixin import BoltzmannLikelihoodMixin
@@ -308,7 +308,7 @@ class SCDBM(
         }
         check_minibatches(self.adata_manager, self._data_splitter_cls, {**split, **loading}, has_batch_norm=False)
         self._training_plan_cls(self.module, **plan)
-        with orderly_training(self) as interruption:
+        with orderly_training(self) as interruption, one_thread():
             super().train(
                 max_epochs,
                 accelerator=accelerator,

@@ -11,6 +11,7 @@ from ._empirical_bayes_plan import EmpiricalBayesPlan
 from ._gmvae_plan import GMVAEPlan
 from ._interruption import Interruption, orderly_training
 from ._laplace_plan import LaplacePlan
+from ._one_thread import one_thread
 from ._pca_clusters import PCAClusters
 from ._representation_plan import RepresentationPlan
 from ._trainer import InterruptibleTrainer, InterruptibleTrainRunner
@@ -37,6 +38,7 @@ __all__ = [
     "UpperStage",
     "calibrate_hidden",
     "fingerprint",
+    "one_thread",
     "orderly_training",
     "pack_history",
     "read_checkpoint",
