@@ -16,6 +16,7 @@ from scvi.data._constants import (
 )
 from scvi.data._utils import _get_adata_minify_type as get_adata_minify_type
 from scvi.model._utils import parse_device_args
+from scvi.model.base._archesmixin import _set_params_online_update as freeze_for_query
 from scvi.module._constants import MODULE_KEYS
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "assign_uuid",
     "forget_manager",
     "forget_model",
+    "freeze_for_query",
     "get_adata_minify_type",
     "get_state_registry",
     "is_registered",

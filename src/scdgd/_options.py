@@ -381,6 +381,24 @@ def rules_of(function: Callable) -> dict[str, Rule]:
     return getattr(function, "rules", {})
 
 
+def constructor_options(kind: type, *given: str) -> Rule:
+    """What may be handed on to the constructor of a class, beside arguments that are given.
+
+    Parameters
+    ----------
+    kind
+        The class.
+    given
+        Names of the arguments that are given otherwise.
+    """
+    parameters = inspect.signature(kind).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return Instance(Mapping, "a dictionary of options")
+    names = [name for name in parameters if name not in given]
+    rules = {name: rule for name, rule in rules_of(kind.__init__).items() if name in names}
+    return Options(rules, of=kind.__name__, further=frozenset(names))
+
+
 def unknown_name(name: Any, known: Iterable[str], what: str) -> str:
     """Message that says that a name is not `what`, and which one it may be."""
     known = sorted({str(one) for one in known} - {"self", "cls", "args", "kwargs"})
@@ -445,6 +463,7 @@ __all__ = [
     "check_options",
     "check_positive_integers",
     "checked",
+    "constructor_options",
     "rules_of",
     "shown",
     "unknown_name",

@@ -181,6 +181,25 @@ BUILDING_ENCODERS: dict[str, Rule] = {
     "batch_norm_scale": Flag(),
 }
 
+#: What of a reference is frozen when it is extended.
+FREEZING: dict[str, Rule] = {
+    "unfrozen": Flag(),
+    "freeze_dropout": Flag(),
+    "freeze_expression": Flag(),
+    "freeze_decoder_first_layer": Flag(),
+    "freeze_batchnorm_encoder": Flag(),
+    "freeze_batchnorm_decoder": Flag(),
+    "freeze_classifier": Flag(),
+}
+#: Arguments of `load_query_data` of models with an encoder.
+SURGERY: dict[str, Rule] = {
+    "adata": Instance(AnnData, "an AnnData with the genes of the reference"),
+    "inplace_subset_query_vars": Flag(),
+    "accelerator": Text("the name of an accelerator"),
+    "transfer_batch": Flag(),
+    **FREEZING,
+}
+
 
 def reading(*names: str, **rules: Rule) -> Callable:
     """Check arguments of a reading method by the rules of their names, or by rules of its own.

@@ -14,7 +14,7 @@ from scvi.data.fields import LayerField
 from scvi.model import SCVI
 from scvi.module import VAE
 
-from scdgd._compat import ADATA_MINIFY_TYPE, get_adata_minify_type, get_state_registry, registry_of
+from scdgd._compat import ADATA_MINIFY_TYPE, freeze_for_query, get_adata_minify_type, get_state_registry, registry_of
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Choice, Options, checked, shown, unknown_name
 from scdgd.data import CountsField, SparseCountsLoader, SparseCountsSplitter
@@ -22,7 +22,7 @@ from scdgd.metrics import n_used_components
 from scdgd.module import FlexVAE
 from scdgd.train import BestState, EmpiricalBayesPlan, InterruptibleTrainRunner, orderly_training
 
-from ._arguments import BUILDING_ENCODERS
+from ._arguments import BUILDING_ENCODERS, FREEZING, SURGERY
 from ._encoder_reading_mixin import EncoderReadingMixin
 from ._sampling_mixin import PriorSamplingMixin
 from ._setup_mixin import SetupMixin
@@ -145,7 +145,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
     _data_loader_cls = SparseCountsLoader
     _train_runner_cls = InterruptibleTrainRunner
     _latent_key = "X_flexscvi"
-    _is_query = False
+    surgery_: dict | None = None
     n_pretrained_epochs_ = 0
 
     @checked(**{name: rule for name, rule in BUILDING_ENCODERS.items() if name in _OF_CONSTRUCTOR})
@@ -300,7 +300,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         trainer_kwargs = check_trainer(trainer_kwargs, trainer_config)
         early_stopping = trainer_kwargs.pop("early_stopping", False) or early_stopping
         plan, loading = merged_plan(plan_config, plan_kwargs), check_loading(datasplitter_kwargs)
-        if self._is_query:
+        if self.surgery_ is not None:
             plan.setdefault("weight_decay", 0.0)
         n_pretraining = plan.get("n_pretraining_epochs", 0)
         if n_pretraining:
@@ -466,7 +466,8 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         With the rest frozen as it is by default, the encoder learns from new categories only, so that training a query
         leaves representations of the reference and the prior bit for bit as they are. ``freeze_expression=False`` lets
         weights of genes and known categories in the first layer train, too. Unlike in scvi-tools, categorical
-        covariates, and references of one batch, may gain categories without harm to those that are known.
+        covariates, and references of one batch, may gain categories without harm to those that are known; frozen batch
+        norms normalise in training as they do afterwards; and what is frozen stays so in a model that was saved.
 
         Parameters
         ----------
@@ -496,18 +497,34 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
             msg = f"`reference_model` must be a {cls.__name__} or the folder of a saved one, got {shown(reference_model)}."
             raise TypeError(msg)
         reference_model._check_if_trained(warn=False)
-        given = inspect.signature(SCVI.load_query_data).parameters
+        takes = inspect.signature(SCVI.load_query_data)
         for name in kwargs:
-            if name not in given:
-                raise TypeError(unknown_name(name, given, f"an argument of {cls.__name__}.load_query_data"))
-        model = super().load_query_data(adata, reference_model, *args, **kwargs)
+            if name not in takes.parameters:
+                raise TypeError(unknown_name(name, takes.parameters, f"an argument of {cls.__name__}.load_query_data"))
+        given = takes.bind(adata, reference_model, *args, **kwargs).arguments
+        options = Options(SURGERY, of="load_query_data", further=frozenset(given))("arguments", given)
+        model = super().load_query_data(**options)
         known = reference_model.registry
         n_known = [len(get_state_registry(known, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"])]
         n_known.extend(get_state_registry(known, REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", []))
-        model.module.extend_categories(n_known)
-        model.module.prior.requires_grad_(False)
-        model._is_query = True
+        model.module.sort_query_columns(n_known)
+        model.surgery_ = {
+            "n_known": n_known,
+            "options": {name: options.get(name, takes.parameters[name].default) for name in FREEZING},
+        }
+        model._hold_reference()
         return model
+
+    def _hold_reference(self) -> None:
+        """Hold what belongs to the reference of a query model, beyond what scvi-tools' surgery freezes."""
+        of_surgery = self.surgery_["options"]
+        self.module.hold_known(self.surgery_["n_known"], holds_first_layer=of_surgery["freeze_expression"])
+
+    def _after_loading(self) -> None:
+        """Freeze a query model as it was when it was saved."""
+        if self.surgery_ is not None:
+            freeze_for_query(self.module, **self.surgery_["options"])
+            self._hold_reference()
 
 
 def _without_sizes(options: dict) -> dict:

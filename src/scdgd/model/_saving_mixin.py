@@ -175,6 +175,7 @@ class SavingMixin:
         state.pop("pyro_param_store", None)
         model.module.on_load(model)
         model.module.load_state_dict(state)
+        model._after_loading()
         model.to_device(target)
         model.module.eval()
         if adata is not None:
@@ -193,6 +194,9 @@ class SavingMixin:
         for name, value in attributes.items():
             setattr(model, name, value)
         return model
+
+    def _after_loading(self) -> None:
+        """What is left to do when state and attributes are those that were saved."""
 
     @classmethod
     def _check_class(cls, registry: dict, allowed: list[str], folder: Path) -> None:

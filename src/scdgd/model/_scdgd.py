@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from anndata import AnnData
+from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 
 from scdgd._compat import get_state_registry, is_registered
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd._options import Choice, Options, checked, shown
+from scdgd._options import Choice, Instance, Options, checked, constructor_options, shown, unknown_name
 from scdgd.inference import NEW_CELLS, NewCellsConfig
 from scdgd.likelihood import VALUE_LIKELIHOODS
 from scdgd.module import DGDModule, log_size_factor
 from scdgd.prior import GaussianMixture, SoftballMixture
 
-from ._arguments import BUILDING
+from ._arguments import BUILDING, FREEZING
 from ._posterior_mixin import PosteriorMixin
 from ._representation_mixin import RepresentationMixin
 from ._sampling_mixin import PriorSamplingMixin
@@ -30,8 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
-    from anndata import AnnData
-    from mudata import MuData
 
     from scdgd.module._dgd import GeneLikelihood
 
@@ -157,6 +158,8 @@ class SCDGD(
             )
             raise ValueError(msg)
         hyperprior_weight = self._check_hyperprior_weight(hyperprior_weight or {}, prior)
+        of_prior = constructor_options(self._priors[prior], "n_components", "n_latent", "generator")
+        prior_kwargs = of_prior("prior_kwargs", prior_kwargs or {})
         check_values(self.registry_, gene_likelihood)
         if size_factor == "registered" and not has_size_factor:
             msg = "`size_factor='registered'` needs `setup_anndata(adata, size_factor_key=...)`."
@@ -165,7 +168,7 @@ class SCDGD(
         self.module = self._make_module(
             self.summary_stats.n_vars,
             n_cells,
-            self._priors[prior](k, n_latent, **(prior_kwargs or {})),
+            self._priors[prior](k, n_latent, **prior_kwargs),
             n_batch=self.summary_stats.n_batch,
             n_cats_per_cov=get_state_registry(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", ()),
             n_continuous=self.summary_stats.get("n_extra_continuous_covs", 0),
@@ -260,7 +263,24 @@ class SCDGD(
         ------
         ValueError
             If genes are missing or batches unknown; they are named.
+        TypeError
+            If there is no such argument, or the reference is no such model.
+        RuntimeError
+            If the reference is not trained.
         """
+        is_folder = isinstance(reference_model, str | os.PathLike)
+        of_load = inspect.signature(cls.load).parameters if is_folder else {}
+        takes = {*inspect.signature(cls.load_query_data).parameters, *of_load} - {"dir_path"}
+        for name in kwargs:
+            if name in FREEZING:
+                msg = (
+                    f"`{name}` is for models with an encoder. Training a query of {cls.__name__} moves representations of its "
+                    "cells only; all else is frozen. Leave it out."
+                )
+                raise TypeError(msg)
+            if name not in takes:
+                raise TypeError(unknown_name(name, takes, f"an argument of {cls.__name__}.load_query_data"))
+        Instance((AnnData, MuData), "an AnnData (or MuData) with the genes of the reference")("adata", adata)
         if not isinstance(reference_model, cls | str | os.PathLike):
             msg = f"`reference_model` must be a {cls.__name__} or the folder of a saved one, got {shown(reference_model)}."
             raise TypeError(msg)

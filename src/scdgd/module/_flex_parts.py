@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from scvi.nn import DecoderSCVI
 from torch import nn
 
+from scdgd._options import Rule, constructor_options
 from scdgd.likelihood import LIKELIHOODS
 from scdgd.prior import (
     DirichletProcessMixture,
@@ -35,6 +36,8 @@ DecoderName = Literal["nonlinear", "linear"]
 NORMALIZED_TOTAL = 1e4
 #: Priors whose components are encoded pseudo-inputs.
 ENCODED_PRIORS = {"vamp": VampPrior, "vmm": VampPriorMixture}
+_MIXTURES = {"gmm": GaussianMixture, "vade": VaDEMixture}
+_OTHER_PRIORS = {"normal": StandardNormal, "dpgmm": DirichletProcessMixture}
 
 
 def is_prior_class(prior: PriorName | type[Prior]) -> bool:
@@ -44,14 +47,21 @@ def is_prior_class(prior: PriorName | type[Prior]) -> bool:
 
 def make_prior(name: PriorName | type[Prior], n_components: int, n_latent: int, **kwargs) -> Prior:
     """Prior without pseudo-inputs; Gaussian mixtures have full covariances unless told otherwise."""
-    if is_prior_class(name):
-        return name(n_components, n_latent, **kwargs)
     if name == "normal":
-        return StandardNormal(n_latent, **kwargs)
-    if name == "dpgmm":
-        return DirichletProcessMixture(n_components, n_latent, **kwargs)
-    mixture = {"gmm": GaussianMixture, "vade": VaDEMixture}[name]
-    return mixture(n_components, n_latent, **{"covariance_type": "full", **kwargs})
+        return StandardNormal(n_latent)
+    if name in _MIXTURES:
+        kwargs = {"covariance_type": "full", **kwargs}
+    return prior_class(name)(n_components, n_latent, **kwargs)
+
+
+def prior_class(name: PriorName | type[Prior]) -> type[Prior]:
+    """Class of a prior that is given by its name, or by itself."""
+    return name if is_prior_class(name) else (_MIXTURES | _OTHER_PRIORS | ENCODED_PRIORS)[name]
+
+
+def prior_options(name: PriorName | type[Prior]) -> Rule:
+    """What a prior takes beside the numbers of components and dimensions."""
+    return constructor_options(prior_class(name), "n_components", "n_latent", "pseudo_inputs", "generator")
 
 
 def replace_hidden_layers(

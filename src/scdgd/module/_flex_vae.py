@@ -14,7 +14,7 @@ from torch.distributions import Normal as Gaussian
 from torch.distributions import kl_divergence
 
 from scdgd._compat import ADATA_MINIFY_TYPE, MODULE_KEYS
-from scdgd._options import check_options, check_positive_integers
+from scdgd._options import check_options, check_positive_integers, constructor_options
 from scdgd.data import SparseCounts
 from scdgd.likelihood import Likelihood
 from scdgd.prior import PseudoInputs
@@ -30,10 +30,11 @@ from ._flex_parts import (
     is_prior_class,
     linear_decoder_like,
     make_prior,
+    prior_options,
     replace_hidden_layers,
 )
 from ._inverse_autoregressive_flow import FlowPosterior, InverseAutoregressiveFlow
-from ._query_columns import mend_query_columns
+from ._query_columns import hold_known, sort_query_columns
 from ._sparse_first_layer import forward_sparse
 
 if TYPE_CHECKING:
@@ -152,6 +153,9 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
             gene_likelihood=(gene_likelihood, get_args(GeneLikelihood)),
         )
         check_positive_integers(n_latent=n_latent, n_prior_samples=n_prior_samples)
+        prior_kwargs = prior_options(prior)("prior_kwargs", prior_kwargs or {})
+        of_flow = constructor_options(InverseAutoregressiveFlow, "n_latent")
+        posterior_kwargs = of_flow("posterior_kwargs", posterior_kwargs or {})
         if latent_distribution == "ln" and (prior != "normal" or posterior != "normal"):
             msg = "`latent_distribution='ln'` goes with `prior='normal'` and `posterior='normal'` only."
             raise ValueError(msg)
@@ -187,8 +191,7 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
         if mean_activation == "identity":
             self.register_buffer("placed", torch.tensor(False))
         if posterior == "iaf":
-            options = {"n_context": hidden_sizes[-1], **(posterior_kwargs or {})}
-            self.flow = InverseAutoregressiveFlow(n_latent, **options)
+            self.flow = InverseAutoregressiveFlow(n_latent, **{"n_context": hidden_sizes[-1], **posterior_kwargs})
         else:
             self.flow = None
         categories = (n_batch, *(n_cats_per_cov or ())) if self.encode_covariates else ()
@@ -196,9 +199,9 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
             nonnegative = self.log_variational or gene_likelihood != "normal"
             n_continuous = n_continuous_cov * self.encode_covariates
             pseudo_inputs = PseudoInputs(n_components, n_input, n_continuous, categories, nonnegative=nonnegative)
-            self.prior = ENCODED_PRIORS[prior](pseudo_inputs, n_latent, **(prior_kwargs or {}))
+            self.prior = ENCODED_PRIORS[prior](pseudo_inputs, n_latent, **prior_kwargs)
         else:
-            self.prior = make_prior(prior, n_components, n_latent, **(prior_kwargs or {}))
+            self.prior = make_prior(prior, n_components, n_latent, **prior_kwargs)
 
     def _encoder_counts(self, x: SparseCounts | torch.Tensor) -> SparseCounts | torch.Tensor:
         """Counts in the units of the encoder, before log1p: raw or normalised."""
@@ -298,9 +301,14 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
         """Hidden layers of the encoders of the posterior, which see covariates."""
         return [self.z_encoder.encoder]
 
-    def extend_categories(self, n_known: Sequence[int]) -> None:
-        """Mend and hold the weights of known categories in a query model, see :func:`mend_query_columns`."""
-        mend_query_columns(self, n_known)
+    def sort_query_columns(self, n_known: Sequence[int]) -> None:
+        """Mend the weights of known categories in a query model, see :func:`sort_query_columns`."""
+        sort_query_columns(self, n_known)
+
+    def hold_known(self, n_known: Sequence[int], *, holds_first_layer: bool = True) -> None:
+        """Hold the reference in a query model, but for what is new, see :func:`hold_known`."""
+        hold_known(self, n_known, holds_first_layer=holds_first_layer)
+        self.prior.requires_grad_(False)
 
     def given_prior(self) -> Prior:
         """The prior for the encoder as it is now; pseudo-inputs are encoded once, in evaluation mode."""

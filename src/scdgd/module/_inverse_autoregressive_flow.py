@@ -12,6 +12,8 @@ from torch import nn
 from torch.distributions import Distribution, constraints
 from torch.nn.functional import logsigmoid
 
+from scdgd._options import Integer, ListOf, Number, checked
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -66,6 +68,13 @@ class InverseAutoregressiveFlow(nn.Module):
     (torch.Size([5, 2]), torch.Size([5]))
     """
 
+    @checked(
+        n_latent=Integer(1),
+        n_context=Integer(1),
+        n_steps=Integer(0),
+        hidden_sizes=ListOf(Integer(1), least=1),
+        gate_bias=Number(),
+    )
     def __init__(
         self,
         n_latent: int,

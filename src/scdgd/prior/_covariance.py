@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
@@ -11,13 +11,6 @@ AxisAlignedType = Literal["diag", "tied_diag", "spherical", "fixed"]
 CovarianceType = Literal["diag", "tied_diag", "spherical", "full", "tied", "fixed"]
 
 MIN_VAR = 1e-6
-
-
-def check_covariance_type(covariance_type: str, allowed) -> None:
-    """Raise a ``ValueError`` unless `covariance_type` is one of the ``Literal`` `allowed`."""
-    if covariance_type not in get_args(allowed):
-        msg = f"`covariance_type` must be one of {get_args(allowed)}, got {covariance_type!r}."
-        raise ValueError(msg)
 
 
 def unit_lower(couplings: torch.Tensor, n_latent: int) -> torch.Tensor:

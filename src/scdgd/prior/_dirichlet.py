@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.distributions import SoftplusTransform
 
+from scdgd._options import Choice, checked
+
 ConcentrationPrior = Literal["gamma", "inverse_gamma"]
 WeightSpace = Literal["simplex", "logits"]
 
@@ -51,6 +53,7 @@ class DirichletProcessWeights(nn.Module):
         If an option is unknown.
     """
 
+    @checked(concentration_prior=Choice(*get_args(ConcentrationPrior)), weight_space=Choice(*get_args(WeightSpace)))
     def __init__(
         self,
         n_components: int,
@@ -59,13 +62,6 @@ class DirichletProcessWeights(nn.Module):
         weight_space: WeightSpace = "simplex",
     ) -> None:
         super().__init__()
-        for name, value, allowed in (
-            ("concentration_prior", concentration_prior, ConcentrationPrior),
-            ("weight_space", weight_space, WeightSpace),
-        ):
-            if value not in get_args(allowed):
-                msg = f"`{name}` must be one of {get_args(allowed)}, got {value!r}."
-                raise ValueError(msg)
         self.concentration_prior, self.weight_space = concentration_prior, weight_space
         self.logits = nn.Parameter(torch.zeros(n_components))
         self.raw_inverse_concentration = nn.Parameter(_softplus.inv(torch.tensor(1.0)))

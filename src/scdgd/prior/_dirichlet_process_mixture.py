@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from torch import nn
+
+from scdgd._options import Choice, Instance, Optional, checked
 
 from ._base import Prior
 from ._component_mixture import ComponentMixture
@@ -41,6 +43,12 @@ class DirichletProcessMixture(Prior):
 
     empirical_bayes: ClassVar[bool] = True
 
+    @checked(
+        covariance_type=Choice(*get_args(PrecisionType)),
+        concentration_prior=Choice(*get_args(ConcentrationPrior)),
+        weight_space=Choice(*get_args(WeightSpace)),
+        generator=Optional(Instance(torch.Generator, "a generator of torch")),
+    )
     def __init__(
         self,
         n_components: int,

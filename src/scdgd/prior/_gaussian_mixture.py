@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from torch import nn
 
-from ._covariance import MIN_VAR, CovarianceType, check_covariance_type, modified_cholesky, unit_lower
+from scdgd._options import Choice, Number, Optional, checked
+
+from ._covariance import MIN_VAR, CovarianceType, modified_cholesky, unit_lower
 from ._expectation_maximization import ExpectationMaximization
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -63,6 +65,11 @@ class GaussianMixture(ExpectationMaximization):
 
     empirical_bayes: ClassVar[bool] = True
 
+    @checked(
+        covariance_type=Choice(*get_args(CovarianceType)),
+        concentration=Number(above=0),
+        pseudo_count=Optional(Number(least=0)),
+    )
     def __init__(
         self,
         n_components: int,
@@ -73,13 +80,6 @@ class GaussianMixture(ExpectationMaximization):
         pseudo_count: float | None = None,
     ) -> None:
         super().__init__(n_components, n_latent)
-        check_covariance_type(covariance_type, CovarianceType)
-        if not concentration > 0:
-            msg = f"`concentration` must be positive, got {concentration}."
-            raise ValueError(msg)
-        if pseudo_count is not None and not pseudo_count >= 0:
-            msg = f"`pseudo_count` must not be negative, got {pseudo_count}."
-            raise ValueError(msg)
         self.covariance_type, self.concentration = covariance_type, float(concentration)
         self.pseudo_count = float(self.n_latent if pseudo_count is None else pseudo_count)
         k, d = self.n_components, self.n_latent

@@ -7,6 +7,8 @@ import math
 import torch
 from torch.nn.functional import softplus
 
+from scdgd._options import Flag, Integer, Number, checked
+
 
 class Softball:
     r"""Nearly uniform density on a ball of radius `scale` around the origin.
@@ -37,10 +39,8 @@ class Softball:
         If `scale` or `sharpness` is not positive.
     """
 
+    @checked(n_latent=Integer(1), scale=Number(above=0), sharpness=Number(above=0), normalized=Flag())
     def __init__(self, n_latent: int, scale: float = 1.0, sharpness: float = 1.0, normalized: bool = False) -> None:
-        if scale <= 0 or sharpness <= 0:
-            msg = f"The softball needs a positive scale and sharpness, got {scale} and {sharpness}."
-            raise ValueError(msg)
         self.n_latent, self.scale, self.sharpness = n_latent, float(scale), float(sharpness)
         self._log_constant = math.lgamma(1 + n_latent / 2) - n_latent * (math.log(scale) + 0.5 * math.log(math.pi))
         if normalized:

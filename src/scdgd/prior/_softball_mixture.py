@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-from ._covariance import AxisAlignedType, check_covariance_type
+from scdgd._options import Choice, Instance, Number, Optional, checked
+
+from ._covariance import AxisAlignedType
 from ._gaussian_mixture import GaussianMixture
 from ._placement import kmeans_centres, random_rows
 from ._softball import Softball
@@ -50,6 +52,16 @@ class SoftballMixture(GaussianMixture):
         If `covariance_type` is not axis-aligned or an argument is out of range.
     """
 
+    @checked(
+        covariance_type=Choice(*get_args(AxisAlignedType)),
+        concentration=Number(above=0),
+        scale=Number(above=0),
+        sharpness=Number(above=0),
+        component_scale=Optional(Number(above=0)),
+        log_var_scale=Number(above=0),
+        initial_means=Choice("softball", "kmeans"),
+        generator=Optional(Instance(torch.Generator, "a generator of torch")),
+    )
     def __init__(
         self,
         n_components: int,
@@ -64,21 +76,13 @@ class SoftballMixture(GaussianMixture):
         initial_means: Literal["softball", "kmeans"] = "softball",
         generator: torch.Generator | None = None,
     ) -> None:
-        check_covariance_type(covariance_type, AxisAlignedType)
         super().__init__(n_components, n_latent, covariance_type=covariance_type, concentration=concentration)
         self.softball = Softball(self.n_latent, scale, sharpness)
         self.component_scale = 0.2 * scale / self.n_components if component_scale is None else component_scale
         self.log_var_scale = log_var_scale
-        for name, value in (("component_scale", self.component_scale), ("log_var_scale", log_var_scale)):
-            if value <= 0:
-                msg = f"`{name}` must be positive, got {value}."
-                raise ValueError(msg)
         with torch.no_grad():
             self.means.copy_(self.softball.sample(self.n_components, generator))
             self.log_var.fill_(2 * math.log(self.component_scale))
-        if initial_means not in ("softball", "kmeans"):
-            msg = f"`initial_means` must be 'softball' or 'kmeans', got {initial_means!r}."
-            raise ValueError(msg)
         self.placed.fill_(initial_means == "softball")
 
     def reset(self) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from scdgd._options import Flag, checked
+
 from ._component_mixture import ComponentMixture
 from ._encoded_prior import EncodedPrior
 
@@ -34,6 +36,7 @@ class VampPrior(EncodedPrior):
         Whether :math:`w_c` are parameters; ``False`` (published) is :math:`1/k`.
     """
 
+    @checked(learn_weights=Flag())
     def __init__(self, pseudo_inputs: PseudoInputs, n_latent: int, *, learn_weights: bool = False) -> None:
         super().__init__(pseudo_inputs, n_latent)
         self.weight_logits = nn.Parameter(torch.zeros(self.n_components)) if learn_weights else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 import torch
+
+from scdgd._options import Choice, checked
 
 from ._component_mixture import ComponentMixture
 from ._dirichlet import ConcentrationPrior, DirichletProcessWeights, WeightSpace
@@ -51,6 +53,11 @@ class VampPriorMixture(EncodedPrior):
 
     empirical_bayes: ClassVar[bool] = True
 
+    @checked(
+        covariance_type=Choice(*get_args(PrecisionType)),
+        concentration_prior=Choice(*get_args(ConcentrationPrior)),
+        weight_space=Choice(*get_args(WeightSpace)),
+    )
     def __init__(
         self,
         pseudo_inputs: PseudoInputs,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 from torch.distributions import SoftplusTransform
 
-from ._covariance import check_covariance_type
+from scdgd._options import Choice, checked
 
 PrecisionType = Literal["full", "diag"]
 
@@ -50,9 +50,9 @@ class WishartPrecisions(nn.Module):
         If `covariance_type` is unknown.
     """
 
+    @checked(covariance_type=Choice(*get_args(PrecisionType)))
     def __init__(self, n_components: int, n_latent: int, *, covariance_type: PrecisionType = "full") -> None:
         super().__init__()
-        check_covariance_type(covariance_type, PrecisionType)
         k, d = self.n_components, self.n_latent = n_components, n_latent
         self.covariance_type = covariance_type
         self.degrees_of_freedom = (d if covariance_type == "full" else 1) + 2
