@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import anndata as ad
 import h5py
@@ -302,8 +304,8 @@ def write_unlabelled(cells, path):
         (None, ("--batch-key", "nothing"), "no column 'nothing' for the batches; .*'cell_type'"),
         (None, ("--labels-key", "nothing"), "no column 'nothing' for the labels; .*'cell_type'"),
         (None, ("--n-components", "101"), "101 components need .* there are 100. Lower --n-components"),
-        (None, ("--n-components", "0"), "--n-components must be at least 1, got 0"),
-        (None, ("--max-epochs", "0"), "--max-epochs must be at least 1, got 0"),
+        (None, ("--n-components", "0"), "--n-components must be a positive integer, got 0"),
+        (None, ("--max-epochs", "0"), "--max-epochs must be a positive integer, got 0"),
         (None, ("-o", "{}"), "The output .* is a directory"),
         (None, ("-o", "{}/in.h5ad"), "is the input, which is never overwritten"),
         (None, ("-o", "{}/in.h5ad/out.h5ad"), "Nothing can be written to the directory .*in.h5ad"),
@@ -358,7 +360,12 @@ def test_failed_training_and_failed_writing_are_one_line_and_keep_the_old_output
     assert capsys.readouterr().err.endswith("scdgd: error: The loss became NaN in epoch 3.\n")
     monkeypatch.setattr(AnnData, "write_h5ad", fail_writing)
     assert fit(tmp_path) == 1
-    assert capsys.readouterr().err.endswith("scdgd: error: Writing the results failed: No space left on device.\n")
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(
+        r"scdgd: error: Writing '.*out.h5ad' failed \(No space left on device\); the former file is as it was\. The folder '.*' "
+        r"has [0-9,]+ bytes free\. Nothing was written before it\.",
+        said,
+    )
     assert (tmp_path / "out.h5ad").read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.h5ad", "out.h5ad"]
 
@@ -390,3 +397,51 @@ def test_as_a_process(tmp_path):
     assert result.returncode == 1
     assert result.stdout == ""
     assert result.stderr == f"scdgd: error: There is no file {tmp_path / 'none.h5ad'}.\n"
+
+
+def test_ctrl_c_keeps_what_training_had_reached(tmp_path):
+    simulate().write_h5ad(tmp_path / "in.h5ad")
+    log = tmp_path / "log"
+    code = "import signal, sys, scdgd.cli; signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(scdgd.cli.main())"
+    arguments = "fit in.h5ad -o out.h5ad --save-model model --n-components 3 --max-epochs 40000".split()
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+        while "Training on" not in log.read_text():
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        table, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(
+        r"interrupted +after \d+ of 40000 epochs; results are of the state that training had reached", table
+    )
+    assert re.search("written +out.h5ad, model", table)
+    assert "scdgd_cluster" in ad.read_h5ad(tmp_path / "out.h5ad").obs
+    assert scdgd.model.SCDGD.load(tmp_path / "model", adata=simulate()).is_trained_
+
+
+def interrupt(*args, **kwargs) -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_before_the_first_epoch_is_complete(cells, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(scdgd.model.SCDGD, "train", interrupt)
+    assert fit(tmp_path) == 130
+    assert capsys.readouterr().err.endswith("scdgd: interrupted; no epoch was complete, so nothing was written.\n")
+    assert not (tmp_path / "out.h5ad").exists()
+
+
+def test_ctrl_c_while_results_are_written(cells, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(scdgd.model.SCDGD, "save", interrupt)
+    assert fit(tmp_path, "--save-model", str(tmp_path / "model")) == 130
+    assert capsys.readouterr().err.endswith(f"scdgd: interrupted; {tmp_path / 'out.h5ad'} was written.\n")
+
+
+def test_ctrl_c_while_held_out_cells_are_scored(cells, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_report, "_score_held_out", interrupt)
+    assert fit(tmp_path, "--report", str(tmp_path / "report")) == 130
+    assert "while held-out cells were scored; results are of the whole training" in capsys.readouterr().out
+    assert json.loads((tmp_path / "report/summary.json").read_text())["was_interrupted"]

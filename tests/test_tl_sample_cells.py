@@ -97,7 +97,7 @@ def _dgd(adata):
 def test_refusals(tmp_path):
     model = trained(SCGMVAE)
     for wrong, match in (
-        ({"mode": "gibbs"}, "`mode` must be 'prior' or 'posterior', got 'gibbs'"),
+        ({"mode": "gibbs"}, r"`mode` must be one of \['prior', 'posterior'\], got 'gibbs'"),
         ({"batch": "batch_9"}, r"batch_9.*batch_0"),
         ({"component": 3}, "`component` must be one of 0 ... 2, got 3"),
         ({"component": 3, "mode": "posterior"}, "`component` must be one of 0 ... 2, got 3"),
@@ -161,7 +161,7 @@ def test_boltzmann_libraries():
     for library in ("lognormal", 500):
         with pytest.raises(ValueError, match=r"no size factors.*use_library_size=True"):
             sample_cells(model, 3, library=library)
-    with pytest.raises(ValueError, match="'empirical', 'lognormal' or a total count"):
+    with pytest.raises(ValueError, match="'empirical', 'lognormal' or a positive total"):
         sample_cells(model, 3, library="log")
     sized = boltzmann(use_library_size=True)
     for mode in ("prior", "posterior"):

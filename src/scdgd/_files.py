@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 _PART = ".part"
 
 
+class WritingError(OSError):
+    """A file could not be written; the former one is as it was."""
+
+
 def part_of(path: Path) -> Path:
     """Name under which a file is written before it takes the place of `path`; suffixes stay, for some writers read them."""
     return path.with_name(f".{path.stem}.{os.getpid()}{_PART}{path.suffix}")
@@ -25,13 +29,15 @@ def parts_left(path: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+def written_whole(path: str | os.PathLike, n_bytes: int | None = None) -> Iterator[Path]:
     """Write a file under another name, flush it to the disk, and rename it: a process that dies leaves the old one.
 
     Parameters
     ----------
     path
         The file.
+    n_bytes
+        How large it will be, for the message where there is no space; ``None`` if that is not known.
 
     Yields
     ------
@@ -44,18 +50,18 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     part = part_of(path)
-    try:
-        with readable_errors(path):
+    with readable_errors(path, n_bytes):
+        try:
             yield part
             flush(part)
             os.replace(part, path)
             flush_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def readable_errors(path: Path) -> Iterator[None]:
+def readable_errors(path: Path, n_bytes: int | None = None) -> Iterator[None]:
     """Say of errors in writing which file it is, that the old one is as it was, and how much is free."""
     try:
         yield
@@ -63,8 +69,8 @@ def readable_errors(path: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not _is_of_writing(error):
             raise
         there = "; the former file is as it was" if path.exists() else ""
-        msg = f"Writing {str(path)!r} failed ({_reason(error)}){there}. Its folder has {free_bytes(path.parent)} free."
-        raise OSError(getattr(error, "errno", None), msg) from error
+        msg = f"Writing {str(path)!r} failed ({_reason(error)}){there}. {_space(path.parent, n_bytes)}"
+        raise WritingError(msg) from error
 
 
 def flush(path: Path) -> None:
@@ -84,11 +90,18 @@ def flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def free_bytes(folder: Path) -> str:
-    """What is free in a folder, for a message."""
-    with contextlib.suppress(OSError):
-        return f"{shutil.disk_usage(folder).free:,} bytes"
-    return "an unknown number of bytes"
+def _space(folder: Path, n_bytes: int | None) -> str:
+    """What is free in a folder, and what is missing there."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return f"The folder {str(folder)!r} cannot be read."
+    if n_bytes is None or n_bytes <= free:
+        needed = "" if n_bytes is None else f" of the {n_bytes:,} needed"
+        return f"The folder {str(folder)!r} has {free:,} bytes free{needed}."
+    return (
+        f"The folder {str(folder)!r} has {free:,} bytes free of the {n_bytes:,} needed: {n_bytes - free:,} are missing."
+    )
 
 
 def _is_of_writing(error: RuntimeError) -> bool:

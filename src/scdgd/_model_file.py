@@ -6,13 +6,11 @@ import hashlib
 import logging
 import os
 import pickle
-import uuid
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import torch
 from mudata import MuData
@@ -27,7 +25,7 @@ logger = logging.getLogger(__name__)
 #: Names that scvi-tools gives files and their parts.
 MODEL_NAME, ADATA_NAME, MDATA_NAME = "model.pt", "adata.h5ad", "mdata.h5mu"
 STATE_KEY, VAR_NAMES_KEY, ATTRIBUTES_KEY = "model_state_dict", "var_names", "attr_dict"
-_DIGEST_KEY, _DATA_KEY, _MARK = "digest", "data_id", "scdgd_save_id"
+_DIGEST_KEY, _DATA_KEY = "digest", "data_digest"
 _FORMER = ".former"
 #: What arrays of NumPy are made of in a pickle; none of it runs code.
 _NUMPY = [
@@ -53,8 +51,8 @@ def write_model(
     """Write a model, and data if there are any, into a folder; other files in it stay.
 
     All is written beside the former files and flushed. Then the files take their places, the model's last. A process that
-    dies before leaves the former model; between the two, former data are still there, and :func:`read_model` finds them by
-    the mark that model and data share.
+    dies before leaves the former model; between the two, former data are still there, and :func:`find_data` knows them by
+    their digest, which the model holds.
 
     Parameters
     ----------
@@ -74,27 +72,26 @@ def write_model(
     """
     model = folder / f"{prefix}{MODEL_NAME}"
     beside = None if data is None else folder / f"{prefix}{_name_of(data)}"
-    mark = None if data is None else uuid.uuid4().hex
-    content = {**content, _DATA_KEY: mark}
-    content[_DIGEST_KEY] = digest_of(content)
-    parts = [part_of(model)]
+    parts: list[Path] = []
     try:
-        with readable_errors(model):
-            torch.save(content, parts[0], **save_kwargs)
-            flush(parts[0])
         if beside is not None:
             parts.append(part_of(beside))
             with readable_errors(beside):
-                _write_data(data, parts[1], mark, write_kwargs)
-                flush(parts[1])
-            former = beside.with_name(f"{_FORMER}.{beside.name}")
-            if beside.exists():
-                os.replace(beside, former)
-            os.replace(parts[1], beside)
-        os.replace(parts[0], model)
+                _write_data(data, parts[0], write_kwargs)
+                flush(parts[0])
+        content = {**content, _DATA_KEY: None if beside is None else _digest_of_file(parts[0])}
+        content[_DIGEST_KEY] = digest_of(content)
+        parts.append(part_of(model))
+        with readable_errors(model):
+            torch.save(content, parts[-1], **save_kwargs)
+            flush(parts[-1])
+        if beside is not None and beside.exists():
+            os.replace(beside, _former(beside))
+        for part, path in zip(parts, [model] if beside is None else [beside, model], strict=True):
+            os.replace(part, path)
         flush_folder(folder)
         if beside is not None:
-            former.unlink(missing_ok=True)
+            _former(beside).unlink(missing_ok=True)
     finally:
         for part in (*parts, *parts_left(model)):
             part.unlink(missing_ok=True)
@@ -151,15 +148,17 @@ def find_data(folder: Path, prefix: str, content: dict[str, Any], *, is_mudata: 
         If the data beside the model belong to another save.
     """
     path = folder / f"{prefix}{MDATA_NAME if is_mudata else ADATA_NAME}"
-    mark, former = content.get(_DATA_KEY), path.with_name(f"{_FORMER}.{path.name}")
-    if mark is None:
+    if _DATA_KEY not in content:  # of earlier versions, or of scvi-tools
         return path if path.exists() else None
-    for candidate in (path, former):
-        if candidate.exists() and _mark_of(candidate) == mark:
+    if content[_DATA_KEY] is None:
+        return None
+    for candidate in (path, _former(path)):
+        if candidate.exists() and _digest_of_file(candidate) == content[_DATA_KEY]:
             return candidate
+    what = "are not those that were saved with the model" if path.exists() else "are gone"
     msg = (
-        f"The data in {str(path)!r} {'were not saved with the model' if path.exists() else 'are gone'}: saving was "
-        "interrupted, or the file was replaced. Pass the data: `load(..., adata=adata)`, or load without: `adata=False`."
+        f"The data in {str(path)!r} {what}: the file was replaced or damaged, or saving was interrupted. Pass the data: "
+        "`load(..., adata=adata)`, or load without: `adata=False`."
     )
     raise ValueError(msg)
 
@@ -225,21 +224,21 @@ def _unpickled(path: Path, map_location) -> Any:
         raise ValueError(_damaged(path, " ".join(str(error).split())[:200])) from error
 
 
-def _write_data(data: AnnData | MuData, path: Path, mark: str, write_kwargs: dict) -> None:
+def _write_data(data: AnnData | MuData, path: Path, write_kwargs: dict) -> None:
     if not isinstance(data, MuData) and data.isbacked:
         data.copy(filename=path).file.close()
     else:
         data.write(path, **write_kwargs)
-    with h5py.File(path, "r+") as file:
-        file.attrs[_MARK] = mark
 
 
-def _mark_of(path: Path) -> str | None:
-    try:
-        with h5py.File(path, "r") as file:
-            return file.attrs.get(_MARK)
-    except OSError:
-        return None
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _former(path: Path) -> Path:
+    """Where a file is while another takes its place."""
+    return path.with_name(f"{_FORMER}.{path.name}")
 
 
 def _name_of(data: AnnData | MuData) -> str:

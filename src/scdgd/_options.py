@@ -86,9 +86,9 @@ class Number(Rule):
         """What is accepted."""
         if self.above == 0 and self.most is None and self.below is None:
             return "a positive number"
-        limits = (("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below))
-        limits = " and ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
-        return f"a finite number {limits}".rstrip()
+        limits = (("of at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below))
+        said = " and ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
+        return f"a finite number {'of ' if said.startswith('at most') else ''}{said}".rstrip()
 
     def __call__(self, name: str, value: Any) -> float:
         """The value as an :class:`int` or :class:`float`."""
@@ -336,6 +336,10 @@ class Options(Rule):
         }
 
 
+#: Seed of all draws, or ``None``.
+SEED = Optional(Integer(0, 2**32 - 1))
+
+
 def checked(**rules: Rule) -> Callable[[_Function], _Function]:
     """Check the arguments of a function by rules before it does anything, and hand them on in their plain types.
 
@@ -443,6 +447,7 @@ def _title(function: Callable) -> str:
 
 
 __all__ = [
+    "SEED",
     "Anything",
     "Choice",
     "Either",

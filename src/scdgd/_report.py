@@ -134,11 +134,17 @@ def run(adata: AnnData, model: SCDGD, job: Job, *, score_held_out: bool) -> Summ
         share_unsure=float((responsibilities.max(axis=1) < _SURE).mean()),
         seed=job.seed,
         seconds_training=seconds,
+        n_epochs=model.trainer.current_epoch,
+        max_epochs=model.trainer.max_epochs,
+        was_interrupted=_was_interrupted(model),
     )
     if job.labels_key is not None:
         summary = dataclasses.replace(summary, **_compare_with_labels(adata, model, job))
-    if score_held_out:
-        score = _score_held_out(model.adata, job)
+    if score_held_out and not summary.was_interrupted:
+        try:
+            score = _score_held_out(model.adata, job)
+        except KeyboardInterrupt:  # what the first model found is not lost
+            return dataclasses.replace(summary, was_interrupted=True)
         if score is not None:
             summary = dataclasses.replace(
                 summary,
@@ -151,6 +157,10 @@ def run(adata: AnnData, model: SCDGD, job: Job, *, score_held_out: bool) -> Summ
 
 def _train(model: SCDGD, job: Job) -> None:
     model.train(job.max_epochs, enable_progress_bar=job.show_progress)
+
+
+def _was_interrupted(model: SCDGD) -> bool:
+    return model.trainer.interruption.ended
 
 
 def _compare_with_labels(adata: AnnData, model: SCDGD, job: Job) -> dict:
@@ -217,6 +227,8 @@ def _score_held_out(cells: AnnData, job: Job) -> HeldOutScore | None:
         warnings.filterwarnings("ignore", message=".*have no count in any cell.*")  # said once, for the first model
         model = _build_on(cells[~is_test].copy(), job)
         _train(model, job)
+        if _was_interrupted(model):
+            raise KeyboardInterrupt
         return held_out_log_likelihood(model, cells[is_test].copy(), seed=job.seed)
 
 
@@ -246,10 +258,9 @@ def draw(adata: AnnData, model: SCDGD, job: Job, directory: Path) -> None:
     adata.obsm[_UMAP_KEY] = embedding.cells
     color = [_CLUSTER_KEY] if job.labels_key is None else [_CLUSTER_KEY, job.labels_key]
     figures = {
-        "latent.png": pl.latent(adata, model, embedding=embedding, color=color, return_fig=True),
-        "components.png": pl.components(adata, job.labels_key, return_fig=True),
-        "history.png": pl.history(model, return_fig=True),
+        "latent.png": lambda **to: pl.latent(adata, model, embedding=embedding, color=color, **to),
+        "components.png": lambda **to: pl.components(adata, job.labels_key, **to),
+        "history.png": lambda **to: pl.history(model, **to),
     }
-    for name, figure in figures.items():
-        figure.savefig(directory / name, dpi=150, bbox_inches="tight")
-        plt.close(figure)
+    for name, draw_figure in figures.items():
+        plt.close(draw_figure(save=directory / name, return_fig=True))

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from scdgd._files import written_whole
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -35,6 +37,10 @@ class Summary:
     """Mean over test cells, in nats; see :func:`scdgd.metrics.held_out_log_likelihood`."""
     held_out_standard_error: float | None = None
     n_held_out: int | None = None
+    n_epochs: int | None = None
+    max_epochs: int | None = None
+    was_interrupted: bool = False
+    """Whether Ctrl-C ended training, or the score of held-out cells, before its time."""
 
     def table(self, **more: str) -> str:
         """The summary for people, a few lines of text; `more` are further rows."""
@@ -53,13 +59,25 @@ class Summary:
         if self.held_out_log_likelihood is not None:
             score = f"{self.held_out_log_likelihood:.1f} ± {self.held_out_standard_error:.1f} nats per cell"
             rows.append(("held-out log-likelihood", f"{score}  ({self.n_held_out} cells)"))
+        if self.was_interrupted:
+            rows.append(("interrupted", self._state_kept()))
         rows.append(("seconds", f"{self.seconds_total:.0f}  (training: {self.seconds_training:.0f})"))
         rows += more.items()
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
+    def _state_kept(self) -> str:
+        """What an interrupt left."""
+        if self.n_epochs < self.max_epochs:
+            return (
+                f"after {self.n_epochs} of {self.max_epochs} epochs; results are of the state that training had reached"
+            )
+        return "while held-out cells were scored; results are of the whole training"
+
 
 def write_summary(summary: Summary, directory: Path) -> None:
     """Write ``summary.json`` and ``summary.txt``."""
-    (directory / "summary.json").write_text(json.dumps(dataclasses.asdict(summary), indent=2) + "\n")
-    (directory / "summary.txt").write_text(summary.table() + "\n", encoding="utf-8")
+    texts = {"summary.json": json.dumps(dataclasses.asdict(summary), indent=2), "summary.txt": summary.table()}
+    for name, text in texts.items():
+        with written_whole(directory / name) as part:
+            part.write_text(f"{text}\n", encoding="utf-8")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MODELS = ("scdgd",)
+#: Exit status after Ctrl-C, as shells give it.
+_INTERRUPTED = 130
 _COMPONENTS = 20
 _DEMO_COMPONENTS = 10
 _DEMO_LABELS = "bulk_labels"
@@ -47,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit status: 0, or 1 after one line on standard error. Wrong usage exits with 2.
+    Exit status: 0, or 1 after one line on standard error. Wrong usage exits with 2. After Ctrl-C it is 130: if training had
+    completed an epoch, its results are written, and the table says so; else one line on standard error says what was not.
     """
     started = time.perf_counter()
     # read when torch is loaded: threads that spin while they wait take the cores of whatever else runs
@@ -55,12 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         with contextlib.redirect_stdout(sys.stderr), _quiet():
-            table = args.command(args, started)
+            table, was_interrupted = args.command(args, started)
     except _UserError as error:
         print(f"scdgd: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt as interrupt:
+        written = str(interrupt) or "nothing was written"
+        print(f"scdgd: interrupted; {written}.", file=sys.stderr)
+        return _INTERRUPTED
     print(table)
-    return 0
+    return _INTERRUPTED if was_interrupted else 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -102,11 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _fit(args: argparse.Namespace, started: float) -> str:
+def _fit(args: argparse.Namespace, started: float) -> tuple[str, bool]:
     return _run(args, lambda: _read(args.input), args.input, args.output, args.report, started)
 
 
-def _demo(args: argparse.Namespace, started: float) -> str:
+def _demo(args: argparse.Namespace, started: float) -> tuple[str, bool]:
     if args.data is None:
         from scdgd.datasets import pbmc68k
 
@@ -128,8 +135,8 @@ def _run(
     output: Path,
     report: Path | None,
     started: float,
-) -> str:
-    """Train, write everything that was asked for, and return the table."""
+) -> tuple[str, bool]:
+    """Train, write everything that was asked for, and return the table, and whether Ctrl-C came before the end."""
     from scdgd import _report
     from scdgd._summary import write_summary
 
@@ -138,8 +145,8 @@ def _run(
         adata = read()
         try:
             model = _report.build(adata, job)
-        except (TypeError, ValueError) as error:
-            raise _UserError(_as_options(str(error))) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise _UserError(_as_options(str(error.args[0] if error.args else error))) from error
     if source is not None and output.exists() and output.samefile(source):
         msg = f"{output} is the input, which is never overwritten. Choose another output."
         raise _UserError(msg)
@@ -149,22 +156,36 @@ def _run(
             _prepare_directory(directory)
     try:
         summary = _report.run(adata, model, job, score_held_out=report is not None)
-    except RuntimeError as error:
+    except (ArithmeticError, RuntimeError, ValueError) as error:
         logger.debug("Training failed", exc_info=True)
         raise _UserError(error) from error
+    except KeyboardInterrupt:
+        msg = "no epoch was complete, so nothing was written"
+        raise KeyboardInterrupt(msg) from None
+    written: list[Path] = []
     try:
         if report is not None:
             _report.draw(adata, model, job, report)
         _write(adata, output)
+        written.append(output)
         if args.save_model is not None:
-            model.save(str(args.save_model), overwrite=True)
+            model.save(args.save_model, overwrite=True)
+            written.append(args.save_model)
         summary = dataclasses.replace(summary, seconds_total=time.perf_counter() - started)
         if report is not None:
             write_summary(summary, report)
+            written.append(report)
     except OSError as error:
-        msg = f"Writing the results failed: {error}."
+        msg = f"{str(error).rstrip('.')}. {_listed(written).capitalize() if not written else _listed(written)} was written before it."
         raise _UserError(msg) from error
-    return summary.table(written=", ".join(str(path) for path in (output, report, args.save_model) if path is not None))
+    except KeyboardInterrupt:
+        msg = f"{_listed(written)} was written"
+        raise KeyboardInterrupt(msg) from None
+    return summary.table(written=", ".join(map(str, written))), summary.was_interrupted
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths)) or "nothing"
 
 
 def _as_options(message: str) -> str:
@@ -175,12 +196,15 @@ def _as_options(message: str) -> str:
 
 
 def _job(args: argparse.Namespace) -> Job:
+    from scdgd._options import SEED, Integer, Optional
     from scdgd._report import Job
 
-    for option, value in (("--max-epochs", args.max_epochs), ("--n-components", args.n_components)):
-        if value is not None and value < 1:
-            msg = f"{option} must be at least 1, got {value}."
-            raise _UserError(msg)
+    rules = {"max_epochs": Optional(Integer(1)), "n_components": Integer(1), "seed": SEED}
+    for name, rule in rules.items():
+        try:
+            rule(f"--{name.replace('_', '-')}", getattr(args, name))
+        except ValueError as error:
+            raise _UserError(str(error).replace("`", "")) from error
     return Job(
         model=args.model,
         n_components=args.n_components,
@@ -240,12 +264,10 @@ def _prepare_file(path: Path) -> None:
 
 def _write(adata: AnnData, path: Path) -> None:
     """Write beside the target first: whatever happens, there is never half a file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    from scdgd._files import written_whole
+
+    with written_whole(path) as part:
         adata.write_h5ad(part, compression="gzip")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

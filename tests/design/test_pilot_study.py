@@ -408,7 +408,7 @@ def test_a_mode_may_fail_alone():
 
 
 def test_training_that_was_interrupted_ends_the_study(tmp_path):
-    model = SimpleNamespace(trainer=SimpleNamespace(interruption=SimpleNamespace(signum=signal.SIGINT)))
+    model = SimpleNamespace(trainer=SimpleNamespace(interruption=SimpleNamespace(ended=True)))
     path = tmp_path / "ledger.csv"
     with pytest.raises(KeyboardInterrupt):
         study_of({"copies": copies, "model": lambda pilot: model}).run(path)
@@ -422,13 +422,13 @@ def test_training_that_was_interrupted_ends_the_study(tmp_path):
         ({"sizes": (384, 768)}, ValueError, r"sizes=\(22, 45\)"),
         ({"sizes": ()}, ValueError, "`sizes` must be different"),
         ({"sizes": (20, 20)}, ValueError, "`sizes` must be different"),
-        ({"sizes": (0,)}, ValueError, "`sizes` must be an integer of at least 1, got 0"),
-        ({"sizes": (20.5,)}, ValueError, "`sizes` must be an integer"),
+        ({"sizes": (0,)}, ValueError, "`sizes\\[0\\]` must be a positive integer, got 0"),
+        ({"sizes": (20.5,)}, ValueError, "`sizes\\[0\\]` must be a positive integer"),
         ({"n_repeats": 0}, ValueError, "`n_repeats`"),
         ({"n_synthetic": 3}, ValueError, "`n_synthetic` must be an integer of at least 10"),
         ({"seed": -1}, ValueError, "`seed`"),
         ({"seed": True}, ValueError, "`seed`"),
-        ({"space": "umap"}, ValueError, "space='umap'"),
+        ({"space": "umap"}, ValueError, "got 'umap'"),
         ({"resolution": 0}, ValueError, "`resolution`"),
         ({"embedding": "tsne"}, ValueError, "'tsne'"),
         ({"labels": "type"}, ValueError, "no column 'type'"),
@@ -439,7 +439,7 @@ def test_training_that_was_interrupted_ends_the_study(tmp_path):
         ({"models": {"m": PilotModel(copies, ())}}, ValueError, "`modes` of 'm'"),
         ({"models": {"m": PilotModel(copies, "prior")}}, ValueError, "`modes` of 'm'"),
         ({"adata": CELLS[:5].copy(), "sizes": [2]}, ValueError, "at least 10 cells and 2 genes"),
-        ({"adata": AnnData(np.ones((20, 1)))}, ValueError, "got 20 cells, 1 genes"),
+        ({"adata": AnnData(np.ones((20, 1)))}, ValueError, "got 20 cells and 1 genes"),
         ({"adata": AnnData(np.log1p(CELLS.X), obs=CELLS.obs)}, ValueError, "not integer"),
         ({"adata": AnnData(np.zeros((20, 5)))}, ValueError, "count"),
     ],

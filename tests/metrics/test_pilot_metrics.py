@@ -83,8 +83,8 @@ def test_single_cells_have_no_spread_and_equal_centroids_are_skipped():
         (np.eye(3)[0], [0, 1, 2], {}, "must be a matrix"),
         (np.zeros((0, 2)), [], {}, "must be a matrix"),
         (np.array([[np.nan, 0], [0, 1]]), [0, 1], {}, "NaN"),
-        (np.eye(2), [0, 1], {"q": 0}, "`q` must be positive"),
-        (np.eye(2), [0, 1], {"p": 0.5}, "p=0.5"),
+        (np.eye(2), [0, 1], {"q": 0}, "`q` must be a positive number"),
+        (np.eye(2), [0, 1], {"p": 0.5}, "got 0.5"),
     ],
 )
 def test_what_has_no_index_is_refused(x, labels, options, match):

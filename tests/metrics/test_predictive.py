@@ -165,7 +165,7 @@ def test_the_scored_half_never_enters_inference(model, monkeypatch):
 
 
 def test_wrong_forms_and_numbers_of_draws_are_refused(trained, adata):
-    with pytest.raises(ValueError, match=r"'plug_in' or 'predictive'.*'posterior'"):
+    with pytest.raises(ValueError, match=r"'plug_in', 'predictive'.*'posterior'"):
         held_out_log_likelihood(trained, adata, form="posterior")
     with pytest.raises(ValueError, match="n_samples"):
         held_out_log_likelihood(trained, adata, form="predictive", n_samples=0)

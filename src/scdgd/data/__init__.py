@@ -1,7 +1,7 @@
 """What enters: registry fields, count validation, the splitter."""
 
 from ._backed_counts import BackedCounts
-from ._categories import BatchField, LabelsField, MuDataBatchField, MuDataLabelsField
+from ._categories import BatchField, LabelsField, MuDataBatchField, MuDataLabelsField, categorise
 from ._counts import CountSummary, check_counts, iter_row_blocks
 from ._covariates import (
     CategoricalCovariatesField,
@@ -51,6 +51,7 @@ __all__ = [
     "SparseCountsSplitter",
     "as_native",
     "as_sparse_counts",
+    "categorise",
     "check_counts",
     "counts_of",
     "find_rows",

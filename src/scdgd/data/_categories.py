@@ -224,13 +224,13 @@ class LabelsField(_CategoryField):
         super().__init__(REGISTRY_KEYS.LABELS_KEY, labels_key)
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
-        """Leave the model's categories as they are; cells whose label is missing or not known get the first code."""
+        """Leave the model's categories as they are; cells whose label is missing or not known get the code -1."""
         if self.is_default:
             return self._transfer_default(state_registry, adata_target, **kwargs)
-        codes = np.zeros(adata_target.n_obs, np.int64)
+        codes = np.full(adata_target.n_obs, -1)
         if self._original_attr_key in adata_target.obs:
             known = pd.Index(state_registry[self.CATEGORICAL_MAPPING_KEY])
-            codes = known.get_indexer(adata_target.obs[self._original_attr_key].to_numpy()).clip(min=0)
+            codes = known.get_indexer(adata_target.obs[self._original_attr_key].to_numpy())
         adata_target.obs[self.attr_key] = codes.astype(np.int64)
         return dict(state_registry)
 

@@ -10,6 +10,8 @@ import pandas as pd
 from anndata import AnnData, read_h5ad
 from scipy import sparse
 
+from scdgd._options import Integer, Number, Optional, PathLike, checked
+
 from ._counts_file import write_by_chunks
 from ._pbmc_parameters import PbmcParameters
 from ._population import Cells, Population, draw_cells, draw_counts, extend_genes, make_population
@@ -22,6 +24,18 @@ if TYPE_CHECKING:
 _CHUNK_CELLS = 2_000
 
 
+@checked(
+    n_cells=Integer(1),
+    n_genes=Integer(1),
+    n_types=Optional(Integer(1)),
+    n_batches=Integer(1),
+    within_type_sd=Number(least=0),
+    n_factors=Integer(1),
+    batch_sd=Number(least=0),
+    library_size=Optional(Number(above=0)),
+    seed=Integer(0),
+    path=Optional(PathLike("the path of a file")),
+)
 def simulate(
     n_cells: int,
     n_genes: int = 2000,
@@ -98,7 +112,6 @@ def simulate(
     (500, 1000)
     >>> adata = scdgd.datasets.simulate(1_000_000, path="million.h5ad")  # about 2 GB, little memory
     """
-    _check_arguments(n_cells, n_genes, n_batches, within_type_sd, n_factors, batch_sd, library_size, seed)
     parameters = PbmcParameters.load()
     type_names, proportions = _choose_types(parameters, n_types, type_proportions)
     fitted = extend_genes(parameters, n_genes, type_names)
@@ -114,24 +127,6 @@ def simulate(
         return adata
     write_by_chunks(adata, counts, Path(path))
     return read_h5ad(path, backed="r")
-
-
-def _check_arguments(n_cells, n_genes, n_batches, within_type_sd, n_factors, batch_sd, library_size, seed) -> None:
-    counts = {"n_cells": n_cells, "n_genes": n_genes, "n_batches": n_batches, "n_factors": n_factors}
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            msg = f"`{name}` must be a positive integer, got {value!r}."
-            raise ValueError(msg)
-    for name, value in {"within_type_sd": within_type_sd, "batch_sd": batch_sd}.items():
-        if not 0 <= value < np.inf:
-            msg = f"`{name}` is a standard deviation, zero or positive, got {value!r}."
-            raise ValueError(msg)
-    if library_size is not None and not 0 < library_size < np.inf:
-        msg = f"`library_size` must be positive, got {library_size!r}."
-        raise ValueError(msg)
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        msg = f"`seed` must be an integer, zero or positive, got {seed!r}."
-        raise ValueError(msg)
 
 
 def _choose_types(

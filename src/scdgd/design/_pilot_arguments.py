@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from scdgd._options import Integer, ListOf
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
-
-
-def whole_number(name: str, value: int, least: int) -> int:
-    """The value, if it is an integer of at least `least`.
-
-    Raises
-    ------
-    ValueError
-        If it is not.
-    """
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        msg = f"`{name}` must be an integer of at least {least}, got {value!r}."
-        raise ValueError(msg)
-    return int(value)
 
 
 def checked_sizes(sizes: Sequence[int], n_obs: int) -> tuple[int, ...]:
@@ -37,7 +24,7 @@ def checked_sizes(sizes: Sequence[int], n_obs: int) -> tuple[int, ...]:
     ValueError
         If they are not.
     """
-    sizes = tuple(whole_number("sizes", size, 1) for size in np.ravel(np.asarray(sizes, dtype=object)))
+    sizes = ListOf(Integer(1))("sizes", np.ravel(np.asarray(sizes, dtype=object)))
     if not sizes or len(set(sizes)) < len(sizes):
         msg = f"`sizes` must be different numbers of cells, got {sizes}."
         raise ValueError(msg)

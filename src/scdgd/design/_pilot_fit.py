@@ -125,7 +125,7 @@ def _scores(generator, mode: str, seed: int, reference: Reference) -> tuple[dict
 def _check_interruption(generator) -> None:
     """End the study if training was interrupted: models of this package would else count as trained."""
     interruption = getattr(getattr(generator, "trainer", None), "interruption", None)
-    if getattr(interruption, "signum", None) is not None:
+    if getattr(interruption, "ended", False):
         raise KeyboardInterrupt
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from scdgd._files import readable_errors, written_whole
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -62,10 +64,18 @@ class PilotLedger:
         return kept
 
     def append(self, rows: pd.DataFrame) -> None:
-        """Add the rows of a fit."""
-        with self.path.open("ab") as file:
-            file.write(rows.to_csv(index=False, header=False, lineterminator="\n").encode())
-            file.flush()
+        """Add the rows of a fit.
+
+        Raises
+        ------
+        OSError
+            If they cannot be written; what was there is left, and half a line of them is dropped at the next start.
+        """
+        lines = rows.to_csv(index=False, header=False, lineterminator="\n").encode()
+        with readable_errors(self.path, len(lines)), self.path.open("ab", buffering=0) as file:
+            if file.write(lines) < len(lines):
+                msg = "not all was written"
+                raise OSError(msg)
             os.fsync(file.fileno())
 
     def _read(self) -> pd.DataFrame:
@@ -103,10 +113,9 @@ class PilotLedger:
 
     def _replace(self, rows: pd.DataFrame) -> None:
         """Write the file anew, at once."""
-        part = self.path.with_name(f"{self.path.name}.part")
         table = rows.reindex(columns=[*COLUMNS, MESSAGE]).to_csv(index=False, lineterminator="\n")
-        part.write_bytes(f"{_START}{json.dumps(self.settings)}\n{table}".encode())
-        part.replace(self.path)
+        with written_whole(self.path) as part:
+            part.write_bytes(f"{_START}{json.dumps(self.settings)}\n{table}".encode())
 
 
 def is_whole(rows: pd.DataFrame, modes: Mapping[str, tuple[str, ...]]) -> pd.Series:

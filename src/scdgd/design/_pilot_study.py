@@ -12,11 +12,12 @@ from scipy import sparse
 from scvi.utils import track
 from threadpoolctl import threadpool_limits
 
+from scdgd._options import Choice, Flag, Instance, Integer, Names, Number, Optional, PathLike, Text, checked
 from scdgd.data import check_counts, counts_of
 from scdgd.metrics import ReferenceEmbedding, cluster_scores, leiden_clusters
-from scdgd.pl._figure import finish, get_axes, with_figure_parameters
+from scdgd.pl._figure import finish, get_axes, plotting
 
-from ._pilot_arguments import checked_labels, checked_sizes, fingerprint, whole_number
+from ._pilot_arguments import checked_labels, checked_sizes, fingerprint
 from ._pilot_fit import Fit, Reference, run_fit
 from ._pilot_ledger import COLUMNS, FAILED, MESSAGE, PilotLedger
 from ._pilot_models import PilotModel, checked_models
@@ -96,6 +97,16 @@ class PilotStudy:
     >>> study.plot("ari")
     """
 
+    @checked(
+        adata=Instance(AnnData, "an AnnData"),
+        n_repeats=Integer(1),
+        n_synthetic=Optional(Integer(_LEAST_CELLS)),
+        seed=Integer(0),
+        layer=Optional(Text("the name of one layer")),
+        embedding=Choice("pca", "umap"),
+        space=Choice("pca", "counts"),
+        resolution=Number(above=0),
+    )
     def __init__(
         self,
         adata: AnnData,
@@ -114,16 +125,16 @@ class PilotStudy:
         counts = counts_of(adata, layer)
         location = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
         summary = check_counts(counts, adata.obs_names, adata.var_names, location)
-        if adata.n_obs < _LEAST_CELLS or adata.n_vars < 2 or space not in ("pca", "counts") or not resolution > 0:
+        if adata.n_obs < _LEAST_CELLS or adata.n_vars < 2:
             msg = (
-                f"A pilot study needs at least {_LEAST_CELLS} cells and 2 genes, `space` 'pca' or 'counts' and a positive "
-                f"`resolution`, got {adata.n_obs} cells, {adata.n_vars} genes, space={space!r}, resolution={resolution}."
+                f"A pilot study needs at least {_LEAST_CELLS} cells and 2 genes, got {adata.n_obs} cells and {adata.n_vars} "
+                "genes."
             )
             raise ValueError(msg)
         self.models = checked_models(models)
         self.sizes = checked_sizes(sizes, adata.n_obs)
-        self.n_repeats, self.seed = whole_number("n_repeats", n_repeats, 1), whole_number("seed", seed, 0)
-        n_synthetic = whole_number("n_synthetic", adata.n_obs if n_synthetic is None else n_synthetic, _LEAST_CELLS)
+        self.n_repeats, self.seed = n_repeats, seed
+        n_synthetic = adata.n_obs if n_synthetic is None else n_synthetic
         counts = sparse.csr_matrix(counts[:] if getattr(adata, "isbacked", False) else counts)
         cells = AnnData(counts, obs=adata.obs.copy(), var=adata.var.copy())
         with threadpool_limits(1):  # sums, and so clusters, may depend on the number of threads
@@ -158,10 +169,12 @@ class PilotStudy:
         """Reference cluster of each cell, as text, shape ``(n,)``."""
         return self._reference.labels
 
+    @checked(ledger=Optional(PathLike("the path of a file")), n_jobs=Integer(-1), show_progress=Flag())
     def run(self, ledger: str | Path | None = None, *, n_jobs: int = 1, show_progress: bool = True) -> pd.DataFrame:
         r"""Do all fits that are not in the ledger yet, and return all results.
 
-        Fits run on one thread each, so results do not depend on `n_jobs` (but for ``"fit_seconds"``). Training that fails
+        Where the ledger can no longer be written, for the disk is full, the study goes on, results are kept in memory, and an
+        error is logged. Fits run on one thread each, so results do not depend on `n_jobs` (but for ``"fit_seconds"``). Training that fails
         is reported, and tried again at the next call; the other fits go on. Warnings of single fits are not shown.
 
         Parameters
@@ -202,9 +215,13 @@ class PilotStudy:
         found = [rows]
         fits = self._run(left, n_jobs)
         for new in track(fits, description="Pilot study", total=len(left), disable=not (left and show_progress)):
-            if book is not None:
-                book.append(new)
             found.append(new)
+            try:
+                if book is not None:
+                    book.append(new)
+            except OSError as error:  # no disk is worth the fits
+                book = None
+                logger.error("%s Results of this fit and of those to come are kept in memory only.", error)
         self.results, self.failures = self._in_order(found)
         if len(self.failures):
             reasons = "; ".join(
@@ -226,6 +243,7 @@ class PilotStudy:
         options = {"space": reference.space, "resolution": reference.resolution, "seed": reference.seed}
         return cluster_scores(counts, self.labels, counts, embedding=embedding, **options)
 
+    @checked(metric=Text("the name of a metric"))
     def summary(self, metric: str = "cluster_size_error") -> pd.DataFrame:
         """Mean, standard deviation and number of values of a metric.
 
@@ -251,7 +269,7 @@ class PilotStudy:
         summary = values.agg(mean="mean", sd="std", n="count").reindex(index)
         return summary.fillna({"n": 0}).astype({"n": int})
 
-    @with_figure_parameters
+    @plotting(metric=Text("the name of a metric"), models=Optional(Names("a list of names of models")))
     def plot(
         self,
         metric: str = "cluster_size_error",

@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from anndata import AnnData
 from scipy import sparse
 
+from scdgd._options import SEED, Flag, Instance, Integer, ListOf, Number, Optional, Text, checked
 from scdgd.data import check_counts, counts_of
 
 from ._plan_find_type import find_type
@@ -21,11 +23,19 @@ from ._rare_frequency import TypeFrequency
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from anndata import AnnData
-
     from ._plan_targets import Target
 
 
+@checked(
+    pilot_adata=Instance(AnnData, "an AnnData"),
+    target=Optional(Instance((FindType, StableClusters, MarkerPower), "a FindType, StableClusters or MarkerPower")),
+    layer=Optional(Text("the name of one layer")),
+    sizes=Optional(ListOf(Integer(1), least=1)),
+    n_replicates=Integer(1),
+    interval=Number(above=0, below=1),
+    seed=SEED,
+    show_progress=Flag(),
+)
 def plan(
     pilot_adata: AnnData,
     target: Target | None = None,
@@ -98,13 +108,7 @@ def plan(
     >>> scdgd.design.plan(pilot, markers, groups="bulk_labels").table
     """
     target = FindType() if target is None else target
-    if not isinstance(target, FindType | StableClusters | MarkerPower):
-        msg = f"`target` must be a FindType, StableClusters or MarkerPower, got {target!r}."
-        raise TypeError(msg)
-    if not 0 < interval < 1:
-        msg = f"`interval` is a probability between 0 and 1, got {interval}."
-        raise ValueError(msg)
-    sizes = _checked_sizes(sizes)
+    sizes = None if sizes is None else np.unique(sizes)
     if isinstance(target, FindType) and target.frequency is not None:
         return find_type(TypeFrequency(known=target.frequency), target, sizes, interval)
     counts = _counts_of(pilot_adata, layer)
@@ -138,13 +142,3 @@ def _counts_of(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
         raise ValueError(msg)
     check_counts(counts[:, detected], adata.obs_names, adata.var_names[detected], location)
     return counts
-
-
-def _checked_sizes(sizes: Sequence[int] | None) -> np.ndarray | None:
-    if sizes is None:
-        return None
-    given = np.unique(np.asarray(sizes, dtype=float))
-    if len(given) == 0 or (given < 1).any() or (given % 1 != 0).any():
-        msg = f"`sizes` must be positive integers, numbers of further cells, got {list(sizes)}."
-        raise ValueError(msg)
-    return given.astype(int)

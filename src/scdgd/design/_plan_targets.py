@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scdgd._options import check_positive_integers
+from scdgd._options import Integer, Number, Optional
+
+_SHARE = Number(above=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,9 @@ class FindType:
                 "of a group is found in the pilot; leave one of them out."
             )
             raise ValueError(msg)
-        if self.frequency is not None and not 0 < self.frequency <= 1:
-            msg = f"`frequency` is a share of the cells, above 0 and at most 1, got {self.frequency}."
-            raise ValueError(msg)
-        check_positive_integers(n_cells=self.n_cells)
-        _check_share("probability", self.probability)
+        Optional(Number(above=0, most=1))("frequency", self.frequency)
+        Integer(1)("n_cells", self.n_cells)
+        _SHARE("probability", self.probability)
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,8 @@ class StableClusters:
     resolution: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_share("ari", self.ari)
-        if not 0 < self.resolution < float("inf"):
-            msg = f"`resolution` must be positive, got {self.resolution}."
-            raise ValueError(msg)
+        _SHARE("ari", self.ari)
+        Number(above=0)("resolution", self.resolution)
 
 
 @dataclass(frozen=True)
@@ -126,17 +124,9 @@ class MarkerPower:
         if self.group_1 == self.group_2:
             msg = f"Markers lie between two groups, but both are {self.group_1!r}."
             raise ValueError(msg)
-        _check_share("power", self.power)
-        _check_share("fdr", self.fdr)
-        if not 0.5 < self.min_auc < 1:
-            msg = f"`min_auc` must lie between 0.5 and 1, got {self.min_auc}."
-            raise ValueError(msg)
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        msg = f"`{name}` must lie between 0 and 1, got {value}."
-        raise ValueError(msg)
+        _SHARE("power", self.power)
+        _SHARE("fdr", self.fdr)
+        Number(above=0.5, below=1)("min_auc", self.min_auc)
 
 
 Target = FindType | StableClusters | MarkerPower

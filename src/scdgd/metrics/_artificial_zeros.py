@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from scdgd._options import SEED, Function, Number, checked
+
 from ._gene_statistics import gene_statistics
 from ._sparse_columns import checked_counts
 
@@ -42,6 +44,7 @@ class ArtificialZeros(NamedTuple):
         return float(added @ (self.erased - self.synthetic) / (added @ added)) if added.any() else np.nan
 
 
+@checked(probability=Number(least=0, below=1), seed=SEED)
 def erase_counts(
     counts: np.ndarray | sparse.spmatrix, *, probability: float = 0.2, seed: int | None = None
 ) -> sparse.csr_matrix:
@@ -65,9 +68,6 @@ def erase_counts(
     ValueError
         If `probability` is out of range, or counts are negative or not finite.
     """
-    if not 0 <= probability < 1:
-        msg = f"`probability` must be from 0 to less than 1, got {probability}."
-        raise ValueError(msg)
     erased = sparse.csr_matrix(checked_counts(counts), copy=True)
     erased.sum_duplicates()
     erased.data[np.random.default_rng(seed).random(erased.nnz) < probability] = 0
@@ -75,6 +75,7 @@ def erase_counts(
     return erased
 
 
+@checked(generate=Function(), probability=Number(least=0, below=1), seed=SEED)
 def artificial_zeros(
     counts: np.ndarray | sparse.spmatrix,
     generate: Callable[[sparse.csr_matrix], np.ndarray | sparse.spmatrix],

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scdgd._options import Flag, checked
+
 from ._sparse_columns import checked_counts, iter_genes
 
 if TYPE_CHECKING:
     from scipy import sparse
 
 
+@checked(log1p=Flag())
 def bimodality_coefficient(counts: np.ndarray | sparse.spmatrix, *, log1p: bool = True) -> np.ndarray:
     r"""Sarle's bimodality coefficient of each gene, with the corrections of small samples (Pfister et al. 2013).
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from scdgd._options import Choice, Integer, Number, checked
+
 from ._cluster_sizes import cluster_proportions, cluster_size_error
 from ._davies_bouldin import davies_bouldin
 from ._leiden import leiden_clusters
@@ -47,6 +49,7 @@ def map_to_clusters(reference: np.ndarray, labels: Sequence | np.ndarray, cells:
     return labels[nearest[:, 0]]
 
 
+@checked(space=Choice("pca", "counts"), resolution=Number(above=0), seed=Integer(0, 2**32 - 1))
 def cluster_scores(
     real: np.ndarray | sparse.spmatrix,
     labels: Sequence | np.ndarray,
@@ -93,9 +96,6 @@ def cluster_scores(
     """
     from sklearn.metrics import adjusted_rand_score
 
-    if space not in ("pca", "counts"):
-        msg = f"`space` must be 'pca' or 'counts', got {space!r}."
-        raise ValueError(msg)
     real, synthetic = checked_pair(real, synthetic)
     if not isinstance(embedding, ReferenceEmbedding):
         embedding = ReferenceEmbedding(real, method=embedding, seed=seed)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from scdgd._options import Number, checked
 
+
+@checked(min_share=Number(least=0, most=1))
 def n_used_components(assignments: np.ndarray, *, min_share: float = 0.01) -> int:
     """Number of components that hold at least `min_share` of the cells.
 

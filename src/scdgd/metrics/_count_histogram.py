@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from scdgd._options import Integer, Optional, checked
 
+
+@checked(max_count=Optional(Integer(0)))
 def count_histogram(real: np.ndarray, synthetic: np.ndarray, *, max_count: int | None = None) -> pd.DataFrame:
     """Shares of cells with each count of one gene, e.g. CD74 in Treppner et al. 2021.
 

@@ -9,6 +9,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
+from scdgd._options import Integer, Number, Optional, Text, checked
 from scdgd.data import counts_of
 from scdgd.likelihood import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _NEVER = -50.0
 
 
+@checked(epsilon=Number(above=0, below=1), seed=Integer(0), layer=Optional(Text("the name of one layer")))
 def split_counts(
     adata: AnnData, *, epsilon: float = 0.5, seed: int = 0, layer: str | None = None
 ) -> tuple[AnnData, AnnData]:
@@ -51,9 +53,6 @@ def split_counts(
     KeyError
         If there is no such layer.
     """
-    if not 0 < epsilon < 1:
-        msg = f"`epsilon` must lie between 0 and 1, got {epsilon}."
-        raise ValueError(msg)
     if not isinstance(adata, AnnData):
         msg = f"Counts are split in an AnnData, not in a {type(adata).__name__}; pass the modality with the counts."
         raise TypeError(msg)

@@ -8,12 +8,15 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial.distance import cdist
 
+from scdgd._options import Choice, Either, Number, checked
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _MAX_ELEMENTS = 2**22
 
 
+@checked(q=Number(above=0), p=Either(Number(least=1), Choice(float("inf")), words="at least 1"))
 def davies_bouldin(
     x: np.ndarray | sparse.spmatrix, labels: Sequence | np.ndarray, *, q: float = 2.0, p: float = 2.0
 ) -> float:
@@ -48,9 +51,6 @@ def davies_bouldin(
     ValueError
         If `x` is no matrix of finite numbers with a label for each row, or `q` or `p` is out of range.
     """
-    if not (q > 0 and np.isfinite(q) and p >= 1):
-        msg = f"`q` must be positive and finite and `p` at least 1, got q={q} and p={p}."
-        raise ValueError(msg)
     x, codes, k = _checked(x, labels)
     if k == 1:
         return np.nan

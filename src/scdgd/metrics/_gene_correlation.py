@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from scdgd._options import Flag, checked
+
 from ._sparse_columns import checked_pair
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 _MAX_ELEMENTS = 2**22
 
 
+@checked(log1p=Flag())
 def gene_correlation_error(
     real: np.ndarray | sparse.spmatrix, synthetic: np.ndarray | sparse.spmatrix, *, log1p: bool = True
 ) -> float:

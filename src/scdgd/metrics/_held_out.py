@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from scdgd._options import Choice, Integer, Number, checked
 from scdgd.data import SparseCounts
 from scdgd.inference import pareto_shape
 
@@ -53,6 +54,13 @@ class _CellScores(NamedTuple):
     pareto_k: torch.Tensor
 
 
+@checked(
+    epsilon=Number(above=0, below=1),
+    seed=Integer(0),
+    batch_size=Integer(1),
+    form=Choice("plug_in", "predictive"),
+    n_samples=Integer(1),
+)
 @torch.inference_mode(False)
 @torch.no_grad()
 def held_out_log_likelihood(
@@ -118,7 +126,7 @@ def held_out_log_likelihood(
         If the predictive form does not know the posterior of such a model.
     """
     model._check_if_trained(warn=False)
-    _check(model.module, form, n_samples)
+    _check(model.module, form)
     inferred, counts = _halves(model, adata, epsilon, seed)
     parts, first = [], 0
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
@@ -132,15 +140,11 @@ def held_out_log_likelihood(
     return _summary(_CellScores(*(torch.cat(field).cpu() for field in zip(*parts, strict=True))), counts.shape[1])
 
 
-def _check(module: torch.nn.Module, form: str, n_samples: int) -> None:
+def _check(module: torch.nn.Module, form: str) -> None:
     """Refuse what would give a score that cannot be compared."""
     dispersion = getattr(module, "dispersion", "gene")
     msg = None
-    if form not in ("plug_in", "predictive"):
-        msg = f"`form` must be 'plug_in' or 'predictive', got {form!r}."
-    elif n_samples < 1:
-        msg = f"`n_samples` must be at least 1, got {n_samples}."
-    elif module.gene_likelihood not in _LIKELIHOODS:
+    if module.gene_likelihood not in _LIKELIHOODS:
         msg = f"Counts can be split under `gene_likelihood` {_LIKELIHOODS}, but this model has {module.gene_likelihood!r}."
     elif not getattr(module, "use_observed_lib_size", True):
         msg = "Models are compared with the same size factors, but those of this one are latent (`use_observed_lib_size`)."

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from scdgd._options import Number, checked
 
+
+@checked(min_variance=Number(least=0))
 def active_units(z: np.ndarray, *, min_variance: float = 0.01) -> int:
     r"""Number of latent dimensions that tell cells apart, :math:`\operatorname{Var}_i \mathbb E_q[z_l \mid x_i] > 0.01`.
 
@@ -25,6 +28,7 @@ def active_units(z: np.ndarray, *, min_variance: float = 0.01) -> int:
     return int((_checked(z).var(axis=0) > min_variance).sum())
 
 
+@checked(share=Number(above=0, most=1))
 def n_principal_components(z: np.ndarray, *, share: float = 0.95) -> int:
     r"""Smallest number of principal components that hold `share` of the variance of representations.
 
@@ -44,9 +48,6 @@ def n_principal_components(z: np.ndarray, *, share: float = 0.95) -> int:
     ValueError
         If `z` is not a finite matrix, or `share` is out of range.
     """
-    if not 0 < share <= 1:
-        msg = f"`share` must be above 0 and at most 1, got {share}."
-        raise ValueError(msg)
     z = _checked(z)
     variances = np.linalg.svd(z - z.mean(axis=0), compute_uv=False) ** 2
     total = variances.sum()

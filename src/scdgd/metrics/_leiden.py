@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from scdgd._options import Integer, Number, checked
+
 _N_NEIGHBORS = 15
 
 
+@checked(resolution=Number(above=0), n_neighbors=Integer(2), seed=Integer(0, 2**31 - 1))
 def leiden_clusters(
     x: np.ndarray, *, resolution: float = 0.4, n_neighbors: int = _N_NEIGHBORS, seed: int = 0
 ) -> np.ndarray:

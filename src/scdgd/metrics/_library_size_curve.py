@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scdgd._options import Integer, checked
+
 from ._sparse_columns import checked_pair
 
 if TYPE_CHECKING:
     from scipy import sparse
 
 
+@checked(n_points=Integer(2))
 def library_size_curve(
     real: np.ndarray | sparse.spmatrix, synthetic: np.ndarray | sparse.spmatrix, *, n_points: int = 101
 ) -> pd.DataFrame:

@@ -7,6 +7,8 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
+from scdgd._options import Choice, Integer, checked
+
 from ._sparse_columns import checked_counts
 
 _UMAP = {"n_neighbors": 30, "min_dist": 0.3, "metric": "cosine"}
@@ -42,6 +44,7 @@ class ReferenceEmbedding:
         If counts are negative or not finite, or an option is out of range.
     """
 
+    @checked(method=Choice("pca", "umap"), n_components=Integer(1), seed=Integer(0, 2**32 - 1))
     def __init__(
         self,
         counts: np.ndarray | sparse.spmatrix,
@@ -51,9 +54,6 @@ class ReferenceEmbedding:
         seed: int = 0,
     ) -> None:
         counts = checked_counts(counts)
-        if method not in ("pca", "umap") or n_components < 1:
-            msg = f"`method` must be 'pca' or 'umap' and `n_components` positive, got {method!r} and {n_components}."
-            raise ValueError(msg)
         self.method, self.n_components, self.n_genes = method, n_components, counts.shape[1]
         totals = np.asarray(counts.sum(axis=1)).ravel()
         self.target = float(np.median(totals[totals > 0])) if totals.any() else 1.0

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ks_2samp
 
+from scdgd._options import Integer, checked
+
 from ._bimodality import bimodality_coefficient
 from ._gene_correlation import gene_correlation_error
 from ._gene_mads import gene_mads
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 
+@checked(seed=Integer(0, 2**32 - 1))
 def synthetic_scores(
     real: np.ndarray | sparse.spmatrix, synthetic: np.ndarray | sparse.spmatrix, *, seed: int = 0
 ) -> dict[str, float]:

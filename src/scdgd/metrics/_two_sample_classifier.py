@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from scdgd._options import Integer, checked
+
 from ._sparse_columns import checked_pair
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 _N_PRINCIPAL, _N_TREES = 30, 100
 
 
+@checked(n_folds=Integer(2), max_cells=Integer(2), seed=Integer(0, 2**32 - 1))
 def classifier_auc(
     real: np.ndarray | sparse.spmatrix,
     synthetic: np.ndarray | sparse.spmatrix,
@@ -55,7 +58,7 @@ def classifier_auc(
     rng = np.random.default_rng(seed)
     sets = [_subset(counts, max_cells, rng) for counts in checked_pair(real, synthetic)]
     sizes = [counts.shape[0] for counts in sets]
-    if min(sizes) < n_folds or n_folds < 2:
+    if min(sizes) < n_folds:
         msg = f"{n_folds} folds (at least 2) need as many cells of each set, got {sizes[0]} real and {sizes[1]} synthetic."
         raise ValueError(msg)
     x, is_synthetic = sparse.vstack(sets, format="csr").log1p(), np.repeat([0, 1], sizes)

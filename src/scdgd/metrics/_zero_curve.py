@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scdgd._options import Integer, checked
+
 from ._gene_statistics import gene_statistics
 from ._sparse_columns import checked_pair
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 
+@checked(n_bins=Integer(1))
 def zero_curve(
     real: np.ndarray | sparse.spmatrix, synthetic: np.ndarray | sparse.spmatrix, *, n_bins: int = 20
 ) -> pd.DataFrame:

@@ -5,14 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from scvi import settings
+from scvi.utils import track
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, StudentT
+
+from scdgd.data import categorise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
+
+_MAX_NAMED = 5
+#: From so many samples on, a bar shows how far it is.
+_SHOW_SAMPLES = 10
 
 
 class AggregatedPosteriorMixin:
@@ -54,6 +62,73 @@ class AggregatedPosteriorMixin:
         components = Normal(mean, scale) if dof is None else StudentT(dof, mean, scale)
         weights = Categorical(logits=torch.zeros(len(mean), device=self.device))
         return MixtureSameFamily(weights, Independent(components, 1))
+
+    @torch.inference_mode()
+    def differential_abundance(
+        self,
+        adata: AnnData | None = None,
+        sample_key: str | None = None,
+        batch_size: int = 128,
+        num_cells_posterior: int | None = None,
+        dof: float | None = None,
+    ) -> None:
+        """Log density of every cell's representation under the posteriors of each sample's cells.
+
+        Written to ``adata.obsm["da_log_probs"]``, as by :meth:`scvi.model.SCVI.differential_abundance`: one column a sample,
+        in their order in `adata`, with its name as text.
+
+        Parameters
+        ----------
+        adata, batch_size
+            As for :meth:`get_latent_representation`.
+        sample_key
+            Column of ``adata.obs`` that names samples.
+        num_cells_posterior
+            Most cells of a sample, a random subset of larger ones; all if not given.
+        dof
+            As for :meth:`get_aggregated_posterior`.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If there is no column `sample_key`, or cells without a sample; they are named.
+        TypeError
+            If samples are numbers and texts.
+        """
+        self._check_if_trained(warn=False)
+        validated = self._validate_anndata(adata)
+        codes, names = _samples(validated.obs, sample_key)
+        z = torch.as_tensor(self.get_latent_representation(validated, batch_size=batch_size), device=self.device)
+        rng, log_probs = np.random.default_rng(settings.seed), {}
+        for sample in track(pd.unique(codes), description="Samples", disable=len(names) < _SHOW_SAMPLES):
+            cells = np.flatnonzero(codes == sample)
+            if num_cells_posterior is not None and num_cells_posterior < len(cells):
+                cells = np.sort(rng.choice(cells, num_cells_posterior, replace=False))
+            posterior = self.get_aggregated_posterior(validated, cells, batch_size=batch_size, dof=dof)
+            log_probs[names[sample]] = (
+                torch.cat([posterior.log_prob(part) for part in z.split(batch_size)]).cpu().numpy()
+            )
+        where = validated if adata is None else adata  # a view is validated as a copy
+        where.obsm["da_log_probs"] = pd.DataFrame(log_probs, index=validated.obs_names)
+
+
+def _samples(obs: pd.DataFrame, key: str | None) -> tuple[np.ndarray, list[str]]:
+    """Sample of each cell, shape ``(n,)``, and names of the samples."""
+    if key not in obs:
+        msg = f"`sample_key` must be one of the columns of `adata.obs`, {list(obs.columns)}, got {key!r}."
+        raise ValueError(msg)
+    missing = obs[key].isna().to_numpy()
+    if missing.any():
+        first = ", ".join(map(str, obs.index[missing][:_MAX_NAMED]))
+        msg = (
+            f"{missing.sum()} cells have no sample in adata.obs['{key}'] (first: {first}). Leave them out, "
+            f"`adata[adata.obs['{key}'].notna()].copy()`, or give them one."
+        )
+        raise ValueError(msg)
+    codes, names = categorise(obs[key], f"adata.obs['{key}']")
+    return codes, list(map(str, names))
 
 
 def anchor_cells(indices: np.ndarray, max_cells: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from scdgd._options import (
+    SEED,
     Anything,
     Choice,
     Either,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 CELLS = Optional(Instance((AnnData, MuData), "an AnnData (or MuData) with the genes of the model"))
 POSITIONS = Anything("positions of cells from 0, or a mask")
 COLUMN = Optional(Text("the name of one column"))
-SEED = Optional(Integer(0, 2**32 - 1))
 GROUP = Anything("a value of the column `groupby`")
 
 #: Arguments of set-up, the same in all models.

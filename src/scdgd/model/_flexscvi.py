@@ -26,7 +26,15 @@ from ._arguments import BUILDING_ENCODERS, FREEZING, SURGERY
 from ._encoder_reading_mixin import EncoderReadingMixin
 from ._sampling_mixin import PriorSamplingMixin
 from ._setup_mixin import SetupMixin
-from ._training_options import OF_ALL, TRAINING, check_loading, check_minibatches, check_trainer, merged_plan
+from ._training_options import (
+    OF_ALL,
+    TRAINING,
+    check_loading,
+    check_minibatches,
+    check_monitor,
+    check_trainer,
+    merged_plan,
+)
 from ._values import check_values, holds_counts
 
 if TYPE_CHECKING:
@@ -46,6 +54,7 @@ logger = logging.getLogger(__name__)
 _N_CELLS_FOR_WARNING, _N_CELLS_PER_COMPONENT = 500, 10
 #: scvi-tools drops a last minibatch of fewer cells.
 _MIN_CELLS = 3
+_MAX_NAMED = 5
 #: Arguments of the constructor with a rule, and arguments of modules that the model gives itself.
 _OF_CONSTRUCTOR = (
     "adata",
@@ -313,7 +322,12 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
             "batch_size": batch_size,
         }
         if datamodule is None:
-            self._check_for_training(plan, split, loading, monitor)
+            monitors = {"early_stopping_monitor": monitor} if early_stopping else {}
+            if trainer_kwargs.get("enable_checkpointing"):
+                monitors["checkpointing_monitor"] = trainer_kwargs.get("checkpointing_monitor", "validation_loss")
+            if plan.get("reduce_lr_on_plateau"):
+                monitors["lr_scheduler_metric"] = plan.get("lr_scheduler_metric", "elbo_validation")
+            self._check_for_training(plan, split, loading, monitors)
         best = BestState(monitor, trainer_kwargs.get("early_stopping_mode", "min"))
         trainer_kwargs["callbacks"] = [*(trainer_kwargs.get("callbacks") or []), best]
         with orderly_training(self) as interruption:
@@ -332,9 +346,10 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
             )
             if n_pretraining:
                 self.n_pretrained_epochs_ = min(self.n_pretrained_epochs_ + self.trainer.current_epoch, n_pretraining)
-            if interruption.signum is not None:
+            if interruption.ended:
                 logger.warning(
-                    "Training was interrupted after %s epochs; the model holds the %s.",
+                    "%s Training stopped after %s epochs; the model holds the %s.",
+                    interruption.cause,
                     self.trainer.current_epoch,
                     f"best state, of epoch {best.epoch}" if best.is_compared else "state that it reached",
                 )
@@ -353,13 +368,14 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
             self.module.minified_data_type = kind
         self.adata.obsm[self._LATENT_QZM_KEY], self.adata.obsm[self._LATENT_QZV_KEY] = mean, variance
 
-    def _check_for_training(self, plan: dict, split: dict, loading: dict, monitor: str | None) -> None:
+    def _check_for_training(self, plan: dict, split: dict, loading: dict, monitors: dict[str, str]) -> None:
         """Refuse what would fail, or train nothing, before anything changes."""
         self._validate_anndata(None)
         if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             msg = "Training needs counts, and these data are minified without them. Attach data with counts: `model.adata = adata`."
             raise ValueError(msg)
         self.adata_manager.validate_for_training()
+        self._check_labels()
         if self.adata.n_obs < _MIN_CELLS:
             msg = f"Minibatches of one or two cells are left out, so training needs {_MIN_CELLS} cells, got {self.adata.n_obs}."
             raise ValueError(msg)
@@ -369,12 +385,8 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         n_train, n_validation = check_minibatches(
             self.adata_manager, self._data_splitter_cls, {**split, **loading}, has_batch_norm=has_batch_norm
         )
-        if monitor is not None and "validation" in monitor and n_validation == 0:
-            msg = (
-                f"Early stopping by {monitor!r} needs validation cells, and there are none: lower `train_size`, or pass "
-                "`early_stopping_monitor='elbo_train'`."
-            )
-            raise ValueError(msg)
+        for name, monitor in monitors.items():
+            check_monitor(name, monitor, self._training_plan_cls, n_validation)
         n_left_out = self.adata.n_obs - n_train - n_validation
         if n_left_out and split["validation_size"] is None and "external_indexing" not in loading:
             logger.warning(
@@ -385,6 +397,20 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
                 _MIN_CELLS,
             )
         self._training_plan_cls(self.module, **{**plan, "compile": False})
+
+    def _check_labels(self) -> None:
+        """Refuse cells whose label has no dispersions, where there are such."""
+        if self.module.dispersion != "gene-label":
+            return
+        is_unknown = self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY).ravel() < 0
+        if is_unknown.any():
+            known = get_state_registry(self.registry, REGISTRY_KEYS.LABELS_KEY)["categorical_mapping"]
+            names = ", ".join(map(str, self.adata.obs_names[is_unknown][:_MAX_NAMED]))
+            msg = (
+                f"`dispersion='gene-label'` needs the label of each cell, and {is_unknown.sum()} have none of "
+                f"{list(map(str, known))} (first: {names}). Give them one, or train with `dispersion='gene'`."
+            )
+            raise ValueError(msg)
 
     def _warn_of_collapse(self) -> None:
         """Warn if a mixture has one cluster, or as many as it could have."""
@@ -513,6 +539,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
             "options": {name: options.get(name, takes.parameters[name].default) for name in FREEZING},
         }
         model._hold_reference()
+        model._check_labels()
         return model
 
     def _hold_reference(self) -> None:

@@ -8,7 +8,6 @@ import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS, settings
 from scvi.utils import track
@@ -236,51 +235,6 @@ class PosteriorMixin(AggregatedPosteriorMixin, ReadingMixin):
         ]
         log_evidence = torch.cat(log_evidence).cpu()
         return float(log_evidence.mean()) if return_mean else log_evidence
-
-    def differential_abundance(
-        self,
-        adata: AnnData | None = None,
-        *,
-        sample_key: str | None = None,
-        batch_size: int = 128,
-        num_cells_posterior: int | None = None,
-        dof: float | None = None,
-    ) -> None:
-        """Log density of every cell's representation under the posteriors of each sample's cells.
-
-        Written to ``adata.obsm["da_log_probs"]``, one column a sample, as :meth:`scvi.model.SCVI.differential_abundance`.
-
-        Parameters
-        ----------
-        adata, batch_size
-            As for :meth:`get_latent_representation`.
-        sample_key
-            Column of ``adata.obs`` that names samples.
-        num_cells_posterior
-            Most cells of a sample, a random subset of larger ones; all if not given.
-        dof
-            As for :meth:`get_aggregated_posterior`.
-
-        Raises
-        ------
-        RuntimeError
-            If the model is not trained.
-        ValueError
-            If there is no column `sample_key`.
-        """
-        adata = self._validate_anndata(adata)
-        if sample_key not in adata.obs:
-            msg = f"`sample_key` must be one of the columns of `adata.obs`, {list(adata.obs.columns)}, got {sample_key!r}."
-            raise ValueError(msg)
-        z = torch.as_tensor(self.get_latent_representation(adata, batch_size=batch_size), device=self.device)
-        rng, log_probs = np.random.default_rng(settings.seed), {}
-        for sample in adata.obs[sample_key].unique():
-            cells = np.flatnonzero(adata.obs[sample_key] == sample)
-            if num_cells_posterior is not None and num_cells_posterior < len(cells):
-                cells = np.sort(rng.choice(cells, num_cells_posterior, replace=False))
-            posterior = self.get_aggregated_posterior(adata, cells, batch_size=batch_size, dof=dof)
-            log_probs[sample] = torch.cat([posterior.log_prob(part) for part in z.split(batch_size)]).cpu().numpy()
-        adata.obsm["da_log_probs"] = pd.DataFrame(log_probs, index=adata.obs_names)
 
     def get_importance_weights(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import signal
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,14 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from scdgd._options import PathLike
-from scdgd.train import CheckpointFolder, TrainingCheckpoints, fingerprint, pack_history, unpack_history
+from scdgd.train import (
+    CheckpointFolder,
+    Interruption,
+    TrainingCheckpoints,
+    fingerprint,
+    pack_history,
+    unpack_history,
+)
 
 if TYPE_CHECKING:
     import os
@@ -86,16 +92,15 @@ class ResumptionMixin:
         else:
             logger.info("Training goes on after epoch %s of %s, from a checkpoint.", state["epoch"], max_epochs)
 
-    def _report_interruption(self, signum: int, max_epochs: int, checkpoints: TrainingCheckpoints | None) -> None:
-        epoch = self.trainer.current_epoch
-        if checkpoints is None:
-            again = "`train()` goes on from it"
-        else:
-            again = f"the same call of `train` goes on after epoch {epoch}, from {str(checkpoints.folder.path)!r}"
+    def _report_interruption(
+        self, interruption: Interruption, max_epochs: int, checkpoints: TrainingCheckpoints | None
+    ) -> None:
+        failure = None if checkpoints is None else checkpoints.failure
+        causes = dict.fromkeys([interruption.cause, *([] if failure is None else [str(failure)])])
         logger.warning(
-            "%s: training stopped after %s of %s epochs. The model holds the state that it reached, and %s.",
-            signal.Signals(signum).name,
-            epoch,
+            "%s Training stopped after %s of %s epochs. The model holds the state that it reached. %s",
+            " ".join(causes),
+            self.trainer.current_epoch,
             max_epochs,
-            again,
+            "`train()` goes on from it." if checkpoints is None else checkpoints.where_it_goes_on(),
         )

@@ -307,7 +307,9 @@ class SCDBM(
             "batch_size": batch_size,
         }
         check_minibatches(self.adata_manager, self._data_splitter_cls, {**split, **loading}, has_batch_norm=False)
-        self._training_plan_cls(self.module, **plan)
+        trial = self._training_plan_cls(self.module, **plan)
+        if not bool(self.module.is_pretrained):
+            trial.stage_ends(max_epochs)
         with orderly_training(self) as interruption, one_thread():
             super().train(
                 max_epochs,
@@ -320,8 +322,8 @@ class SCDBM(
                 interruption=interruption,
                 **trainer_kwargs,
             )
-            if interruption.signum is not None:
-                logger.warning("Training was interrupted after %s epochs.", self.trainer.current_epoch)
+            if interruption.ended:
+                logger.warning("%s Training stopped after %s epochs.", interruption.cause, self.trainer.current_epoch)
         if not bool(self.module.is_pretrained):
             logger.warning("Training ended before all layers were trained together; train again to begin anew.")
         elif estimate_likelihood and "reconstruction_loss_train" in (self.history_ or ()):  # not with `logger=False`

@@ -158,7 +158,8 @@ class SCGMVAE(FlexSCVI):
             msg = f"`component_weights='labels'` needs as many components as labels: {k} components, labels {names}."
             raise ValueError(msg)
         codes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(int)
-        return torch.as_tensor(np.bincount(codes, minlength=k) / len(codes), dtype=torch.float32)
+        n_cells = np.bincount(codes[codes >= 0], minlength=k)  # cells that a model is loaded with may have other labels
+        return torch.as_tensor(n_cells / max(n_cells.sum(), 1), dtype=torch.float32)
 
     def _assign(self, adata, indices, soft: bool, batch_size: int | None) -> torch.Tensor:
         adata = self._validate_anndata(adata)

@@ -27,7 +27,7 @@ from scdgd.train import (
 
 from ._cell_split import complete_split, split_cells
 from ._resumption_mixin import ResumptionMixin
-from ._training_options import TRAINING, check_loading, check_minibatches, check_trainer, merged_plan
+from ._training_options import TRAINING, check_loading, check_minibatches, check_monitor, check_trainer, merged_plan
 from ._warm_start_mixin import WarmStartMixin
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
             loading["external_indexing"] = [train, validation, test]
         loading |= {"train_size": len(train) / len(rows), "batch_size": batch_size}
         check_minibatches(self.adata_manager, self._data_splitter_cls, loading, has_batch_norm=False)
-        trainer_kwargs = _choose_monitors(trainer_kwargs, early_stopping, len(validation))
+        trainer_kwargs = self._choose_monitors(trainer_kwargs, early_stopping, len(validation))
         plan = self._plan_arguments(max_epochs, mixture_start, rows[train], plan_given)
         if resumed is None:
             self._prepare(train, rows, warm_start, plan)
@@ -242,8 +242,8 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Total length of `list`")  # the empty validation loader
                 super().train(interruption=interruption, checkpoints=checkpoints, **arguments)
-            if interruption.signum is not None:
-                self._report_interruption(interruption.signum, arguments["max_epochs"], checkpoints)
+            if interruption.ended:
+                self._report_interruption(interruption, arguments["max_epochs"], checkpoints)
         finally:
             self.module.eval()
             self._forget_placed_cells()
@@ -329,17 +329,15 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
             )
             raise ValueError(msg)
 
-
-def _choose_monitors(trainer_kwargs: dict, early_stopping: bool, n_validation: int) -> dict:
-    """Arguments of the trainer, with monitors that exist."""
-    default = "elbo_validation" if n_validation else "elbo_train"
-    chosen = dict(trainer_kwargs)
-    if early_stopping:
-        chosen.setdefault("early_stopping_monitor", default)
-    if chosen.get("enable_checkpointing"):
-        chosen.setdefault("checkpointing_monitor", default)
-    for name in ("early_stopping_monitor", "checkpointing_monitor"):
-        if "validation" in chosen.get(name, "") and n_validation == 0:
-            msg = f"`{name}={chosen[name]!r}` needs validation cells: pass `train_size=0.9`, or monitor 'elbo_train'."
-            raise ValueError(msg)
-    return chosen
+    def _choose_monitors(self, trainer_kwargs: dict, early_stopping: bool, n_validation: int) -> dict:
+        """Arguments of the trainer, with monitors that exist."""
+        default = "elbo_validation" if n_validation else "elbo_train"
+        chosen = dict(trainer_kwargs)
+        if early_stopping:
+            chosen.setdefault("early_stopping_monitor", default)
+        if chosen.get("enable_checkpointing"):
+            chosen.setdefault("checkpointing_monitor", default)
+        for name in ("early_stopping_monitor", "checkpointing_monitor"):
+            if name in chosen:
+                check_monitor(name, chosen[name], self._training_plan_cls, n_validation)
+        return chosen

@@ -24,6 +24,7 @@ from scdgd._options import (
     Subclass,
     Text,
     shown,
+    unknown_name,
 )
 from scdgd.data import SparseCountsLoader, SparseCountsSplitter
 from scdgd.train import RepresentationPlan
@@ -112,6 +113,17 @@ OF_ALL = (
     "trainer_config",
 )
 
+#: What plans log after each epoch.
+_METRICS = (
+    *(
+        f"{name}_{of}"
+        for name in ("elbo", "reconstruction_loss", "kl_local", "kl_global")
+        for of in ("train", "validation")
+    ),
+    "train_loss",
+    "validation_loss",
+    "kl_weight",
+)
 _AMOUNT = Optional(Number(above=0))
 #: Arguments of scvi-tools' and Lightning's trainers whose wrong values would be found late, or never.
 _OF_TRAINER: dict[str, Rule] = {
@@ -244,6 +256,34 @@ def merged_plan(config: Any, given: Any) -> dict[str, Any]:
                 msg = f"`{name}` must be a dictionary of options, or a configuration of scvi-tools, got {shown(value)}."
                 raise TypeError(msg) from error
     return merge_kwargs(config, given, name="plan")
+
+
+def check_monitor(argument: str, monitor: str, plan: type, n_validation: int) -> None:
+    """Refuse a monitored metric that no epoch will have.
+
+    Parameters
+    ----------
+    argument, monitor
+        Name of the argument, and of the metric.
+    plan
+        Class of the training plan. One that logs more than scvi-tools' names that in an attribute ``metrics``.
+    n_validation
+        Number of validation cells.
+
+    Raises
+    ------
+    ValueError
+        If there is no such metric, or it needs validation cells and there are none.
+    """
+    known = {*_METRICS, *getattr(plan, "metrics", ())}
+    if monitor not in known:
+        raise ValueError(unknown_name(monitor, known, f"a metric of {plan.__name__}, as `{argument}` must be"))
+    if "validation" in monitor and n_validation == 0:
+        msg = (
+            f"`{argument}={monitor!r}` needs validation cells, and there are none: pass `train_size=0.9`, or monitor "
+            "'elbo_train'."
+        )
+        raise ValueError(msg)
 
 
 def check_minibatches(

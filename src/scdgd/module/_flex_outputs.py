@@ -128,6 +128,12 @@ class FlexOutputsMixin:
         if self.dispersion == "gene":
             return self.px_r
         codes, n = (y, self.n_labels) if self.dispersion == "gene-label" else (batch_index, self.n_batch)
+        if (codes < 0).any():
+            msg = (
+                f"`dispersion='gene-label'` needs the label of each cell, one of {n} that the model was set up with, and some "
+                "cells have none of them. Give them one in the column of `labels_key`, or train with `dispersion='gene'`."
+            )
+            raise ValueError(msg)
         return linear(one_hot(codes.squeeze(-1).long(), n).to(self.px_r.dtype), self.px_r)
 
     def _log_mean(self, output: torch.Tensor, library: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from ._figure import bare, finish, get_axes, with_figure_parameters
+from scdgd._options import Number, Optional, Text, checked
+
+from ._figure import bare, finish, get_axes, plotting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +22,7 @@ _MIN_TEXT_SHARE = 0.05
 _WIDEST_HORIZONTAL_NAME = 5
 
 
+@checked(min_share=Number(least=0, most=1))
 def label_shares(crosstab: pd.DataFrame, *, min_share: float = 0.01) -> pd.DataFrame:
     """Share of each label's cells in each used component.
 
@@ -54,7 +57,11 @@ def label_shares(crosstab: pd.DataFrame, *, min_share: float = 0.01) -> pd.DataF
     return counts.div(crosstab.sum(axis=1), axis=0)
 
 
-@with_figure_parameters
+@plotting(
+    labels_key=Optional(Text("the name of one column")),
+    cluster_key=Text("the name of one column"),
+    min_share=Number(least=0, most=1),
+)
 def components(
     data: AnnData | pd.DataFrame,
     labels_key: str | None = None,

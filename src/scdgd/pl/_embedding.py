@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scdgd._options import Integer, checked
+
 _N_NEIGHBORS = 15
 
 
@@ -22,6 +24,7 @@ class Embedding(NamedTuple):
     """``"UMAP"``, or ``"PC"`` for principal components."""
 
 
+@checked(seed=Integer(0, 2**32 - 1))
 def embed(z_cells: np.ndarray, z_means: np.ndarray, z_samples: np.ndarray, seed: int = 0) -> Embedding:
     """Fit a UMAP to cells, and map component means and draws from the prior into it.
 

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from scdgd._files import written_whole
+from scdgd._options import Flag, ListOf, Number, Optional, PathLike, Rule, checked
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -27,11 +30,33 @@ return_fig
     Return the figure in place of the Axes."""
 
 
-def with_figure_parameters(plot: Plot) -> Plot:
-    """Write the parameters that :func:`finish` takes, and `figsize`, into a docstring, where ``%(figure)s`` stands."""
-    if plot.__doc__ is not None:  # python -OO
-        plot.__doc__ = inspect.cleandoc(plot.__doc__).replace("%(figure)s", _PARAMETERS)
-    return plot
+_RULES: dict[str, Rule] = {
+    "figsize": Optional(ListOf((Number(above=0),) * 2)),
+    "save": Optional(PathLike("the path of a file")),
+    "show": Optional(Flag()),
+    "return_fig": Flag(),
+}
+
+
+def plotting(**rules: Rule) -> Callable[[Plot], Plot]:
+    """Check arguments of a plot, and describe those that :func:`finish` takes, and `figsize`.
+
+    Parameters
+    ----------
+    **rules
+        Rules of its other arguments.
+
+    Returns
+    -------
+    Decorator; in the docstring, ``%(figure)s`` stands where the parameters of all plots are written.
+    """
+
+    def decorate(plot: Plot) -> Plot:
+        if plot.__doc__ is not None:  # python -OO
+            plot.__doc__ = inspect.cleandoc(plot.__doc__).replace("%(figure)s", _PARAMETERS)
+        return checked(**_RULES, **rules)(plot)
+
+    return decorate
 
 
 def get_axes(ax: Axes | Sequence[Axes] | None, n_panels: int, figsize: tuple[float, float]) -> list[Axes]:
@@ -62,12 +87,18 @@ def finish(
 
     figure = axes[0].figure
     if save is not None:
-        figure.savefig(save, dpi=150, bbox_inches="tight")
+        save_figure(figure, save)
     if show:
         plt.show()
     if return_fig:
         return figure
     return axes[0] if is_single else np.array(axes, dtype=object)
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure, whole or not at all."""
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=150, bbox_inches="tight")
 
 
 def bare(ax: Axes) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._figure import bare, finish, get_axes, with_figure_parameters
+from ._figure import bare, finish, get_axes, plotting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ _CURVES = {
 _MAX_FALL = 5
 
 
-@with_figure_parameters
+@plotting()
 def history(
     model: BaseModelClass,
     *,

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scdgd._options import Integer, Number, Optional, Text
+
 from ._embedding import Embedding, embed
-from ._figure import finish, get_axes, with_figure_parameters
+from ._figure import finish, get_axes, plotting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +27,14 @@ _LEGEND_ROWS = 20
 _MAX_LEGEND_ENTRIES = 60
 
 
-@with_figure_parameters
+@plotting(
+    basis=Text("a name in `obsm`"),
+    use_rep=Text("a name in `obsm`"),
+    cluster_key=Text("the name of one column"),
+    n_samples=Integer(0),
+    seed=Integer(0, 2**32 - 1),
+    size=Optional(Number(above=0)),
+)
 def latent(
     adata: AnnData,
     model: SCDGD | None = None,

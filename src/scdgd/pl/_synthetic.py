@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scdgd._options import Optional, Text
 from scdgd.data import counts_of
 from scdgd.metrics import count_histogram, gene_statistics, library_size_curve, zero_curve
 
-from ._figure import bare, finish, get_axes, with_figure_parameters
+from ._figure import bare, finish, get_axes, plotting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,7 @@ _COLOURS = {"real": "0.35", "synthetic": "C1"}
 _MAX_BARS = 20
 
 
-@with_figure_parameters
+@plotting(layer=Optional(Text("the name of one layer")))
 def synthetic(
     real: AnnData,
     synthetic: AnnData,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scdgd._options import Text, checked
+
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from scdgd.model import SCDGD
 
 
+@checked(prefix=Text("a text that names begin with"))
 def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str = "scdgd") -> None:
     """Write representations and clusters of all cells into `adata`.
 

@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scdgd import inference
+from scdgd._options import SEED, Choice, Either, Integer, Number, Optional, Text, checked
 from scdgd.data import counts_of
 from scdgd.inference import BoltzmannSampler, CellSampler
 from scdgd.module import DeepBoltzmannMachine, DGDModule
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     from scdgd.model import SCDBM, SCDGD, FlexSCVI
 
 
+@checked(
+    n_cells=Integer(1),
+    mode=Choice("prior", "posterior"),
+    component=Optional(Integer(0)),
+    library=Either(
+        Choice("empirical", "lognormal"), Number(above=0), words="'empirical', 'lognormal' or a positive total"
+    ),
+    seed=SEED,
+    batch_size=Optional(Integer(1)),
+)
 def sample_cells(
     model: SCDGD | FlexSCVI | SCDBM | SCVI | LinearSCVI,
     n_cells: int,
@@ -85,9 +96,6 @@ def sample_cells(
     >>> synthetic = scdgd.tl.sample_cells(model, 10_000, seed=0)
     >>> replicates = scdgd.tl.sample_cells(model, adata.n_obs, mode="posterior", library=5_000, seed=0)
     """
-    if mode not in ("prior", "posterior"):
-        msg = f"`mode` must be 'prior' or 'posterior', got {mode!r}."
-        raise ValueError(msg)
     _check_model(model)
     if isinstance(model.module, DeepBoltzmannMachine):
         options = {"component": component, "batch": batch, "library": library, "seed": seed}
@@ -107,6 +115,7 @@ def sample_cells(
     return sampler.to_anndata(cells._replace(components=components), latent_key, with_sources=True)
 
 
+@checked(n_cells=Optional(Integer(1)), layer=Optional(Text("the name of one layer")), seed=SEED)
 def noise_baseline(
     adata: AnnData, n_cells: int | None = None, *, layer: str | None = None, seed: int | None = None
 ) -> AnnData:

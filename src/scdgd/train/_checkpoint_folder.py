@@ -48,13 +48,20 @@ class CheckpointFolder:
         return [path for _, path in sorted(found)]
 
     def write(self, epoch: int, state: dict) -> Path:
-        """Write the state at the end of `epoch`, and remove all but the newest two files."""
+        """Write the state at the end of `epoch`, and remove all but the newest two files.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; older files are as they were.
+        """
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
         path = self.path / f"epoch_{epoch:06d}.ckpt"
-        with written_whole(path) as part, part.open("wb") as file:
-            file.write(_MAGIC + hashlib.sha256(content).digest())
+        start = _MAGIC + hashlib.sha256(content).digest()
+        with written_whole(path, len(start) + len(content)) as part, part.open("wb") as file:
+            file.write(start)
             file.write(content)
         for old in [*self.files()[:-_KEPT], *parts_left(self.path / "epoch_*.ckpt")]:
             old.unlink(missing_ok=True)

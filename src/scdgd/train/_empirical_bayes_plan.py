@@ -13,7 +13,7 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
-from scdgd._options import Choice, Flag, Integer, Number, Optional, checked
+from scdgd._options import SEED, Choice, Flag, Integer, Number, Optional, checked
 from scdgd.data import as_sparse_counts
 from scdgd.prior import (
     DirichletProcessMixture,
@@ -24,7 +24,7 @@ from scdgd.prior import (
 )
 
 from ._output_start import start_outputs
-from ._plan_options import DECAY, EPOCHS, RATE, SEED, check_further
+from ._plan_options import DECAY, EPOCHS, RATE, check_further
 from ._training_cells import training_cells
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.train import TrainingPlan
 from torch.nn import BatchNorm1d
 
-from scdgd._options import Choice, Integer, Number, checked
+from scdgd._options import SEED, Choice, Integer, Number, checked
 from scdgd.data import as_sparse_counts
 from scdgd.module import ComponentRegularization
 
 from ._output_start import start_outputs
 from ._pca_clusters import PCAClusters
-from ._plan_options import EPOCHS, SEED, check_further
+from ._plan_options import EPOCHS, check_further
 from ._training_cells import training_cells
 
 if TYPE_CHECKING:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Raised inside the loop to leave it; a KeyboardInterrupt, so that every callback knows that nothing is wrong."""
+    """Raised inside the loop to leave it; a KeyboardInterrupt, so that every callback knows that nothing is wrong.
+
+    Its argument says why, unless that was a signal.
+    """
 
 
 class Interruption(Callback):
@@ -34,12 +37,15 @@ class Interruption(Callback):
     ----------
     signum
         The signal that ended training, or ``None``.
+    reason
+        What ended training if no signal did, such as a full disk; ``None`` otherwise.
     insists
         Whether Ctrl-C came a second time.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.reason: str | None = None
         self.insists = False
         self._old_handlers: dict[int, object] = {}
 
@@ -68,9 +74,21 @@ class Interruption(Callback):
         if self.signum is not None:
             raise TrainingInterrupted
 
+    @property
+    def cause(self) -> str:
+        """What ended training, in words."""
+        return self.reason or f"{signal.Signals(self.signum).name}."
+
+    @property
+    def ended(self) -> bool:
+        """Whether training ended before its time."""
+        return self.signum is not None or self.reason is not None
+
     def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
         """Note interrupts that took another way: raised by a callback, or caught by Lightning."""
-        if self.signum is None and isinstance(exception, KeyboardInterrupt):
+        if isinstance(exception, TrainingInterrupted) and exception.args:
+            self.reason = str(exception)
+        elif self.signum is None and isinstance(exception, KeyboardInterrupt):
             self.signum = signal.SIGINT
         elif trainer.received_sigterm:
             self.signum = signal.SIGTERM

@@ -29,7 +29,6 @@ RATE = Number(least=0)
 DECAY = Number(least=0)
 BETAS = ListOf((Number(least=0, below=1),) * 2)
 EPOCHS = Optional(Integer(0))
-SEED = Optional(Integer(0, 2**32 - 1))
 
 #: Options of scvi-tools' plan.
 OF_TRAINING_PLAN: dict[str, Rule] = {

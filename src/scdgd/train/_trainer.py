@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from scvi.train import SaveCheckpoint, Trainer, TrainRunner
 
+from scdgd._files import WritingError
+
 from ._every_cell import EveryCell
 from ._interruption import Interruption
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 class InterruptibleTrainer(Trainer):
     """Trainer whose :meth:`fit` returns when it is interrupted, as if that epoch had been the last.
+
+    A checkpoint that cannot be written, for the disk is full, ends it in the same way.
 
     Parameters
     ----------
@@ -56,10 +60,14 @@ class InterruptibleTrainer(Trainer):
         try:
             with self.interruption:
                 super().fit(*args, **kwargs)
-        except (KeyboardInterrupt, SystemExit) as exception:  # Lightning makes SystemExit of KeyboardInterrupt
-            if self.interruption.signum is None:
+        except (KeyboardInterrupt, SystemExit, WritingError) as exception:  # Lightning makes SystemExit of the first
+            if isinstance(exception, WritingError):
+                self.interruption.reason = str(exception)
+            if not self.interruption.ended:
                 raise
             if self.current_epoch == 0:
+                if isinstance(exception, WritingError):
+                    raise
                 msg = "Training was interrupted before its first epoch was complete."
                 raise KeyboardInterrupt(msg) from exception
             self._load_best()

@@ -12,6 +12,8 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 
+from ._interruption import TrainingInterrupted
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -30,7 +32,8 @@ class TrainingCheckpoints(Callback):
     A checkpoint holds the module, the moments of decoder, prior and rows, the schedule, early stopping, the history,
     and the states of the random number generators of torch (which also shuffles the cells), NumPy and Python. The
     counts are not in it. It is taken between two epochs, and copied to main memory, so that an interrupt can write the
-    last complete one: about ``12 n d`` bytes for the rows. Lightning's own checkpoints would lack the moments of the
+    last complete one: about ``12 n d`` bytes for the rows. Where one cannot be written, training ends as an interrupt ends
+    it. Lightning's own checkpoints would lack the moments of the
     rows and the random numbers, and would make :class:`scvi.train.SaveCheckpoint` save the model once more.
 
     Parameters
@@ -46,11 +49,17 @@ class TrainingCheckpoints(Callback):
         `mixture_start`, and `is_trained` and `history_before` of the model before training.
     resumed
         Content of the checkpoint to go on from, see :func:`read_checkpoint`.
+
+    Attributes
+    ----------
+    failure
+        Why the last checkpoint could not be written; ``None`` if it was.
     """
 
     def __init__(self, folder: CheckpointFolder, every_n_epochs: int, model, start: dict, resumed: dict | None) -> None:
         self.folder, self.every_n_epochs, self.model, self.start = folder, every_n_epochs, model, start
         self._resumed, self._unwritten = resumed, None
+        self.failure: OSError | None = None
         self._written_epoch = 0 if resumed is None else resumed["epoch"]
 
     def on_train_start(self, trainer, pl_module) -> None:
@@ -81,17 +90,29 @@ class TrainingCheckpoints(Callback):
             self._unwritten = self._take(trainer, pl_module)
             if trainer.current_epoch % self.every_n_epochs == 0:
                 self._write()
+                if self.failure is not None:
+                    raise TrainingInterrupted(str(self.failure))
 
     def on_train_end(self, trainer, pl_module) -> None:
         """Write the end, before any other callback loads its best state."""
         if trainer.current_epoch > self._written_epoch:
             self._unwritten = self._take(trainer, pl_module, finished=True)
             self._write()
+            if self.failure is not None:
+                logger.error(
+                    "%s Training is complete, and the model holds its end. %s", self.failure, self.where_it_goes_on()
+                )
 
     def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
         """Write the last complete epoch of an interrupted training."""
         if isinstance(exception, (KeyboardInterrupt, SystemExit)):
             self._write()
+
+    def where_it_goes_on(self) -> str:
+        """From which epoch the same call goes on, in words."""
+        if self._written_epoch == 0:
+            return f"There is no checkpoint in {str(self.folder.path)!r} yet, so the same call of `train` begins anew."
+        return f"The same call of `train` goes on after epoch {self._written_epoch}, from {str(self.folder.path)!r}."
 
     def _take(self, trainer, plan, *, finished: bool = False) -> dict:
         progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
@@ -115,10 +136,14 @@ class TrainingCheckpoints(Callback):
     def _write(self) -> None:
         if self._unwritten is None:
             return
-        self._written_epoch = self._unwritten["epoch"]
-        path = self.folder.write(self._written_epoch, self._unwritten)
-        self._unwritten = None
-        logger.debug("Wrote %s.", path)
+        state, self._unwritten = self._unwritten, None
+        try:
+            path = self.folder.write(state["epoch"], state)
+        except OSError as error:  # no disk is worth the model
+            self.failure = error
+        else:
+            self._written_epoch = state["epoch"]
+            logger.debug("Wrote %s.", path)
 
 
 def read_checkpoint(folder: CheckpointFolder, description: dict[str, str]) -> dict | None:
