@@ -29,6 +29,7 @@ _DIGEST_KEY, _DATA_KEY = "digest", "data_digest"
 _FORMER = ".former"
 #: What arrays of NumPy are made of in a pickle; none of it runs code.
 _NUMPY = [
+    bytes,
     np.ndarray,
     np.dtype,
     *(

@@ -153,6 +153,7 @@ def test_shuffled_cells_of_a_file_keep_their_counts_and_columns(tmp_path, option
     assert_same({key: value[order] for key, value in shuffled.items()}, expected)
 
 
+@pytest.mark.usefixtures("small_buffers")
 @pytest.mark.parametrize("name", FILES)
 def test_compressed_rows_have_a_reader_of_their_own(tmp_path, name):
     loader = SparseCountsLoader(managers(tmp_path, **FILES[name])[1], shuffle=True)
@@ -211,6 +212,16 @@ def test_workers_read_the_same_file(tmp_path):
             torch.manual_seed(1)
             results.append(collect(SparseCountsLoader(on_disk, shuffle=shuffle, batch_size=7, num_workers=n_workers)))
         assert_same(*results)
+
+
+@pytest.mark.parametrize("options", FILES.values(), ids=FILES.keys())
+def test_few_cells_of_a_file_have_the_order_of_those_in_memory(tmp_path, options):
+    some = np.random.default_rng(0).permutation(150)[:70]
+    minibatches = []
+    for manager in managers(tmp_path, **options):
+        torch.manual_seed(1)
+        minibatches.append(collect(SparseCountsLoader(manager, some, shuffle=True, batch_size=7)))
+    assert_same(*minibatches)
 
 
 def test_counts_in_a_file_are_not_pickled(tmp_path):

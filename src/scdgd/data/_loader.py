@@ -87,19 +87,18 @@ class BufferedItems(NamedTuple):
     """A minibatch of cells, and the larger set of cells that it is drawn from."""
 
     minibatch: np.ndarray
-    """Shape ``(b,)``, ascending."""
+    """Shape ``(b,)``."""
     buffer: np.ndarray
-    """Shape ``(m,)``, ascending."""
+    """Shape ``(m,)``, in the order of the file."""
 
 
 class RunShuffledSampler(Sampler[BufferedItems]):
     """Random minibatches from few large pieces of a file, where reading cells one by one takes most of the time.
 
     Runs of 32 neighbouring cells are permuted; each 8,192 cells in that order (as many whole minibatches as fit) make a
-    buffer, which is read at once; the cells of a buffer are permuted and cut into minibatches. Up to 8,192 cells are
-    thus shuffled fully. Beyond, the cells of a run enter minibatches of one buffer, among the cells of 255 other runs
-    from random places; so a file that is sorted by cell type is mixed all the same. A buffer takes 8 bytes per non-zero:
-    some 130 MB if cells express 2,000 genes.
+    buffer, which is read at once; the cells of a buffer are permuted and cut into minibatches. The cells of a run thus enter
+    minibatches of one buffer, among the cells of 255 other runs from random places; so a file that is sorted by cell type is
+    mixed all the same. A buffer takes 8 bytes per non-zero: some 130 MB if cells express 2,000 genes.
 
     Parameters
     ----------
@@ -178,10 +177,33 @@ class _Minibatches(BatchSampler):
             yield before
 
 
+class _OneBuffer(Sampler[BufferedItems]):
+    """Minibatches of cells that are few enough to be read at once, in the order that they have in memory.
+
+    Parameters
+    ----------
+    minibatches
+        The order.
+    positions
+        Of the cells in the file, shape ``(n,)``.
+    """
+
+    def __init__(self, minibatches: _Minibatches, positions: np.ndarray) -> None:
+        self.minibatches, self.buffer = minibatches, np.argsort(positions)
+
+    def __len__(self) -> int:
+        return len(self.minibatches)
+
+    def __iter__(self) -> Iterator[BufferedItems]:
+        """Each minibatch with all cells."""
+        for minibatch in self.minibatches:
+            yield BufferedItems(np.asarray(minibatch), self.buffer)
+
+
 class SparseCountsLoader(DataLoader):
     """Loader of minibatches, each read by one look-up; takes the arguments of scvi-tools' ``AnnDataLoader``.
 
-    Counts in memory are shuffled by :class:`torch.utils.data.RandomSampler`, compressed sparse rows in a file by
+    Counts are shuffled by :class:`torch.utils.data.RandomSampler`, more than 8,192 cells in a file by
     :class:`RunShuffledSampler`.
 
     Parameters
@@ -221,12 +243,14 @@ class SparseCountsLoader(DataLoader):
             indices = np.asarray(indices)
             indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
         dataset = SparseCountsDataset(adata_manager, indices)
-        if shuffle and isinstance(dataset.counts, BackedCounts):
+        is_backed = isinstance(dataset.counts, BackedCounts)
+        if shuffle and is_backed and len(dataset) > _BUFFER_CELLS:
             dataset.positions = np.sort(dataset.positions)  # runs of the file, not of the subset
             sampler = RunShuffledSampler(len(dataset), batch_size, bool(drop_last), least)
         else:
             order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
             sampler = _Minibatches(order, batch_size, bool(drop_last), least)
+            sampler = _OneBuffer(sampler, dataset.positions) if shuffle and is_backed else sampler
         self.indices = dataset.positions
         super().__init__(
             dataset,

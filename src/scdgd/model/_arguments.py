@@ -32,6 +32,8 @@ from scdgd.module._flex_parts import DecoderName, PosteriorName, PriorName
 from scdgd.module._flex_vae import GeneLikelihood, MeanActivation
 from scdgd.prior import Prior
 
+from ._devices import ACCELERATOR, ONE_DEVICE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -195,7 +197,8 @@ FREEZING: dict[str, Rule] = {
 SURGERY: dict[str, Rule] = {
     "adata": Instance(AnnData, "an AnnData with the genes of the reference"),
     "inplace_subset_query_vars": Flag(),
-    "accelerator": Text("the name of an accelerator"),
+    "accelerator": ACCELERATOR,
+    "device": ONE_DEVICE,
     "transfer_batch": Flag(),
     **FREEZING,
 }

@@ -18,9 +18,12 @@ from scvi import settings
 from scvi.data import AnnDataManager
 
 from scdgd._compat import parse_device
+from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._model_file import ATTRIBUTES_KEY, STATE_KEY, VAR_NAMES_KEY, find_data, read_model, write_model
 from scdgd._options import Anything, Choice, Either, Flag, Instance, Optional, PathLike, Rule, Text, checked
 from scdgd.train import pack_history, unpack_history
+
+from ._devices import ACCELERATOR, ONE_DEVICE
 
 if TYPE_CHECKING:
     import os
@@ -38,8 +41,8 @@ _SAVING: dict[str, Rule] = {
 _LOADING: dict[str, Rule] = {
     "dir_path": PathLike("the path of a folder"),
     "adata": Optional(Either(Instance((AnnData, MuData), "an AnnData or MuData"), Choice(False))),
-    "accelerator": Text("the name of an accelerator"),
-    "device": Anything("a device, as in scvi-tools"),
+    "accelerator": ACCELERATOR,
+    "device": ONE_DEVICE,
     "prefix": _PREFIX,
     "allowed_classes_names_list": Optional(Anything("a list of names of classes")),
 }
@@ -174,7 +177,12 @@ class SavingMixin:
         state = content[STATE_KEY]
         state.pop("pyro_param_store", None)
         model.module.on_load(model)
-        model.module.load_state_dict(state)
+        try:
+            model.module.load_state_dict(state)
+        except RuntimeError as error:
+            msg = f"The saved model in {str(folder)!r} does not fit its own description: {' '.join(str(error).split())}"
+            raise ValueError(msg) from error
+        model.checkpoint_format_ = CHECKPOINT_FORMAT  # in which it would be saved
         model._after_loading()
         model.to_device(target)
         model.module.eval()

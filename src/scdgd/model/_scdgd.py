@@ -22,6 +22,7 @@ from scdgd.module import DGDModule, log_size_factor
 from scdgd.prior import GaussianMixture, SoftballMixture
 
 from ._arguments import BUILDING, FREEZING
+from ._devices import ACCELERATOR, ONE_DEVICE
 from ._posterior_mixin import PosteriorMixin
 from ._representation_mixin import RepresentationMixin
 from ._sampling_mixin import PriorSamplingMixin
@@ -233,6 +234,11 @@ class SCDGD(
             )
 
     @classmethod
+    @checked(
+        adata=Instance((AnnData, MuData), "an AnnData (or MuData) with the genes of the reference"),
+        accelerator=ACCELERATOR,
+        device=ONE_DEVICE,
+    )
     def load_query_data(
         cls,
         adata: AnnData,
@@ -280,7 +286,6 @@ class SCDGD(
                 raise TypeError(msg)
             if name not in takes:
                 raise TypeError(unknown_name(name, takes, f"an argument of {cls.__name__}.load_query_data"))
-        Instance((AnnData, MuData), "an AnnData (or MuData) with the genes of the reference")("adata", adata)
         if not isinstance(reference_model, cls | str | os.PathLike):
             msg = f"`reference_model` must be a {cls.__name__} or the folder of a saved one, got {shown(reference_model)}."
             raise TypeError(msg)

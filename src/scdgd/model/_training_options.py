@@ -7,7 +7,6 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import torch
 from scvi.train import Trainer, merge_kwargs
 from torch.utils.data import DataLoader
 
@@ -29,42 +28,10 @@ from scdgd._options import (
 from scdgd.data import SparseCountsLoader, SparseCountsSplitter
 from scdgd.train import RepresentationPlan
 
+from ._devices import ACCELERATOR, ONE_DEVICE
+
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager
-
-
-class _OneDevice(Rule):
-    """One device of an accelerator."""
-
-    words = "one device: 'auto', 1, or a list of one index"
-
-    def __call__(self, name: str, value: Any) -> int | list[int] | str:
-        """The device as scvi-tools takes it."""
-        text = value.strip() if isinstance(value, str) else None
-        if text == "auto":
-            return text
-        if text is not None and text.rstrip(",").lstrip("-").isdigit():
-            value = [int(text.rstrip(","))] if text.endswith(",") else int(text)
-        is_list = isinstance(value, list | tuple)
-        count = len(value) if is_list else value
-        if (
-            isinstance(count, bool)
-            or not isinstance(count, int | float)
-            or count != int(count)
-            or not is_list
-            and count < -1
-        ):
-            self.refuse(name, value)
-        several = count > 1 or (count == -1 and not is_list and torch.cuda.device_count() > 1)
-        if several:
-            msg = (
-                f"`{name}={shown(value)}` asks for several, and models of scdgd train on one device: representations, chains "
-                "and moments of mixtures are not shared between processes. Pass `devices=1`."
-            )
-            raise NotImplementedError(msg)
-        if count == 0 or (is_list and not isinstance(value[0], int)):
-            self.refuse(name, value)
-        return list(value) if is_list else int(count)
 
 
 _SHARE = Optional(Number(above=0, most=1))
@@ -73,8 +40,8 @@ _KWARGS = Optional(Anything("a dictionary, or a configuration of scvi-tools"))
 #: Arguments of `train`.
 TRAINING: dict[str, Rule] = {
     "max_epochs": Optional(Integer(1)),
-    "accelerator": Text("the name of an accelerator"),
-    "devices": _OneDevice(),
+    "accelerator": ACCELERATOR,
+    "devices": ONE_DEVICE,
     "train_size": _SHARE,
     "validation_size": Optional(Number(least=0, below=1)),
     "shuffle_set_split": Flag(),
