@@ -403,7 +403,18 @@ def test_ctrl_c_keeps_what_training_had_reached(tmp_path):
     simulate().write_h5ad(tmp_path / "in.h5ad")
     log = tmp_path / "log"
     code = "import signal, sys, scdgd.cli; signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(scdgd.cli.main())"
-    arguments = "fit in.h5ad -o out.h5ad --save-model model --n-components 3 --max-epochs 40000".split()
+    arguments = [
+        "fit",
+        "in.h5ad",
+        "-o",
+        "out.h5ad",
+        "--save-model",
+        "model",
+        "--n-components",
+        "3",
+        "--max-epochs",
+        "40000",
+    ]
     with log.open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr, text=True

@@ -16,6 +16,8 @@ import numpy as np
 
 _Function = TypeVar("_Function", bound=Callable)
 _MAX_SHOWN = 60
+#: From here on, floats are not told apart from their neighbours, and nothing can be counted.
+_TOO_LARGE = 2**53
 
 
 class Rule:
@@ -64,7 +66,7 @@ class Integer(Rule):
 
     def __call__(self, name: str, value: Any) -> int:
         """The value as an :class:`int`."""
-        if not _is_number(value) or not math.isfinite(value) or int(value) != value:
+        if not _is_number(value) or not abs(value) < _TOO_LARGE or int(value) != value:
             self.refuse(name, value)
         value = int(value)
         if (self.least is not None and value < self.least) or (self.most is not None and value > self.most):
@@ -346,7 +348,8 @@ def checked(**rules: Rule) -> Callable[[_Function], _Function]:
     Parameters
     ----------
     **rules
-        Rules by name of the argument; arguments that are left out are not checked. A default may be anything.
+        Rules by name of the argument; arguments that are left out are not checked. A default may be anything. Of a function
+        that takes further arguments, they may be rules of those.
 
     Returns
     -------
@@ -355,23 +358,28 @@ def checked(**rules: Rule) -> Callable[[_Function], _Function]:
 
     def decorate(function: _Function) -> _Function:
         signature = inspect.signature(function)
+        further = next((name for name, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD), None)
         unknown = set(rules) - set(signature.parameters)
-        if unknown:
+        if unknown and further is None:
             msg = f"{function.__qualname__} has no arguments {sorted(unknown)}."
             raise TypeError(msg)
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
         defaults = {name: p.default for name, p in signature.parameters.items() if p.default is not p.empty}
 
         @functools.wraps(function)
         def call(*args, **kwargs):
-            if not takes_any:
+            if further is None:
                 for name in kwargs:
                     if name not in signature.parameters:
                         raise TypeError(unknown_name(name, signature.parameters, f"an argument of {_title(function)}"))
-            bound = signature.bind(*args, **kwargs)
-            for name, value in bound.arguments.items():
-                if name in rules and not (name in defaults and value is defaults[name]):
-                    bound.arguments[name] = rules[name](name, value)
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                msg = f"{_title(function)}: {error}. It takes {', '.join(_names(signature.parameters))}."
+                raise TypeError(msg) from None
+            for arguments in (bound.arguments, bound.arguments.get(further, {})):
+                for name, value in arguments.items():
+                    if name in rules and not (name in defaults and value is defaults[name]):
+                        arguments[name] = rules[name](name, value)
             return function(*bound.args, **bound.kwargs)
 
         call.rules = rules
@@ -405,7 +413,7 @@ def constructor_options(kind: type, *given: str) -> Rule:
 
 def unknown_name(name: Any, known: Iterable[str], what: str) -> str:
     """Message that says that a name is not `what`, and which one it may be."""
-    known = sorted({str(one) for one in known} - {"self", "cls", "args", "kwargs"})
+    known = sorted(_names(map(str, known)))
     near = difflib.get_close_matches(str(name), known, n=3)
     hint = f"Is it {' or '.join(map(repr, near))}?" if near else f"There are {', '.join(known)}."
     return f"{name!r} is not {what}. {hint}"
@@ -427,6 +435,9 @@ def shown(value: Any) -> str:
     """A value for a message, short and on one line."""
     if isinstance(value, np.generic) and np.ndim(value) == 0 and not isinstance(value, np.void):
         value = value.item()
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape and not isinstance(value, type):
+        return f"a {type(value).__name__} of shape {shape}"
     try:
         text = " ".join(repr(value).split())
     except Exception:  # noqa: BLE001  whatever the object does, it is the argument that is wrong
@@ -440,6 +451,11 @@ def _is_number(value: Any) -> bool:
 
 def _is_flag(value: Any) -> bool:
     return isinstance(value, bool | np.bool_)
+
+
+def _names(parameters: Iterable[str]) -> list[str]:
+    """Names of arguments, each once, but for those that users do not write."""
+    return [name for name in dict.fromkeys(parameters) if name not in ("self", "cls", "args", "kwargs")]
 
 
 def _title(function: Callable) -> str:

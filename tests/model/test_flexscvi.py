@@ -658,7 +658,7 @@ def test_without_early_signs_nothing_is_warned_about(messages):
 @pytest.mark.filterwarnings("ignore:Category 0 in adata.obs")
 def test_splits_that_cannot_train_are_refused():
     model = make(simulate(20, 8), prior="normal")
-    with pytest.raises(ValueError, match="needs validation cells, and there are none: lower `train_size`"):
+    with pytest.raises(ValueError, match="needs validation cells, and there are none: pass `train_size=0.9`"):
         train(model, 2, early_stopping=True, train_size=1.0)
     train(model, 2, early_stopping=True, train_size=1.0, early_stopping_monitor="elbo_train")
     few = simulate(20, 8)[:2].copy()

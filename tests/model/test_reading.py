@@ -107,7 +107,7 @@ def test_numbers_and_names_that_are_not_possible(model, reader, options, match):
 
 @pytest.mark.parametrize("model_class", [SCDGD, FlexSCVI, SCDBM])
 def test_setup_of_what_is_no_anndata(model_class):
-    with pytest.raises(TypeError, match="must be an AnnData, got ndarray"):
+    with pytest.raises(TypeError, match="must be an AnnData, got a ndarray of shape"):
         model_class.setup_anndata(np.ones((3, 6)))
 
 

@@ -247,7 +247,7 @@ def test_collapse_is_warned_about(caplog):
     ("options", "error", "match"),
     [
         ({"component_regularization": "entropy"}, ValueError, "component_regularization"),
-        ({"free_nats": -1}, ValueError, "`free_nats` must be a finite number at least 0, got -1"),
+        ({"free_nats": -1}, ValueError, "`free_nats` must be a finite number of at least 0, got -1"),
         ({"information_weight": float("nan")}, ValueError, "`information_weight` must be a finite number"),
         ({"n_warmstart_epochs": 3}, TypeError, "n_warmstart_epochs"),
     ],

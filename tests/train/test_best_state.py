@@ -189,7 +189,7 @@ def test_ctrl_c_leaves_a_usable_model(how, early_stopping, messages, tmp_path):
         )
     finally:
         signal.signal(signal.SIGINT, before)
-    assert "interrupted after 3 epochs" in messages.text
+    assert "Training stopped after 3 epochs" in messages.text
     assert model.is_trained
     assert not model.module.training
     if early_stopping:

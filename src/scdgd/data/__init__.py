@@ -21,7 +21,7 @@ from ._fields import (
 from ._layers import counts_of
 from ._loader import RunShuffledSampler, SparseCountsDataset, SparseCountsLoader
 from ._matrix import as_native, require_matrix
-from ._registration import CellRegistration, ChangedDataError
+from ._registration import CellRegistration, ChangedDataError, unchanged_if_refused
 from ._sparse_counts import SparseCounts, as_sparse_counts
 from ._splitter import SparseCountsSplitter
 
@@ -57,4 +57,5 @@ __all__ = [
     "find_rows",
     "iter_row_blocks",
     "require_matrix",
+    "unchanged_if_refused",
 ]

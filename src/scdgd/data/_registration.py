@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,12 +21,16 @@ from ._fields import CellIndexField, CountsField, check_genes, unique_cell_names
 from ._matrix import as_native
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anndata import AnnData
 
 #: Entries of the matrix that are looked at before cells are read, and before they train.
 _ENTRIES_TO_READ, _ENTRIES_TO_TRAIN = 2**18, 2**25
 _MAX_NAMED = 5
 
+#: Where registration writes.
+_WRITTEN = ("obs", "obsm", "uns")
 #: Columns of cells by the keys of the registry.
 _COLUMNS = (
     REGISTRY_KEYS.BATCH_KEY,
@@ -292,6 +297,29 @@ class CellRegistration(AnnDataManager):
         """The field of a kind, that of AnnData where MuData have a wrapper around it; ``None`` if there is none."""
         fields = (getattr(field, "adata_field", field) for field in self.fields)
         return next((field for field in fields if isinstance(field, kind)), None)
+
+
+@contextlib.contextmanager
+def unchanged_if_refused(data: AnnData | MuData) -> Iterator[None]:
+    """Put the columns back that registration writes, if it ends in an error."""
+    parts = [data, *(data.mod.values() if isinstance(data, MuData) else ())]
+    before = [{slot: _internal(getattr(part, slot)) for slot in _WRITTEN} for part in parts]
+    try:
+        yield
+    except Exception:
+        for part, slots in zip(parts, before, strict=True):
+            for slot, columns in slots.items():
+                there = getattr(part, slot)
+                for name in set(_internal(there)) - set(columns):
+                    del there[name]
+                for name, column in columns.items():
+                    there[name] = column
+        raise
+
+
+def _internal(columns) -> dict[str, Any]:
+    """Those that scvi-tools writes."""
+    return {name: columns[name] for name in columns if str(name).startswith("_scvi")}
 
 
 def _are_same(then: pd.Series, now: pd.Series, are_numbers: bool) -> bool:

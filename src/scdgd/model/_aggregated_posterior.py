@@ -98,7 +98,7 @@ class AggregatedPosteriorMixin:
             If samples are numbers and texts.
         """
         self._check_if_trained(warn=False)
-        validated = self._validate_anndata(adata)
+        validated, batch_size = self._validate_anndata(adata), batch_size or settings.batch_size
         codes, names = _samples(validated.obs, sample_key)
         z = torch.as_tensor(self.get_latent_representation(validated, batch_size=batch_size), device=self.device)
         rng, log_probs = np.random.default_rng(settings.seed), {}

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Iterator, Mapping
+from inspect import signature
+from numbers import Number as AnyNumber
+from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
 from anndata import AnnData
 from mudata import MuData
+from scvi.nn import Embedding
+from torch import Tensor
+from torch.nn import Module
+from torch.utils.data import DataLoader
 
 from scdgd._options import (
     SEED,
@@ -21,29 +28,63 @@ from scdgd._options import (
     Names,
     Number,
     Optional,
+    Options,
     Rule,
     Subclass,
     Text,
     checked,
     rules_of,
 )
+from scdgd.inference import NEW_CELLS
 from scdgd.likelihood import LIKELIHOODS, VALUE_LIKELIHOODS
 from scdgd.module._flex_parts import DecoderName, PosteriorName, PriorName
 from scdgd.module._flex_vae import GeneLikelihood, MeanActivation
 from scdgd.prior import Prior
+from scdgd.train import OF_TRAINING_PLAN
 
 from ._devices import ACCELERATOR, ONE_DEVICE
+from ._training_options import LOADING, OF_LOADING, OF_TRAINER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
+class _Minibatches(Rule):
+    """A loader, or minibatches one after the other."""
+
+    words = "a data loader, or minibatches as scvi-tools makes them (dictionaries of tensors)"
+
+    def __call__(self, name: str, value: Any) -> Any:
+        """The loader."""
+        is_list = isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value)
+        if not (is_list or isinstance(value, DataLoader | Iterator)):
+            self.refuse(name, value, TypeError)
+        return value
+
+
+class _Registry(Rule):
+    """What was set up for a model."""
+
+    words = "the registry of a model (`model.registry`)"
+
+    def __call__(self, name: str, value: Any) -> Mapping:
+        """The registry."""
+        if not isinstance(value, Mapping) or "field_registries" not in value:
+            self.refuse(name, value, TypeError)
+        return value
+
+
 CELLS = Optional(Instance((AnnData, MuData), "an AnnData (or MuData) with the genes of the model"))
 POSITIONS = Anything("positions of cells from 0, or a mask")
 COLUMN = Optional(Text("the name of one column"))
+#: Totals that single precision holds, with all that is made of them.
+_SIZE = Number(above=0, most=1e12)
 GROUP = Anything("a value of the column `groupby`")
 
 #: Arguments of set-up, the same in all models.
 SETUP: dict[str, Rule] = {
+    "adata": Instance(AnnData, "an AnnData"),
+    "mdata": Instance(MuData, "a MuData (for an AnnData there is `setup_anndata`)"),
     "layer": Optional(Text("the name of one layer")),
     "batch_key": COLUMN,
     "labels_key": COLUMN,
@@ -62,14 +103,14 @@ READING: dict[str, Rule] = {
     "batch_size": Optional(Integer(1)),
     "transform_batch": Anything("a batch of the model, or a list of them"),
     "gene_list": Optional(Names("a list of genes", may_be_empty=False)),
-    "library_size": Either(Number(above=0), Choice("latent"), words="a positive total or 'latent'"),
+    "library_size": Either(_SIZE, Choice("latent"), words="a total above 0 and at most 1e+12, or 'latent'"),
     "n_samples": Integer(1),
     "n_samples_overall": Optional(Integer(1)),
     "weights": Choice(None, "uniform", "importance"),
     "return_mean": Flag(),
     "return_numpy": Optional(Flag()),
     "silent": Flag(),
-    "dataloader": Anything("minibatches, as scvi-tools makes them"),
+    "dataloader": Optional(_Minibatches()),
     "give_mean": Flag(),
     "mc_samples": Integer(1),
     "return_dist": Flag(),
@@ -103,20 +144,27 @@ READING: dict[str, Rule] = {
     "threshold_counts": Number(least=0),
     "test_mode": Choice("two", "three"),
     "cred_interval_lvls": Optional(ListOf(Number(above=0, below=1))),
-    "rna_size_factor": Number(above=0),
+    "rna_size_factor": _SIZE,
     "correlation_type": Choice("spearman", "pearson"),
     "n_cells": Integer(1),
     "component": Optional(Integer(0)),
-    "batch": Anything("a batch of the model"),
+    "batch": Optional(Instance((str, AnyNumber, np.generic), "a batch of the model")),
     "seed": SEED,
     "n_steps": Optional(Integer(0)),
     "lr": Optional(Number(above=0)),
+    "layer": Optional(Integer(0)),
+    "importance_weighting_kwargs": Optional(Instance(dict, "a dictionary of arguments of `get_importance_weights`")),
+    "data_loader_kwargs": Optional(LOADING),
+    "zs": Optional(Instance(Tensor, "a tensor of representations")),
+    **dict.fromkeys(("qz", "px"), Anything("anything: it is of scvi-tools' signature, and not used")),
 }
 
 
 _OPTIONS = Optional(Instance(dict, "a dictionary of options"))
 _PARTS = Choice("encoder", "decoder", "none", "both")
-_REGISTRY = Optional(Instance(Mapping, "the registry of a saved model"))
+#: A model that another one stands on.
+REFERENCE = Anything("a trained model of the same class, or the folder of a saved one")
+_REGISTRY = Optional(_Registry())
 
 #: Arguments of the constructors of models without an encoder.
 BUILDING: dict[str, Rule] = {
@@ -139,6 +187,12 @@ BUILDING: dict[str, Rule] = {
     "new_cells": _OPTIONS,
 }
 
+#: Those of scvi.nn.FCLayers that scvi-tools' encoder and decoder do not give themselves.
+_OF_LAYERS: dict[str, Rule] = {
+    "bias": Flag(),
+    "use_activation": Flag(),
+    "activation_fn": Subclass(Module, "a class of torch modules"),
+}
 #: Arguments of the constructors of models with an encoder, and of scvi-tools' and our modules behind them.
 BUILDING_ENCODERS: dict[str, Rule] = {
     "adata": Optional(Instance(AnnData, "an AnnData that was set up")),
@@ -169,11 +223,14 @@ BUILDING_ENCODERS: dict[str, Rule] = {
     "batch_representation": Choice("one-hot", "embedding"),
     "use_batch_norm": Choice(None, "encoder", "decoder", "none", "both"),
     "use_layer_norm": _PARTS,
-    "use_size_factor_key": Flag(),
     "extra_payload_autotune": Flag(),
-    "extra_encoder_kwargs": _OPTIONS,
-    "extra_decoder_kwargs": _OPTIONS,
-    "batch_embedding_kwargs": _OPTIONS,
+    "extra_encoder_kwargs": Optional(Options({"var_eps": Number(above=0), **_OF_LAYERS}, of="scvi.nn.Encoder")),
+    "extra_decoder_kwargs": Optional(Options(_OF_LAYERS, of="scvi.nn.DecoderSCVI")),
+    "batch_embedding_kwargs": Optional(
+        Options(
+            {"embedding_dim": Integer(1)}, of="scvi.nn.Embedding", further=frozenset(signature(Embedding).parameters)
+        )
+    ),
     "var_activation": Optional(Function()),
     "component_weights": Either(Choice("uniform", "learned", "labels"), ListOf(Number(least=0), least=1)),
     "max_components_per_cell": Optional(Integer(1)),
@@ -196,6 +253,7 @@ FREEZING: dict[str, Rule] = {
 #: Arguments of `load_query_data` of models with an encoder.
 SURGERY: dict[str, Rule] = {
     "adata": Instance(AnnData, "an AnnData with the genes of the reference"),
+    "reference_model": REFERENCE,
     "inplace_subset_query_vars": Flag(),
     "accelerator": ACCELERATOR,
     "device": ONE_DEVICE,
@@ -217,6 +275,25 @@ def reading(*names: str, **rules: Rule) -> Callable:
     return checked(**{name: READING[name] for name in names}, **rules)
 
 
+def nested_options_of(model_class: type) -> dict[str, dict[str, Rule]]:
+    """Rules of what a model takes in dictionaries, and as further arguments of `train`, by their name.
+
+    Parameters
+    ----------
+    model_class
+        A model of this package.
+    """
+    of_plans = [rules_of(vars(kind).get("__init__")) for kind in reversed(model_class._training_plan_cls.__mro__)]
+    found = {
+        "plan_kwargs": {name: rule for rules in (OF_TRAINING_PLAN, *of_plans) for name, rule in rules.items()},
+        "datasplitter_kwargs": OF_LOADING,
+        "trainer_kwargs": OF_TRAINER,
+    }
+    if "new_cells" in options_of(model_class)["__init__"]:
+        found["new_cells"] = NEW_CELLS.rules
+    return {name: dict(rules) for name, rules in found.items()}
+
+
 def options_of(model_class: type) -> dict[str, dict[str, Rule]]:
     """Rules of all arguments of a model, by method, in the order of the class.
 
@@ -226,6 +303,8 @@ def options_of(model_class: type) -> dict[str, dict[str, Rule]]:
         A model of this package.
     """
     constructors = [rules_of(vars(kind).get("__init__")) for kind in reversed(model_class.__mro__)]
+    further = getattr(model_class, "_further_arguments", frozenset)()
+    constructors.insert(0, {name: BUILDING_ENCODERS[name] for name in sorted(further) if name in BUILDING_ENCODERS})
     found = {"__init__": {name: rule for rules in constructors for name, rule in rules.items()}}
     found |= {name: rules_of(getattr(model_class, name)) for name in dir(model_class) if not name.startswith("_")}
     return {name: dict(rules) for name, rules in found.items() if rules}

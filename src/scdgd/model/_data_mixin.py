@@ -13,6 +13,7 @@ from scdgd._compat import assign_uuid, forget_manager, forget_model, get_state_r
 from scdgd._options import Integer, Optional
 
 from ._cells import positions_of
+from ._training_options import check_reading
 
 
 class AttachedDataMixin:
@@ -23,6 +24,12 @@ class AttachedDataMixin:
     """
 
     _is_forgotten_with_me = False
+
+    def __init__(self, adata=None, registry: dict | None = None, *args, **kwargs) -> None:
+        if adata is None and registry is None:
+            msg = f"{type(self).__name__} stands on data: pass the AnnData that `{type(self).__name__}.setup_anndata` set up."
+            raise ValueError(msg)
+        super().__init__(adata, registry, *args, **kwargs)
 
     def _validate_anndata(self, adata=None, copy_if_view: bool = True):
         if adata is None and self.adata is None:
@@ -81,6 +88,7 @@ class AttachedDataMixin:
         return self.adata_manager.data_registry[REGISTRY_KEYS.X_KEY].mod_key
 
     def _make_data_loader(self, adata, indices=None, batch_size: int | None = None, **kwargs):
+        check_reading(kwargs)
         batch_size = Optional(Integer(1))("batch_size", batch_size)
         indices = None if indices is None else positions_of(indices, adata.n_obs)
         return super()._make_data_loader(adata, indices=indices, batch_size=batch_size, **kwargs)

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from scdgd._compat import parse_device
 from scdgd._options import Rule, shown, unknown_name
 
 
@@ -65,3 +67,21 @@ class _OneDevice(Rule):
 
 
 ACCELERATOR, ONE_DEVICE = _Accelerator(), _OneDevice()
+
+
+def device_of(accelerator: str, devices: int | list[int] | str) -> torch.device:
+    """The device that two arguments mean.
+
+    Raises
+    ------
+    ValueError
+        If they do not go together.
+    """
+    try:
+        return parse_device(accelerator, devices)
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+        msg = (
+            f"`accelerator={accelerator!r}` and the device {shown(devices)} do not go together ({error}). Leave the device "
+            "out, or pass 1."
+        )
+        raise ValueError(msg) from error

@@ -22,7 +22,7 @@ from ._cells import positions_of
 from ._reading_mixin import ReadingMixin
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from anndata import AnnData
 
@@ -88,6 +88,61 @@ class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
         parts = torch.as_tensor(z, device=self.module.device).split(10_000)
         log_joint = torch.cat([prior.expected_component_log_prob(part) for part in parts])
         return torch.softmax(log_joint, dim=-1) if soft else log_joint.argmax(dim=-1)
+
+    def get_latent_library_size(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        batch_size: int | None = None,
+        dataloader: Iterable[dict] | None = None,
+        **data_loader_kwargs,
+    ) -> np.ndarray:
+        """Size of each cell, as in scvi-tools; where it is observed, `give_mean` makes no difference.
+
+        Parameters
+        ----------
+        adata, indices
+            Cells; those that the model was set up with if not given.
+        give_mean
+            Mean of the posterior of the size, or a sample from it.
+        batch_size
+            Cells per minibatch.
+        dataloader, **data_loader_kwargs
+            As in scvi-tools.
+
+        Returns
+        -------
+        Sizes, shape ``(n, 1)``.
+        """
+        give_mean = give_mean and not self.module.use_observed_lib_size
+        return super().get_latent_library_size(adata, indices, give_mean, batch_size, dataloader, **data_loader_kwargs)
+
+    def get_batch_representation(
+        self, adata: AnnData | None = None, indices: Sequence[int] | None = None, batch_size: int | None = None
+    ) -> np.ndarray:
+        """Embeddings of the batches of cells, as in scvi-tools.
+
+        Parameters
+        ----------
+        adata, indices
+            Cells; those that the model was set up with if not given.
+        batch_size
+            Cells per minibatch.
+
+        Returns
+        -------
+        Shape ``(n, dimensions of the embedding)``.
+
+        Raises
+        ------
+        ValueError
+            If batches are not embedded.
+        """
+        if self.module.batch_representation != "embedding":
+            msg = "Batches of this model are one-hot, so they have no representation: build it with `batch_representation='embedding'`."
+            raise ValueError(msg)
+        return super().get_batch_representation(adata, indices, batch_size)
 
     @torch.inference_mode()
     def get_loadings(self) -> pd.DataFrame:

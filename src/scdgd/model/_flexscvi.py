@@ -16,13 +16,14 @@ from scvi.module import VAE
 
 from scdgd._compat import ADATA_MINIFY_TYPE, freeze_for_query, get_adata_minify_type, get_state_registry, registry_of
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd._options import Choice, Options, checked, shown, unknown_name
+from scdgd._options import Choice, Options, Text, checked, shown, unknown_name
 from scdgd.data import CountsField, SparseCountsLoader, SparseCountsSplitter
 from scdgd.metrics import n_used_components
 from scdgd.module import FlexVAE
 from scdgd.train import BestState, EmpiricalBayesPlan, InterruptibleTrainRunner, orderly_training
 
 from ._arguments import BUILDING_ENCODERS, FREEZING, SURGERY
+from ._devices import device_of
 from ._encoder_reading_mixin import EncoderReadingMixin
 from ._sampling_mixin import PriorSamplingMixin
 from ._setup_mixin import SetupMixin
@@ -84,6 +85,7 @@ _NOT_OF_USERS = {
     "n_cats_per_cov",
     "library_log_means",
     "library_log_vars",
+    "use_size_factor_key",
 }
 
 
@@ -228,14 +230,19 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
                 raise TypeError(msg)
 
     @classmethod
-    def _check_module_options(cls, options: dict) -> dict:
-        """Further arguments of the modules behind the model, in their plain types."""
+    def _further_arguments(cls) -> frozenset[str]:
+        """Names of arguments of the modules behind the model."""
         takes = [
             inspect.signature(kind.__init__).parameters for kind in cls._module_cls.__mro__ if issubclass(kind, VAE)
         ]
-        further = frozenset(set().union(*takes) - _NOT_OF_USERS)
+        return frozenset(set().union(*takes) - _NOT_OF_USERS)
+
+    @classmethod
+    def _check_module_options(cls, options: dict) -> dict:
+        """Further arguments of the modules behind the model, in their plain types."""
+        further = cls._further_arguments()
         of_init = inspect.signature(cls.__init__).parameters
-        known = Options(BUILDING_ENCODERS, of=cls.__name__, further=further | set(of_init))("arguments", options)
+        known = Options(BUILDING_ENCODERS, of=cls.__name__, further=further)("arguments", options)
         for name in known:
             if name not in further:
                 raise TypeError(unknown_name(name, {*further, *of_init}, f"an argument of {cls.__name__}"))
@@ -306,11 +313,14 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         NotImplementedError
             For several devices.
         """
+        device_of(accelerator, devices)
         trainer_kwargs = check_trainer(trainer_kwargs, trainer_config)
         early_stopping = trainer_kwargs.pop("early_stopping", False) or early_stopping
         plan, loading = merged_plan(plan_config, plan_kwargs), check_loading(datasplitter_kwargs)
         if self.surgery_ is not None:
             plan.setdefault("weight_decay", 0.0)
+        if self.module is not None:  # training on a data module makes it
+            trial = self._training_plan_cls(self.module, **{**plan, "compile": False})
         n_pretraining = plan.get("n_pretraining_epochs", 0)
         if n_pretraining:
             plan.setdefault("n_pretrained_epochs", self.n_pretrained_epochs_)
@@ -325,9 +335,9 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
             monitors = {"early_stopping_monitor": monitor} if early_stopping else {}
             if trainer_kwargs.get("enable_checkpointing"):
                 monitors["checkpointing_monitor"] = trainer_kwargs.get("checkpointing_monitor", "validation_loss")
-            if plan.get("reduce_lr_on_plateau"):
-                monitors["lr_scheduler_metric"] = plan.get("lr_scheduler_metric", "elbo_validation")
-            self._check_for_training(plan, split, loading, monitors)
+            if trial.reduce_lr_on_plateau:
+                monitors["lr_scheduler_metric"] = trial.lr_scheduler_metric
+            self._check_for_training(split, loading, monitors)
         best = BestState(monitor, trainer_kwargs.get("early_stopping_mode", "min"))
         trainer_kwargs["callbacks"] = [*(trainer_kwargs.get("callbacks") or []), best]
         with orderly_training(self) as interruption:
@@ -368,7 +378,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
             self.module.minified_data_type = kind
         self.adata.obsm[self._LATENT_QZM_KEY], self.adata.obsm[self._LATENT_QZV_KEY] = mean, variance
 
-    def _check_for_training(self, plan: dict, split: dict, loading: dict, monitors: dict[str, str]) -> None:
+    def _check_for_training(self, split: dict, loading: dict, monitors: dict[str, str]) -> None:
         """Refuse what would fail, or train nothing, before anything changes."""
         self._validate_anndata(None)
         if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
@@ -396,7 +406,6 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
                 self.adata.n_obs,
                 _MIN_CELLS,
             )
-        self._training_plan_cls(self.module, **{**plan, "compile": False})
 
     def _check_labels(self) -> None:
         """Refuse cells whose label has no dispersions, where there are such."""
@@ -434,6 +443,11 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
                 k,
             )
 
+    @checked(
+        minified_data_type=Choice(*ADATA_MINIFY_TYPE),
+        use_latent_qzm_key=Text("a name in `obsm`"),
+        use_latent_qzv_key=Text("a name in `obsm`"),
+    )
     def minify_adata(
         self,
         minified_data_type: str = ADATA_MINIFY_TYPE.LATENT_POSTERIOR,
@@ -460,7 +474,6 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         """
         self._check_if_trained(warn=False)
         self._check_moments()
-        Choice(*ADATA_MINIFY_TYPE)("minified_data_type", minified_data_type)
         self._validate_anndata(None)
         obsm, keys = self.adata.obsm, (use_latent_qzm_key, use_latent_qzv_key)
         missing = [key for key in keys if key not in obsm]
@@ -483,7 +496,29 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
             )
             raise NotImplementedError(msg)
 
+    @staticmethod
+    def prepare_query_anndata(adata: AnnData, reference_model: str | os.PathLike | FlexSCVI, *args, **kwargs):
+        """As in scvi-tools: the genes of a reference in their order, zeros for those that are missing.
+
+        Parameters
+        ----------
+        adata
+            New cells.
+        reference_model
+            Trained model, or the folder of a saved one.
+        *args, **kwargs
+            As in scvi-tools.
+
+        Returns
+        -------
+        As in scvi-tools.
+        """
+        if isinstance(reference_model, os.PathLike):
+            reference_model = os.fspath(reference_model)
+        return SCVI.prepare_query_anndata(adata, reference_model, *args, **kwargs)
+
     @classmethod
+    @checked(**SURGERY)
     def load_query_data(
         cls, adata: AnnData | None = None, reference_model: str | os.PathLike | FlexSCVI | None = None, *args, **kwargs
     ) -> FlexSCVI:
@@ -517,6 +552,9 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         RuntimeError
             If the reference is not trained.
         """
+        if adata is None and kwargs.get("registry") is None:
+            msg = f"{cls.__name__}.load_query_data extends a reference by new cells: pass `adata`."
+            raise ValueError(msg)
         if isinstance(reference_model, str | os.PathLike):
             reference_model = cls.load(reference_model, adata=False, accelerator="cpu")
         if type(reference_model) is not cls:
@@ -527,8 +565,8 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         for name in kwargs:
             if name not in takes.parameters:
                 raise TypeError(unknown_name(name, takes.parameters, f"an argument of {cls.__name__}.load_query_data"))
-        given = takes.bind(adata, reference_model, *args, **kwargs).arguments
-        options = Options(SURGERY, of="load_query_data", further=frozenset(given))("arguments", given)
+        options = takes.bind(adata, reference_model, *args, **kwargs).arguments
+        device_of(options.get("accelerator", "auto"), options.get("device", "auto"))
         model = super().load_query_data(**options)
         known = reference_model.registry
         n_known = [len(get_state_registry(known, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"])]

@@ -17,13 +17,12 @@ from mudata import MuData
 from scvi import settings
 from scvi.data import AnnDataManager
 
-from scdgd._compat import parse_device
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._model_file import ATTRIBUTES_KEY, STATE_KEY, VAR_NAMES_KEY, find_data, read_model, write_model
 from scdgd._options import Anything, Choice, Either, Flag, Instance, Optional, PathLike, Rule, Text, checked
 from scdgd.train import pack_history, unpack_history
 
-from ._devices import ACCELERATOR, ONE_DEVICE
+from ._devices import ACCELERATOR, ONE_DEVICE, device_of
 
 if TYPE_CHECKING:
     import os
@@ -160,7 +159,7 @@ class SavingMixin:
         if backup_url is not None or datamodule is not None:
             options = (prefix, backup_url, datamodule, allowed_classes_names_list)
             return super().load(dir_path, adata, accelerator, device, *options)
-        target = parse_device(accelerator, device)
+        target = device_of(accelerator, device)
         folder, prefix = Path(dir_path), prefix or ""
         content = read_model(folder, prefix, target)
         attributes = dict(content[ATTRIBUTES_KEY])

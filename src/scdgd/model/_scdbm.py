@@ -24,12 +24,19 @@ from scdgd.data import (
     SparseCountsSplitter,
 )
 from scdgd.module import DeepBoltzmannMachine
-from scdgd.train import ContrastiveDivergencePlan, InterruptibleTrainRunner, one_thread, orderly_training
+from scdgd.train import (
+    ContrastiveDivergencePlan,
+    InterruptibleTrainRunner,
+    one_thread,
+    orderly_training,
+    restored_if_it_diverges,
+)
 
 from ._arguments import BUILDING_ENCODERS, SETUP
 from ._boltzmann_likelihood_mixin import BoltzmannLikelihoodMixin
 from ._boltzmann_reading_mixin import BoltzmannReadingMixin
 from ._boltzmann_sampling_mixin import BoltzmannSamplingMixin
+from ._devices import device_of
 from ._setup_mixin import SetupMixin
 from ._training_options import OF_ALL as _OF_TRAIN
 from ._training_options import TRAINING, check_loading, check_minibatches, check_trainer, merged_plan
@@ -158,7 +165,9 @@ class SCDBM(
 
     @classmethod
     @setup_anndata_dsp.dedent
-    @checked(**{name: rule for name, rule in SETUP.items() if name not in ("modalities", "standardize_covariates")})
+    @checked(
+        **{name: rule for name, rule in SETUP.items() if name not in ("mdata", "modalities", "standardize_covariates")}
+    )
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -277,10 +286,11 @@ class SCDBM(
         TypeError
             If there is no such option.
         FloatingPointError
-            If training diverges.
+            If training diverges; the model is then as it was before.
         NotImplementedError
             For several devices, and for `datamodule`.
         """
+        device_of(accelerator, devices)
         trainer_kwargs = check_trainer(
             trainer_kwargs, trainer_config, manual_steps="Lower `lr` in `plan_kwargs` where training diverges."
         )
@@ -310,7 +320,7 @@ class SCDBM(
         trial = self._training_plan_cls(self.module, **plan)
         if not bool(self.module.is_pretrained):
             trial.stage_ends(max_epochs)
-        with orderly_training(self) as interruption, one_thread():
+        with orderly_training(self) as interruption, one_thread(), restored_if_it_diverges(self):
             super().train(
                 max_epochs,
                 accelerator=accelerator,

@@ -21,7 +21,7 @@ from scdgd.likelihood import VALUE_LIKELIHOODS
 from scdgd.module import DGDModule, log_size_factor
 from scdgd.prior import GaussianMixture, SoftballMixture
 
-from ._arguments import BUILDING, FREEZING
+from ._arguments import BUILDING, FREEZING, REFERENCE
 from ._devices import ACCELERATOR, ONE_DEVICE
 from ._posterior_mixin import PosteriorMixin
 from ._representation_mixin import RepresentationMixin
@@ -236,6 +236,7 @@ class SCDGD(
     @classmethod
     @checked(
         adata=Instance((AnnData, MuData), "an AnnData (or MuData) with the genes of the reference"),
+        reference_model=REFERENCE,
         accelerator=ACCELERATOR,
         device=ONE_DEVICE,
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scdgd._options import checked
+
+from ._arguments import BUILDING_ENCODERS
 from ._flexscvi import FlexSCVI
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ class SCVMM(FlexSCVI):
 
     _latent_key = "X_scvmm"
 
+    @checked(encode_covariates=BUILDING_ENCODERS["encode_covariates"])
     def __init__(
         self,
         adata: AnnData | None = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mudata import MuData
 from scvi.utils import setup_anndata_dsp
 
 from scdgd._compat import make_actual, register_manager
@@ -25,18 +24,20 @@ from scdgd.data import (
     MuDataLabelsField,
     MuDataSizeFactorField,
     SizeFactorField,
+    unchanged_if_refused,
 )
 
 from ._arguments import SETUP
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from mudata import MuData
     from scvi.data.fields import BaseAnnDataField
 
 #: What scvi-tools hands on when it registers data for a model that exists.
 _OF_TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")
-_OF_ANNDATA = {name: rule for name, rule in SETUP.items() if name != "modalities"}
-_OF_MUDATA = {name: rule for name, rule in SETUP.items() if name != "is_count_data"}
+_OF_ANNDATA = {name: rule for name, rule in SETUP.items() if name not in ("mdata", "modalities")}
+_OF_MUDATA = {name: rule for name, rule in SETUP.items() if name not in ("adata", "is_count_data")}
 
 
 class SetupMixin:
@@ -120,7 +121,8 @@ class SetupMixin:
                 known = [*setup_method_args["setup_args"], *_OF_TRANSFER]
                 raise TypeError(unknown_name(name, known, f"an argument of {cls.__name__}.setup_anndata"))
         manager = CellRegistration(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(data, **options)
+        with unchanged_if_refused(data):
+            manager.register_fields(data, **options)
         register_manager(cls, manager)
 
 
@@ -173,9 +175,6 @@ class CellSetupMixin(SetupMixin):
         TypeError
             If it is no MuData.
         """
-        if not isinstance(mdata, MuData):
-            msg = f"`mdata` must be a MuData, got {type(mdata).__name__}. For an AnnData there is `setup_anndata`."
-            raise TypeError(msg)
         setup_method_args = cls._get_setup_method_args(**locals())
         if not modalities or "layer" not in modalities:
             msg = f"Name the modality of the counts: `modalities={{'layer': ...}}`, one of {list(mdata.mod)}."

@@ -23,9 +23,11 @@ from scdgd.train import (
     TrainingCheckpoints,
     fingerprint,
     read_checkpoint,
+    restored_if_it_diverges,
 )
 
 from ._cell_split import complete_split, split_cells
+from ._devices import device_of
 from ._resumption_mixin import ResumptionMixin
 from ._training_options import TRAINING, check_loading, check_minibatches, check_monitor, check_trainer, merged_plan
 from ._warm_start_mixin import WarmStartMixin
@@ -153,9 +155,12 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
             training.
         KeyboardInterrupt
             If Ctrl-C came before the first epoch was complete; an untrained model is then still untrained.
+        FloatingPointError
+            If the loss is not finite; the model is then as it was before.
         NotImplementedError
             For `datamodule` and for several devices.
         """
+        device_of(accelerator, devices)
         trainer_kwargs = check_trainer(
             trainer_kwargs,
             trainer_config,
@@ -239,7 +244,7 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
     def _fit(self, *, interruption: Interruption, checkpoints: TrainingCheckpoints | None, **arguments) -> None:
         """scvi-tools' training; an interrupt ends it like the last epoch, but no process that SIGTERM ends."""
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), restored_if_it_diverges(self):
                 warnings.filterwarnings("ignore", message="Total length of `list`")  # the empty validation loader
                 super().train(interruption=interruption, checkpoints=checkpoints, **arguments)
             if interruption.ended:
@@ -274,6 +279,9 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
         k = self.module.prior.n_components
         if len(train_rows) < k:
             msg = f"{k} components need at least as many training cells, but {len(train_rows)} train."
+            raise ValueError(msg)
+        for name in {"train_rows", "cell_names"} & given.keys():
+            msg = f"`{name}` in `plan_kwargs` is what the model says of its cells. Leave it out."
             raise ValueError(msg)
         is_softball = isinstance(self.module.prior, SoftballMixture)
         if mixture_start is None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+from scvi import settings
 from scvi.train import Trainer, merge_kwargs
 from torch.utils.data import DataLoader
 
 from scdgd._options import (
     Anything,
     Choice,
+    Either,
     Flag,
     Instance,
     Integer,
+    ListOf,
     Number,
     Optional,
     Options,
@@ -51,7 +55,7 @@ TRAINING: dict[str, Rule] = {
     "datasplitter_kwargs": Optional(Instance(dict, "a dictionary of arguments of the data splitter")),
     "plan_config": _KWARGS,
     "plan_kwargs": _KWARGS,
-    "datamodule": Anything("a data module of scvi-tools"),
+    "datamodule": Optional(Instance(pl.LightningDataModule, "a data module of Lightning")),
     "trainer_config": _KWARGS,
     "warm_start": Choice("pca", "zeros"),
     "mixture_start": Optional(Integer(0)),
@@ -91,9 +95,13 @@ _METRICS = (
     "validation_loss",
     "kl_weight",
 )
+_CALLBACK = Instance(pl.Callback, "a callback of Lightning")
+_SOME_BATCHES = Optional(
+    Either(Integer(1), Number(above=0, most=1), words="a number of minibatches, or a share of them")
+)
 _AMOUNT = Optional(Number(above=0))
 #: Arguments of scvi-tools' and Lightning's trainers whose wrong values would be found late, or never.
-_OF_TRAINER: dict[str, Rule] = {
+OF_TRAINER: dict[str, Rule] = {
     "check_val_every_n_epoch": Optional(Integer(1)),
     "enable_checkpointing": Flag(),
     "checkpointing_monitor": Text("the name of a metric"),
@@ -110,17 +118,26 @@ _OF_TRAINER: dict[str, Rule] = {
     "simple_progress_bar": Flag(),
     "log_every_n_steps": Integer(0),
     "learning_rate_monitor": Flag(),
-    "limit_train_batches": _AMOUNT,
-    "limit_val_batches": Optional(Number(least=0)),
+    "limit_train_batches": _SOME_BATCHES,
+    "limit_val_batches": Optional(Either(Choice(0), _SOME_BATCHES, words=f"{_SOME_BATCHES.words}, or 0")),
     "max_steps": Integer(-1),
     "gradient_clip_val": _AMOUNT,
     "gradient_clip_algorithm": Choice(None, "norm", "value"),
     "accumulate_grad_batches": Integer(1),
     "detect_anomaly": Flag(),
-    "callbacks": Optional(Instance((list, tuple, pl.Callback), "a list of callbacks of Lightning")),
+    "callbacks": Optional(Either(_CALLBACK, ListOf(_CALLBACK), words="a list of callbacks of Lightning")),
+}
+#: Arguments that scvi-tools gives loaders.
+_OF_LOADERS = ("shuffle", "data_loader_class", "indices")
+#: Arguments of the data splitter and of torch's loader that are checked here.
+OF_LOADING: dict[str, Rule] = {
+    "drop_last": Flag(),
+    "least": Integer(1),
+    "num_workers": Integer(0),
+    "persistent_workers": Flag(),
 }
 _TRAINER = Options(
-    _OF_TRAINER,
+    OF_TRAINER,
     of="`train` and scvi.train.Trainer",
     further=frozenset(
         {
@@ -131,8 +148,8 @@ _TRAINER = Options(
         - {"self", "kwargs"}
     ),
 )
-_SPLITTER = Options(
-    {"drop_last": Flag(), "least": Integer(1), "num_workers": Integer(0), "persistent_workers": Flag()},
+LOADING = Options(
+    OF_LOADING,
     of="the data splitter and torch's loader",
     further=frozenset(
         {
@@ -185,13 +202,15 @@ def check_trainer(given: dict[str, Any], config: Any = None, *, manual_steps: st
                 "`accumulate_grad_batches` is for automatic steps, and this model steps by itself: raise `batch_size`."
             )
             raise ValueError(msg)
-    if isinstance(checked.get("callbacks"), pl.Callback):
-        checked["callbacks"] = [checked["callbacks"]]
+    if "callbacks" in checked:
+        given = checked["callbacks"]
+        checked["callbacks"] = [given] if isinstance(given, pl.Callback) else list(given or ())
     return checked
 
 
 def _of_config(config: Any) -> dict[str, Any]:
     """Arguments of a configuration, but for those that `train` has itself, as in scvi-tools."""
+    _check_config("trainer_config", config)
     merged = merge_kwargs(config, None, name="trainer")
     return {name: value for name, value in merged.items() if name not in ("max_epochs", "accelerator", "devices")}
 
@@ -204,7 +223,25 @@ def check_loading(given: dict[str, Any] | None) -> dict[str, Any]:
     TypeError
         If there is no such argument; the nearest are named.
     """
-    return _SPLITTER("datasplitter_kwargs", given or {})
+    loading = LOADING("datasplitter_kwargs", given or {})
+    if loading.get("persistent_workers") and not loading.get("num_workers", settings.dl_num_workers):
+        msg = "`persistent_workers=True` keeps workers, and there are none: pass `num_workers=2`, or leave it out."
+        raise ValueError(msg)
+    return loading
+
+
+def check_reading(given: dict[str, Any]) -> None:
+    """Refuse further arguments of reading methods that a data loader does not take.
+
+    Raises
+    ------
+    TypeError
+        If there is no such argument; the nearest are named.
+    """
+    known = {*LOADING.rules, *LOADING.further, *_OF_LOADERS}
+    for name in given:
+        if name not in known:
+            raise TypeError(unknown_name(name, known, "an argument of this method, or of the data loader"))
 
 
 def merged_plan(config: Any, given: Any) -> dict[str, Any]:
@@ -215,14 +252,15 @@ def merged_plan(config: Any, given: Any) -> dict[str, Any]:
     TypeError
         If they are no dictionary or configuration.
     """
-    for name, value in (("plan_config", config), ("plan_kwargs", given)):
-        if value is not None and not isinstance(value, dict) and not hasattr(value, "to_kwargs"):
-            try:
-                dict(value)
-            except (TypeError, ValueError) as error:
-                msg = f"`{name}` must be a dictionary of options, or a configuration of scvi-tools, got {shown(value)}."
-                raise TypeError(msg) from error
+    _check_config("plan_config", config)
+    _check_config("plan_kwargs", given)
     return merge_kwargs(config, given, name="plan")
+
+
+def _check_config(name: str, value: Any) -> None:
+    if value is not None and not isinstance(value, Mapping) and not hasattr(value, "to_kwargs"):
+        msg = f"`{name}` must be a dictionary of options, or a configuration of scvi-tools, got {shown(value)}."
+        raise TypeError(msg)
 
 
 def check_monitor(argument: str, monitor: str, plan: type, n_validation: int) -> None:
@@ -267,6 +305,10 @@ def check_minibatches(
     has_batch_norm
         Whether a minibatch needs two cells.
     """
+    shares = [options.get("train_size"), options.get("validation_size")]
+    if shares[1] is not None and (total := (0.9 if shares[0] is None else shares[0]) + shares[1]) > 1:
+        msg = f"`train_size` (0.9 if not given) and `validation_size` must add up to 1 at most, got {shares}, {total:g} in all."
+        raise ValueError(msg)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is made again, and says what it has to say
         split = splitter(manager, **options)

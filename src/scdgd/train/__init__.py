@@ -7,18 +7,21 @@ from ._boltzmann_calibration import calibrate_hidden
 from ._boltzmann_stages import BottomStage, ChainOptions, JointStage, UpperStage
 from ._checkpoint_folder import CheckpointFolder
 from ._contrastive_divergence_plan import ContrastiveDivergencePlan
+from ._divergence import TrainingDivergedError, restored_if_it_diverges
 from ._empirical_bayes_plan import EmpiricalBayesPlan
 from ._gmvae_plan import GMVAEPlan
 from ._interruption import Interruption, orderly_training
 from ._laplace_plan import LaplacePlan
 from ._one_thread import one_thread
 from ._pca_clusters import PCAClusters
+from ._plan_options import OF_TRAINING_PLAN
 from ._representation_plan import RepresentationPlan
 from ._trainer import InterruptibleTrainer, InterruptibleTrainRunner
 from ._training_checkpoints import TrainingCheckpoints, fingerprint, pack_history, read_checkpoint, unpack_history
 from ._warm_start import whitened_pca
 
 __all__ = [
+    "OF_TRAINING_PLAN",
     "BestState",
     "BottomStage",
     "ChainOptions",
@@ -35,6 +38,7 @@ __all__ = [
     "RepresentationPlan",
     "RowAdam",
     "TrainingCheckpoints",
+    "TrainingDivergedError",
     "UpperStage",
     "calibrate_hidden",
     "fingerprint",
@@ -42,6 +46,7 @@ __all__ = [
     "orderly_training",
     "pack_history",
     "read_checkpoint",
+    "restored_if_it_diverges",
     "unpack_history",
     "whitened_pca",
 ]

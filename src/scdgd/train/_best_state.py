@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from ._divergence import TrainingDivergedError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -121,7 +123,7 @@ class BestState(Callback):
         remedy = "Lower the learning rate, or set `gradient_clip_val`."
         if self.epoch is None:
             msg = f"{where} ({what}), and no epoch was complete. {remedy}"
-            raise FloatingPointError(msg)
+            raise TrainingDivergedError(msg)
         logger.error("%s (%s). Training stops; the model is as after epoch %s. %s", where, what, self.epoch, remedy)
 
     def _copy(self, pl_module: LightningModule) -> None:

@@ -19,6 +19,7 @@ from ._boltzmann_dispersions import score_dispersions
 from ._boltzmann_schedule import epoch_shares_of, stage_ends
 from ._boltzmann_stages import BottomStage, ChainOptions, JointStage, UpperStage
 from ._boltzmann_start import place_machine
+from ._divergence import TrainingDivergedError
 from ._parameter_average import ParameterAverage
 from ._relative_step import relative_step
 from ._training_cells import training_cells
@@ -337,7 +338,7 @@ class ContrastiveDivergencePlan(pl.LightningModule):
                 f"Training has diverged in epoch {self.current_epoch}: the largest parameter is {largest:g}. Lower `lr` in "
                 f"`plan_kwargs` (now {self.lr})."
             )
-            raise FloatingPointError(msg)
+            raise TrainingDivergedError(msg)
         if self._average is not None:
             self._average.add()
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from scvi.train import TrainingPlan
 
 from scdgd._options import (
-    Anything,
     Choice,
     Flag,
     Function,
@@ -50,8 +49,8 @@ OF_TRAINING_PLAN: dict[str, Rule] = {
     "min_kl_weight": Number(least=0),
     "compile": Flag(),
     "compile_kwargs": Optional(Instance(dict, "a dictionary of arguments of torch.compile")),
-    "on_step": Anything("False or None: metrics are those of epochs"),
-    "on_epoch": Anything("True or None: metrics are those of epochs"),
+    "on_step": Optional(Flag()),
+    "on_epoch": Optional(Flag()),
 }
 
 #: Of those, what the automatic steps of Lightning need, and plans that step by themselves have no use for.
@@ -94,13 +93,19 @@ def check_further(plan: type, options: dict[str, Any], of_loss: Iterable[str] = 
     ]
     further = frozenset({*of_loss}.union(*of_classes) - {"self", "module", "kwargs", "loss_kwargs"})
     checked = Options(OF_TRAINING_PLAN, of=plan.__name__, further=further)("plan_kwargs", options)
-    for name, without_effect in (("on_step", (False, None)), ("on_epoch", (True, None))):
-        if checked.get(name, without_effect[0]) not in without_effect:
+    for name, usual in (("on_step", False), ("on_epoch", True)):
+        if checked.get(name) is None:
+            checked.pop(name, None)
+        elif checked[name] is not usual:
             msg = (
                 f"`{name}={checked[name]!r}` asks for metrics of single steps, but `history` has one value an epoch. Leave it "
                 "out; a callback sees the loss of each minibatch."
             )
             raise ValueError(msg)
+    least, most = (checked.get(name, default) for name, default in (("min_kl_weight", 0.0), ("max_kl_weight", 1.0)))
+    if least > most:
+        msg = f"`min_kl_weight` must be at most `max_kl_weight`, got {least} and {most}."
+        raise ValueError(msg)
     unused = [name for name in _OF_AUTOMATIC_STEPS if name in checked] if is_manual else []
     if unused:
         msg = (

@@ -15,6 +15,7 @@ from scdgd.inference._row_adam import RowAdam
 from scdgd.module import REPRESENTATION_KEY
 from scdgd.prior import SoftballMixture
 
+from ._divergence import TrainingDivergedError
 from ._plan_options import BETAS, DECAY, EPOCHS, RATE, check_further
 
 if TYPE_CHECKING:
@@ -309,7 +310,7 @@ class RepresentationPlan(TrainingPlan):
             f"The loss became NaN or infinite in epoch {self.current_epoch}, {where}. "
             "Lower the rates (`plan_kwargs={'lr': 3e-4, 'lr_z': 5e-3}`) or set `plan_kwargs={'clip_norm': 10.0}`."
         )
-        raise RuntimeError(msg)
+        raise TrainingDivergedError(msg)
 
 
 def rows_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:

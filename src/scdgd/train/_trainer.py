@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from scvi.train import SaveCheckpoint, Trainer, TrainRunner
 
 from scdgd._files import WritingError
@@ -54,12 +55,15 @@ class InterruptibleTrainer(Trainer):
         KeyboardInterrupt
             If not even one epoch was complete.
         ValueError
-            If there was no minibatch to train on.
+            If there was no minibatch to train on, or Lightning refuses its arguments.
         """
         was_trained = self._model.is_trained_
         try:
             with self.interruption:
                 super().fit(*args, **kwargs)
+        except MisconfigurationException as error:
+            msg = f"Lightning cannot train with these arguments: {error}"
+            raise ValueError(msg) from error
         except (KeyboardInterrupt, SystemExit, WritingError) as exception:  # Lightning makes SystemExit of the first
             if isinstance(exception, WritingError):
                 self.interruption.reason = str(exception)
