@@ -11,6 +11,7 @@ import pytest
 from scipy import sparse
 
 from scdgd.data import _counts, check_counts, iter_row_blocks
+from tests.pairs import pairs
 
 N_CELLS, N_GENES = 7, 5
 CELLS = [f"cell_{i}" for i in range(N_CELLS)]
@@ -30,12 +31,19 @@ BACKED = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "dense": np.array}
 every_backing = pytest.mark.parametrize("to_backed", BACKED.values(), ids=BACKED.keys())
 
 
-@pytest.fixture(params=[None, 1, 2, 3], ids=lambda rows: f"blocks of {rows or 'all'} rows")
-def blocks(request, monkeypatch):
-    """Run with blocks of so many rows."""
-    if request.param is not None:
-        split = partial(iter_row_blocks, max_elements=request.param * N_GENES)
-        monkeypatch.setattr(_counts, "iter_row_blocks", split)
+#: Rows that are looked at together; ``None`` for all.
+BLOCKS = (None, 1, 2, 3)
+
+
+@pytest.fixture
+def in_blocks(monkeypatch):
+    """A function that makes checks run with blocks of so many rows."""
+
+    def use(rows: int | None) -> None:
+        if rows is not None:
+            monkeypatch.setattr(_counts, "iter_row_blocks", partial(iter_row_blocks, max_elements=rows * N_GENES))
+
+    return use
 
 
 def valid_counts(seed: int = 0) -> np.ndarray:
@@ -57,9 +65,9 @@ def to_h5ad(counts, path) -> ad.AnnData:
     return ad.read_h5ad(path, backed="r")
 
 
-@every_format
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8"])
-def test_totals_and_fingerprints_do_not_depend_on_storage(to_format, dtype, blocks):
+@pairs(to_format=FORMATS, dtype=["float32", "float64", "int64", "uint8"], rows=BLOCKS)
+def test_totals_and_fingerprints_do_not_depend_on_storage(to_format, dtype, rows, in_blocks):
+    in_blocks(rows)
     counts = valid_counts()
     stored = to_format(counts.astype(dtype))
     totals, fingerprints, _ = check(stored)
@@ -77,8 +85,9 @@ def test_boolean_counts(to_format):
     np.testing.assert_array_equal(fingerprints, check(counts.astype(float)).fingerprints)
 
 
-@every_backing
-def test_backed_counts(to_backed, blocks, tmp_path):
+@pairs(to_backed=BACKED, rows=BLOCKS)
+def test_backed_counts(to_backed, rows, in_blocks, tmp_path):
+    in_blocks(rows)
     counts = valid_counts()
     backed = to_h5ad(to_backed(counts.astype(np.float32)), tmp_path / "counts.h5ad")
     totals, fingerprints, _ = check(backed.X)
@@ -128,9 +137,10 @@ PROBLEMS = {
 }
 
 
-@every_format
-@pytest.mark.parametrize(("value", "match"), PROBLEMS.values(), ids=PROBLEMS.keys())
-def test_offending_value_in_the_last_cell_is_named(to_format, value, match, blocks):
+@pairs(to_format=FORMATS, problem=PROBLEMS, rows=BLOCKS)
+def test_offending_value_in_the_last_cell_is_named(to_format, problem, rows, in_blocks):
+    in_blocks(rows)
+    value, match = problem
     counts = valid_counts().astype(np.float32)
     counts[-1, 3] = value
     with pytest.raises(ValueError, match=match) as error:
@@ -139,9 +149,10 @@ def test_offending_value_in_the_last_cell_is_named(to_format, value, match, bloc
     assert "adata.layers['raw']" in str(error.value)
 
 
-@every_backing
-@pytest.mark.parametrize(("value", "match"), PROBLEMS.values(), ids=PROBLEMS.keys())
-def test_offending_value_in_a_file_is_named(to_backed, value, match, blocks, tmp_path):
+@pairs(to_backed=BACKED, problem=PROBLEMS, rows=BLOCKS)
+def test_offending_value_in_a_file_is_named(to_backed, problem, rows, in_blocks, tmp_path):
+    in_blocks(rows)
+    value, match = problem
     counts = valid_counts()
     counts[-1, 3] = value
     backed = to_h5ad(to_backed(counts), tmp_path / "counts.h5ad")
@@ -183,8 +194,11 @@ def test_complex_counts_are_no_numbers_of_molecules():
 # empty cells and genes
 
 
-@every_format
-def test_empty_cells_are_named_with_the_remedy(to_format, blocks):
+@pytest.mark.parametrize(
+    ("to_format", "rows"), [(to_format, BLOCKS[i % 4]) for i, to_format in enumerate(FORMATS.values())]
+)
+def test_empty_cells_are_named_with_the_remedy(to_format, rows, in_blocks):
+    in_blocks(rows)
     counts = valid_counts()
     counts[[2, 6]] = 0
     with pytest.raises(ValueError, match=r"2 of 7 cells .*first: cell_2, cell_6.*filter_cells\(adata, min_counts=1\)"):
@@ -201,8 +215,11 @@ def test_empty_cells_in_a_file_are_named(to_backed, tmp_path):
     backed.file.close()
 
 
-@every_format
-def test_empty_genes_give_exactly_one_warning(to_format, blocks):
+@pytest.mark.parametrize(
+    ("to_format", "rows"), [(to_format, BLOCKS[i % 4]) for i, to_format in enumerate(FORMATS.values())]
+)
+def test_empty_genes_give_exactly_one_warning(to_format, rows, in_blocks):
+    in_blocks(rows)
     counts = valid_counts()
     counts[:, [1, 4]] = 0
     counts[:, 0] += 1

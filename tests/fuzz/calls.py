@@ -164,7 +164,7 @@ def outcome(case: Case) -> str:
             warnings.simplefilter("ignore")
             call()
     except Exception as error:  # noqa: BLE001  which ones may come is what is tried
-        return _judge(error) or ("" if state() == before else f"changed something before {error!r}")
+        return judge(error) or ("" if state() == before else f"changed something before {error!r}")
     return ""
 
 
@@ -198,7 +198,7 @@ def _surface(adata: AnnData) -> tuple:
     return adata.shape, tuple(adata.obs.columns), tuple(adata.obsm), tuple(adata.layers), str(adata.X.dtype)
 
 
-def _judge(error: Exception) -> str:
+def judge(error: Exception) -> str:
     """What is wrong with an error: it comes from a library, or says nothing."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())

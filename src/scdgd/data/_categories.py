@@ -11,6 +11,8 @@ import pandas as pd
 from scvi import REGISTRY_KEYS, settings
 from scvi.data.fields import CategoricalObsField, MuDataWrapper
 
+from scdgd._options import shown
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -41,6 +43,9 @@ def categorise(values: pd.Series, column: str) -> tuple[np.ndarray, np.ndarray]:
         If texts stand beside numbers, or values cannot be categories.
     """
     _check_kinds(values, column)
+    values = (
+        values.astype(np.float32) if values.dtype == np.float16 else values
+    )  # pandas has no index of half precision
     categorical = values.astype("category").cat.remove_unused_categories().cat
     return categorical.codes.to_numpy(np.int64), categorical.categories.to_numpy(copy=True)
 
@@ -84,7 +89,14 @@ def kinds_of(values: Iterable) -> frozenset[str]:
 
 
 def _check_kinds(values: pd.Series, column: str) -> frozenset[str]:
-    unique = values.unique()
+    try:
+        unique = values.unique()
+    except TypeError as error:
+        msg = (
+            f"{column} holds {_kind(_first(values))}, such as {shown(_first(values))}, which cannot be compared. Make texts of "
+            f"them, e.g. `{column} = {column}.astype(str)`."
+        )
+        raise TypeError(msg) from error
     kinds = kinds_of(unique)
     if len(kinds) > 1:
         examples = ", ".join(repr(next(v for v in unique if _kind(v) == kind)) for kind in sorted(kinds))

@@ -40,6 +40,11 @@ def require_matrix(counts, location: str) -> None:
         remedy = f"{location} = {location}.to_numpy()"
     elif not (isinstance(counts, (np.ndarray, *_ON_DISK)) or sparse.issparse(counts) or _is_zarr(counts)):
         remedy = f"{location} = scipy.sparse.csr_matrix(...)"
+    elif sparse.issparse(counts) and (counts.dtype == np.float16 or not counts.dtype.isnative):
+        name, remedy = (
+            f"{name} of type {counts.dtype.str}, with which SciPy does not compute",
+            f"{location} = {location}.astype('float32')",
+        )
     if remedy is not None:
         msg = (
             f"{location} is a {name}. Counts are read from NumPy arrays, SciPy's sparse matrices and what AnnData keeps on "
@@ -74,9 +79,11 @@ def check_structure(counts, location: str) -> None:
 
 
 def as_native(block):
-    """The block in a type that SciPy and torch compute with: no half precision, bytes in the machine's order."""
+    """The block in a type that SciPy and torch compute with: no half or extended precision, bytes in the machine's order."""
     if block.dtype == np.float16:
         return block.astype(np.float32)
+    if block.dtype == np.longdouble:
+        return block.astype(np.float64)
     return block if block.dtype.isnative else block.astype(block.dtype.newbyteorder("="))
 
 

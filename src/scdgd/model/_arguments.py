@@ -304,7 +304,8 @@ def options_of(model_class: type) -> dict[str, dict[str, Rule]]:
     """
     constructors = [rules_of(vars(kind).get("__init__")) for kind in reversed(model_class.__mro__)]
     further = getattr(model_class, "_further_arguments", frozenset)()
-    constructors.insert(0, {name: BUILDING_ENCODERS[name] for name in sorted(further) if name in BUILDING_ENCODERS})
     found = {"__init__": {name: rule for rules in constructors for name, rule in rules.items()}}
+    of_modules = {name: rule for name, rule in BUILDING_ENCODERS.items() if name in further}
+    found["__init__"] |= {name: rule for name, rule in of_modules.items() if name not in found["__init__"]}
     found |= {name: rules_of(getattr(model_class, name)) for name in dir(model_class) if not name.startswith("_")}
     return {name: dict(rules) for name, rules in found.items() if rules}

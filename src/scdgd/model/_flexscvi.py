@@ -20,7 +20,13 @@ from scdgd._options import Choice, Options, Text, checked, shown, unknown_name
 from scdgd.data import CountsField, SparseCountsLoader, SparseCountsSplitter
 from scdgd.metrics import n_used_components
 from scdgd.module import FlexVAE
-from scdgd.train import BestState, EmpiricalBayesPlan, InterruptibleTrainRunner, orderly_training
+from scdgd.train import (
+    BestState,
+    EmpiricalBayesPlan,
+    InterruptibleTrainRunner,
+    orderly_training,
+    restored_if_it_diverges,
+)
 
 from ._arguments import BUILDING_ENCODERS, FREEZING, SURGERY
 from ._devices import device_of
@@ -309,7 +315,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         TypeError
             If there is no such option.
         FloatingPointError
-            If the loss is not finite in the first epoch.
+            If the loss is not finite before a good epoch was complete; the model is then as it was before.
         NotImplementedError
             For several devices.
         """
@@ -340,7 +346,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
             self._check_for_training(split, loading, monitors)
         best = BestState(monitor, trainer_kwargs.get("early_stopping_mode", "min"))
         trainer_kwargs["callbacks"] = [*(trainer_kwargs.get("callbacks") or []), best]
-        with orderly_training(self) as interruption:
+        with orderly_training(self) as interruption, restored_if_it_diverges(self):
             super().train(
                 max_epochs,
                 accelerator=accelerator,

@@ -235,6 +235,13 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
                 checkpoints=checkpoints,
                 **trainer_kwargs,
             )
+            monitor = trainer_kwargs.get("early_stopping_monitor")
+            if early_stopping and monitor not in (self.history_ or {}):
+                logger.warning(
+                    "%r has no value in any of the epochs, so early stopping had nothing to stop by. Lower "
+                    "`check_val_every_n_epoch`.",
+                    monitor,
+                )
             self._finish(rows[train], held_out, rows[held_out], plan["seed"])
             if polish:
                 self._polish(np.sort(train), rows[np.sort(train)])

@@ -119,7 +119,9 @@ OF_TRAINER: dict[str, Rule] = {
     "log_every_n_steps": Integer(0),
     "learning_rate_monitor": Flag(),
     "limit_train_batches": _SOME_BATCHES,
-    "limit_val_batches": Optional(Either(Choice(0), _SOME_BATCHES, words=f"{_SOME_BATCHES.words}, or 0")),
+    "limit_val_batches": Optional(
+        Either(Choice(0), _SOME_BATCHES, words="a number of minibatches, a share of them, or 0")
+    ),
     "max_steps": Integer(-1),
     "gradient_clip_val": _AMOUNT,
     "gradient_clip_algorithm": Choice(None, "norm", "value"),

@@ -23,7 +23,8 @@ class BestState(Callback):
     """Keeps a copy of the parameters after the best epoch so far, and puts it back when training ends or is interrupted.
 
     It also ends training when the loss of a minibatch, or a parameter after an epoch, is not finite: the copy is put
-    back, and an error names the minibatch and the parameters that are not finite.
+    back, and an error names the minibatch and the parameters that are not finite. If that is the first minibatch after the
+    epoch of the copy, the copy is what gives such a loss, and the one before it is put back.
 
     Epochs of pre-training (``is_pretraining`` of the plan) are not compared with later ones. Epochs without a value of the
     monitored quantity, because nothing was validated in them, are not compared; if there is no other, the last one is kept,
@@ -49,6 +50,7 @@ class BestState(Callback):
         self.epoch: int | None = None
         self.is_compared = False
         self._best, self._state, self._failed = float("inf"), {}, False
+        self._former: tuple[int | None, dict] = (None, {})
         self._broken: list[str] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -64,6 +66,8 @@ class BestState(Callback):
         """Stop if the loss is not finite."""
         if self._broken is not None:
             where = f"The loss is not finite at minibatch {batch_idx} of epoch {trainer.current_epoch}"
+            if batch_idx == 0 and not self.is_compared and self.epoch is not None:
+                self.epoch, self._state = self._former
             self._fail(trainer, pl_module, where, self._broken)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -79,6 +83,7 @@ class BestState(Callback):
         value = self._value(trainer, pl_module)
         is_better = value is not None and (not self.is_compared or value < self._best)
         if is_better or not self.is_compared:
+            self._former = self.epoch, self._state
             self._copy(pl_module)
             self.epoch = trainer.current_epoch
         if is_better:
@@ -122,7 +127,7 @@ class BestState(Callback):
         what = f"not finite: {', '.join(broken)}" if broken else "all parameters were finite before"
         remedy = "Lower the learning rate, or set `gradient_clip_val`."
         if self.epoch is None:
-            msg = f"{where} ({what}), and no epoch was complete. {remedy}"
+            msg = f"{where} ({what}), and no epoch before it can be kept. {remedy}"
             raise TrainingDivergedError(msg)
         logger.error("%s (%s). Training stops; the model is as after epoch %s. %s", where, what, self.epoch, remedy)
 

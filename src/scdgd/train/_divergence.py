@@ -22,6 +22,9 @@ def restored_if_it_diverges(model: BaseModelClass) -> Iterator[None]:
 
     Otherwise a second call with lower rates would go on from numbers that are none.
     """
+    if model.module is None:  # training on a data module makes it
+        yield
+        return
     before, history = copy.deepcopy(model.module.state_dict()), copy.copy(model.history_)
     try:
         yield

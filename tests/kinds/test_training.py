@@ -1,0 +1,139 @@
+"""Kind B: training does what is asked, on every cell, or says what it does not."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from scvi import REGISTRY_KEYS
+
+from tests.conftest import simulate
+from tests.model.test_contract import data
+from tests.pairs import pairs
+
+from .models import OURS, assert_same_state, built, every_model, fitted, state_of, train, trained
+
+NO_EARLY_STOPPING = {"SCDBM"}
+CAN_STOP = [name for name in OURS if name not in NO_EARLY_STOPPING]
+#: Models without an encoder stop where scvi-tools stops: in the last epoch.
+CAN_RESTORE = [name for name in CAN_STOP if name not in ("SCDGD", "SCVAD")]
+
+
+class CountCells(Callback):
+    """How many cells trained in each epoch."""
+
+    def __init__(self) -> None:
+        self.n_cells = Counter()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.n_cells[trainer.current_epoch] += len(batch[REGISTRY_KEYS.X_KEY])
+
+
+@pairs(name=list(OURS), n_cells=[9, 10, 11, 12], batch_size=[1, 2, 3, 5, 64], train_size=[1.0, 0.75, None])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_cell_trains_once_an_epoch(name, n_cells, batch_size, train_size, caplog):
+    """Or a message says how many do not, or why none can."""
+    adata = simulate(n_cells, 8)
+    options = {} if name in ("SCDBM", "SCIAF", "SCVAE") else {"n_components": 2}
+    model, counted = built(name, adata, **options), CountCells()
+    if batch_size == 1 and any(isinstance(part, torch.nn.BatchNorm1d) for part in model.module.modules()):
+        with pytest.raises(ValueError, match="Batch norm needs minibatches of two cells"):
+            train(model, batch_size=1, train_size=train_size)
+        return
+    train(model, batch_size=batch_size, train_size=train_size, callbacks=[counted])
+    assert set(counted.n_cells.values()) == {len(model.train_indices)}
+    left_out = n_cells - len(model.train_indices) - len(model.validation_indices)
+    assert left_out == 0 or f"{left_out} of {n_cells} cells neither train nor validate" in caplog.text
+
+
+@every_model
+@pytest.mark.filterwarnings("ignore:.*cells moved from training set:UserWarning")
+@pytest.mark.parametrize(
+    "workers", [{"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}], ids=["2", "stay"]
+)
+def test_workers_change_nothing(name, workers):
+    states = [
+        state_of(train(built(name, data()[0], {"batch_key": "batch"}), 4, batch_size=8, datasplitter_kwargs=options))
+        for options in ({}, workers)
+    ]
+    assert_same_state(*states)
+
+
+@pytest.mark.parametrize("name", CAN_STOP)
+def test_early_stopping_that_never_validates_keeps_the_last_epoch(name, caplog):
+    arguments = {"train_size": 0.8, "check_val_every_n_epoch": 50}
+    expected = train(built(name, data()[0]), 4, **arguments)
+    model = train(built(name, data()[0]), 4, early_stopping=True, **arguments)
+    assert_same_state(state_of(expected), state_of(model))
+    assert "has no value in any of the epochs" in caplog.text
+
+
+@pytest.mark.parametrize("name", CAN_RESTORE)
+def test_what_is_restored_is_what_history_calls_best(name):
+    """Rates that spoil the model: the state is that of an early epoch, as a training of so many epochs gives it."""
+    arguments = {"train_size": 0.75, "plan_kwargs": {"lr": 0.3}, "check_val_every_n_epoch": 1}
+    model = train(built(name, data()[0]), 6, early_stopping=True, early_stopping_patience=100, **arguments)
+    values = model.history["elbo_validation"]["elbo_validation"].to_numpy()
+    assert len(values) == 6
+    best = int(values.argmin())
+    stopped = model if best == 5 else train(built(name, data()[0]), best + 1, **arguments)
+    assert_same_state(state_of(stopped), state_of(model))
+
+
+@every_model
+def test_drop_last_of_a_large_minibatch(name):
+    model = built(name, data()[0])
+    before = state_of(model)
+    with pytest.raises(ValueError, match="`drop_last=True` leaves out minibatches of fewer than `batch_size=64` cells"):
+        train(model, batch_size=64, datasplitter_kwargs={"drop_last": True})
+    assert_same_state(before, state_of(model))
+    assert not model.is_trained_
+
+
+@pytest.mark.parametrize("name", CAN_STOP)
+def test_early_stopping_without_validation_cells(name):
+    model = built(name, data()[0])
+    with pytest.raises(ValueError, match="needs validation cells, and there are none"):
+        train(model, train_size=1.0, early_stopping=True, early_stopping_monitor="elbo_validation")
+    assert not model.is_trained_
+
+
+@every_model
+@pytest.mark.filterwarnings("ignore:.*cells moved from training set:UserWarning")
+def test_fewer_minibatches_than_cells_are_told_of(name, caplog):
+    train(built(name, data()[0]), batch_size=8, limit_train_batches=2)
+    assert "training cells were in no minibatch of epoch 0" in caplog.text
+
+
+@every_model
+def test_numbers_of_threads_change_little(name):
+    states, n_threads = [], torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            states.append(state_of(fitted(name, simulate(60, 40, n_batches=2), {"batch_key": "batch"})))
+        finally:
+            torch.set_num_threads(n_threads)
+    for key, value in states[0].items():
+        np.testing.assert_allclose(value, states[1][key], rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+@every_model
+def test_the_same_seed_gives_the_same_model(name):
+    assert_same_state(*(state_of(fitted(name, data()[0], {"batch_key": "batch"})) for _ in range(2)))
+
+
+@every_model
+def test_training_that_diverges_leaves_the_model_as_it_was(name, caplog):
+    model, _ = trained(name)
+    before, n_epochs = state_of(model), len(next(iter(model.history.values())))
+    rates = {"lr": 1e30} | ({"lr_z": 1e30} if name in ("SCDGD", "SCVAD") else {})
+    with pytest.raises(FloatingPointError, match="Lower .* The model is as it was before"):
+        train(model, plan_kwargs=rates)
+    assert_same_state(before, state_of(model))
+    assert len(next(iter(model.history.values()))) == n_epochs
+    train(model)
+    assert all(np.isfinite(value).all() for value in state_of(model).values())
