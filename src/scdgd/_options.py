@@ -378,7 +378,8 @@ def checked(**rules: Rule) -> Callable[[_Function], _Function]:
                 raise TypeError(msg) from None
             for arguments in (bound.arguments, bound.arguments.get(further, {})):
                 for name, value in arguments.items():
-                    if name in rules and not (name in defaults and value is defaults[name]):
+                    is_default = name in defaults and value is defaults[name]
+                    if name in rules and name != further and not is_default:
                         arguments[name] = rules[name](name, value)
             return function(*bound.args, **bound.kwargs)
 

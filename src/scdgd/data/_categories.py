@@ -230,7 +230,7 @@ class BatchField(_CategoryField):
 class LabelsField(_CategoryField):
     """Labels of cells, for reports only: new cells may have none, or other ones, and people write over them."""
 
-    _what, _missing, sources = "of labels", "label", ()
+    _what, _missing = "of labels", "label"
 
     def __init__(self, labels_key: str | None) -> None:
         super().__init__(REGISTRY_KEYS.LABELS_KEY, labels_key)

@@ -124,7 +124,8 @@ class CellRegistration(AnnDataManager):
             plain = getattr(field, "adata_field", field)
             where = field.get_modality(self.adata) if hasattr(field, "get_modality") else self.adata
             for key in getattr(plain, "sources", ()):
-                self._sources.setdefault(key, where.obs[key].reset_index(drop=True).copy())
+                if key in where.obs:  # labels need not be there
+                    self._sources.setdefault(key, where.obs[key].reset_index(drop=True).copy())
 
     def get_from_registry(self, registry_key: str) -> np.ndarray | pd.DataFrame:
         """As in scvi-tools; columns of cells are those that were registered, in the order of the cells now."""
@@ -170,10 +171,10 @@ class CellRegistration(AnnDataManager):
         """
         self._compare(_ENTRIES_TO_READ)
 
-    def validate_for_training(self) -> None:
+    def validate_for_training(self, *, uses_labels: bool = False) -> None:
         """As :meth:`validate`, for many more cells, and for the columns that the model learns from, too."""
         self._compare(_ENTRIES_TO_TRAIN)
-        changed = self.changed_columns()
+        changed = self.changed_columns(with_labels=uses_labels)
         if changed:
             msg = (
                 f"{', '.join(changed)} changed since the model was set up, which learns from the values of then. Call "
@@ -181,15 +182,19 @@ class CellRegistration(AnnDataManager):
             )
             raise ChangedDataError(msg)
 
-    def changed_columns(self) -> list[str]:
+    def changed_columns(self, *, with_labels: bool = True) -> list[str]:
         """Columns of the user that sort the cells otherwise than when they were registered, as the user would write them."""
         changed = []
         for field in self.fields:
             plain = getattr(field, "adata_field", field)
             where = field.get_modality(self.adata) if hasattr(field, "get_modality") else self.adata
-            for key in getattr(plain, "sources", ()):
+            is_left_out = plain.registry_key == REGISTRY_KEYS.LABELS_KEY and not with_labels
+            for key in () if is_left_out else getattr(plain, "sources", ()):
                 are_numbers = plain.registry_key in _NUMBERS
-                if key not in where.obs or not _are_same(self._sources[key], where.obs[key], are_numbers):
+                if key not in where.obs and key not in self._sources:
+                    continue
+                is_there = key in where.obs and key in self._sources
+                if not is_there or not _are_same(self._sources[key], where.obs[key], are_numbers):
                     changed.append(f"adata.obs['{key}']")
         return changed
 

@@ -16,7 +16,7 @@ from scvi.module import VAE
 
 from scdgd._compat import ADATA_MINIFY_TYPE, freeze_for_query, get_adata_minify_type, get_state_registry, registry_of
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd._options import Choice, Options, Text, checked, shown, unknown_name
+from scdgd._options import Choice, Text, checked, shown, unknown_name
 from scdgd.data import CountsField, SparseCountsLoader, SparseCountsSplitter
 from scdgd.metrics import n_used_components
 from scdgd.module import FlexVAE
@@ -248,11 +248,13 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         """Further arguments of the modules behind the model, in their plain types."""
         further = cls._further_arguments()
         of_init = inspect.signature(cls.__init__).parameters
-        known = Options(BUILDING_ENCODERS, of=cls.__name__, further=further)("arguments", options)
-        for name in known:
+        for name in options:
             if name not in further:
                 raise TypeError(unknown_name(name, {*further, *of_init}, f"an argument of {cls.__name__}"))
-        return known
+        return {
+            name: BUILDING_ENCODERS[name](name, value) if name in BUILDING_ENCODERS else value
+            for name, value in options.items()
+        }
 
     @classmethod
     def _counts_fields(cls, adata: AnnData, layer: str | None, is_count_data: bool) -> list[BaseAnnDataField]:
@@ -390,7 +392,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             msg = "Training needs counts, and these data are minified without them. Attach data with counts: `model.adata = adata`."
             raise ValueError(msg)
-        self.adata_manager.validate_for_training()
+        self.adata_manager.validate_for_training(uses_labels=self.module.dispersion == "gene-label")
         self._check_labels()
         if self.adata.n_obs < _MIN_CELLS:
             msg = f"Minibatches of one or two cells are left out, so training needs {_MIN_CELLS} cells, got {self.adata.n_obs}."
