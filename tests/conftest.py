@@ -20,8 +20,9 @@ mpl.use("Agg")
 
 
 @pytest.fixture(autouse=True)
-def _settings(tmp_path):
+def _settings(tmp_path, monkeypatch):
     """Every test starts from the same seeds and writes nowhere else."""
+    monkeypatch.setenv("XLA_FLAGS", "")  # scvi-tools lengthens it with every seed
     scvi.settings.seed = 0
     scvi.settings.logging_dir = tmp_path / "log"
     scvi.settings.progress_bar_style = "tqdm"

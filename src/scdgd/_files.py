@@ -106,7 +106,7 @@ def _space(folder: Path, n_bytes: int | None) -> str:
 
 def _is_of_writing(error: RuntimeError) -> bool:
     text = str(error).lower()
-    return any(word in text for word in ("writ", "file", "disk", "space", "unable to"))
+    return any(word in text for word in ("writ", "file", "disk", "space", "unable to", "iostream", "inline_container"))
 
 
 def _reason(error: Exception) -> str:

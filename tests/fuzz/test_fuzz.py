@@ -11,6 +11,12 @@ from .inputs import draw_inputs, outcome_of
 _QUICK, _SLOW = range(4), range(100, 140)
 
 
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    """Odd names of folders are made somewhere."""
+    monkeypatch.chdir(tmp_path)
+
+
 def failures(cases, outcome) -> list[str]:
     return [f"{case}: {what}" for case in cases if (what := outcome(case))]
 

@@ -129,9 +129,9 @@ def test_log_joint_density_is_what_get_elbo_returns(trained):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda m: m.get_latent_representation(dataloader=[]),
-        lambda m: m.get_latent_representation(return_dist=True, dataloader=[]),
-        lambda m: m.get_marginal_ll(dataloader=[]),
+        lambda m: m.get_latent_representation(dataloader=[{}]),
+        lambda m: m.get_latent_representation(return_dist=True, dataloader=[{}]),
+        lambda m: m.get_marginal_ll(dataloader=[{}]),
     ],
 )
 def test_loaders_without_names_are_refused_with_advice(trained, call):

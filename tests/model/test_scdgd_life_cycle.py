@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scvi
 import torch
+from lightning.pytorch import LightningDataModule
 from scipy import sparse
 
 from scdgd.model import SCDGD, SCVAD
@@ -330,10 +331,14 @@ def test_wrong_options_are_refused(adata, options, match):
         make_model(adata, **options)
 
 
+def test_data_modules_are_refused(adata):
+    with pytest.raises(NotImplementedError, match="which cell is which"):
+        train(make_model(adata), 1, datamodule=LightningDataModule())
+
+
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"datamodule": "any"}, NotImplementedError, "which cell is which"),
         ({"devices": 2}, NotImplementedError, "one device"),
         ({"strategy": "ddp_find_unused_parameters_true"}, NotImplementedError, "several devices"),
         ({"warm_start": "umap"}, ValueError, "warm_start"),

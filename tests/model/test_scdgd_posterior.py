@@ -136,7 +136,7 @@ def test_marginal_likelihood(model):
     with pytest.raises(ValueError, match="n_samples_overall"):
         model.get_normalized_expression(n_samples=2, n_samples_overall=5)
     with pytest.raises(NotImplementedError, match="dataloader"):
-        model.get_marginal_ll(dataloader=[])
+        model.get_marginal_ll(dataloader=[{}])
 
 
 def test_marginal_likelihood_is_above_the_lower_bound(fitted):
@@ -671,7 +671,7 @@ def test_untrained_models_and_loaders_are_refused(adata):
             call()
     train(model, 1)
     with pytest.raises(NotImplementedError, match="cell name"):
-        model.get_latent_representation(dataloader=[])
+        model.get_latent_representation(dataloader=[{}])
 
 
 def test_smooth_decoders_are_not_warned_of(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,16 @@ from scvi import settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_FLAGS = "XLA_FLAGS"
+
 
 @contextlib.contextmanager
 def training_seed(seed: int) -> Iterator[None]:
-    """Set ``scvi.settings.seed``, which training reads; leave the setting and all generators as they were."""
-    setting = settings.seed
+    """Set ``scvi.settings.seed``, which training reads; leave the setting, all generators and the environment as they were.
+
+    scvi-tools makes a variable of the environment longer each time, until after thousands no process can be started.
+    """
+    setting, flags = settings.seed, os.environ.get(_FLAGS)
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 - what the setting seeds
     with torch.random.fork_rng():
         try:
@@ -25,5 +31,7 @@ def training_seed(seed: int) -> Iterator[None]:
             yield
         finally:
             settings.seed = setting
+            if flags is not None:
+                os.environ[_FLAGS] = flags
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002

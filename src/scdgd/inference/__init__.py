@@ -17,7 +17,7 @@ from ._pareto import pareto_shape
 from ._posterior import posterior_draws, posterior_samples
 from ._refinement import refined
 from ._registered_sampler import Library
-from ._seeding import seeded
+from ._seeding import seeded, undisturbed
 from ._starts import best_component_means
 from ._variational import place_variational
 
@@ -55,5 +55,6 @@ __all__ = [
     "draw_exactly",
     "run_chains",
     "seeded",
+    "undisturbed",
     "split_rhat",
 ]

@@ -20,3 +20,8 @@ def seeded(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
+
+
+def undisturbed() -> contextlib.AbstractContextManager:
+    """Let torch's generator on the host go on as if the block had not been; loaders draw from it."""
+    return torch.random.fork_rng(devices=[])

@@ -61,6 +61,7 @@ class RawCounts:
         for first in range(0, len(self._cells), rows):
             for _, block in iter_row_blocks(_rows_of(self._counts, self._cells[first : first + rows])):
                 block = sparse.csr_matrix(block, dtype=np.float64)
+                block.sum_duplicates()
                 totals = np.asarray(block.sum(axis=1)).ravel()
                 factors = np.divide(_TOTAL, totals, out=np.zeros_like(totals), where=totals > 0)
                 sums[0] += np.asarray(block.sum(axis=0)).ravel()

@@ -12,7 +12,7 @@ from scvi import REGISTRY_KEYS
 from scvi.utils import track
 
 from scdgd._compat import get_state_registry
-from scdgd.inference import NewCellsConfig, place_new_cells
+from scdgd.inference import NewCellsConfig, place_new_cells, undisturbed
 
 from ._cells import positions_of
 
@@ -112,7 +112,7 @@ class RepresentationMixin:
 
     def _infer(self, adata, positions: np.ndarray, config: NewCellsConfig, batch_size: int | None) -> torch.Tensor:
         """Rows of the table for the cells at sorted `positions`, shape ``(m, width)``."""
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), undisturbed():
             table, first = self.module.representations.table, 0
             z = table.new_empty(len(positions), table.shape[1])
             loader = super()._make_data_loader(adata, indices=positions, batch_size=batch_size or _PLACED_TOGETHER)

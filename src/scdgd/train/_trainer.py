@@ -10,12 +10,16 @@ from scvi.train import SaveCheckpoint, Trainer, TrainRunner
 from scdgd._files import WritingError
 
 from ._every_cell import EveryCell
+from ._garbage import Garbage
 from ._interruption import Interruption
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
 
     from ._training_checkpoints import TrainingCheckpoints
+
+
+_GARBAGE = Garbage()
 
 
 class InterruptibleTrainer(Trainer):
@@ -96,3 +100,8 @@ class InterruptibleTrainRunner(TrainRunner):
     """scvi-tools' runner with :class:`InterruptibleTrainer`."""
 
     _trainer_cls = InterruptibleTrainer
+
+    def __call__(self) -> None:
+        """Train; free what earlier trainings left."""
+        super().__call__()
+        _GARBAGE.add(self.model)
