@@ -49,12 +49,14 @@ def test_every_cell_trains_once_an_epoch(name, n_cells, batch_size, train_size, 
     assert left_out == 0 or f"{left_out} of {n_cells} cells neither train nor validate" in caplog.text
 
 
-@every_model
+#: Those whose plans read minibatches beside the trainer's.
+READ_AHEAD = ("SCVMM", "SCGMVAE", "SCDBM")
+
+
 @pytest.mark.filterwarnings("ignore:.*cells moved from training set:UserWarning")
-@pytest.mark.parametrize(
-    "workers", [{"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}], ids=["2", "stay"]
-)
-def test_workers_change_nothing(name, workers):
+@pytest.mark.parametrize(("name", "stay"), [*((name, True) for name in OURS), *((name, False) for name in READ_AHEAD)])
+def test_workers_change_nothing(name, stay):
+    workers = {"num_workers": 2, "persistent_workers": stay}
     states = [
         state_of(train(built(name, data()[0], {"batch_key": "batch"}), 4, batch_size=8, datasplitter_kwargs=options))
         for options in ({}, workers)

@@ -83,15 +83,15 @@ def quadrature(model, adata) -> np.ndarray:
     ("cls", "n_latent", "n_batches", "gene_likelihood"),
     [
         (SCDGD, 1, 2, "nb"),
-        (SCDGD, 2, 1, "nb"),
+        pytest.param(SCDGD, 2, 1, "nb", marks=pytest.mark.slow),
         (SCVAD, 1, 1, "nb"),
         (SCVI, 1, 2, "nb"),
-        (SCVI, 2, 1, "nb"),
-        (SCVI, 1, 2, "zinb"),
-        (SCVI, 1, 1, "poisson"),
+        pytest.param(SCVI, 2, 1, "nb", marks=pytest.mark.slow),
+        pytest.param(SCVI, 1, 2, "zinb", marks=pytest.mark.slow),
+        pytest.param(SCVI, 1, 1, "poisson", marks=pytest.mark.slow),
         (SCVMM, 1, 2, "nb"),
-        (SCVAMP, 2, 1, "nb"),
-        (SCIAF, 2, 1, "nb"),
+        pytest.param(SCVAMP, 2, 1, "nb", marks=pytest.mark.slow),
+        pytest.param(SCIAF, 2, 1, "nb", marks=pytest.mark.slow),
     ],
 )
 def test_predictive_score_equals_quadrature(cls, n_latent, n_batches, gene_likelihood):
