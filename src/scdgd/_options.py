@@ -318,6 +318,8 @@ class Options(Rule):
     rules: Mapping[str, Rule]
     of: str = ""
     further: frozenset[str] = field(default_factory=frozenset)
+    are_arguments: bool = False
+    """Whether they are written as arguments, not as entries of a dictionary."""
 
     @property
     def words(self) -> str:
@@ -333,9 +335,8 @@ class Options(Rule):
             if key not in known:
                 msg = unknown_name(key, known, f"an option in `{name}`{f', of {self.of}' if self.of else ''}")
                 raise TypeError(msg)
-        return {
-            key: self.rules[key](f"{name}[{key!r}]", item) if key in self.rules else item for key, item in value.items()
-        }
+        names = {key: key if self.are_arguments else f"{name}[{key!r}]" for key in value}
+        return {key: self.rules[key](names[key], item) if key in self.rules else item for key, item in value.items()}
 
 
 #: Seed of all draws, or ``None``.

@@ -85,6 +85,15 @@ def test_metrics_are_those_of_epochs(name, option):
 
 
 @every_model
+@pytest.mark.parametrize("option", [{"num_nodes": 2}, {"fast_dev_run": True}, {"barebones": True}], ids=str)
+def test_trainings_that_would_wait_or_leave_no_history(name, option):
+    """Two nodes wait for each other, for ever."""
+    (argument,) = option
+    with pytest.raises(ValueError, match=f"`{argument}` must be one of"):
+        train(trained(name)[0], **option)
+
+
+@every_model
 def test_names_that_are_nearly_right(name):
     model = built(name, data()[0])
     with pytest.raises(TypeError, match="'batch_sise' is not .*Is it 'batch_size'"):

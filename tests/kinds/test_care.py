@@ -23,15 +23,16 @@ AGE = {"continuous_covariate_keys": ["age"]}
 
 @of_covariates
 def test_units_of_covariates_play_no_part(name):
-    """Age in days or in standard deviations."""
+    """Age in days, in standard deviations, or in numbers whose squares are not finite."""
     latents = []
-    for scale, shift in ((1.0, 0.0), (365.25, 20_000.0)):
+    for scale, shift in ((1.0, 0.0), (365.25, 20_000.0), (1e300, 0.0)):
         adata, new = data()
         for cells in (adata, new):
             cells.obs["age"] = cells.obs["age"] * scale + shift
         model = fitted(name, adata, AGE)
         latents.append(np.vstack([model.get_latent_representation(), model.get_latent_representation(new)]))
-    np.testing.assert_allclose(*latents, rtol=1e-2, atol=1e-3)
+    for others in latents[1:]:
+        np.testing.assert_allclose(others, latents[0], rtol=1e-2, atol=1e-3)
 
 
 @of_covariates
@@ -142,19 +143,13 @@ def seeded(call) -> float:
 
 
 def query(name: str, **options):
-    """A trained reference, and a query with a batch and a donor of its own."""
+    """A trained reference, and a query; with batches of its own where that is possible."""
     adata, new = data()
     keys = covariates_of(name)
     model = fitted(name, adata, keys)
-    new.obs["batch"] = pd.Categorical(["new", "newer"] * (new.n_obs // 2))
+    if name not in ("SCDGD", "SCVAD"):
+        new.obs["batch"] = pd.Categorical(["new", "newer"] * (new.n_obs // 2))
     return model, OURS[name][0].load_query_data(new, model, accelerator="cpu", **options)
-
-
-def _query(name: str, **options):
-    try:
-        return query(name, **options)
-    except (NotImplementedError, TypeError, ValueError) as error:
-        pytest.skip(" ".join(str(error).split())[:100])
 
 
 def of_expression(model) -> np.ndarray:
@@ -193,9 +188,9 @@ def test_expression_that_is_not_frozen_moves(name, tmp_path):
         model = type(model).load(tmp_path / "query", model.adata, accelerator="cpu")
 
 
-@every_model
+@of_covariates
 def test_queries_are_the_same_after_saving(name, tmp_path):
-    _, model = _query(name)
+    _, model = query(name)
     train(model, 2)
     model.save(tmp_path / "query")
     loaded = type(model).load(tmp_path / "query", model.adata, accelerator="cpu")

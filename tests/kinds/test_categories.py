@@ -136,6 +136,21 @@ def test_integers_are_categories_like_their_names(name):
 
 
 @every_model
+def test_dates_and_intervals_are_categories(name, tmp_path):
+    adata, new = data()
+    days = pd.to_datetime(["2024-03-01", "2024-03-08"])
+    for kind in (days, pd.interval_range(0, 2), pd.period_range("2024", periods=2, freq="Y")):
+        for cells in (adata, new):
+            cells.obs["odd"] = pd.Categorical.from_codes(np.arange(cells.n_obs) % 2, kind)
+        model = fitted(name, adata, {"batch_key": "odd"})
+        expected = model.get_latent_representation(new)
+        assert model.get_normalized_expression(transform_batch=kind[0]).shape == adata.shape
+        model.save(tmp_path / "model", overwrite=True)
+        loaded = type(model).load(tmp_path / "model", adata, accelerator="cpu")
+        np.testing.assert_allclose(loaded.get_latent_representation(new), expected, rtol=1e-4, atol=1e-5)
+
+
+@every_model
 def test_labels_of_new_cells_play_no_part(name):
     model, new = trained(name)
     expected = model.get_latent_representation(new.copy())

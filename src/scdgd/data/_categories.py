@@ -47,7 +47,7 @@ def categorise(values: pd.Series, column: str) -> tuple[np.ndarray, np.ndarray]:
         values.astype(np.float32) if values.dtype == np.float16 else values
     )  # pandas has no index of half precision
     categorical = values.astype("category").cat.remove_unused_categories().cat
-    return categorical.codes.to_numpy(np.int64), categorical.categories.to_numpy(copy=True)
+    return categorical.codes.to_numpy(np.int64), _as_array(categorical.categories)
 
 
 def find_categories(values: pd.Series, known: np.ndarray, column: str) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +78,7 @@ def find_categories(values: pd.Series, known: np.ndarray, column: str) -> tuple[
             f"{np.asarray(known).tolist()[0]!r}. Convert the column, e.g. by `.astype(...)`."
         )
         raise TypeError(msg)
-    codes = pd.Index(known).get_indexer(values.to_numpy())
+    codes = pd.Index(known).get_indexer(_as_array(values))
     unknown = np.asarray(pd.Index(values[codes < 0].unique()).sort_values())
     return codes.astype(np.int64), unknown
 
@@ -106,6 +106,12 @@ def _check_kinds(values: pd.Series, column: str) -> frozenset[str]:
         )
         raise TypeError(msg)
     return kinds
+
+
+def _as_array(values: pd.Series | pd.Index) -> np.ndarray:
+    """A copy; of dates and spans, as objects, because lists of their arrays are numbers of nanoseconds."""
+    values = values.to_numpy(copy=True)
+    return values if values.dtype.kind not in "mM" else pd.Series(values).astype(object).to_numpy()
 
 
 def _kind(value) -> str:
@@ -242,7 +248,7 @@ class LabelsField(_CategoryField):
         codes = np.full(adata_target.n_obs, -1)
         if self._original_attr_key in adata_target.obs:
             known = pd.Index(state_registry[self.CATEGORICAL_MAPPING_KEY])
-            codes = known.get_indexer(adata_target.obs[self._original_attr_key].to_numpy())
+            codes = known.get_indexer(_as_array(adata_target.obs[self._original_attr_key]))
         adata_target.obs[self.attr_key] = codes.astype(np.int64)
         return dict(state_registry)
 

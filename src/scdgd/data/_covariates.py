@@ -72,9 +72,9 @@ class ContinuousCovariatesField(NumericalJointObsField):
         values = _check_numbers(adata, self.keys)
         state = {self.LEAST_KEY: values.min(0), self.LARGEST_KEY: values.max(0)}
         if self.standardise:
-            scales = values.std(0)
-            state |= {self.MEANS_KEY: values.mean(0), self.SCALES_KEY: np.where(scales > 0, scales, 1.0)}
-            large = (np.abs(values.mean(0)) > 10 * scales) | (scales > 10) | ((scales > 0) & (scales < 0.1))
+            means, scales = _moments(values)
+            state |= {self.MEANS_KEY: means, self.SCALES_KEY: np.where(scales > 0, scales, 1.0)}
+            large = (np.abs(means) > 10 * scales) | (scales > 10) | ((scales > 0) & (scales < 0.1))
             if large.any():
                 logger.info("Continuous covariates %s are standardised.", self.keys)
         return self._write(adata, values, state)
@@ -106,6 +106,13 @@ class ContinuousCovariatesField(NumericalJointObsField):
                 "see that the unit is the same."
             )
             warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations of columns, shapes ``(c,)``; squares of the largest numbers are not finite."""
+    unit = np.abs(values).max(0, initial=0.0)
+    unit[unit == 0] = 1.0
+    return unit * (values / unit).mean(0), unit * (values / unit).std(0)
 
 
 class CategoricalCovariatesField(CategoricalJointObsField):

@@ -53,12 +53,14 @@ _OF_EXPRESSION = Options(
     {name: READING[name] for name in _WEIGHTING},
     of="get_normalized_expression",
     further=frozenset({"data_loader_kwargs"}),
+    are_arguments=True,
 )
 _OF_WEIGHTS = Options({name: READING[name] for name in _WEIGHTING}, of="get_importance_weights")
 _OF_BAYES_FACTORS = Options(
     {name: READING[name] for name in _BAYES_FACTORS} | {"n_samples_overall": READING["m_permutation"]},
     of="differential_expression",
     further=frozenset({"subset_idx"}),
+    are_arguments=True,
 )
 
 

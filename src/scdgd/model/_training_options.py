@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -123,6 +124,9 @@ OF_TRAINER: dict[str, Rule] = {
         Either(Choice(0), _SOME_BATCHES, words="a number of minibatches, a share of them, or 0")
     ),
     "max_steps": Integer(-1),
+    "num_nodes": Choice(1),
+    "fast_dev_run": Choice(False),
+    "barebones": Choice(False),
     "gradient_clip_val": _AMOUNT,
     "gradient_clip_algorithm": Choice(None, "norm", "value"),
     "accumulate_grad_batches": Integer(1),
@@ -149,6 +153,7 @@ _TRAINER = Options(
         }
         - {"self", "kwargs"}
     ),
+    are_arguments=True,
 )
 LOADING = Options(
     OF_LOADING,
@@ -190,7 +195,7 @@ def check_trainer(given: dict[str, Any], config: Any = None, *, manual_steps: st
             "`scvi.train.SaveCheckpoint` in `callbacks` saves the model after epochs."
         )
         raise TypeError(msg)
-    options = Options(_TRAINER.rules, of=_TRAINER.of, further=frozenset(known))
+    options = replace(_TRAINER, further=frozenset(known))
     checked = options("train", _of_config(config)) | options("train", given)
     if "ddp" in str(checked.get("strategy", "")).lower():
         msg = f"`strategy={shown(checked['strategy'])}` is for several devices, and models of scdgd train on one: leave it out."

@@ -14,14 +14,13 @@ from ._interruption import Interruption, orderly_training
 from ._laplace_plan import LaplacePlan
 from ._one_thread import one_thread
 from ._pca_clusters import PCAClusters
-from ._plan_options import OF_TRAINING_PLAN
+from ._plan_options import OF_TRAINING_PLAN as OF_TRAINING_PLAN  # rules, no part of the interface
 from ._representation_plan import RepresentationPlan
 from ._trainer import InterruptibleTrainer, InterruptibleTrainRunner
 from ._training_checkpoints import TrainingCheckpoints, fingerprint, pack_history, read_checkpoint, unpack_history
 from ._warm_start import whitened_pca
 
 __all__ = [
-    "OF_TRAINING_PLAN",
     "BestState",
     "BottomStage",
     "ChainOptions",
