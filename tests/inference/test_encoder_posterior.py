@@ -80,7 +80,7 @@ def test_standard_normal():
 
 
 @pytest.mark.parametrize("gene_likelihood", LIKELIHOODS)
-@pytest.mark.parametrize("n_latent", [1, 2])
+@pytest.mark.parametrize("n_latent", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_evidence_equals_quadrature(gene_likelihood, n_latent):
     model = fitted(n_latent, gene_likelihood, max_epochs=30)
     decode, x, qz = minibatch(model)

@@ -248,6 +248,7 @@ def test_finds_stationary_points(variant):
         assert found.converged.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_worse_than_a_thousand_steps_of_adam(dtype):
     module = make_module(n_genes=200).to(dtype)

@@ -32,7 +32,7 @@ class CountCells(Callback):
         self.n_cells[trainer.current_epoch] += len(batch[REGISTRY_KEYS.X_KEY])
 
 
-@pairs(name=list(OURS), n_cells=[9, 10, 11, 12], batch_size=[1, 2, 3, 5, 64], train_size=[1.0, 0.75, None])
+@pairs(name=list(OURS), n_cells=[9, 10, 11], batch_size=[1, 3, 64], train_size=[1.0, 0.75, None])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_cell_trains_once_an_epoch(name, n_cells, batch_size, train_size, caplog):
     """Or a message says how many do not, or why none can."""

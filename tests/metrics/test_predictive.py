@@ -106,6 +106,7 @@ def test_predictive_score_equals_quadrature(cls, n_latent, n_batches, gene_likel
         assert score.share_distrusted <= 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [SCDGD, SCVI])
 def test_integration_pays_where_posteriors_are_wide_and_changes_nothing_where_they_are_narrow(cls):
     gains = []

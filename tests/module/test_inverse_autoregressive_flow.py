@@ -240,6 +240,7 @@ def test_copies_and_pickles_are_identical_after_use():
         assert not set(map(id, twin.parameters())) & set(map(id, flow.parameters()))
 
 
+@pytest.mark.slow
 def test_state_in_a_new_process_is_bit_identical(tmp_path):
     flow, base, context = flow_and_base(5, torch.float32)
     torch.save((flow.state_dict(), base.loc, context), tmp_path / "state.pt")

@@ -169,6 +169,7 @@ def test_held_responsibilities_give_the_gradient_of_the_marginal(make_prior):
     assert (through - expected).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @every_mixture
 def test_a_thousand_fast_steps_stay_finite(make_prior):
     torch.manual_seed(0)
@@ -187,6 +188,7 @@ def test_a_thousand_fast_steps_stay_finite(make_prior):
     assert all(torch.isfinite(p.grad).all() and torch.isfinite(p).all() for p in prior.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["adam", "closed_form"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_of_a_hundred_components_five_groups_use_five(update, seed):
