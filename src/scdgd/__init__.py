@@ -11,7 +11,21 @@ from rich.logging import RichHandler
 if TYPE_CHECKING:
     from . import datasets, design, likelihood, metrics, model, module, pl, presets, prior, tl
 
-__all__ = ["datasets", "design", "likelihood", "metrics", "model", "module", "pl", "presets", "prior", "tl"]
+__all__ = [
+    "data",
+    "datasets",
+    "design",
+    "inference",
+    "likelihood",
+    "metrics",
+    "model",
+    "module",
+    "pl",
+    "presets",
+    "prior",
+    "tl",
+    "train",
+]
 
 try:
     __version__ = version("scdgd")

@@ -42,9 +42,12 @@ def test_equals_the_loader_of_scvi_tools(indices, storage):
     adata.X = storage(adata.X)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Training will be faster")
+        warnings.filterwarnings(
+            "ignore", message="The given NumPy array is not writable"
+        )  # of scvi-tools with pandas 3
         manager = manager_of(adata)
-    ours = list(SparseCountsLoader(manager, indices, batch_size=64))
-    theirs = list(AnnDataLoader(manager, indices, batch_size=64))
+        ours = list(SparseCountsLoader(manager, indices, batch_size=64))
+        theirs = list(AnnDataLoader(manager, indices, batch_size=64))
     assert len(ours) == len(theirs)
     for mine, expected in zip(ours, theirs, strict=True):
         assert isinstance(mine[REGISTRY_KEYS.X_KEY], SparseCounts)

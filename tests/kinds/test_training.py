@@ -14,12 +14,16 @@ from tests.conftest import simulate
 from tests.model.test_contract import data
 from tests.pairs import pairs
 
-from .models import OURS, assert_same_state, built, every_model, fitted, state_of, train, trained
+from .models import OURS, assert_same_state, built, covariates_of, every_model, fitted, state_of, train, trained
 
 NO_EARLY_STOPPING = {"SCDBM"}
 CAN_STOP = [name for name in OURS if name not in NO_EARLY_STOPPING]
 #: Models without an encoder stop where scvi-tools stops: in the last epoch.
 CAN_RESTORE = [name for name in CAN_STOP if name not in ("SCDGD", "SCVAD")]
+
+
+#: Parts that scvi-tools makes whatever the options: sizes that are observed, dispersions of genes, no zeros apart.
+WITHOUT_USE = ("l_encoder", "decoder.px_r_decoder", "decoder.px_dropout_decoder")
 
 
 class CountCells(Callback):
@@ -139,3 +143,17 @@ def test_training_that_diverges_leaves_the_model_as_it_was(name, caplog):
     assert len(next(iter(model.history.values()))) == n_epochs
     train(model)
     assert all(np.isfinite(value).all() for value in state_of(model).values())
+
+
+@every_model
+def test_every_parameter_trains(name):
+    """None is left out of all optimisers."""
+    model = built(name, data()[0], covariates_of(name))
+    before = {key: value.detach().clone() for key, value in model.module.named_parameters()}
+    train(model, 6)
+    stay = [
+        key
+        for key, value in model.module.named_parameters()
+        if value.requires_grad and value.numel() and torch.equal(value, before[key])
+    ]
+    assert [key for key in stay if not key.startswith(WITHOUT_USE)] == []

@@ -409,6 +409,10 @@ def test_normalized_expression_of_samples(model):
     assert list(positional.index) == list(model.adata.obs_names[[2, 0]])
 
 
+#: Arguments that releases of scvi-tools after the tested one put between others.
+LATER = {"adata_sub"}
+
+
 def test_signatures_take_what_scvi_takes():
     for name in (
         "get_latent_representation",
@@ -423,7 +427,7 @@ def test_signatures_take_what_scvi_takes():
         for cls in (SCDGD, SCVAD):
             ours, theirs = (inspect.signature(getattr(c, name)).parameters.values() for c in (cls, SCVI))
             ours = [p.name for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD]
-            theirs = [p.name for p in theirs if p.kind is p.POSITIONAL_OR_KEYWORD]
+            theirs = [p.name for p in theirs if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in LATER]
             n = (
                 len(ours)
                 if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(getattr(cls, name)).parameters.values())
