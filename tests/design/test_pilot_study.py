@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import random
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scdgd.design import PilotModel, PilotStudy, default_models
+from scdgd.design._seeding import training_seed
 from scdgd.metrics import davies_bouldin, gene_correlation_error, gene_mads
 from scdgd.model import SCDBM, SCDGD
 from tests.conftest import simulate
@@ -543,3 +545,13 @@ def test_box_plots(tmp_path):
         with pytest.raises(ValueError, match=r"no models \["):
             study.plot("ari", models=models)
     plt.close("all")
+
+
+def test_seeds_of_trainings_leave_the_environment_as_it_is(monkeypatch):
+    """scvi-tools makes a variable longer with every seed, until no process can be started."""
+    monkeypatch.setenv("XLA_FLAGS", "--some_flag")
+    for seed in range(3):
+        with training_seed(seed):
+            assert scvi.settings.seed == seed
+    assert os.environ["XLA_FLAGS"] == "--some_flag"
+    assert scvi.settings.seed == 0

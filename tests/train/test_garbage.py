@@ -1,0 +1,29 @@
+"""Models that nobody holds are freed, though Lightning's trainer holds them in a circle."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from scdgd.train import _garbage
+from tests.conftest import make_model, simulate, train
+
+
+@pytest.fixture
+def _no_collection():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_collection")
+@pytest.mark.parametrize(("limit", "is_freed"), [(0, True), (2**40, False)])
+def test_the_next_training_frees_it_once_there_is_much(limit, is_freed, monkeypatch):
+    monkeypatch.setattr(_garbage, "_COLLECTED_AFTER", limit)
+    module = weakref.ref(train(make_model(simulate(30, 8))).module)
+    assert module() is not None
+    train(make_model(simulate(30, 8)))
+    assert (module() is None) == is_freed
