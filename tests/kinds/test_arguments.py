@@ -94,6 +94,23 @@ def test_trainings_that_would_wait_or_leave_no_history(name, option):
 
 
 @every_model
+@pytest.mark.parametrize(
+    "option",
+    [{"precision": "foo"}, {"max_time": 3.5}, {"strategy": "foo"}, {"profiler": 1}, {"logger": "foo"}],
+    ids=str,
+)
+def test_what_lightning_would_refuse_is_refused_before_anything_changes(name, option):
+    model = built(name, data()[0])
+    before = state_of(model)
+    with pytest.raises(
+        (TypeError, ValueError), match="`profiler` must be|`logger` must be|Lightning's trainer refuses"
+    ):
+        train(model, **option)
+    assert_same_state(before, state_of(model))
+    assert not model.is_trained_
+
+
+@every_model
 def test_names_that_are_nearly_right(name):
     model = built(name, data()[0])
     with pytest.raises(TypeError, match="'batch_sise' is not .*Is it 'batch_size'"):

@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
 from scvi import settings
 from scvi.train import Trainer, merge_kwargs
 from torch.utils.data import DataLoader
@@ -101,6 +103,8 @@ _SOME_BATCHES = Optional(
     Either(Integer(1), Number(above=0, most=1), words="a number of minibatches, or a share of them")
 )
 _AMOUNT = Optional(Number(above=0))
+_LOGGER = Instance(Logger, "a logger of Lightning")
+_PROFILER = Instance(Profiler, "a profiler of Lightning")
 #: Arguments of scvi-tools' and Lightning's trainers whose wrong values would be found late, or never.
 OF_TRAINER: dict[str, Rule] = {
     "check_val_every_n_epoch": Optional(Integer(1)),
@@ -124,7 +128,21 @@ OF_TRAINER: dict[str, Rule] = {
         Either(Choice(0), _SOME_BATCHES, words="a number of minibatches, a share of them, or 0")
     ),
     "max_steps": Integer(-1),
+    "min_epochs": Optional(Integer(1)),
+    "min_steps": Optional(Integer(1)),
     "num_nodes": Choice(1),
+    "benchmark": Optional(Flag()),
+    "inference_mode": Flag(),
+    "sync_batchnorm": Flag(),
+    "use_distributed_sampler": Flag(),
+    "enable_autolog_hparams": Flag(),
+    "reload_dataloaders_every_n_epochs": Integer(0),
+    "profiler": Optional(
+        Either(Choice("simple", "advanced", "pytorch"), _PROFILER, words="a profiler of Lightning, or its name")
+    ),
+    "logger": Optional(
+        Either(Flag(), _LOGGER, ListOf(_LOGGER), words="a logger of Lightning, a list of them, or False")
+    ),
     "fast_dev_run": Choice(False),
     "barebones": Choice(False),
     "gradient_clip_val": _AMOUNT,
@@ -209,10 +227,23 @@ def check_trainer(given: dict[str, Any], config: Any = None, *, manual_steps: st
                 "`accumulate_grad_batches` is for automatic steps, and this model steps by itself: raise `batch_size`."
             )
             raise ValueError(msg)
+    _check_by_lightning({name: value for name, value in checked.items() if name not in {*_TRAINER.rules, *TRAINING}})
     if "callbacks" in checked:
         given = checked["callbacks"]
         checked["callbacks"] = [given] if isinstance(given, pl.Callback) else list(given or ())
     return checked
+
+
+def _check_by_lightning(options: dict[str, Any]) -> None:
+    """Raise ValueError where Lightning's trainer would refuse arguments that have no rule here, once much has been done."""
+    if not options:
+        return
+    try:
+        Trainer(max_epochs=1, accelerator="cpu", devices=1, enable_progress_bar=False, **options)
+    except Exception as error:  # of many kinds
+        given = ", ".join(f"{name}={shown(value)}" for name, value in options.items())
+        msg = f"Lightning's trainer refuses `{given}`: {' '.join(str(error).split())}"
+        raise ValueError(msg) from error
 
 
 def _of_config(config: Any) -> dict[str, Any]:
