@@ -227,7 +227,8 @@ def check_trainer(given: dict[str, Any], config: Any = None, *, manual_steps: st
                 "`accumulate_grad_batches` is for automatic steps, and this model steps by itself: raise `batch_size`."
             )
             raise ValueError(msg)
-    _check_by_lightning({name: value for name, value in checked.items() if name not in {*_TRAINER.rules, *TRAINING}})
+    without_rule = set(checked) - {*_TRAINER.rules, *TRAINING, "ckpt_path"}
+    _check_by_lightning({name: checked[name] for name in checked if name in without_rule})
     if "callbacks" in checked:
         given = checked["callbacks"]
         checked["callbacks"] = [given] if isinstance(given, pl.Callback) else list(given or ())
