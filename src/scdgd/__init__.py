@@ -9,7 +9,21 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 if TYPE_CHECKING:
-    from . import datasets, design, likelihood, metrics, model, module, pl, presets, prior, tl
+    from . import (
+        data,
+        datasets,
+        design,
+        inference,
+        likelihood,
+        metrics,
+        model,
+        module,
+        pl,
+        presets,
+        prior,
+        tl,
+        train,
+    )
 
 __all__ = [
     "data",

@@ -358,6 +358,7 @@ def checked(**rules: Rule) -> Callable[[_Function], _Function]:
     """
 
     def decorate(function: _Function) -> _Function:
+        """The function behind its checks; TypeError if a rule is of no argument of it."""
         signature = inspect.signature(function)
         further = next((name for name, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD), None)
         unknown = set(rules) - set(signature.parameters)

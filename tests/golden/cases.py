@@ -11,7 +11,7 @@ import platform
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,18 @@ import torch
 
 import scdgd
 from scdgd.likelihood import VALUE_LIKELIHOODS
-from scdgd.model import SCDBM
+from scdgd.model import SCDBM, SCDGD, SCVAD
+from scdgd.model._arguments import BUILDING
+from scdgd.module._flex_parts import PriorName
+from scdgd.prior._covariance import CovarianceType
 from scdgd.train import LaplacePlan
 from tests.kinds.models import OURS, READINGS, covariates_of
 from tests.model.test_contract import data
 
 VALUES = Path(__file__).with_name("values.npz")
-_LIKELIHOODS = ("nb", "zinb", "poisson", "zip", "constrained_poisson", "bernoulli", "normal")
+_LIKELIHOODS = BUILDING["gene_likelihood"].values
+#: Models without parameters for another batch, and one whose queries are no models.
+_WITHOUT_NEW_BATCHES = (SCDGD, SCVAD, SCDBM)
 
 
 class Case(NamedTuple):
@@ -50,18 +55,14 @@ def _cases() -> list[Case]:
     encoderless, encoders = ("SCDGD", "SCVAD"), ("FlexSCVI", "SCGMVAE", "SCVAE")
     cases += [Case(name, {"gene_likelihood": family}) for name in (*encoderless, *encoders) for family in _LIKELIHOODS]
     cases += [
-        Case(name, {"prior": prior, "prior_kwargs": {"covariance_type": covariance}})
+        Case(name, {"prior": "gaussian_mixture", "prior_kwargs": {"covariance_type": covariance}})
         for name in encoderless
-        for prior, covariances in {
-            "gaussian_mixture": ("diag", "full", "tied", "spherical", "tied_diag"),
-            "softball": ("diag",),
-        }.items()
-        for covariance in covariances
-        if prior == "gaussian_mixture"
+        for covariance in get_args(CovarianceType)
+        if covariance != "fixed"
     ]
-    cases += [Case(name, {"prior": prior}) for name, prior in (("SCDGD", "softball"), ("SCVAD", "softball"))]
+    cases += [Case(name, {"prior": "softball"}) for name in encoderless]
     cases.append(Case("SCVAD", {"prior": "normal"}))
-    cases += [Case("FlexSCVI", {"prior": prior}) for prior in ("normal", "gmm", "dpgmm", "vamp", "vmm", "vade")]
+    cases += [Case("FlexSCVI", {"prior": prior}) for prior in get_args(PriorName)]
     cases += [Case("FlexSCVI", {"prior": "vmm", "posterior": "iaf"}), Case("FlexSCVI", {"decoder": "linear"})]
     cases += [Case("FlexSCVI", {"batch_representation": "embedding"}), Case("SCVMM", {"dispersion": "gene-batch"})]
     cases += [Case("SCVMM", training={"plan_kwargs": {"prior_update": "closed_form"}})]
@@ -131,16 +132,12 @@ def _readings(model, adata, suffix: str, methods=tuple(READINGS)) -> dict[str, A
 
 
 def _of_query(model_class, model, new):
-    if model_class is not SCDBM and hasattr(model, "module") and "batch" in new.obs and _takes_new_batches(model_class):
+    if model_class not in _WITHOUT_NEW_BATCHES:
         new.obs["batch"] = pd.Categorical(["newer"] * new.n_obs)
     query = model_class.load_query_data(new, model, accelerator="cpu")
     scvi.settings.seed = 2
     query.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
     return query.get_latent_representation()
-
-
-def _takes_new_batches(model_class) -> bool:
-    return model_class.__name__ not in ("SCDGD", "SCVAD")
 
 
 def _of(name: str, call) -> dict[str, Any]:

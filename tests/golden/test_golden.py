@@ -11,9 +11,8 @@ STORED, MACHINE = read_values()
 #: One of each class runs with the quick tests.
 _QUICK = {name for name in CASES if " " not in name}
 
-pytestmark = pytest.mark.skipif(machine() != MACHINE, reason=f"exact values are those of {MACHINE}")
 
-
+@pytest.mark.skipif(machine() != MACHINE, reason=f"exact values are those of {MACHINE}")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in CASES]
 )

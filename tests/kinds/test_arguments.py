@@ -52,13 +52,17 @@ def test_one_device(name, devices):
 @every_model
 @pytest.mark.parametrize("devices", ["auto", 1, "1"])
 def test_devices_that_are_one(name, devices):
-    train(built(name, data()[0]), devices=devices)
+    model = train(built(name, data()[0]), devices=devices)
+    assert model.is_trained
+    assert model.device == torch.device("cpu")
 
 
 @every_model
 def test_all_train_sizes_of_the_host(name):
-    """``None`` is scvi-tools' default."""
-    train(built(name, data()[0]), train_size=None)
+    """``None`` is the default: nine tenths, and where cells have rows, all."""
+    model = train(built(name, data()[0]), train_size=None)
+    n_train = 36 if name in ("SCDGD", "SCVAD") else 33
+    assert len(model.train_indices) == n_train
 
 
 MANUAL = [name for name in OURS if name in ("SCDGD", "SCVAD", "SCDBM")]

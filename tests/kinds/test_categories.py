@@ -145,6 +145,7 @@ def test_dates_and_intervals_are_categories(name, tmp_path):
         model = fitted(name, adata, {"batch_key": "odd"})
         expected = model.get_latent_representation(new)
         assert model.get_normalized_expression(transform_batch=kind[0]).shape == adata.shape
+        assert set(model.prior_predictive_sample(4, batch=kind[1]).obs["odd"]) == {kind[1]}
         model.save(tmp_path / "model", overwrite=True)
         loaded = type(model).load(tmp_path / "model", adata, accelerator="cpu")
         np.testing.assert_allclose(loaded.get_latent_representation(new), expected, rtol=1e-4, atol=1e-5)

@@ -132,17 +132,27 @@ def test_the_same_seed_gives_the_same_model(name):
     assert_same_state(*(state_of(fitted(name, data()[0], {"batch_key": "batch"})) for _ in range(2)))
 
 
+@pytest.mark.filterwarnings(
+    "ignore:overflow encountered in square:RuntimeWarning"
+)  # k-means of representations far out
 @every_model
-def test_training_that_diverges_leaves_the_model_as_it_was(name, caplog):
-    model, _ = trained(name)
-    before, n_epochs = state_of(model), len(next(iter(model.history.values())))
+@pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "untrained"])
+def test_training_that_diverges_leaves_the_model_as_it_was(name, is_trained):
+    """As before the warm start, too."""
+    model = trained(name)[0] if is_trained else built(name, data()[0])
+    before, n_epochs = state_of(model), _n_epochs(model)
     rates = {"lr": 1e30} | ({"lr_z": 1e30} if name in ("SCDGD", "SCVAD") else {})
     with pytest.raises(FloatingPointError, match="Lower .* The model is as it was before"):
         train(model, plan_kwargs=rates)
     assert_same_state(before, state_of(model))
-    assert len(next(iter(model.history.values()))) == n_epochs
+    assert _n_epochs(model) == n_epochs
+    assert model.is_trained == is_trained
     train(model)
     assert all(np.isfinite(value).all() for value in state_of(model).values())
+
+
+def _n_epochs(model) -> int:
+    return len(next(iter(model.history.values()))) if model.history else 0
 
 
 @every_model

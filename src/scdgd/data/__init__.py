@@ -1,7 +1,7 @@
 """What enters: registry fields, count validation, the splitter."""
 
 from ._backed_counts import BackedCounts
-from ._categories import BatchField, LabelsField, MuDataBatchField, MuDataLabelsField, categorise
+from ._categories import BatchField, LabelsField, MuDataBatchField, MuDataLabelsField, categorise, code_of
 from ._counts import CountSummary, check_counts, iter_row_blocks
 from ._covariates import (
     CategoricalCovariatesField,
@@ -52,6 +52,7 @@ __all__ = [
     "as_native",
     "as_sparse_counts",
     "categorise",
+    "code_of",
     "check_counts",
     "counts_of",
     "find_rows",

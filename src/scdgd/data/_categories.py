@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from numbers import Number
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -43,9 +43,8 @@ def categorise(values: pd.Series, column: str) -> tuple[np.ndarray, np.ndarray]:
         If texts stand beside numbers, or values cannot be categories.
     """
     _check_kinds(values, column)
-    values = (
-        values.astype(np.float32) if values.dtype == np.float16 else values
-    )  # pandas has no index of half precision
+    if values.dtype == np.float16:  # pandas has no index of half precision
+        values = values.astype(np.float32)
     categorical = values.astype("category").cat.remove_unused_categories().cat
     return categorical.codes.to_numpy(np.int64), _as_array(categorical.categories)
 
@@ -81,6 +80,16 @@ def find_categories(values: pd.Series, known: np.ndarray, column: str) -> tuple[
     codes = pd.Index(known).get_indexer(_as_array(values))
     unknown = np.asarray(pd.Index(values[codes < 0].unique()).sort_values())
     return codes.astype(np.int64), unknown
+
+
+def code_of(category: Any, known: Iterable) -> int:
+    """Position of a category among those that are known, or -1; text and numbers are never the same."""
+    if np.ndim(category) > 0 or category is pd.NA:
+        return -1
+    for code, name in enumerate(known):
+        if isinstance(category, str) == isinstance(name, str) and bool(category == name):
+            return code
+    return -1
 
 
 def kinds_of(values: Iterable) -> frozenset[str]:

@@ -11,7 +11,8 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from scdgd._compat import get_state_registry
-from scdgd.data import SparseCountsLoader
+from scdgd._options import shown
+from scdgd.data import SparseCountsLoader, code_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,10 +79,11 @@ class RegisteredSampler:
         return np.asarray(self.manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel().astype(int)
 
     def _code_of(self, batch: str) -> int:
-        if batch not in self.batches:
-            msg = f"There is no batch {batch!r}; the model knows {list(map(str, self.batches))}."
+        code = code_of(batch, self.batches)
+        if code < 0:
+            msg = f"There is no batch {shown(batch)}; the model knows {list(map(str, self.batches))}."
             raise ValueError(msg)
-        return self.batches.index(batch)
+        return code
 
     def _minibatches(self, positions: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
         for tensors in SparseCountsLoader(self.manager, positions, self.batch_size):

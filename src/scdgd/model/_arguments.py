@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from inspect import signature
-from numbers import Number as AnyNumber
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 from anndata import AnnData
 from mudata import MuData
 from scvi.nn import Embedding
@@ -148,7 +146,7 @@ READING: dict[str, Rule] = {
     "correlation_type": Choice("spearman", "pearson"),
     "n_cells": Integer(1),
     "component": Optional(Integer(0)),
-    "batch": Optional(Instance((str, AnyNumber, np.generic), "a batch of the model")),
+    "batch": Anything("a batch of the model, or None"),
     "seed": SEED,
     "n_steps": Optional(Integer(0)),
     "lr": Optional(Number(above=0)),

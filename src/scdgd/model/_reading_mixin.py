@@ -17,6 +17,7 @@ from scvi.utils import track
 
 from scdgd._compat import ADATA_MINIFY_TYPE, MODULE_KEYS, get_adata_minify_type, get_state_registry
 from scdgd._options import Options, checked, rules_of, shown
+from scdgd.data import code_of
 from scdgd.likelihood import VALUE_LIKELIHOODS
 
 from ._arguments import READING
@@ -581,7 +582,7 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
         known = list(get_state_registry(self.registry, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"])
         is_one = batches is None or isinstance(batches, str | bytes) or np.ndim(batches) == 0
         wanted = [batches] if is_one else list(batches)
-        codes = [None if batch is None else _code_of(batch, known) for batch in wanted]
+        codes = [None if batch is None else code_of(batch, known) for batch in wanted]
         unknown = [batch for batch, code in zip(wanted, codes, strict=True) if code == -1]
         if unknown or not wanted:
             what = f"no cell of {shown(unknown[0])} was trained on" if unknown else "it names none"
@@ -596,14 +597,6 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
         if module.gene_likelihood not in VALUE_LIKELIHOODS:
             return True
         return getattr(module, "mean_activation", "identity") != "identity"
-
-
-def _code_of(batch: Any, known: list) -> int:
-    """Position of a batch among those that are known, or -1; text and numbers are never the same."""
-    for code, name in enumerate(known):
-        if isinstance(batch, str) == isinstance(name, str) and np.ndim(batch) == 0 and bool(batch == name):
-            return code
-    return -1
 
 
 def _plain(name: Any) -> Any:

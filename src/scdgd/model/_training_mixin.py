@@ -212,46 +212,47 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
         check_minibatches(self.adata_manager, self._data_splitter_cls, loading, has_batch_norm=False)
         trainer_kwargs = self._choose_monitors(trainer_kwargs, early_stopping, len(validation))
         plan = self._plan_arguments(max_epochs, mixture_start, rows[train], plan_given)
-        if resumed is None:
-            self._prepare(train, rows, warm_start, plan)
-        else:
-            self._resume(resumed, max_epochs)
-        checkpoints, interruption = None, Interruption()
-        if folder is not None:
-            start = self._describe_start(description, (train, validation, test))
-            checkpoints = TrainingCheckpoints(folder, every_n_epochs, self, start, resumed)
-        try:
-            self._fit(
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                batch_size=loading.pop("batch_size"),
-                early_stopping=early_stopping,
-                load_sparse_tensor=load_sparse_tensor,
-                train_size=loading.pop("train_size"),
-                datasplitter_kwargs=loading,
-                plan_kwargs=plan,
-                interruption=interruption,
-                checkpoints=checkpoints,
-                **trainer_kwargs,
-            )
-            monitor = trainer_kwargs.get("early_stopping_monitor")
-            if early_stopping and monitor not in (self.history_ or {}):
-                logger.warning(
-                    "%r has no value in any of the epochs, so early stopping had nothing to stop by. Lower "
-                    "`check_val_every_n_epoch`.",
-                    monitor,
+        with restored_if_it_diverges(self):
+            if resumed is None:
+                self._prepare(train, rows, warm_start, plan)
+            else:
+                self._resume(resumed, max_epochs)
+            checkpoints, interruption = None, Interruption()
+            if folder is not None:
+                start = self._describe_start(description, (train, validation, test))
+                checkpoints = TrainingCheckpoints(folder, every_n_epochs, self, start, resumed)
+            try:
+                self._fit(
+                    max_epochs=max_epochs,
+                    accelerator=accelerator,
+                    devices=devices,
+                    batch_size=loading.pop("batch_size"),
+                    early_stopping=early_stopping,
+                    load_sparse_tensor=load_sparse_tensor,
+                    train_size=loading.pop("train_size"),
+                    datasplitter_kwargs=loading,
+                    plan_kwargs=plan,
+                    interruption=interruption,
+                    checkpoints=checkpoints,
+                    **trainer_kwargs,
                 )
-            self._finish(rows[train], held_out, rows[held_out], plan["seed"])
-            if polish:
-                self._polish(np.sort(train), rows[np.sort(train)])
-        finally:
-            interruption.take_effect()
+                monitor = trainer_kwargs.get("early_stopping_monitor")
+                if early_stopping and monitor not in (self.history_ or {}):
+                    logger.warning(
+                        "%r has no value in any of the epochs, so early stopping had nothing to stop by. Lower "
+                        "`check_val_every_n_epoch`.",
+                        monitor,
+                    )
+                self._finish(rows[train], held_out, rows[held_out], plan["seed"])
+                if polish:
+                    self._polish(np.sort(train), rows[np.sort(train)])
+            finally:
+                interruption.take_effect()
 
     def _fit(self, *, interruption: Interruption, checkpoints: TrainingCheckpoints | None, **arguments) -> None:
         """scvi-tools' training; an interrupt ends it like the last epoch, but no process that SIGTERM ends."""
         try:
-            with warnings.catch_warnings(), restored_if_it_diverges(self):
+            with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Total length of `list`")  # the empty validation loader
                 super().train(interruption=interruption, checkpoints=checkpoints, **arguments)
             if interruption.ended:

@@ -52,6 +52,7 @@ def plotting(**rules: Rule) -> Callable[[Plot], Plot]:
     """
 
     def decorate(plot: Plot) -> Plot:
+        """The plot behind its checks, its docstring completed."""
         if plot.__doc__ is not None:  # python -OO
             plot.__doc__ = inspect.cleandoc(plot.__doc__).replace("%(figure)s", _PARAMETERS)
         return checked(**_RULES, **rules)(plot)

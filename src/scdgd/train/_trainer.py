@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from ._training_checkpoints import TrainingCheckpoints
 
 
-_GARBAGE = Garbage()
-
-
 class InterruptibleTrainer(Trainer):
     """Trainer whose :meth:`fit` returns when it is interrupted, as if that epoch had been the last.
 
@@ -100,8 +97,9 @@ class InterruptibleTrainRunner(TrainRunner):
     """scvi-tools' runner with :class:`InterruptibleTrainer`."""
 
     _trainer_cls = InterruptibleTrainer
+    _garbage = Garbage()  # one for all trainings
 
     def __call__(self) -> None:
         """Train; free what earlier trainings left."""
         super().__call__()
-        _GARBAGE.add(self.model)
+        self._garbage.add(self.model)
