@@ -133,7 +133,7 @@ def test_the_same_seed_gives_the_same_model(name):
 
 
 @pytest.mark.filterwarnings(
-    "ignore:overflow encountered in square:RuntimeWarning"
+    "ignore:overflow encountered:RuntimeWarning"
 )  # k-means of representations far out
 @every_model
 @pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "untrained"])
