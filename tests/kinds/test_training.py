@@ -132,9 +132,7 @@ def test_the_same_seed_gives_the_same_model(name):
     assert_same_state(*(state_of(fitted(name, data()[0], {"batch_key": "batch"})) for _ in range(2)))
 
 
-@pytest.mark.filterwarnings(
-    "ignore:overflow encountered:RuntimeWarning"
-)  # k-means of representations far out
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # k-means of representations far out
 @every_model
 @pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "untrained"])
 def test_training_that_diverges_leaves_the_model_as_it_was(name, is_trained):
