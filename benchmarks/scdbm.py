@@ -96,13 +96,13 @@ def boltzmann(
     cells = model.prior_predictive_sample(train.n_obs, seed=seed)
     exact = model.get_marginal_ll(test.copy(), seed=seed)
     module = model.module
-    given = scdgd.module.Conditions(torch.zeros(1, dtype=torch.int64), torch.ones(1))
+    given = scdgd.boltzmann.Conditions(torch.zeros(1, dtype=torch.int64), torch.ones(1))
     with torch.inference_mode():
         sums = [torch.cat(q, 1).sum(0) for _, _, q in model._mean_field(None, None, None)]
         activations = (sum(sums) / train.n_obs).split(module.n_hidden)
         torch.manual_seed(seed)
-        base = scdgd.module.without_weights(module, module.mean_counts, list(activations))
-        annealed = scdgd.module.annealed_log_partition(module, given, n_chains=100, n_steps=500, base=base)
+        base = scdgd.boltzmann.without_weights(module, module.mean_counts, list(activations))
+        annealed = scdgd.boltzmann.annealed_log_partition(module, given, n_chains=100, n_steps=500, base=base)
         error = float(annealed.value - module.log_partition(given)) if module.n_odd <= 16 else np.nan
     return Draws(cells.X, seconds, exact, exact - error, cells.uns["gibbs_rhat"]["log_total"])
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import subprocess
 import sys
+
+import pytest
 
 import scdgd
 
@@ -29,7 +32,7 @@ for part in scdgd.__all__:
 parts = time.process_time() - start
 new = {name.split(".")[0] for name in set(sys.modules) - known} - set(sys.stdlib_module_names)
 
-for part in ("cli", "data", "datasets", "design", "inference", "likelihood", "metrics", "model", "module", "pl", "prior", "tl", "train"):
+for part in ("boltzmann", "cli", "data", "datasets", "design", "inference", "likelihood", "metrics", "model", "module", "pl", "prior", "tl", "train"):
     for name in [name for name in sys.modules if name.split(".")[0] == "scdgd"]:
         del sys.modules[name]
     importlib.import_module(f"scdgd.{part}")
@@ -70,3 +73,21 @@ def test_all_public_names_exist():
         module = getattr(scdgd, part)
         missing = [name for name in getattr(module, "__all__", ()) if not hasattr(module, name)]
         assert not missing, f"scdgd.{part}.__all__ names {missing}"
+
+
+#: Parts of the Boltzmann machine that users import from the package of their kind.
+OF_THE_BOLTZMANN_MACHINE = {
+    "inference": ("BoltzmannSampler", "GibbsCells", "draw_exactly", "run_chains", "split_rhat"),
+    "model": ("SCDBM",),
+    "module": ("MAX_ENUMERATED", "Conditions", "DeepBoltzmannMachine", "LogPartition", "NegativeBinomialLayer"),
+    "train": ("BottomStage", "ChainOptions", "ContrastiveDivergencePlan", "JointStage", "UpperStage", "one_thread"),
+}
+
+
+@pytest.mark.parametrize("part", OF_THE_BOLTZMANN_MACHINE)
+def test_names_of_the_boltzmann_machine_are_found_where_their_kind_is(part):
+    module = importlib.import_module(f"scdgd.{part}")
+    for name in OF_THE_BOLTZMANN_MACHINE[part]:
+        assert getattr(module, name) is getattr(scdgd.boltzmann, name)
+    with pytest.raises(AttributeError, match=rf"module 'scdgd.{part}' has no attribute 'nothing'"):
+        module.nothing  # noqa: B018

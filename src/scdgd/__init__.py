@@ -10,6 +10,7 @@ from rich.logging import RichHandler
 
 if TYPE_CHECKING:
     from . import (
+        boltzmann,
         data,
         datasets,
         design,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "boltzmann",
     "data",
     "datasets",
     "design",

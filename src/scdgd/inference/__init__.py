@@ -1,11 +1,11 @@
 """Representations for given parameters, and cells drawn from them."""
 
-from ._boltzmann_sampler import BoltzmannSampler
+from scdgd._lazy import names_from
+
 from ._cell_sampler import CellSampler, SyntheticCells
 from ._encoder_posterior import encoder_samples, log_standard_normal
 from ._fisher import fisher_information
 from ._gauss_newton import GaussNewtonConfig, MAPEstimate, gauss_newton
-from ._gibbs_chains import GibbsCells, draw_exactly, run_chains, split_rhat
 from ._growing_csr import GrowingCSR
 from ._importance import ImportanceSamples, importance_samples, log_prob_of_pairs
 from ._laplace import LaplacePosterior, laplace_posterior
@@ -38,10 +38,8 @@ __all__ = [
     "log_standard_normal",
     "importance_samples",
     "ImportanceSamples",
-    "BoltzmannSampler",
     "CellSampler",
     "GaussNewtonConfig",
-    "GibbsCells",
     "GrowingCSR",
     "Library",
     "LogNormalLibrary",
@@ -52,9 +50,11 @@ __all__ = [
     "fisher_information",
     "gauss_newton",
     "place_new_cells",
-    "draw_exactly",
-    "run_chains",
     "seeded",
     "undisturbed",
-    "split_rhat",
 ]
+
+#: Of the Boltzmann machine, which stands on this package.
+__getattr__ = names_from(
+    "scdgd.boltzmann", __name__, ("BoltzmannSampler", "GibbsCells", "draw_exactly", "run_chains", "split_rhat")
+)

@@ -1,7 +1,8 @@
 """Models, as users call them."""
 
+from scdgd._lazy import names_from
+
 from ._flexscvi import FlexSCVI
-from ._scdbm import SCDBM
 from ._scdgd import SCDGD
 from ._scgmvae import SCGMVAE, SCVAE
 from ._sciaf import SCIAF
@@ -10,3 +11,6 @@ from ._scvamp import SCVAMP
 from ._scvmm import SCVMM
 
 __all__ = ["SCDBM", "SCDGD", "SCGMVAE", "SCVAE", "SCIAF", "SCVAD", "SCVAMP", "SCVMM", "FlexSCVI"]
+
+#: Of the Boltzmann machine, which stands on this package.
+__getattr__ = names_from("scdgd.boltzmann", __name__, ("SCDBM",))

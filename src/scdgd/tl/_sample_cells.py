@@ -10,9 +10,10 @@ from anndata import AnnData
 
 from scdgd import inference
 from scdgd._options import SEED, Choice, Either, Integer, Number, Optional, Text, checked
+from scdgd.boltzmann import BoltzmannSampler, DeepBoltzmannMachine
 from scdgd.data import counts_of
-from scdgd.inference import BoltzmannSampler, CellSampler
-from scdgd.module import DeepBoltzmannMachine, DGDModule
+from scdgd.inference import CellSampler
+from scdgd.module import DGDModule
 
 if TYPE_CHECKING:
     from scvi.model import SCVI, LinearSCVI

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from scdgd.module import DeepBoltzmannMachine
+    from ._deep_machine import DeepBoltzmannMachine
 
 
 @torch.no_grad()

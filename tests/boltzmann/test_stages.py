@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from scdgd.boltzmann import BottomStage, ChainOptions, Conditions, JointStage, UpperStage, calibrate_hidden
+from scdgd.boltzmann._parameter_average import ParameterAverage
+from scdgd.boltzmann._stages import likeliest_states, mean_log_partition, weighted_mean
 from scdgd.data import SparseCounts
-from scdgd.module import Conditions
-from scdgd.train import BottomStage, ChainOptions, JointStage, UpperStage, calibrate_hidden
-from scdgd.train._boltzmann_stages import likeliest_states, mean_log_partition, weighted_mean
-from scdgd.train._parameter_average import ParameterAverage
-from tests.module.test_deep_boltzmann import as_hidden, conditions, log_table, toy
+from tests.boltzmann.test_deep_machine import as_hidden, conditions, log_table, toy
 
 CHAINS = ChainOptions(1, True, 0.0)
 

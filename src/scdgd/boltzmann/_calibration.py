@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scdgd.module import Conditions
+from ._conditions import Conditions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from scdgd.data import SparseCounts
-    from scdgd.module import DeepBoltzmannMachine
+
+    from ._deep_machine import DeepBoltzmannMachine
 
 #: A weak pull to where parameters were, for units that are on in all cells or in none.
 _RIDGE = 1e-3

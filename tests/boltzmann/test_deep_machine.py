@@ -12,8 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import chisquare, nbinom
 from torch.special import gammaln
 
-from scdgd.data import SparseCounts
-from scdgd.module import (
+from scdgd.boltzmann import (
     Conditions,
     DeepBoltzmannMachine,
     NegativeBinomialLayer,
@@ -22,7 +21,8 @@ from scdgd.module import (
     fit_dispersion,
     without_weights,
 )
-from scdgd.module._dispersion_scoring import score_and_information
+from scdgd.boltzmann._dispersion_scoring import score_and_information
+from scdgd.data import SparseCounts
 
 N_COUNTS = 60  # counts are summed up to here; the rest has no weight in float64
 

@@ -13,10 +13,10 @@ from scvi import REGISTRY_KEYS
 
 from scdgd._compat import get_state_registry
 from scdgd._options import Flag, Instance, Integer, Number, Optional, Text
-from scdgd.inference import BoltzmannSampler
-from scdgd.module import Conditions
+from scdgd.model._arguments import READING, reading
 
-from ._arguments import READING, reading
+from ._conditions import Conditions
+from ._sampler import BoltzmannSampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,7 @@ class BoltzmannSamplingMixin:
         n_steps
             Number of sweeps.
         collapse
-            Whether sweeps sum out counts (:meth:`scdgd.module.DeepBoltzmannMachine.sweep`), which mixes far better than the
+            Whether sweeps sum out counts (:meth:`scdgd.boltzmann.DeepBoltzmannMachine.sweep`), which mixes far better than the
             published block sweeps.
         exact
             Whether to draw independent cells by enumeration of hidden states, without chains; for at most 16 units in the

@@ -10,9 +10,11 @@ import torch
 
 from scdgd._options import Integer
 from scdgd.inference import seeded
-from scdgd.module import MAX_ENUMERATED, Conditions, annealed_log_partition, without_weights
+from scdgd.model._arguments import reading
 
-from ._arguments import reading
+from ._annealed_importance import annealed_log_partition, without_weights
+from ._conditions import Conditions
+from ._state_sums import MAX_ENUMERATED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,23 +12,25 @@ from scvi import REGISTRY_KEYS
 
 from scdgd._options import Choice, Either, Flag, Integer, ListOf, Number, Optional, Rule, checked
 from scdgd.data import as_sparse_counts
-from scdgd.module import MAX_ENUMERATED
+from scdgd.train import TrainingDivergedError
+from scdgd.train._training_cells import training_cells
 
-from ._boltzmann_calibration import calibrate_hidden
-from ._boltzmann_dispersions import score_dispersions
-from ._boltzmann_schedule import epoch_shares_of, stage_ends
-from ._boltzmann_stages import BottomStage, ChainOptions, JointStage, UpperStage
-from ._boltzmann_start import place_machine
-from ._divergence import TrainingDivergedError
+from ._calibration import calibrate_hidden
+from ._dispersions import score_dispersions
 from ._parameter_average import ParameterAverage
 from ._relative_step import relative_step
-from ._training_cells import training_cells
+from ._schedule import epoch_shares_of, stage_ends
+from ._stages import BottomStage, ChainOptions, JointStage, UpperStage
+from ._start import place_machine
+from ._state_sums import MAX_ENUMERATED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from scdgd.data import SparseCounts
-    from scdgd.module import Conditions, DeepBoltzmannMachine
+
+    from ._conditions import Conditions
+    from ._deep_machine import DeepBoltzmannMachine
 
 #: A learning rate, or rates with numbers of updates; the last rate stays.
 Rate = float | tuple[tuple[float, int], ...]
@@ -91,15 +93,15 @@ class ContrastiveDivergencePlan(pl.LightningModule):
     n_gibbs_steps
         Sweeps for each update, in layer-wise and in joint training.
     collapse
-        Whether sweeps sum out counts, see :meth:`~scdgd.module.DeepBoltzmannMachine.sweep`.
+        Whether sweeps sum out counts, see :meth:`~scdgd.boltzmann.DeepBoltzmannMachine.sweep`.
     restart_rate
         Share of chains that begin anew at random states before each update (Du & Mordatch 2019). Chains that never do
         stay near the data, and do not see modes elsewhere that the model has, which new cells would then come from. The
         paper has none.
     sum_states
         Whether joint training takes :math:`\log Z` from a sum over hidden states in place of chains (see
-        :class:`~scdgd.train.JointStage`), and sets the weights of modes right before and after
-        (:func:`~scdgd.train.calibrate_hidden`). Only where layers of odd number have at most 16 units; the paper has chains.
+        :class:`~scdgd.boltzmann.JointStage`), and sets the weights of modes right before and after
+        (:func:`~scdgd.boltzmann.calibrate_hidden`). Only where layers of odd number have at most 16 units; the paper has chains.
     bound_means
         Whether biases stay below those of the largest count of each gene. With all units off, means are at their largest; no
         cell is there, so nothing else keeps them from growing, and a draw that falls there has counts without measure.
@@ -114,7 +116,7 @@ class ContrastiveDivergencePlan(pl.LightningModule):
     joint_update
         Joint training steps after each ``"minibatch"``, or each ``"epoch"`` with the gradient of all cells (published).
     dispersion
-        ``"gradient"``: learned with the rest; ``"fisher"``: by :func:`~scdgd.module.fit_dispersion` every
+        ``"gradient"``: learned with the rest; ``"fisher"``: by :func:`~scdgd.boltzmann.fit_dispersion` every
         `dispersion_every` epochs while layer 1 or all layers train, with means of the same cells; ``"fixed"``.
     dispersion_every, dispersion_penalty, n_scoring_steps
         Epochs between scorings, :math:`\lambda`, and steps of each scoring.

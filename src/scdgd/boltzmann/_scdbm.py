@@ -23,23 +23,19 @@ from scdgd.data import (
     SparseCountsLoader,
     SparseCountsSplitter,
 )
-from scdgd.module import DeepBoltzmannMachine
-from scdgd.train import (
-    ContrastiveDivergencePlan,
-    InterruptibleTrainRunner,
-    one_thread,
-    orderly_training,
-    restored_if_it_diverges,
-)
+from scdgd.model._arguments import BUILDING_ENCODERS, SETUP
+from scdgd.model._devices import device_of
+from scdgd.model._setup_mixin import SetupMixin
+from scdgd.model._training_options import OF_ALL as _OF_TRAIN
+from scdgd.model._training_options import TRAINING, check_loading, check_minibatches, check_trainer, merged_plan
+from scdgd.train import InterruptibleTrainRunner, orderly_training, restored_if_it_diverges
 
-from ._arguments import BUILDING_ENCODERS, SETUP
-from ._boltzmann_likelihood_mixin import BoltzmannLikelihoodMixin
-from ._boltzmann_reading_mixin import BoltzmannReadingMixin
-from ._boltzmann_sampling_mixin import BoltzmannSamplingMixin
-from ._devices import device_of
-from ._setup_mixin import SetupMixin
-from ._training_options import OF_ALL as _OF_TRAIN
-from ._training_options import TRAINING, check_loading, check_minibatches, check_trainer, merged_plan
+from ._contrastive_divergence_plan import ContrastiveDivergencePlan
+from ._deep_machine import DeepBoltzmannMachine
+from ._likelihood_mixin import BoltzmannLikelihoodMixin
+from ._one_thread import one_thread
+from ._reading_mixin import BoltzmannReadingMixin
+from ._sampling_mixin import BoltzmannSamplingMixin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,8 +61,8 @@ class SCDBM(
     r"""Deep Boltzmann machine of counts, scDBM (Treppner et al. 2021).
 
     An undirected model: negative binomial counts below layers of binary units, made to learn from few cells and to generate
-    new ones. See :class:`~scdgd.module.DeepBoltzmannMachine` for the density and
-    :class:`~scdgd.train.ContrastiveDivergencePlan` for training. The published settings are
+    new ones. See :class:`~scdgd.boltzmann.DeepBoltzmannMachine` for the density and
+    :class:`~scdgd.boltzmann.ContrastiveDivergencePlan` for training. The published settings are
     ``scdgd.presets.TREPPNER_2021``.
 
     Parameters
@@ -273,7 +269,7 @@ class SCDBM(
         estimate_likelihood
             Whether to estimate the log-likelihood of up to 1,000 training cells at the end, by :meth:`get_marginal_ll`.
         plan_config, plan_kwargs
-            Arguments of :class:`~scdgd.train.ContrastiveDivergencePlan`.
+            Arguments of :class:`~scdgd.boltzmann.ContrastiveDivergencePlan`.
         datamodule
             Not supported.
         trainer_config, **trainer_kwargs

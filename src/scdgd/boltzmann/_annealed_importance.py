@@ -10,7 +10,7 @@ import torch
 
 if TYPE_CHECKING:
     from ._conditions import Conditions
-    from ._deep_boltzmann import DeepBoltzmannMachine
+    from ._deep_machine import DeepBoltzmannMachine
 
 
 class LogPartition(NamedTuple):
@@ -53,7 +53,7 @@ def annealed_log_partition(
     base
         Machine without weights to start from; `machine` with its weights set to zero if not given.
     collapse
-        Whether sweeps sum out counts, see :meth:`~scdgd.module.DeepBoltzmannMachine.sweep`.
+        Whether sweeps sum out counts, see :meth:`~scdgd.boltzmann.DeepBoltzmannMachine.sweep`.
 
     Returns
     -------

@@ -12,7 +12,7 @@ from scdgd.data import as_sparse_counts
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from scdgd.module import DeepBoltzmannMachine
+    from ._deep_machine import DeepBoltzmannMachine
 
 #: A unit begins by lowering genes by up to so much of a log mean.
 _START_SCALE = 0.3

@@ -27,7 +27,7 @@ def score_and_information(
     The information is the observed one. The penalty is subtracted: Treppner et al. 2021 write that it is added, but their
     update is that of subtraction, which discourages small :math:`\theta`.
 
-    With size factors, a cell's dispersion is :math:`s_i \theta` (see :class:`~scdgd.module.NegativeBinomialLayer`); its terms
+    With size factors, a cell's dispersion is :math:`s_i \theta` (see :class:`~scdgd.boltzmann.NegativeBinomialLayer`); its terms
     are those above at :math:`s_i \theta`, times :math:`s_i` and :math:`s_i^2`.
 
     Parameters

@@ -13,12 +13,11 @@ from scvi import REGISTRY_KEYS
 
 from scdgd._compat import is_registered
 from scdgd.data import SparseCounts, as_sparse_counts
-from scdgd.module import Conditions
+from scdgd.inference import GrowingCSR, seeded
+from scdgd.inference._registered_sampler import RegisteredSampler, check_library, positive_integer, spread_evenly
 
+from ._conditions import Conditions
 from ._gibbs_chains import CHAINS_TOGETHER, draw_exactly, run_chains
-from ._growing_csr import GrowingCSR
-from ._registered_sampler import RegisteredSampler, check_library, positive_integer, spread_evenly
-from ._seeding import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scvi.data import AnnDataManager
 
-    from scdgd.module import DeepBoltzmannMachine
+    from scdgd.inference import Library
 
+    from ._deep_machine import DeepBoltzmannMachine
     from ._gibbs_chains import GibbsCells
-    from ._registered_sampler import Library
 
 LATENT_KEY = "X_scdbm"
 

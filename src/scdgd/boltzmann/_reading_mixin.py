@@ -9,9 +9,9 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from scdgd.data import as_sparse_counts
-from scdgd.module import all_states
+from scdgd.model._reading_mixin import ReadingMixin
 
-from ._reading_mixin import ReadingMixin
+from ._state_sums import all_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scdgd.data import SparseCounts
-    from scdgd.module import Conditions
+    from scdgd.model._reading_mixin import Decoding
 
-    from ._reading_mixin import Decoding
+    from ._conditions import Conditions
 
 
 class BoltzmannReadingMixin(ReadingMixin):

@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from scdgd.data import as_sparse_counts
+from scdgd.module._checkpoint_format import CheckpointFormatMixin
 
-from ._boltzmann_outputs import BoltzmannOutputsMixin
-from ._checkpoint_format import CheckpointFormatMixin
 from ._conditions import Conditions
 from ._gibbs_sampling import GibbsSamplingMixin
 from ._negative_binomial_layer import NegativeBinomialLayer
+from ._outputs import BoltzmannOutputsMixin
 from ._state_sums import StateSumsMixin
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class DeepBoltzmannMachine(
         + v^\top W^1 h^1 + (b^1 + s c)\cdot h^1 + \sum_{l=2}^L \big(h^{l-1\top} W^l h^l + b^l \cdot h^l\big),
         \qquad p(v, h) = e^{-E(v, h)} / Z_{b, s}
 
-    The paper has one batch, :math:`s = 1` and :math:`c = 0`; see :class:`~scdgd.module.NegativeBinomialLayer` for the
+    The paper has one batch, :math:`s = 1` and :math:`c = 0`; see :class:`~scdgd.boltzmann.NegativeBinomialLayer` for the
     size factor :math:`s`, and :math:`c` is the share of hidden biases that grows with the size, as in a replicated softmax
     (Salakhutdinov & Hinton 2009). :math:`W^1 \le 0` and :math:`a < 0` keep counts normalisable. One hidden layer makes a
     restricted Boltzmann machine. Layers of odd number are independent given those of even number, counts among them, and

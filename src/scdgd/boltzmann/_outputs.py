@@ -78,5 +78,5 @@ class BoltzmannOutputsMixin:
 
     def loss(self, *args, **kwargs) -> None:
         """Not here: the objective contrasts cells with chains."""
-        msg = "The objective is not a sum over cells; see `scdgd.train.ContrastiveDivergencePlan`."
+        msg = "The objective is not a sum over cells; see `scdgd.boltzmann.ContrastiveDivergencePlan`."
         raise NotImplementedError(msg)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 from scipy import sparse
 
-from scdgd.module import fit_dispersion
+from ._dispersion_scoring import fit_dispersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from scdgd.data import SparseCounts
-    from scdgd.module import Conditions, DeepBoltzmannMachine
+
+    from ._conditions import Conditions
+    from ._deep_machine import DeepBoltzmannMachine
 
 _ELEMENTS_TOGETHER = 2**22
 
@@ -26,7 +28,7 @@ def score_dispersions(
     penalty: float,
     n_iterations: int,
 ) -> None:
-    """Set dispersions by :func:`~scdgd.module.fit_dispersion`, with means at the probabilities of each cell's own first layer.
+    """Set dispersions by :func:`~scdgd.boltzmann.fit_dispersion`, with means at the probabilities of each cell's own first layer.
 
     Parameters
     ----------

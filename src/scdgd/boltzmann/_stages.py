@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn.functional import softplus
 
-from scdgd.module import RestrictedBoltzmannMachine
+from ._restricted_machine import RestrictedBoltzmannMachine
 
 if TYPE_CHECKING:
     from scdgd.data import SparseCounts
-    from scdgd.module import Conditions, DeepBoltzmannMachine
+
+    from ._conditions import Conditions
+    from ._deep_machine import DeepBoltzmannMachine
 
 
 #: States that are summed over, and updates after which they are chosen anew.

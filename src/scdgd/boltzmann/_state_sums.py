@@ -66,7 +66,7 @@ class StateSumsMixin:
         Raises
         ------
         ValueError
-            If there are too many states; :func:`~scdgd.module.annealed_log_partition` then estimates it.
+            If there are too many states; :func:`~scdgd.boltzmann.annealed_log_partition` then estimates it.
         """
         if given.evidence is None:  # cells that are conditioned alike have one sum
             pairs, which = torch.unique(
@@ -85,7 +85,7 @@ class StateSumsMixin:
         Raises
         ------
         ValueError
-            If there are too many states; :meth:`~scdgd.module.DeepBoltzmannMachine.sample_hidden` runs chains.
+            If there are too many states; :meth:`~scdgd.boltzmann.DeepBoltzmannMachine.sample_hidden` runs chains.
         """
         states, n = self.odd_states(), len(given.size)
         hidden = [state.new_zeros(n, state.shape[1]) for state in states]

@@ -11,14 +11,14 @@ import torch
 from pyro.ops.stats import split_gelman_rubin
 from scvi.utils import track
 
-from scdgd.module import Conditions
+from scdgd.inference import GrowingCSR
 
-from ._growing_csr import GrowingCSR
+from ._conditions import Conditions
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-    from scdgd.module import DeepBoltzmannMachine
+    from ._deep_machine import DeepBoltzmannMachine
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def run_chains(
     n_steps
         Number of sweeps.
     collapse
-        Whether sweeps sum out counts, see :meth:`~scdgd.module.DeepBoltzmannMachine.sweep`.
+        Whether sweeps sum out counts, see :meth:`~scdgd.boltzmann.DeepBoltzmannMachine.sweep`.
     top
         States that the topmost layer keeps, shape ``(n, H_L)``; it is drawn with the rest if not given.
     batch_size
