@@ -94,7 +94,6 @@ class Setting(NamedTuple):
 
 MAIN = {"scVI (stock)": Setting("stock"), **{p: Setting(p) for p in ("normal", "gmm", "dpgmm", "vamp", "vmm")}}
 WIDE = {f"{prior}, {N_WIDE} dimensions": Setting(prior, N_WIDE) for prior in ("normal", "vamp")}
-CLOSED = {f"{prior}, closed form": Setting(prior, plan={"prior_update": "closed_form"}) for prior in ("dpgmm", "vmm")}
 
 LINEAR = {f"{prior}, linear decoder": Setting(prior, decoder="linear") for prior in ("normal", "vamp")}
 
@@ -138,7 +137,7 @@ def jobs_of(tier: Tier) -> list[tuple[str, int, dict[str, Setting]]]:
     if tier is TIERS["rates"]:
         return [(name, seed, fresh_rates(tier)) for seed in range(tier.seeds) for name in tier.sets]
     main = [[(name, seed, MAIN) for name in tier.sets] for seed in range(tier.seeds)]
-    sweeps = [(tier.sweep_set, seed, {**WIDE, **CLOSED}) for seed in range(min(MIN_SEEDS, tier.seeds))]
+    sweeps = [(tier.sweep_set, seed, WIDE) for seed in range(min(MIN_SEEDS, tier.seeds))]
     sweeps += [(name, seed, LINEAR) for seed in range(min(MIN_SEEDS, tier.seeds)) for name in tier.sets]
     for seed in range(tier.sweep_seeds):
         sweeps += [(tier.sweep_set, seed, grid) for grid in (kl_grid(tier), rate_grid(tier))]
@@ -532,12 +531,6 @@ def report(rows: pd.DataFrame, tier_name: str, tier: Tier, figures: Path | None 
         "cells. The last row compares training with test cells, which differ by chance only.\n",
         kl_table(swept, tier),
         *_image("Samples of the prior and held-out IWAE by KL weight", figures, "priors_kl_weight.png"),
-        f"\n## Closed form or Adam\n\n`prior_update` on {tier.sweep_set}.\n",
-        table_of(
-            of_sweep[of_sweep["seed"] < MIN_SEEDS],
-            ["dpgmm", "dpgmm, closed form", "vmm", "vmm, closed form"],
-            ("used", "iwae", "nmi_merged", "nmi", "ari", "seconds"),
-        ),
         f"\n## Linear decoder\n\nNo hidden layer between latent space and log rates, {_seeds(min(MIN_SEEDS, tier.seeds))}. Its "
         "intercepts start at the mean profile of the training cells.\n",
         linear_table(rows, sets),

@@ -65,7 +65,6 @@ def _cases() -> list[Case]:
     cases += [Case("FlexSCVI", {"prior": prior}) for prior in get_args(PriorName)]
     cases += [Case("FlexSCVI", {"prior": "vmm", "posterior": "iaf"}), Case("FlexSCVI", {"decoder": "linear"})]
     cases += [Case("FlexSCVI", {"batch_representation": "embedding"}), Case("SCVMM", {"dispersion": "gene-batch"})]
-    cases += [Case("SCVMM", training={"plan_kwargs": {"prior_update": "closed_form"}})]
     cases += [Case("FlexSCVI", {"dispersion": kind}) for kind in ("gene-label", "gene-cell")]
     cases += [Case("SCDGD", {"dispersion": "gene-batch"}), Case("SCDGD", {"size_factor": "mean"})]
     cases += [Case("SCDGD", {"size_factor": "max", "output_activation": kind}) for kind in ("sigmoid", "softplus")]

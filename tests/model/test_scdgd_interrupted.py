@@ -233,7 +233,7 @@ def test_the_best_state_is_loaded_if_it_was_asked_for(adata, tmp_path, load_best
     [
         ({}, {}),
         ({}, {"train_size": 0.8, "early_stopping": True, "early_stopping_warmup_epochs": 2}),
-        ({}, {"mixture_start": 4, "plan_kwargs": {"placement_interval": 2, "lr_drop_epoch": 2, "n_inner_steps": 2}}),
+        ({}, {"mixture_start": 4, "plan_kwargs": {"placement_interval": 2, "lr_drop_epoch": 2}}),
         ({}, {"plan_kwargs": {"n_steps_kl_warmup": 60}}),
         ({"prior": "softball", "dispersion": "gene-batch"}, {"warm_start": "zeros", "load_sparse_tensor": True}),
     ],

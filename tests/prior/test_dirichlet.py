@@ -75,20 +75,6 @@ def test_simplex_density_empties_components_and_logit_density_does_not():
     assert gain("logits") < 0
 
 
-@pytest.mark.parametrize("space", ["simplex", "logits"])
-def test_fit_is_stationary(space):
-    module, counts = weights(torch.randn(4), weight_space=space), torch.tensor([3.0, 1.0, 40.0, 7.0]).double()
-    module.fit(counts)
-    ((counts * module()).sum() + module.hyper_log_prob()["weights"]).backward()
-    assert module.logits.grad.abs().max() < 1e-10
-
-
-def test_fit_keeps_weights_of_empty_components_positive():
-    module = weights(torch.zeros(3))
-    module.fit(torch.tensor([0.0, 0.5, 100.0]))
-    assert module().exp().tolist() == pytest.approx([1e-6, 1e-6, 1], rel=0.02)
-
-
 @pytest.mark.parametrize("name", ["concentration_prior", "weight_space"])
 def test_unknown_option_is_named(name):
     with pytest.raises(ValueError, match=f"`{name}` must be one of .* got 'beta'"):

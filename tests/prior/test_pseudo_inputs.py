@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-import scipy.sparse as sp
 import torch
 
-from scdgd.prior import PseudoInputs, choose_cells
+from scdgd.prior import PseudoInputs
 from tests.prior.encoded import Encoder, pseudo_inputs
 
 
@@ -121,43 +119,3 @@ def test_missing_logits_of_trained_categories_are_noticed():
 def test_bad_cells_are_named(counts, continuous, message):
     with pytest.raises(ValueError, match=message):
         PseudoInputs(2, 4, 1).place(counts, continuous)
-
-
-# choice of cells
-
-
-def groups(n: int = 200) -> sp.csr_matrix:
-    """Cells of five groups, each with genes of its own, and very different totals."""
-    rng = np.random.default_rng(0)
-    rates = np.kron(np.eye(5), np.full(4, 5.0)) + 0.05
-    return sp.csr_matrix(rng.poisson(rates[np.arange(n) % 5] * rng.choice([1, 20], n)[:, None]).astype(np.float32))
-
-
-@pytest.mark.parametrize("method", ["random", "kmeans++"])
-def test_chosen_cells_are_distinct_reproducible_and_leave_counts_alone(method):
-    counts = groups()
-    before = counts.copy()
-    rows = choose_cells(counts, 50, method, seed=3)
-    assert len(np.unique(rows)) == 50
-    assert np.array_equal(rows, choose_cells(counts, 50, method, seed=3))
-    assert not np.array_equal(rows, choose_cells(counts, 50, method, seed=4))
-    assert (before != counts).nnz == 0
-    assert counts[rows].shape == (50, 20)
-    assert sorted(choose_cells(counts, 200, "random")) == list(range(200))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_kmeans_finds_every_group_whatever_the_totals(seed):
-    assert set(choose_cells(groups(), 5, "kmeans++", seed) % 5) == set(range(5))
-
-
-def test_empty_cells_are_welcome():
-    counts = sp.vstack([sp.csr_matrix((3, 20)), groups()]).tocsr()
-    assert len(choose_cells(counts, 5, "kmeans++")) == 5
-
-
-def test_bad_choices_are_named():
-    with pytest.raises(ValueError, match="201 components and 200 cells"):
-        choose_cells(groups(), 201)
-    with pytest.raises(ValueError, match="must be 'random' or 'kmeans\\+\\+', got 'first'"):
-        choose_cells(groups(), 3, "first")

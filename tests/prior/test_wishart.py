@@ -62,18 +62,6 @@ def test_factors_are_lower_triangular_with_positive_diagonals():
     assert (factors.diagonal(dim1=-2, dim2=-1) > 0).all()
 
 
-@pytest.mark.parametrize(("covariance_type", "df"), [("full", 5), ("diag", 3)])
-def test_without_cells_the_fit_is_the_mode_of_the_prior(covariance_type, df):
-    module = randomised(8, 3, covariance_type=covariance_type)
-    module.fit(torch.zeros(8), torch.zeros((8, 3, 3) if covariance_type == "full" else (8, 3)))
-    factors = module()
-    factors = torch.diag_embed(factors) if factors.ndim == 2 else factors
-    mode = 8 ** (2 / 3) / df * torch.eye(3, dtype=torch.float64)
-    torch.testing.assert_close(factors @ factors.mT, mode.expand(8, 3, 3), rtol=1e-6, atol=1e-6)
-
-
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="`covariance_type` must be one of .* got 'tied'"):
         WishartPrecisions(2, 3, covariance_type="tied")
-    with pytest.raises(ValueError, match=r"need a scatter of shape \(3, 3, 3\), got \(3, 3\)"):
-        WishartPrecisions(3, 3).fit(torch.ones(3), torch.ones(3, 3))

@@ -174,29 +174,6 @@ def test_gradient_of_the_prior(prior, detach, batch_size, prior_batch_size, monk
         assert (((z - qz.loc) / qz.scale).abs() < 6).all()
 
 
-def test_closed_form_takes_over_when_the_averages_are_ready():
-    plans = {}
-    for update in ("adam", "closed_form"):
-        scvi.settings.seed = 0
-        watch = watched(make(prior="dpgmm"), 6, batch_size=20, train_size=0.9, plan_kwargs={"prior_update": update})
-        plans[update] = watch.states
-    ready = 19  # the twentieth minibatch of 5 an epoch
-    for i, (adam, closed) in enumerate(zip(plans["adam"], plans["closed_form"], strict=True)):
-        same = differ(adam[2], closed[2], prior=True) == []
-        assert same == (i < ready), i
-
-
-@pytest.mark.parametrize(("prior", "covariance_type"), [("dpgmm", "diag"), ("vmm", "full")])
-def test_closed_form_trains(prior, covariance_type):
-    model = make(prior=prior, prior_kwargs={"covariance_type": covariance_type})
-    watch = watched(model, 10, batch_size=20, plan_kwargs={"prior_update": "closed_form"})
-    *_, (_, before, after) = watch.states
-    assert differ(before, after, prior=False) == []
-    assert any("wishart" in key for key in differ(before, after, prior=True))
-    assert np.isfinite(float(model.get_elbo()))
-    torch.testing.assert_close(model.module.given_prior().weights.sum(), torch.tensor(1.0))
-
-
 # ---------------------------------------------------------------- how fast
 
 
@@ -277,16 +254,14 @@ def counts_of(adata) -> np.ndarray:
 
 
 @pytest.mark.parametrize("prior", ["vamp", "vmm"])
-@pytest.mark.parametrize("initial", ["random", "kmeans++"])
-def test_pseudo_inputs_start_at_training_cells(prior, initial):
+def test_pseudo_inputs_start_at_training_cells(prior):
     adata = simulate(100, 15, n_batches=3)
     setup = {"batch_key": "batch", "continuous_covariate_keys": ["age"], "categorical_covariate_keys": ["donor"]}
     starts = {}
     for run, seed in enumerate((0, 0, 1)):
         scvi.settings.seed = 0
         model = make(adata, setup, prior=prior, n_components=40, encode_covariates=True)
-        plan = {"initial_pseudo_inputs": initial, "seed": seed}
-        watch = watched(model, 1, train_size=0.5, validation_size=0.3, plan_kwargs=plan)
+        watch = watched(model, 1, train_size=0.5, validation_size=0.3, plan_kwargs={"seed": seed})
         assert len(model.train_indices) == 50
         start = watch.states[0][0]
         counts = torch.nn.functional.softplus(start["prior.pseudo_inputs.genes"]) - 1
@@ -303,18 +278,6 @@ def test_pseudo_inputs_start_at_training_cells(prior, initial):
         starts[run] = cells
     np.testing.assert_array_equal(starts[0], starts[1])
     assert not np.array_equal(starts[0], starts[2])
-
-
-def test_kmeans_finds_distinct_cells():
-    adata = simulate(200, 30, 4, depth=3000.0)
-    types = {}
-    for initial in ("random", "kmeans++"):
-        model = make(adata, n_components=4, prior="vamp")
-        watch = watched(model, 1, plan_kwargs={"initial_pseudo_inputs": initial, "seed": 3})
-        counts = torch.nn.functional.softplus(watch.states[0][0]["prior.pseudo_inputs.genes"]).numpy() - 1
-        cells = np.abs(counts[:, None] - counts_of(adata)[None]).max(-1).argmin(1)
-        types[initial] = adata.obs["cell_type"].iloc[cells].nunique()
-    assert types["kmeans++"] == 4
 
 
 def test_pseudo_inputs_start_in_the_units_of_the_encoder():
@@ -401,11 +364,8 @@ def test_datamodule(splitter, prior):
 @pytest.mark.parametrize(
     ("prior", "options", "match"),
     [
-        ("vmm", {"prior_update": "newton"}, r"prior_update.*'adam', 'closed_form'.*newton"),
-        ("vmm", {"initial_pseudo_inputs": "kmeans"}, r"initial_pseudo_inputs.*'random', 'kmeans\+\+'.*kmeans"),
         ("vmm", {"prior_batch_size": 0}, "prior_batch_size"),
         ("vmm", {"prior_lr_ratio": -1.0}, "prior_lr_ratio"),
-        ("gmm", {"prior_update": "closed_form"}, "closed_form.*dpgmm.*vmm"),
     ],
 )
 def test_wrong_options_are_refused(prior, options, match):

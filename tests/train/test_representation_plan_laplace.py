@@ -166,7 +166,6 @@ def test_each_minibatch_draws_its_genes(adata, monkeypatch):
     ("options", "training"),
     [
         ({}, {"train_size": 0.8, "check_val_every_n_epoch": 1}),
-        ({}, {"plan_kwargs": {"n_inner_steps": 2}}),
         ({}, {"plan_kwargs": {"prior_update": "gradient"}}),
         ({"prior": "softball", "hyperprior_weight": {"log_var": "once"}}, {}),
         ({"output_activation": "sigmoid", "gene_likelihood": "poisson", "dispersion": "gene-batch"}, {}),

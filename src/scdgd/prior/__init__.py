@@ -7,8 +7,7 @@ from ._dirichlet import DirichletProcessWeights
 from ._dirichlet_process_mixture import DirichletProcessMixture
 from ._encoded_prior import EncodedPrior
 from ._gaussian_mixture import GaussianMixture
-from ._moving_statistics import MovingStatistics
-from ._pseudo_inputs import Encode, EncoderInput, PseudoInputs, choose_cells
+from ._pseudo_inputs import Encode, EncoderInput, PseudoInputs
 from ._softball import Softball
 from ._softball_mixture import SoftballMixture
 from ._standard_normal import StandardNormal
@@ -26,7 +25,6 @@ __all__ = [
     "EncodedPrior",
     "EncoderInput",
     "GaussianMixture",
-    "MovingStatistics",
     "Prior",
     "PseudoInputs",
     "Softball",
@@ -36,5 +34,4 @@ __all__ = [
     "VampPrior",
     "VampPriorMixture",
     "WishartPrecisions",
-    "choose_cells",
 ]

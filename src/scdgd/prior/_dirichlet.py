@@ -90,17 +90,3 @@ class DirichletProcessWeights(nn.Module):
 
     def _exponent(self, alpha: torch.Tensor) -> torch.Tensor:
         return alpha / len(self.logits) - int(self.weight_space == "simplex")
-
-    @torch.no_grad()
-    def fit(self, counts: torch.Tensor) -> None:
-        r"""Take the mode of the posterior of the weights, :math:`w_c \propto R_c + \tfrac\alpha k - 1`, at least 1e-6.
-
-        Without the -1 for ``weight_space="logits"``. The concentration stays as it is.
-
-        Parameters
-        ----------
-        counts
-            Numbers of cells :math:`R_c`, shape ``(k,)``.
-        """
-        weights = (counts + self._exponent(1 / self.inverse_concentration)).clamp(min=MIN_WEIGHT * counts.sum())
-        self.logits.copy_((weights / weights.sum()).log())

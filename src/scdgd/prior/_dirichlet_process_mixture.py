@@ -13,7 +13,6 @@ from scdgd._options import Choice, Instance, Optional, checked
 from ._base import Prior
 from ._component_mixture import ComponentMixture
 from ._dirichlet import ConcentrationPrior, DirichletProcessWeights, WeightSpace
-from ._moving_statistics import MovingStatistics
 from ._pseudo_inputs import Encode
 from ._wishart import PrecisionType, WishartPrecisions
 
@@ -95,41 +94,6 @@ class DirichletProcessMixture(Prior):
     def hyper_log_prob(self) -> dict[str, torch.Tensor]:
         """Log densities of concentration, weights, means and precisions, in nats."""
         return self.given().hyper_log_prob()
-
-    @torch.no_grad()
-    def m_step(self, statistics: MovingStatistics, prior_batch_size: float, given: Prior | None = None) -> None:
-        r"""Maximise the expected log joint density in closed form, first over means, then precisions and weights.
-
-        .. math::
-            m_c = (R_c \Lambda_c + I)^{-1} \Lambda_c \sum_i r_{ic} z_i, \qquad
-            \Lambda_c^{-1} = \frac{\sum_i r_{ic} (z_i - m_c)(z_i - m_c)^\top + \tfrac{d + 2}{k^{2/d}} I}{R_c + 1}, \qquad
-            w_c \propto \max\big(R_c + \tfrac\alpha k - 1,\, 10^{-6} b_0\big)
-
-        where sums over cells are :math:`b_0` times averages. The concentration is left to gradients.
-
-        Parameters
-        ----------
-        statistics
-            Averages over cells, with matrices for ``"full"`` precisions and diagonals for ``"diag"``.
-        prior_batch_size
-            Number of cells :math:`b_0` that the prior of the parameters is weighed against.
-        given
-            Not used here.
-
-        Raises
-        ------
-        RuntimeError
-            If `statistics` has seen too few minibatches.
-        ValueError
-            If its second moments have the other shape.
-        """
-        counts, precisions = prior_batch_size * statistics.counts, self.precisions.double()
-        right = prior_batch_size * (precisions @ statistics.first.unsqueeze(-1))
-        identity = torch.eye(self.n_latent, dtype=right.dtype, device=right.device)
-        means = torch.linalg.solve(counts[:, None, None] * precisions + identity, right).squeeze(-1)
-        self.wishart.fit(counts, prior_batch_size * statistics.scatter(means))
-        self.means.copy_(means)
-        self.dirichlet.fit(counts)
 
     def _component_log_prob(self, z: torch.Tensor) -> torch.Tensor:
         return self.given().component_log_prob(z)

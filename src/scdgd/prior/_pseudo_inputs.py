@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from torch.distributions import SoftplusTransform
-
-from ._placement import MAX_CELLS
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 _MIN_COUNT = -1 + 1e-6
 
@@ -144,57 +138,3 @@ class PseudoInputs(nn.Module):
         if continuous is not None:
             self.continuous.copy_(continuous)
         self.placed.fill_(True)
-
-
-def choose_cells(
-    counts: csr_matrix,
-    n_components: int,
-    method: Literal["random", "kmeans++"] = "random",
-    seed: int = 0,
-    *,
-    log_normalise: bool = True,
-) -> np.ndarray:
-    """Cells for pseudo-inputs to start from.
-
-    Parameters
-    ----------
-    counts
-        Counts, sparse, shape ``(n, g)``.
-    n_components
-        Number ``k`` of cells to choose.
-    method
-        ``"random"`` (published): without replacement. ``"kmeans++"``: the seeds of k-means++, cells far apart, in log1p of
-        counts normalised to the median total, among at most 20,000 random cells.
-    seed
-        Seed of the choice.
-    log_normalise
-        Whether the values are counts; others are taken as they are.
-
-    Returns
-    -------
-    Rows of `counts`, shape ``(k,)``.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer cells than components, or `method` is unknown.
-    """
-    n_cells = counts.shape[0]
-    if n_components > n_cells:
-        msg = f"Each component needs a cell to start from, but there are {n_components} components and {n_cells} cells."
-        raise ValueError(msg)
-    rng = np.random.default_rng(seed)
-    if method == "random":
-        return rng.choice(n_cells, n_components, replace=False)
-    if method != "kmeans++":
-        msg = f"`method` must be 'random' or 'kmeans++', got {method!r}."
-        raise ValueError(msg)
-    from scipy.sparse import diags
-    from sklearn.cluster import kmeans_plusplus
-
-    rows = np.sort(rng.choice(n_cells, min(n_cells, max(MAX_CELLS, n_components)), replace=False))
-    cells = counts[rows]
-    if log_normalise:
-        totals = np.asarray(cells.sum(1), dtype=float).ravel()
-        cells = (diags(np.median(totals) / np.maximum(totals, 1)) @ cells).log1p()
-    return rows[kmeans_plusplus(cells.tocsr(), n_components, random_state=seed)[1]]

@@ -12,7 +12,6 @@ from scdgd._options import Choice, checked
 from ._component_mixture import ComponentMixture
 from ._dirichlet import ConcentrationPrior, DirichletProcessWeights, WeightSpace
 from ._encoded_prior import EncodedPrior
-from ._moving_statistics import MovingStatistics
 from ._wishart import PrecisionType, WishartPrecisions
 
 if TYPE_CHECKING:
@@ -90,34 +89,3 @@ class VampPriorMixture(EncodedPrior):
             return {**self.dirichlet.hyper_log_prob(), **terms}
 
         return ComponentMixture(self.dirichlet(), mean, factors, mean_var=var, hyper_log_prob=hyper_log_prob)
-
-    @torch.no_grad()
-    def m_step(self, statistics: MovingStatistics, prior_batch_size: float, given: ComponentMixture) -> None:
-        r"""Maximise the expected log joint density over precisions and weights in closed form.
-
-        .. math::
-            \Lambda_c^{-1} = \frac{\sum_i r_{ic} (z_i - \nu_c)(z_i - \nu_c)^\top + R_c S_c + \tfrac{d + 2}{k^{2/d}} I}
-                                  {R_c + 1}, \qquad
-            w_c \propto \max\big(R_c + \tfrac\alpha k - 1,\, 10^{-6} b_0\big)
-
-        where sums over cells are :math:`b_0` times averages. Pseudo-inputs and concentration are left to gradients.
-
-        Parameters
-        ----------
-        statistics, prior_batch_size
-            As for :meth:`DirichletProcessMixture.m_step`.
-        given
-            This prior for the encoder as it is now, of :meth:`given`.
-
-        Raises
-        ------
-        RuntimeError
-            If `statistics` has seen too few minibatches.
-        ValueError
-            If its second moments have the other shape.
-        """
-        counts = prior_batch_size * statistics.counts
-        spread = counts.unsqueeze(-1) * given.mean_var
-        spread = torch.diag_embed(spread) if statistics.dense else spread
-        self.wishart.fit(counts, prior_batch_size * statistics.scatter(given.component_means) + spread)
-        self.dirichlet.fit(counts)

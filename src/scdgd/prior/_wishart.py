@@ -30,7 +30,7 @@ class WishartPrecisions(nn.Module):
 
     ``"diag"`` is a product of ``d`` one-dimensional Wishart densities with ``3 = 1 + 2`` degrees of freedom,
     :math:`\Lambda_{cl} \sim \mathrm{Gamma}\big(\tfrac32, \text{rate } \tfrac{3}{2 k^{2/d}}\big)`. Its mean is
-    :math:`k^{2/d}` too, and the prior still counts as one cell in :meth:`fit`. The Wishart density restricted to
+    :math:`k^{2/d}` too, and the prior still counts as one cell beside those of a component. The Wishart density restricted to
     diagonal matrices would have mean :math:`3k^{2/d}/(d+2)`; the marginals of its diagonal,
     :math:`\mathrm{Gamma}(\tfrac{d+2}2, \cdot)`, would count as ``d`` cells.
 
@@ -80,40 +80,3 @@ class WishartPrecisions(nn.Module):
         log_normalizer = 0.5 * d * df * (math.log(2) + math.log(mean / df)) + log_gamma.item()
         trace = factors.square().flatten(1).sum(-1)
         return diagonal.log().sum(-1) - 0.5 * df / mean * trace - log_normalizer
-
-    @torch.no_grad()
-    def fit(self, counts: torch.Tensor, scatter: torch.Tensor) -> None:
-        r"""Take the mode of the posterior of each precision.
-
-        .. math::
-            \Lambda_c^{-1} = \frac{C_c + \tfrac{\delta}{k^{2/d}} I}{R_c + 1}
-
-        Parameters
-        ----------
-        counts
-            Numbers of cells :math:`R_c`, shape ``(k,)``.
-        scatter
-            :math:`C_c`, second moments about the means, shape ``(k, d, d)``, or their diagonals, shape ``(k, d)``, for
-            ``"diag"``.
-
-        Raises
-        ------
-        ValueError
-            If `scatter` has another shape.
-        """
-        k, d = self.n_components, self.n_latent
-        expected = (k, d) if self.covariance_type == "diag" else (k, d, d)
-        if scatter.shape != expected:
-            msg = f"{self.covariance_type!r} precisions need a scatter of shape {expected}, got {tuple(scatter.shape)}."
-            raise ValueError(msg)
-        prior_scatter = self.degrees_of_freedom / self.mean_precision
-        if self.covariance_type == "diag":
-            covariance = (scatter + prior_scatter) / (counts + 1).unsqueeze(-1)
-            self.raw_diagonal.copy_(_softplus.inv(covariance.rsqrt()))
-            return
-        identity = torch.eye(self.n_latent, dtype=scatter.dtype, device=scatter.device)
-        covariance = (scatter + prior_scatter * identity) / (counts + 1)[:, None, None]
-        factors = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(covariance)))
-        rows, columns = torch.tril_indices(self.n_latent, self.n_latent, offset=-1, device=factors.device)
-        self.raw_diagonal.copy_(_softplus.inv(factors.diagonal(dim1=-2, dim2=-1)))
-        self.off_diagonal.copy_(factors[:, rows, columns])

@@ -5,23 +5,18 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
-from scdgd._options import SEED, Choice, Flag, Integer, Number, Optional, checked
+from scdgd._options import SEED, Flag, Integer, Number, Optional, checked
 from scdgd.data import as_sparse_counts
-from scdgd.prior import (
-    DirichletProcessMixture,
-    GaussianMixture,
-    MovingStatistics,
-    VampPriorMixture,
-    choose_cells,
-)
+from scdgd.prior import DirichletProcessMixture, GaussianMixture, VampPriorMixture
 
 from ._output_start import start_outputs
 from ._plan_options import DECAY, EPOCHS, RATE, check_further
@@ -39,7 +34,7 @@ _LR_RATIOS = {VampPriorMixture: 5.0, DirichletProcessMixture: 2.5, GaussianMixtu
 _PRIOR_EPS = 1e-8
 #: Arguments of the loss that are not options.
 _GIVEN_TO_LOSS = {"tensors", "inference_outputs", "generative_outputs"}
-#: Cells among which k-means++ chooses pseudo-inputs, and that a mixture is fitted to after pre-training.
+#: Cells that a mixture is fitted to after pre-training.
 _MAX_PLACEMENT_CELLS = 20_000
 
 
@@ -50,7 +45,7 @@ class EmpiricalBayesPlan(TrainingPlan):
     2. One :math:`z_i \sim q(z \mid x_i)` is drawn for each cell of the minibatch, with the encoder in evaluation mode.
     3. E-step: :math:`\bar r_{ic} \propto e^{l_{ic}}`, held, where :math:`l_{ic}` is the prior's
        :meth:`~scdgd.prior.Prior.expected_component_log_prob`.
-    4. M-step: one step of Adam, or a closed form, on
+    4. M-step: one step of Adam on
 
     .. math::
         L(\zeta) = -\frac1b \sum_{i, c} \bar r_{ic}\, l_{ic} - \frac1{b_0} \log p(\zeta)
@@ -73,14 +68,9 @@ class EmpiricalBayesPlan(TrainingPlan):
         (Dirichlet process mixture) or 1 (others). A larger ratio leaves fewer components.
     prior_batch_size
         :math:`b_0`.
-    prior_update
-        ``"adam"``, or ``"closed_form"``: weights, means and precisions are set to their conditional optimum given moving
-        averages of the sufficient statistics; pseudo-inputs and concentration still take steps of Adam.
     detach_responsibilities
         ``False`` lets gradients through :math:`\bar r`, as the code of Stirn & Knowles does; the objective is then
         :math:`\log \sum_c e^{l_c}` less the entropy of :math:`\bar r`.
-    initial_pseudo_inputs
-        ``"random"`` training cells, or ``"kmeans++"`` medoids of them.
     n_pretraining_epochs
         Epochs without divergence and without steps of the prior; a Gaussian mixture is fitted to the representations
         when they end (VaDE, Jiang et al. 2017).
@@ -101,7 +91,7 @@ class EmpiricalBayesPlan(TrainingPlan):
     Raises
     ------
     ValueError
-        If an option is out of range, the prior has no closed form, or, when training begins, there are fewer training
+        If an option is out of range, or, when training begins, there are fewer training
         cells than components.
     TypeError
         If there is no option of that name.
@@ -110,9 +100,7 @@ class EmpiricalBayesPlan(TrainingPlan):
     @checked(
         prior_lr_ratio=Optional(Number(above=0)),
         prior_batch_size=Number(above=0),
-        prior_update=Choice("adam", "closed_form"),
         detach_responsibilities=Flag(),
-        initial_pseudo_inputs=Choice("random", "kmeans++"),
         n_pretraining_epochs=Integer(0),
         n_pretrained_epochs=Integer(0),
         pretraining_lr=Optional(RATE),
@@ -127,9 +115,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         *,
         prior_lr_ratio: float | None = None,
         prior_batch_size: int = 256,
-        prior_update: Literal["adam", "closed_form"] = "adam",
         detach_responsibilities: bool = True,
-        initial_pseudo_inputs: Literal["random", "kmeans++"] = "random",
         n_pretraining_epochs: int = 0,
         n_pretrained_epochs: int = 0,
         pretraining_lr: float | None = None,
@@ -143,20 +129,14 @@ class EmpiricalBayesPlan(TrainingPlan):
         kwargs = check_further(type(self), kwargs, of_loss)
         if prior_lr_ratio is None:
             prior_lr_ratio = _LR_RATIOS.get(type(module.prior), 1.0)
-        if prior_update == "closed_form" and module.prior.empirical_bayes and not hasattr(module.prior, "m_step"):
-            msg = (
-                f"`prior_update='closed_form'` is for 'dpgmm' and 'vmm'; a {type(module.prior).__name__} takes 'adam'."
-            )
-            raise ValueError(msg)
         self.n_pretraining_epochs = max(n_pretraining_epochs - n_pretrained_epochs, 0)
         self._has_pretraining = n_pretraining_epochs > 0
         super().__init__(module, n_epochs_kl_warmup=n_epochs_kl_warmup, **kwargs)
-        self.prior_lr_ratio, self.prior_batch_size, self.prior_update = prior_lr_ratio, prior_batch_size, prior_update
-        self.detach_responsibilities, self.initial_pseudo_inputs = detach_responsibilities, initial_pseudo_inputs
+        self.prior_lr_ratio, self.prior_batch_size = prior_lr_ratio, prior_batch_size
+        self.detach_responsibilities = detach_responsibilities
         self.pretraining_lr, self.kernel_l1, self.kernel_l2 = pretraining_lr, kernel_l1, kernel_l2
         self.seed = (settings.seed or 0) if seed is None else seed
         self._prior_optimizer: torch.optim.Optimizer | None = None
-        self._statistics: MovingStatistics | None = None
 
     @property
     def is_pretraining(self) -> bool:
@@ -215,9 +195,6 @@ class EmpiricalBayesPlan(TrainingPlan):
         if self.fits_prior:
             self._trained = [p for p in prior.parameters() if p.requires_grad]
             self._prior_optimizer = torch.optim.Adam(self._trained, lr=self.lr * self.prior_lr_ratio, eps=_PRIOR_EPS)
-            if self.prior_update == "closed_form":
-                dense = prior.wishart.covariance_type == "full"
-                self._statistics = MovingStatistics(prior.n_components, prior.n_latent, dense=dense).to(self.device)
 
     def on_train_epoch_start(self) -> None:
         """Begin and end pre-training."""
@@ -279,10 +256,6 @@ class EmpiricalBayesPlan(TrainingPlan):
         self._prior_optimizer.param_groups[0]["lr"] = self.optimizers().param_groups[0]["lr"] * self.prior_lr_ratio
         self._prior_optimizer.step()
         self._prior_optimizer.zero_grad()
-        if self._statistics is not None:
-            self._statistics.update(z, responsibilities.detach())
-            if self._statistics.is_ready:
-                self.module.prior.m_step(self._statistics, self.prior_batch_size, prior)
 
     def _kernel_penalty(self) -> torch.Tensor:
         kernels = [m.weight for m in self.module.modules() if isinstance(m, torch.nn.Linear) and m.weight.requires_grad]
@@ -302,20 +275,13 @@ class EmpiricalBayesPlan(TrainingPlan):
 
     @torch.no_grad()
     def _place_pseudo_inputs(self, pseudo_inputs) -> None:
-        wants_choice = self.initial_pseudo_inputs == "kmeans++"
-        n_pool = _MAX_PLACEMENT_CELLS if wants_choice else pseudo_inputs.n_components
         counts, continuous = [], []
-        for batch in self._training_cells(n_pool):
+        for batch in self._training_cells(pseudo_inputs.n_components):
             counts.append(as_sparse_counts(self.module._encoder_counts(batch[REGISTRY_KEYS.X_KEY])).to_scipy())
             continuous.append(batch.get(REGISTRY_KEYS.CONT_COVS_KEY))
         counts = sparse.vstack(counts, format="csr")
-        rows = choose_cells(
-            counts,
-            pseudo_inputs.n_components,
-            self.initial_pseudo_inputs,
-            self.seed,
-            log_normalise=self.module.mean_activation != "identity",
-        )
+        rng = np.random.default_rng(self.seed)
+        rows = rng.choice(counts.shape[0], pseudo_inputs.n_components, replace=False)
         continuous = None if pseudo_inputs.continuous is None else torch.cat(continuous)[rows]
         dense = torch.as_tensor(counts[rows].toarray())
         pseudo_inputs.place(dense, continuous)

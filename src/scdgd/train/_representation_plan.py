@@ -56,8 +56,6 @@ class RepresentationPlan(TrainingPlan):
         Number of epochs before the mixture is placed, if it is not yet.
     placement_interval
         Epochs between attempts at a likelier placement; ``None`` for a single placement.
-    n_inner_steps
-        Steps of a minibatch's representations per visit; all but the last leave decoder and prior as they are.
     clip_norm
         Largest norm of the decoder's gradient; ``None`` for no limit.
     seed
@@ -87,7 +85,6 @@ class RepresentationPlan(TrainingPlan):
         prior_update=Choice("em", "gradient"),
         mixture_start=Integer(0),
         placement_interval=Optional(Integer(1)),
-        n_inner_steps=Integer(1),
         clip_norm=Optional(Number(above=0)),
         seed=Integer(0, 2**32 - 1),
         train_rows=Anything("rows of the table"),
@@ -112,7 +109,6 @@ class RepresentationPlan(TrainingPlan):
         prior_update: Literal["em", "gradient"] = "em",
         mixture_start: int = 0,
         placement_interval: int | None = 5,
-        n_inner_steps: int = 1,
         clip_norm: float | None = None,
         seed: int = 0,
         train_rows: torch.Tensor | None = None,
@@ -133,7 +129,7 @@ class RepresentationPlan(TrainingPlan):
         self.lr_drop_epoch, self.lr_drop_factor = lr_drop_epoch, lr_drop_factor
         self.prior_update = prior_update
         self.mixture_start, self.placement_interval = mixture_start, placement_interval
-        self.n_inner_steps, self.clip_norm, self.seed = n_inner_steps, clip_norm, seed
+        self.clip_norm, self.seed = clip_norm, seed
         self.train_rows, self.cell_names = train_rows, cell_names
 
     def configure_optimizers(self):
@@ -192,11 +188,9 @@ class RepresentationPlan(TrainingPlan):
                 group["lr"] *= self.lr_drop_factor
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Step representations (`n_inner_steps` times), decoder and prior on one minibatch."""
+        """Step representations, decoder and prior on one minibatch."""
         decoder, prior = self.optimizers()
         self.loss_kwargs["kl_weight"] = self.kl_weight
-        for _ in range(self.n_inner_steps - 1):
-            self._step_representations(batch)
         decoder.zero_grad()
         prior.zero_grad()
         inference_outputs, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
