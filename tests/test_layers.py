@@ -1,9 +1,13 @@
-"""The layers of docs/developer/house.md: a package imports from those before it only, inside functions and for types too."""
+"""The layers of docs/developer/house.md: a package imports from those before it only, and no files from each other in a circle.
+
+Imports inside functions and for type checkers count as those at the top of a file: who reads has to open the file anyway.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -62,6 +66,24 @@ def test_a_layer_imports_from_those_before_it(name):
             if top == "scdgd" and LAYER_OF.get(source, -1) > LAYER_OF[name]:
                 wrong.append(f"{path.relative_to(SOURCE)} imports {source}")
     assert not wrong
+
+
+def dotted(path: Path) -> str:
+    """Absolute name of the module that a file is."""
+    return ".".join(["scdgd", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def test_no_files_import_from_each_other_in_a_circle():
+    """What two files share stands in a third one."""
+    names = {dotted(path) for path in FILES}
+    graph = {}
+    for path in FILES:
+        pairs = {(f"{module}.{item}", module) for module, item in imported(path)}
+        graph[dotted(path)] = {whole if whole in names else module for whole, module in pairs} & names
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as circle:
+        pytest.fail(" <- ".join(circle.args[1]))
 
 
 def test_private_names_of_other_packages_are_touched_in_one_file():

@@ -13,8 +13,7 @@ import torch
 from scipy import sparse
 
 from scdgd.data import SparseCounts
-from scdgd.likelihood import NegativeBinomial, _compiled, _fused, _kernel, _vector_math
-from scdgd.likelihood._base import Wanted
+from scdgd.likelihood import NegativeBinomial, Wanted, _compiled, _fused, _kernel, _vector_math
 
 from .test_negative_binomial import COUNTS, MEANS, THETAS, exact_log_prob
 

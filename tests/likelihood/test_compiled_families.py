@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from scdgd.data import SparseCounts
-from scdgd.likelihood import LIKELIHOODS, _compiled, _fused
-from scdgd.likelihood._base import Wanted
+from scdgd.likelihood import LIKELIHOODS, Wanted, _compiled, _fused
 
 from .families import random_parameters
 from .test_compiled import by_tensors, case

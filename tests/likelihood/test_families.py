@@ -12,8 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from scdgd.data import SparseCounts, as_sparse_counts
 from scdgd.inference import fisher_information
-from scdgd.likelihood import LIKELIHOODS, ConstrainedPoisson, CountLikelihood, Poisson, ZeroInflated
-from scdgd.likelihood._base import Terms
+from scdgd.likelihood import LIKELIHOODS, ConstrainedPoisson, CountLikelihood, Poisson, Terms, ZeroInflated
 from scdgd.module import DGDModule
 from scdgd.prior import GaussianMixture
 

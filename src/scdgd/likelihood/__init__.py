@@ -14,6 +14,7 @@ from ._constrained_poisson import ConstrainedPoisson
 from ._negative_binomial import NegativeBinomial
 from ._normal import Normal
 from ._poisson import Poisson
+from ._terms import Terms, Wanted
 from ._zero_inflated_negative_binomial import ZeroInflatedNegativeBinomial
 from ._zero_inflated_poisson import ZeroInflatedPoisson
 from ._zero_inflation import ZeroInflated
@@ -43,7 +44,9 @@ __all__ = [
     "NegativeBinomial",
     "Normal",
     "Poisson",
+    "Terms",
     "ValueLikelihood",
+    "Wanted",
     "ZeroInflated",
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",

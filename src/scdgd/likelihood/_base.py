@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
 from scdgd.data import SparseCounts, as_sparse_counts
 
+from ._bounds import MAX_LOG_MEAN
+from ._fused import fused_log_prob
+from ._terms import Wanted
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-#: The mean is bounded where its exponential would overflow; no cell has e^60 counts.
-_MAX_LOG_MEAN = 60.0
-
-
-class Terms(NamedTuple):
-    """Log probabilities of single counts and their derivatives, all of one shape."""
-
-    value: torch.Tensor
-    d_log_mean: torch.Tensor | None = None
-    """Derivative with respect to the log mean."""
-    d_parameters: tuple[torch.Tensor, ...] = ()
-    """Derivatives with respect to the other parameters of the family, in their order."""
-
-
-class Wanted(NamedTuple):
-    """What an evaluation is to give beside the terms that depend on the mean."""
-
-    d_log_mean: bool
-    d_parameters: bool
-    constants: bool = True
-    """Terms of counts and parameters alone; left out, log probabilities are relative to other means."""
-    by_cell: bool = False
-    """Derivatives with respect to parameters of genes, ``(g,)``, for each cell, ``(b, g)``, and not summed."""
+    from ._terms import Terms
 
 
 class Likelihood(ABC):
@@ -187,8 +169,6 @@ class CountLikelihood(Likelihood):
 
     def log_prob(self, counts: SparseCounts | torch.Tensor) -> torch.Tensor:
         """Log probability of whole cells, summed over genes, in nats: counts ``(b, g)`` to ``(..., b)``."""
-        from ._fused import fused_log_prob
-
         samples, rows_of = self._input.shape[:-2], _rows_of(self._input.shape[:-2])
         log_size = None if self._log_size is None else rows_of(self._log_size)
         parameters = [p if p.ndim == 1 else rows_of(p) for p in self.parameters]
@@ -202,8 +182,6 @@ class CountLikelihood(Likelihood):
 
         All that depends on the mean, at half the cost; for one distribution, not several samples.
         """
-        from ._fused import fused_log_prob
-
         return fused_log_prob(type(self), counts, self._input, self._log_size, self.parameters, constants=False)
 
     def log_constant(self, counts: SparseCounts) -> torch.Tensor:
@@ -242,7 +220,7 @@ class CountLikelihood(Likelihood):
     @property
     def mu(self) -> torch.Tensor:
         r""":math:`\mu`, shape ``(..., b, g)``."""
-        return self.log_mean.clamp(max=_MAX_LOG_MEAN).exp()
+        return self.log_mean.clamp(max=MAX_LOG_MEAN).exp()
 
     @property
     def mean(self) -> torch.Tensor:

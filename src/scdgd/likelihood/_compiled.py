@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from scdgd.data import SparseCounts
 
-    from ._base import CountLikelihood, Wanted
+    from ._terms import CountTerms, Wanted
 
 #: Derivatives of parameters are summed over each part of the cells, and then over parts: a result does not depend on the
 #: number of threads. Parts are few, for memory, and not too small, for speed.
@@ -30,7 +30,7 @@ _MIN_PART_ELEMENTS = 2**15
 
 
 def applies(
-    family: type[CountLikelihood],
+    family: type[CountTerms],
     counts: SparseCounts,
     log_size: torch.Tensor | None,
     output: torch.Tensor,
@@ -57,7 +57,7 @@ def _shapes(terms: ModuleType, output: torch.Tensor, n_parameters: int) -> list[
 
 
 @functools.cache
-def kernel_of(family: type[CountLikelihood]) -> tuple[ModuleType, Callable] | None:
+def kernel_of(family: type[CountTerms]) -> tuple[ModuleType, Callable] | None:
     """Compiled terms of a family and their kernel, if it has its own and numba works."""
     if "compiled_terms" not in vars(family):  # what it inherits may not be its distribution
         return None
@@ -74,7 +74,7 @@ def kernel_of(family: type[CountLikelihood]) -> tuple[ModuleType, Callable] | No
 
 
 def evaluate(
-    family: type[CountLikelihood],
+    family: type[CountTerms],
     counts: SparseCounts,
     wanted: Wanted,
     log_size: torch.Tensor | None,

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import torch
 
-from ._negative_binomial import _MAX_LOG_THETA, _MAX_PRODUCT, _STIRLING_THETA
+from ._bounds import MAX_LOG_THETA, MAX_PRODUCT, STIRLING_THETA
 from ._vector_math import in_order, log1p
 
 LAST_IS_OF_CELLS = False
@@ -18,7 +18,7 @@ LAST_IS_OF_CELLS = False
 
 def prepare(log_theta: torch.Tensor) -> torch.Tensor:
     """Rows of per-gene numbers ``(3, g)``, in double."""
-    log_theta = log_theta.double().clamp(-_MAX_LOG_THETA, _MAX_LOG_THETA)
+    log_theta = log_theta.double().clamp(-MAX_LOG_THETA, MAX_LOG_THETA)
     return torch.stack([log_theta, log_theta.exp(), (-log_theta).exp()])
 
 
@@ -71,7 +71,7 @@ def _rising_factorial(x, log_theta, theta, inverse):
         return 0.0, 0.0
     if x == 1:
         return log_theta, inverse
-    if x <= _MAX_PRODUCT:
+    if x <= MAX_PRODUCT:
         product, reciprocals = 1.0, inverse
         for t in range(1, int(x)):
             product *= (theta + t) / (t + 1)
@@ -79,7 +79,7 @@ def _rising_factorial(x, log_theta, theta, inverse):
         return log_theta + math.log(product), reciprocals
     s = theta + x
     log_factorial = math.lgamma(x + 1)
-    if theta <= _STIRLING_THETA:
+    if theta <= STIRLING_THETA:
         return math.lgamma(s) - math.lgamma(theta) - log_factorial, _digamma(s) - _digamma(theta)
     log1p_ratio, a, b = math.log1p(x / theta), 1 / s, 1 / theta
     log_gammas = (theta - 0.5) * log1p_ratio + x * math.log(s) - x + (a - b) / 12 - (a**3 - b**3) / 360

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ._base import _MAX_LOG_MEAN
+from ._bounds import MAX_LOG_MEAN
 from ._vector_math import in_order
 
 LAST_IS_OF_CELLS = False
@@ -30,7 +30,7 @@ def zero_terms(mean, parameters, of_cell, value, d_log_mean, d_parameters, d_of_
 def nonzero_terms(x, genes, log_mean, parameters, of_cell, constants, value, d_log_mean, d_parameters, d_of_cell):
     """Terms of the entries of one cell, in double."""
     for i in range(x.size):
-        mean = math.exp(min(log_mean[i], _MAX_LOG_MEAN))
+        mean = math.exp(min(log_mean[i], MAX_LOG_MEAN))
         value[i] = x[i] * log_mean[i] - mean
         if constants and x[i] > 1:
             value[i] -= math.lgamma(x[i] + 1.0)

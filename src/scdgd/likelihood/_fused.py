@@ -19,14 +19,15 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from . import _compiled
-from ._base import _MAX_LOG_MEAN, Wanted
+from ._bounds import MAX_LOG_MEAN
+from ._terms import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scdgd.data import SparseCounts
 
-    from ._base import CountLikelihood
+    from ._terms import CountTerms
 
 #: Entries of a block: with its few temporaries about the second-level cache of a CPU core.
 _BLOCK_ELEMENTS = 2**18
@@ -35,7 +36,7 @@ _GPU_BLOCK_ELEMENTS = 2**26
 
 
 def fused_log_prob(
-    family: type[CountLikelihood],
+    family: type[CountTerms],
     counts: SparseCounts,
     output: torch.Tensor,
     log_size: torch.Tensor | None,
@@ -66,7 +67,7 @@ def fused_log_prob(
         not, they are summed, and evaluated again should weights differ. The former takes as much memory as `output`.
     """
     if log_size is not None:  # a cell without counts may have size zero
-        log_size = log_size.clamp(min=-_MAX_LOG_MEAN)
+        log_size = log_size.clamp(min=-MAX_LOG_MEAN)
     if not torch.is_grad_enabled():  # inputs that require gradients would ask for them here, too
         return _evaluate(family, counts, Wanted(False, False, constants), log_size, output, parameters)[0]
     if not constants:
@@ -112,7 +113,7 @@ def _weight(derivative: torch.Tensor, weight: torch.Tensor, of: torch.Tensor) ->
 
 
 def _evaluate(
-    family: type[CountLikelihood],
+    family: type[CountTerms],
     counts: SparseCounts,
     wanted: Wanted,
     log_size: torch.Tensor | None,
@@ -167,7 +168,7 @@ def _mean(
     log_normalizer = torch.zeros(len(output), dtype=torch.float64, device=output.device)
     for rows, _ in blocks:
         if log_size is None:
-            torch.clamp(output[rows], max=_MAX_LOG_MEAN, out=mean[rows]).exp_()
+            torch.clamp(output[rows], max=MAX_LOG_MEAN, out=mean[rows]).exp_()
             continue
         largest = output[rows].amax(1, keepdim=True)
         total = torch.sub(output[rows], largest, out=mean[rows]).exp_().sum(1, keepdim=True)

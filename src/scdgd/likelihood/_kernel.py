@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from ._base import _MAX_LOG_MEAN
+from ._bounds import MAX_LOG_MEAN
 from ._vector_math import any_order, exp, largest
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _mean(output, log_size, mean):
     """Write the mean; return the size, infinite without a softmax, and what the output exceeds the log mean by."""
     if log_size is None:
         for j in range(output.size):
-            mean[j] = exp(min(output[j], np.float32(_MAX_LOG_MEAN)))
+            mean[j] = exp(min(output[j], np.float32(MAX_LOG_MEAN)))
         return math.inf, 0.0
     top, total, size = largest(output), 0.0, math.exp(log_size)
     for start in range(0, output.size, _BLOCK):

@@ -9,20 +9,15 @@ from torch.nn.functional import logsigmoid
 
 from scdgd.data import as_sparse_counts
 
-from ._base import CountLikelihood, Terms, Wanted
+from ._base import CountLikelihood
+from ._bounds import MAX_LOG_THETA, MAX_PRODUCT, STIRLING_THETA
+from ._terms import Terms, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
     from scdgd.data import SparseCounts
-
-#: Inverse dispersions are bounded by e^-60 and e^60, where their reciprocals are finite in single precision.
-_MAX_LOG_THETA = 60.0
-#: Up to this count the ratio of gamma functions is a product of that many factors.
-_MAX_PRODUCT = 8
-#: From here on Stirling's series of the difference of two log-gammas beats the difference in double.
-_STIRLING_THETA = 400.0
 
 
 class NegativeBinomial(CountLikelihood):
@@ -77,13 +72,13 @@ class NegativeBinomial(CountLikelihood):
     @staticmethod
     def constant_terms(x: torch.Tensor, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
         r"""Compute :math:`\log\Gamma(x + \theta) - \log\Gamma(\theta) - \log x!`."""
-        theta = parameters[0].clamp(-_MAX_LOG_THETA, _MAX_LOG_THETA).exp()
+        theta = parameters[0].clamp(-MAX_LOG_THETA, MAX_LOG_THETA).exp()
         return _rising_factorial(x, theta, derivative=False)[0] - _log_factorial(x)
 
     @staticmethod
     def zero_terms(mean: torch.Tensor, parameters: Sequence[torch.Tensor], wanted: Wanted) -> Terms:
         r"""See the class, with :math:`\mathrm{sp}(u) = \log(1 + \mu/\theta)`."""
-        log_theta = parameters[0].clamp(-_MAX_LOG_THETA, _MAX_LOG_THETA)
+        log_theta = parameters[0].clamp(-MAX_LOG_THETA, MAX_LOG_THETA)
         minus_theta = -log_theta.exp()
         ratio = mean * (-log_theta).exp()
         value = torch.log1p(ratio).mul_(minus_theta)
@@ -97,7 +92,7 @@ class NegativeBinomial(CountLikelihood):
         x: torch.Tensor, log_mean: torch.Tensor, parameters: Sequence[torch.Tensor], wanted: Wanted
     ) -> Terms:
         """See the class."""
-        log_theta = parameters[0].clamp(-_MAX_LOG_THETA, _MAX_LOG_THETA)
+        log_theta = parameters[0].clamp(-MAX_LOG_THETA, MAX_LOG_THETA)
         theta, u = log_theta.exp(), log_mean - log_theta
         exp_u = (-u.abs()).exp()  # every logistic function of u follows from this one exponential
         log1p_exp_u, logistic = exp_u.log1p(), 1 / (1 + exp_u)
@@ -144,9 +139,9 @@ class NegativeBinomial(CountLikelihood):
 
 def _log_factorial(x: torch.Tensor) -> torch.Tensor:
     """Compute log x! for whole numbers."""
-    table = torch.arange(1.0, _MAX_PRODUCT + 2, dtype=x.dtype, device=x.device).lgamma()
-    value = table[x.clamp(max=_MAX_PRODUCT).long()]
-    large = (x > _MAX_PRODUCT).nonzero().ravel()
+    table = torch.arange(1.0, MAX_PRODUCT + 2, dtype=x.dtype, device=x.device).lgamma()
+    value = table[x.clamp(max=MAX_PRODUCT).long()]
+    large = (x > MAX_PRODUCT).nonzero().ravel()
     value[large] = torch.lgamma(x[large] + 1)
     return value
 
@@ -162,7 +157,7 @@ def _rising_factorial(
     product = torch.where(x > 0, theta, 1.0)  # a zero may be stored as an entry
     reciprocals = torch.where(x > 0, 1 / theta, 0.0) if derivative else None
     entries = (x > 1).nonzero().ravel()
-    for t in range(1, _MAX_PRODUCT):
+    for t in range(1, MAX_PRODUCT):
         factor = theta[entries] + t
         product[entries] *= factor
         if derivative:
@@ -180,11 +175,11 @@ def _log_gamma_difference(x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
     s = theta + x
     stirling = (theta - 0.5) * torch.log1p(x / theta) + x * s.log() - x
     stirling = stirling + (1 / s - 1 / theta) / 12 - (s**-3 - theta**-3) / 360
-    return torch.where(theta > _STIRLING_THETA, stirling, torch.lgamma(s) - torch.lgamma(theta))
+    return torch.where(theta > STIRLING_THETA, stirling, torch.lgamma(s) - torch.lgamma(theta))
 
 
 def _digamma_difference(x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
     r"""Compute :math:`\Psi(x + \theta) - \Psi(\theta)`, with the asymptotic series for large :math:`\theta`."""
     s = theta + x
     series = torch.log1p(x / theta) - (1 / s - 1 / theta) / 2 - (s**-2 - theta**-2) / 12 + (s**-4 - theta**-4) / 120
-    return torch.where(theta > _STIRLING_THETA, series, torch.digamma(s) - torch.digamma(theta))
+    return torch.where(theta > STIRLING_THETA, series, torch.digamma(s) - torch.digamma(theta))

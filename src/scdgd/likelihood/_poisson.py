@@ -8,8 +8,10 @@ import torch
 
 from scdgd.data import as_sparse_counts
 
-from ._base import _MAX_LOG_MEAN, CountLikelihood, Terms, Wanted
+from ._base import CountLikelihood
+from ._bounds import MAX_LOG_MEAN
 from ._negative_binomial import _log_factorial
+from ._terms import Terms, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +65,7 @@ class Poisson(CountLikelihood):
         x: torch.Tensor, log_mean: torch.Tensor, parameters: Sequence[torch.Tensor], wanted: Wanted
     ) -> Terms:
         """See the class."""
-        mean = log_mean.clamp(max=_MAX_LOG_MEAN).exp()
+        mean = log_mean.clamp(max=MAX_LOG_MEAN).exp()
         value = x * log_mean - mean
         if wanted.constants:
             value -= _log_factorial(x)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.autograd.function import once_differentiable
 
-from ._base import Wanted
+from ._terms import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,8 @@ from torch.nn.functional import logsigmoid
 
 from scdgd.data import SparseCounts, as_sparse_counts
 
-from ._base import CountLikelihood, Terms, Wanted
+from ._base import CountLikelihood
+from ._terms import Terms, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

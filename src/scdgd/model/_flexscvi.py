@@ -20,6 +20,7 @@ from scdgd._options import Choice, Text, checked, shown, unknown_name
 from scdgd.data import CountsField, SparseCountsLoader, SparseCountsSplitter
 from scdgd.metrics import n_used_components
 from scdgd.module import FlexVAE
+from scdgd.module._query_columns import hold_known, sort_query_columns
 from scdgd.train import (
     BestState,
     EmpiricalBayesPlan,
@@ -579,7 +580,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         known = reference_model.registry
         n_known = [len(get_state_registry(known, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"])]
         n_known.extend(get_state_registry(known, REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", []))
-        model.module.sort_query_columns(n_known)
+        sort_query_columns(model.module, n_known)
         model.surgery_ = {
             "n_known": n_known,
             "options": {name: options.get(name, takes.parameters[name].default) for name in FREEZING},
@@ -591,7 +592,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
     def _hold_reference(self) -> None:
         """Hold what belongs to the reference of a query model, beyond what scvi-tools' surgery freezes."""
         of_surgery = self.surgery_["options"]
-        self.module.hold_known(self.surgery_["n_known"], holds_first_layer=of_surgery["freeze_expression"])
+        hold_known(self.module, self.surgery_["n_known"], holds_first_layer=of_surgery["freeze_expression"])
 
     def _after_loading(self) -> None:
         """Freeze a query model as it was when it was saved."""

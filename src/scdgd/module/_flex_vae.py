@@ -34,7 +34,6 @@ from ._flex_parts import (
     replace_hidden_layers,
 )
 from ._inverse_autoregressive_flow import FlowPosterior, InverseAutoregressiveFlow
-from ._query_columns import hold_known, sort_query_columns
 from ._sparse_first_layer import forward_sparse
 
 if TYPE_CHECKING:
@@ -300,15 +299,6 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
     def encoder_layers(self) -> list[FCLayers]:
         """Hidden layers of the encoders of the posterior, which see covariates."""
         return [self.z_encoder.encoder]
-
-    def sort_query_columns(self, n_known: Sequence[int]) -> None:
-        """Mend the weights of known categories in a query model, see :func:`sort_query_columns`."""
-        sort_query_columns(self, n_known)
-
-    def hold_known(self, n_known: Sequence[int], *, holds_first_layer: bool = True) -> None:
-        """Hold the reference in a query model, but for what is new, see :func:`hold_known`."""
-        hold_known(self, n_known, holds_first_layer=holds_first_layer)
-        self.prior.requires_grad_(False)
 
     def given_prior(self) -> Prior:
         """The prior for the encoder as it is now; pseudo-inputs are encoded once, in evaluation mode."""

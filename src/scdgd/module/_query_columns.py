@@ -39,7 +39,7 @@ def sort_query_columns(module: FlexVAE, n_known: Sequence[int]) -> None:
 
 
 def hold_known(module: FlexVAE, n_known: Sequence[int], *, holds_first_layer: bool = True) -> None:
-    """Hold what scvi-tools' query surgery freezes, but would move: known categories, and normalisation by batch norm.
+    """Hold the prior, and what scvi-tools' query surgery freezes but would move: known categories, and batch norms.
 
     Hooks of scvi-tools let all categories of a layer train; here known ones stay in the encoder, and as an embedding. Its
     frozen batch norms keep their statistics, but normalise minibatches of training by the statistics of these: a new
@@ -55,6 +55,7 @@ def hold_known(module: FlexVAE, n_known: Sequence[int], *, holds_first_layer: bo
     holds_first_layer
         Whether weights of known categories in the first layer are held, as those of genes are by default.
     """
+    module.prior.requires_grad_(False)
     _hold_batch_norms(module)
     known = _known_columns(module, n_known)
     for layers in module.encoder_layers:
