@@ -23,6 +23,7 @@ mpl.use("Agg")
 _LAYOUTS = ("test_cli.py", "test_pl.py", "test_pilot_metrics.py", "test_plan.py", "test_pilot_study.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items) -> None:
     """Tests of a file share fitted models, so that pytest-xdist gives them to one process (``--dist loadgroup``)."""
     for item in items:

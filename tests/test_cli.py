@@ -208,6 +208,7 @@ def test_saved_model_opens_with_the_output_file(cells, tmp_path):
     np.testing.assert_array_equal(model.get_latent_representation(), after.obsm["X_scdgd"])
 
 
+@pytest.mark.slow  # `make demo` runs it too
 def test_demo_runs_on_the_packaged_cells(tmp_path, capsys):
     assert main(["demo", "-o", str(tmp_path / "demo"), "--max-epochs", "2"]) == 0
     assert {"pbmc68k.h5ad", "latent.png", "components.png", "history.png"} <= {

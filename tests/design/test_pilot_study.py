@@ -120,6 +120,7 @@ def test_pilots_are_random_subsets_without_replacement_the_same_for_all_models()
     assert "cell_type" in pilot.obs
 
 
+@pytest.mark.slow
 def test_a_perfect_generator_has_no_error():
     study = study_of({"perfect": lambda pilot: lambda n, *, mode, seed: CELLS}, n_repeats=1, sizes=[20])
     scores = study.run().set_index("metric")["value"]

@@ -103,6 +103,7 @@ def test_evidence_under_a_prior_of_its_own_equals_quadrature():
     assert (expected - quadrature(decode, x, log_standard_normal, 1)).abs().median() > 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gene_likelihood", LIKELIHOODS)
 def test_more_samples_are_effective_than_of_the_encoder(gene_likelihood):
     model = fitted(8, gene_likelihood)
