@@ -11,7 +11,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from scdgd._options import Choice, Either, Flag, Integer, ListOf, Number, Optional, Rule, checked
-from scdgd.data import as_sparse_counts
+from scdgd.data import as_sparse_counts, first_cells
 from scdgd.train import TrainingDivergedError
 from scdgd.train._training_cells import training_cells
 
@@ -226,7 +226,7 @@ class ContrastiveDivergencePlan(pl.LightningModule):
                 bounded=self.bound_means,
             )
             self.module.is_placed.fill_(True)
-        self._some_cells = self._first_cells(_N_CELLS_FOR_FREE_ENERGY)
+        self._some_cells = list(map(self._read, first_cells(self._minibatches(), _N_CELLS_FOR_FREE_ENERGY)))
 
     def on_train_epoch_start(self) -> None:
         """Begin the next stage when its time has come, and averages in the last part of it."""
@@ -361,16 +361,6 @@ class ContrastiveDivergencePlan(pl.LightningModule):
         """All training cells."""
         for batch in training_cells(self.trainer):
             yield {key: value if value is None else value.to(self.device) for key, value in batch.items()}
-
-    def _first_cells(self, n: int) -> list[tuple[SparseCounts, Conditions]]:
-        """At least `n` random training cells, if there are so many."""
-        cells, n_read = [], 0
-        for batch in self._minibatches():
-            cells.append(self._read(batch))
-            n_read += len(cells[-1][0])
-            if n_read >= n:
-                break
-        return cells
 
     def _first_probabilities(self) -> Iterator[tuple[SparseCounts, Conditions, torch.Tensor]]:
         """Counts, conditions and probabilities of the first hidden layer of all training cells."""

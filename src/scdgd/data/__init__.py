@@ -18,6 +18,7 @@ from ._fields import (
     MuDataCountsField,
     find_rows,
 )
+from ._first_cells import first_cells
 from ._layers import counts_of
 from ._loader import RunShuffledSampler, SparseCountsDataset, SparseCountsLoader
 from ._matrix import as_native, require_matrix
@@ -56,6 +57,7 @@ __all__ = [
     "check_counts",
     "counts_of",
     "find_rows",
+    "first_cells",
     "iter_row_blocks",
     "require_matrix",
     "unchanged_if_refused",

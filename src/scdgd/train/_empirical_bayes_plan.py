@@ -15,7 +15,7 @@ from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
 from scdgd._options import SEED, Flag, Integer, Number, Optional, checked
-from scdgd.data import as_sparse_counts
+from scdgd.data import as_sparse_counts, first_cells
 from scdgd.prior import DirichletProcessMixture, GaussianMixture, VampPriorMixture
 
 from ._output_start import start_outputs
@@ -264,19 +264,10 @@ class EmpiricalBayesPlan(TrainingPlan):
     def _set_lr(self, lr: float) -> None:
         self.optimizers().param_groups[0]["lr"] = lr
 
-    def _training_cells(self, n_cells: int):
-        """Minibatches of random training cells, `n_cells` at least if there are as many."""
-        taken = 0
-        for batch in training_cells(self.trainer):
-            yield batch
-            taken += len(batch[REGISTRY_KEYS.X_KEY])
-            if taken >= n_cells:
-                return
-
     @torch.no_grad()
     def _place_pseudo_inputs(self, pseudo_inputs) -> None:
         counts, continuous = [], []
-        for batch in self._training_cells(pseudo_inputs.n_components):
+        for batch in first_cells(training_cells(self.trainer), pseudo_inputs.n_components):
             counts.append(as_sparse_counts(self.module._encoder_counts(batch[REGISTRY_KEYS.X_KEY])).to_scipy())
             continuous.append(batch.get(REGISTRY_KEYS.CONT_COVS_KEY))
         counts = sparse.vstack(counts, format="csr")
@@ -288,5 +279,5 @@ class EmpiricalBayesPlan(TrainingPlan):
 
     @torch.no_grad()
     def _place_mixture(self, mixture: GaussianMixture) -> None:
-        draws = [self._draw(batch) for batch in self._training_cells(_MAX_PLACEMENT_CELLS)]
+        draws = [self._draw(batch) for batch in first_cells(training_cells(self.trainer), _MAX_PLACEMENT_CELLS)]
         mixture.place(torch.cat(draws), seed=self.seed)  # draws: wide posteriors would make all components equal

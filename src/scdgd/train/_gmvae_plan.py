@@ -11,7 +11,7 @@ from scvi.train import TrainingPlan
 from torch.nn import BatchNorm1d
 
 from scdgd._options import SEED, Choice, Integer, Number, checked
-from scdgd.data import as_sparse_counts
+from scdgd.data import as_sparse_counts, first_cells
 from scdgd.module import ComponentRegularization
 
 from ._output_start import start_outputs
@@ -115,7 +115,9 @@ class GMVAEPlan(TrainingPlan):
             return
         starts = self.n_warm_start_epochs > 0 and not bool(self.module.prior.placed)
         if starts or self.component_regularization == "cross_entropy":
-            counts = sparse.vstack(list(self._some_training_counts()), format="csr")
+            cells = first_cells(training_cells(self.trainer), _MAX_REFERENCE_CELLS)
+            counts = [as_sparse_counts(batch[REGISTRY_KEYS.X_KEY]).to_scipy() for batch in cells]
+            counts = sparse.vstack(counts, format="csr")
             if counts.shape[0] < self.module.n_components:
                 msg = (
                     f"k-means of {self.module.n_components} components needs at least as many training cells, but there "
@@ -155,13 +157,3 @@ class GMVAEPlan(TrainingPlan):
         if self._reference is not None and is_wanted:
             counts = as_sparse_counts(batch[REGISTRY_KEYS.X_KEY])
             self.loss_kwargs.update(reference_components=self._reference(counts), reference_weight=weight)
-
-    def _some_training_counts(self):
-        """Counts of training cells as CSR, minibatch by minibatch."""
-        n_taken = 0
-        for batch in training_cells(self.trainer):
-            counts = as_sparse_counts(batch[REGISTRY_KEYS.X_KEY])
-            yield counts.to_scipy()
-            n_taken += len(counts)
-            if n_taken >= _MAX_REFERENCE_CELLS:
-                return

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from scvi import REGISTRY_KEYS
 
-from scdgd.data import as_sparse_counts
+from scdgd.data import as_sparse_counts, first_cells
 from scdgd.module._flex_parts import NORMALIZED_TOTAL
 from scdgd.module._linear_decoder import LinearDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from scdgd.module import FlexVAE
 
@@ -34,7 +34,7 @@ def start_outputs(module: FlexVAE, minibatches: Minibatches) -> None:
 def value_moments(minibatches: Minibatches) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of the values of each gene, both ``(g,)``, over the first 20,000 cells of some minibatches."""
     n, first, second = 0, 0.0, 0.0
-    for tensors in _first_cells(minibatches):
+    for tensors in first_cells(minibatches, _MAX_CELLS):
         x = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY]).to(torch.float64).to_dense()
         n, first, second = n + len(x), first + x.sum(0), second + x.square().sum(0)
     mean = first / n
@@ -45,7 +45,7 @@ def value_moments(minibatches: Minibatches) -> tuple[torch.Tensor, torch.Tensor]
 def mean_profile(module: FlexVAE, minibatches: Minibatches) -> torch.Tensor:
     """Mean count over size factor, with half a count of every gene added, shape ``(g,)``; of 20,000 cells as above."""
     counts, size = 0.5, 0.0
-    for tensors in _first_cells(minibatches):
+    for tensors in first_cells(minibatches, _MAX_CELLS):
         x = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY])
         counts = counts + torch.zeros(x.n_genes).index_add_(0, x.indices.cpu(), x.values.cpu())
         if module.use_size_factor_key:
@@ -53,12 +53,3 @@ def mean_profile(module: FlexVAE, minibatches: Minibatches) -> torch.Tensor:
         else:
             size += len(x) if module.mean_activation == "rate" else float(x.values.sum()) / NORMALIZED_TOTAL
     return counts / size
-
-
-def _first_cells(minibatches: Minibatches) -> Iterator[dict[str, torch.Tensor]]:
-    n = 0
-    for tensors in minibatches:
-        yield tensors
-        n += len(tensors[REGISTRY_KEYS.X_KEY])
-        if n >= _MAX_CELLS:
-            return
