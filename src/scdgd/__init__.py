@@ -1,5 +1,7 @@
 """Deep generative decoders and structured latent spaces for single-cell data, built on scvi-tools."""
 
+from __future__ import annotations
+
 import importlib
 import logging
 from importlib.metadata import PackageNotFoundError, version
@@ -9,6 +11,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from . import (
         boltzmann,
         data,
@@ -49,7 +53,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "unknown"
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> ModuleType:
     """Import a subpackage when it is first used, so that ``import scdgd`` alone does not load torch."""
     if name in __all__:
         return importlib.import_module(f"{__name__}.{name}")

@@ -171,7 +171,7 @@ def digest_of(content: Any) -> str:
     return digest.hexdigest()
 
 
-def _update(digest, value: Any) -> None:
+def _update(digest: Any, value: Any) -> None:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().contiguous()
         digest.update(f"tensor {value.dtype} {tuple(value.shape)}".encode())
@@ -207,7 +207,7 @@ def _check_archive(path: Path) -> None:
         raise ValueError(_damaged(path, f"the checksum of its part {broken!r} is wrong"))
 
 
-def _unpickled(path: Path, map_location) -> Any:
+def _unpickled(path: Path, map_location: str | torch.device | None) -> Any:
     try:
         with torch.serialization.safe_globals(_NUMPY):
             return torch.load(path, map_location=map_location, weights_only=True)

@@ -368,7 +368,7 @@ def checked(**rules: Rule) -> Callable[[_Function], _Function]:
         defaults = {name: p.default for name, p in signature.parameters.items() if p.default is not p.empty}
 
         @functools.wraps(function)
-        def call(*args, **kwargs):
+        def call(*args: Any, **kwargs: Any) -> Any:
             if further is None:
                 for name in kwargs:
                     if name not in signature.parameters:

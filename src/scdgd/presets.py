@@ -5,6 +5,8 @@ Where the paper and the code released with it differ there are two. ``None`` mea
 
 from __future__ import annotations
 
+from typing import Any
+
 #: Schuster & Krogh 2023, as the paper says. PBMC values; ``n_components`` is the number of annotated cell types, the
 #: component scale is 0.2 / k, the Dirichlet concentration 2 for k = 9 and 1 for k = 18. The paper states weight decay
 #: "on the decoder" without its size (here the code's), and no batch size (here the code's).
@@ -133,7 +135,7 @@ _STIRN_PLAN = {
 }
 
 
-def _stirn(lr: float, **model) -> dict[str, dict]:
+def _stirn(lr: float, **model: Any) -> dict[str, dict]:
     return {
         "model": {**_STIRN_MODEL, **model},
         "train": {**_STIRN_TRAIN, "plan_kwargs": {"lr": lr, **_STIRN_PLAN}},

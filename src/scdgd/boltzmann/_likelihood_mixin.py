@@ -119,7 +119,16 @@ class BoltzmannLikelihoodMixin:
         )
 
     def _log_likelihood(
-        self, adata, indices, batch_size, return_mean: bool, n_chains: int, n_steps: int, seed, *, is_exact: bool
+        self,
+        adata: AnnData | None,
+        indices: Sequence[int] | None,
+        batch_size: int | None,
+        return_mean: bool,
+        n_chains: int,
+        n_steps: int,
+        seed: int | None,
+        *,
+        is_exact: bool,
     ) -> float | torch.Tensor:
         """Sum over hidden states, exact or bounded, less log Z."""
         self._check_if_trained(warn=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -76,7 +76,7 @@ class BoltzmannOutputsMixin:
         scale = mean / mean.sum(-1, keepdim=True)
         return {MODULE_KEYS.PX_KEY: NegativeBinomial(mu=mean, theta=theta.expand_as(mean), scale=scale)}
 
-    def loss(self, *args, **kwargs) -> None:
+    def loss(self, *args: Any, **kwargs: Any) -> None:
         """Not here: the objective contrasts cells with chains."""
         msg = "The objective is not a sum over cells; see `scdgd.boltzmann.ContrastiveDivergencePlan`."
         raise NotImplementedError(msg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -211,7 +211,7 @@ class BoltzmannReadingMixin(ReadingMixin):
         sizes = [given.size.cpu() for _, given, _ in self._mean_field(adata, indices, batch_size)]
         return torch.cat(sizes).unsqueeze(1).numpy()
 
-    def differential_abundance(self, *args, **kwargs) -> None:
+    def differential_abundance(self, *args: Any, **kwargs: Any) -> None:
         """Not possible: hidden units are binary, so representations have no density to compare between samples.
 
         Raises
@@ -225,7 +225,7 @@ class BoltzmannReadingMixin(ReadingMixin):
         )
         raise NotImplementedError(msg)
 
-    def get_importance_weights(self, *args, **kwargs) -> None:
+    def get_importance_weights(self, *args: Any, **kwargs: Any) -> None:
         """Not possible: :math:`p(h)` of an undirected model is known up to a constant, and has no simple prior.
 
         Raises

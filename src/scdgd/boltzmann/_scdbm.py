@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,8 @@ from ._sampling_mixin import BoltzmannSamplingMixin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from lightning.pytorch import LightningDataModule
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +177,7 @@ class SCDBM(
         continuous_covariate_keys: list[str] | None = None,
         *,
         is_count_data: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """%(summary)s
 
@@ -239,10 +241,10 @@ class SCDBM(
         datasplitter_kwargs: dict | None = None,
         plan_config: dict | None = None,
         plan_kwargs: dict | None = None,
-        datamodule=None,
+        datamodule: LightningDataModule | None = None,
         trainer_config: dict | None = None,
         estimate_likelihood: bool = True,
-        **trainer_kwargs,
+        **trainer_kwargs: Any,
     ) -> None:
         """Train layer by layer, then jointly.
 
@@ -346,7 +348,7 @@ class SCDBM(
         self.history_[name] = new if old is None else pd.concat([old, new])
 
     @classmethod
-    def load_query_data(cls, *args, **kwargs) -> None:
+    def load_query_data(cls, *args: Any, **kwargs: Any) -> None:
         """Not needed: new cells of the model's batches are read as they are, and a new batch has no biases to start from.
 
         Raises

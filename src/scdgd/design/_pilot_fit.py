@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 import warnings
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -115,14 +115,14 @@ def run_fit(fit: Fit, model: PilotModel, reference: Reference) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*COLUMNS, MESSAGE])
 
 
-def _scores(generator, mode: str, seed: int, reference: Reference) -> tuple[dict[str, float], Exception | None]:
+def _scores(generator: Any, mode: str, seed: int, reference: Reference) -> tuple[dict[str, float], Exception | None]:
     try:
         return reference.score(draw_cells(generator, reference.n_synthetic, mode, seed)), None
     except Exception as failure:  # noqa: BLE001  (as above)
         return {}, failure
 
 
-def _check_interruption(generator) -> None:
+def _check_interruption(generator: Any) -> None:
     """End the study if training was interrupted: models of this package would else count as trained."""
     interruption = getattr(getattr(generator, "trainer", None), "interruption", None)
     if getattr(interruption, "ended", False):

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anndata import AnnData
+    from scvi.model import SCVI
+
+    from scdgd.model import SCDBM, SCDGD
 
 _QUIET = {"enable_progress_bar": False}
 
@@ -65,7 +68,7 @@ def default_models() -> dict[str, PilotModel]:
     }
 
 
-def fit_scdbm(pilot: AnnData):
+def fit_scdbm(pilot: AnnData) -> SCDBM:
     """Train SCDBM with its defaults, without the estimate of the likelihood that ends it."""
     from scdgd.model import SCDBM
 
@@ -75,7 +78,7 @@ def fit_scdbm(pilot: AnnData):
     return model
 
 
-def fit_scvi(pilot: AnnData):
+def fit_scvi(pilot: AnnData) -> SCVI:
     """Train stock SCVI with scvi-tools' defaults."""
     from scvi.model import SCVI
 
@@ -85,7 +88,7 @@ def fit_scvi(pilot: AnnData):
     return model
 
 
-def fit_scdgd(pilot: AnnData):
+def fit_scdgd(pilot: AnnData) -> SCDGD:
     """Train SCDGD with its defaults."""
     from scdgd.model import SCDGD
 
@@ -134,7 +137,7 @@ def checked_models(models: Mapping[str, PilotModel | Callable] | None) -> dict[s
     return models
 
 
-def draw_cells(generator, n_cells: int, mode: str, seed: int) -> AnnData:
+def draw_cells(generator: Any, n_cells: int, mode: str, seed: int) -> AnnData:
     """Cells of a trained model or of a sampler.
 
     Parameters

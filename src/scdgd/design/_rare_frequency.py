@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
+
+if TYPE_CHECKING:
+    from scipy.stats.distributions import rv_frozen
+
 
 #: Beyond this number of cells a plan is of no use, and sums of floats lose their digits.
 MAX_CELLS = 10**8
@@ -41,7 +46,7 @@ class TypeFrequency:
     known: float | None = None
 
     @property
-    def posterior(self):
+    def posterior(self) -> rv_frozen:
         """Beta distribution of the frequency."""
         return stats.beta(self.n_found + 0.5, self.n_pilot - self.n_found + 0.5)
 
@@ -49,7 +54,7 @@ class TypeFrequency:
         """Quantile of the frequency."""
         return self.known if self.known is not None else float(self.posterior.ppf(q))
 
-    def counts(self, n: int):
+    def counts(self, n: int) -> rv_frozen:
         """Distribution of the number of cells of the type among ``n`` further ones."""
         if self.known is not None:
             return stats.binom(n, self.known)

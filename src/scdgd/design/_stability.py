@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scipy import sparse
+    from scvi.model.base import BaseModelClass
 
 #: Synthetic cells of the pool, in units of the cells of the largest pair of replicates.
 _POOL = 2
@@ -35,7 +36,7 @@ class ReplicateScores(NamedTuple):
 
 
 def replicate_scores(
-    model,
+    model: BaseModelClass,
     counts: sparse.csr_matrix,
     sizes: Sequence[int],
     *,

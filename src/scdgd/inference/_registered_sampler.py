@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from scipy import sparse
     from scvi.data import AnnDataManager
+    from scvi.module.base import BaseModuleClass
 
 Library = Literal["empirical", "lognormal"] | float
 
@@ -44,7 +45,9 @@ class RegisteredSampler:
         If `batch_size` is not a positive integer.
     """
 
-    def __init__(self, module, registry: dict, adata_manager: AnnDataManager | None, batch_size: int) -> None:
+    def __init__(
+        self, module: BaseModuleClass, registry: dict, adata_manager: AnnDataManager | None, batch_size: int
+    ) -> None:
         self.module, self.registry, self.manager = module, registry, adata_manager
         self.batch_size = positive_integer("batch_size", batch_size)
 
@@ -90,7 +93,12 @@ class RegisteredSampler:
             yield {key: value.to(self.module.device) for key, value in tensors.items()}
 
     def _named(
-        self, counts: sparse.csr_matrix, z: np.ndarray, latent_key: str, components, batch_codes: np.ndarray
+        self,
+        counts: sparse.csr_matrix,
+        z: np.ndarray,
+        latent_key: str,
+        components: pd.Categorical | None,
+        batch_codes: np.ndarray,
     ) -> AnnData:
         """Synthetic cells with the model's genes, their components if there are such, and batches if there are several."""
         obs = pd.DataFrame(index=[f"sample_{i}" for i in range(counts.shape[0])])

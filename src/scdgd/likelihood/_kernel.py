@@ -79,19 +79,10 @@ def make_kernel(terms: ModuleType) -> Callable:
                 entry_log_mean[e] = output[i, genes[e]] - log_normalizer
                 entry_mean[e] = mean[genes[e]]
                 mean[genes[e]] = 0  # a zero of mean zero is certain: value and derivatives vanish
-            entry_derivative = None if d_output is None else entry_d
+            wanted_d = None if d_output is None else entry_d
             zero_terms(mean, single, of_cell, value, d_log_mean, d_of_genes, d_of_cell)
             nonzero_terms(
-                x,
-                genes,
-                entry_log_mean,
-                double,
-                of_cell,
-                constants,
-                entry_value,
-                entry_derivative,
-                d_of_genes,
-                d_of_cell,
+                x, genes, entry_log_mean, double, of_cell, constants, entry_value, wanted_d, d_of_genes, d_of_cell
             )
             log_prob[i] = _sum(value) + entry_value[: genes.size].sum()
             if d_output is not None:

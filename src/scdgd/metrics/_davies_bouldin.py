@@ -65,7 +65,9 @@ def davies_bouldin(
     return float(ratios.max(axis=1).mean())
 
 
-def _checked(x, labels) -> tuple[np.ndarray | sparse.csr_matrix, np.ndarray, int]:
+def _checked(
+    x: np.ndarray | sparse.spmatrix, labels: Sequence
+) -> tuple[np.ndarray | sparse.csr_matrix, np.ndarray, int]:
     """Rows in double precision, and clusters numbered from 0 to ``k - 1``."""
     x = sparse.csr_matrix(x, dtype=float) if sparse.issparse(x) else np.asarray(x, dtype=float)
     labels = np.asarray(labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import sparse
@@ -10,6 +10,9 @@ from scipy import sparse
 from scdgd._options import Choice, Integer, checked
 
 from ._sparse_columns import checked_counts
+
+if TYPE_CHECKING:
+    from umap import UMAP
 
 _UMAP = {"n_neighbors": 30, "min_dist": 0.3, "metric": "cosine"}
 
@@ -134,7 +137,7 @@ def _principal_axes(x: sparse.csr_matrix, n_components: int, seed: int) -> tuple
     return pca.mean_, pca.components_
 
 
-def _fitted_umap(scores: np.ndarray, seed: int):
+def _fitted_umap(scores: np.ndarray, seed: int) -> UMAP:
     from umap import UMAP
 
     n_neighbors = min(_UMAP["n_neighbors"], len(scores) - 1)

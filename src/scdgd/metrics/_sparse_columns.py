@@ -53,7 +53,7 @@ def checked_counts(counts: np.ndarray | sparse.spmatrix, name: str = "counts") -
     return counts
 
 
-def checked_pair(real, synthetic) -> tuple:
+def checked_pair(real: np.ndarray | sparse.spmatrix, synthetic: np.ndarray | sparse.spmatrix) -> tuple:
     """Counts of real and synthetic cells ``(n, g)`` and ``(m, g)``, with the same number of genes."""
     real, synthetic = checked_counts(real, "real"), checked_counts(synthetic, "synthetic")
     if real.shape[1] != synthetic.shape[1]:

@@ -13,6 +13,7 @@ from ._sparse_columns import checked_pair
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
+    from sklearn.pipeline import Pipeline
 
 _N_PRINCIPAL, _N_TREES = 30, 100
 
@@ -68,7 +69,7 @@ def classifier_auc(
     return float(roc_auc_score(is_synthetic, score))
 
 
-def _subset(counts, max_cells: int, rng: np.random.Generator) -> sparse.csr_matrix:
+def _subset(counts: np.ndarray | sparse.spmatrix, max_cells: int, rng: np.random.Generator) -> sparse.csr_matrix:
     n = counts.shape[0]
     some = np.arange(n) if n <= max_cells else np.sort(rng.choice(n, max_cells, replace=False))
     counts = counts.tocsr() if sparse.issparse(counts) else counts
@@ -77,7 +78,7 @@ def _subset(counts, max_cells: int, rng: np.random.Generator) -> sparse.csr_matr
     return chosen
 
 
-def _forest(shape: tuple[int, int], n_folds: int, seed: int):
+def _forest(shape: tuple[int, int], n_folds: int, seed: int) -> Pipeline:
     from sklearn.decomposition import TruncatedSVD
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.pipeline import make_pipeline, make_union

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from scipy import sparse
 
 _COLOURS = {"real": "0.35", "synthetic": "C1"}
 #: Most bars of the histogram of a gene, about.
@@ -145,6 +146,6 @@ def _draw_diagonal(ax: Axes, low: float, high: float) -> None:
     ax.plot([low, high], [low, high], color=_COLOURS["real"], lw=1, ls="--", zorder=0)
 
 
-def _column(counts, position: int) -> np.ndarray:
+def _column(counts: np.ndarray | sparse.spmatrix, position: int) -> np.ndarray:
     column = counts[:, [position]]
     return np.asarray(column.toarray() if hasattr(column, "toarray") else column).ravel()

@@ -17,6 +17,7 @@ from scdgd.module import DGDModule
 
 if TYPE_CHECKING:
     from scvi.model import SCVI, LinearSCVI
+    from scvi.model.base import BaseModelClass
 
     from scdgd.inference import Library
     from scdgd.model import SCDBM, SCDGD, FlexSCVI
@@ -152,7 +153,15 @@ def noise_baseline(
 
 
 def _from_boltzmann(
-    model, n_cells: int, mode: str, batch_size: int | None, *, component, batch, library, seed
+    model: SCDBM,
+    n_cells: int,
+    mode: str,
+    batch_size: int | None,
+    *,
+    component: int | None,
+    batch: str | None,
+    library: Library,
+    seed: int | None,
 ) -> AnnData:
     """Chains, or replicates of cells, of those that are assigned to a component if it is given."""
     sampler = BoltzmannSampler(model.module, model.registry, model.adata_manager, batch_size=batch_size)
@@ -165,7 +174,7 @@ def _from_boltzmann(
     return sampler.sample_posterior(n_cells, donors, library=library, seed=seed)
 
 
-def _check_model(model) -> None:
+def _check_model(model: BaseModelClass) -> None:
     name = type(model).__name__
     if not hasattr(model, "is_trained_"):
         msg = f"`sample_cells` draws from a trained model, but the first argument is a {name}."
@@ -181,11 +190,11 @@ def _check_model(model) -> None:
         raise ValueError(msg)
 
 
-def _latent_key(model) -> str:
+def _latent_key(model: BaseModelClass) -> str:
     return getattr(model, "_latent_key", f"X_{type(model).__name__.lower()}")
 
 
-def _assignments(model, donors: np.ndarray, n_components: int, batch_size: int | None) -> np.ndarray:
+def _assignments(model: BaseModelClass, donors: np.ndarray, n_components: int, batch_size: int | None) -> np.ndarray:
     """Component of each donor, shape ``(m,)``; zero where the prior has one."""
     if n_components == 1:
         return np.zeros(len(donors), np.int64)
