@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from functools import partial
 
 import anndata as ad
 import numpy as np
 import pytest
 from scipy import sparse
 
-from scdgd.data import _counts, check_counts, iter_row_blocks
+from scdgd.data import _cell_source, check_counts, iter_row_blocks
 from tests.pairs import pairs
 
 N_CELLS, N_GENES = 7, 5
@@ -41,7 +40,7 @@ def in_blocks(monkeypatch):
 
     def use(rows: int | None) -> None:
         if rows is not None:
-            monkeypatch.setattr(_counts, "iter_row_blocks", partial(iter_row_blocks, max_elements=rows * N_GENES))
+            monkeypatch.setattr(_cell_source, "iter_row_blocks", lambda x, _: iter_row_blocks(x, rows * N_GENES))
 
     return use
 

@@ -2,7 +2,16 @@
 
 from ._backed_counts import BackedCounts
 from ._categories import BatchField, LabelsField, MuDataBatchField, MuDataLabelsField, categorise, code_of
-from ._counts import CountSummary, check_counts, iter_row_blocks
+from ._cell_source import (
+    CellsInFile,
+    CellsInHDF5,
+    CellsInMemory,
+    CellSource,
+    cell_source,
+    iter_row_blocks,
+    registered_cells,
+)
+from ._counts import CountSummary, check_counts
 from ._covariates import (
     CategoricalCovariatesField,
     ContinuousCovariatesField,
@@ -32,6 +41,10 @@ __all__ = [
     "CategoricalCovariatesField",
     "CellIndexField",
     "CellRegistration",
+    "CellSource",
+    "CellsInFile",
+    "CellsInHDF5",
+    "CellsInMemory",
     "ChangedDataError",
     "ContinuousCovariatesField",
     "CountSummary",
@@ -53,12 +66,14 @@ __all__ = [
     "as_native",
     "as_sparse_counts",
     "categorise",
+    "cell_source",
     "code_of",
     "check_counts",
     "counts_of",
     "find_rows",
     "first_cells",
     "iter_row_blocks",
+    "registered_cells",
     "require_matrix",
     "unchanged_if_refused",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,12 +9,13 @@ import numpy as np
 from scipy import sparse
 from scvi import settings
 
-from ._matrix import as_native, check_structure, require_matrix
+from ._cell_source import cell_source
+from ._fingerprints import fingerprints_of
+from ._matrix import check_structure, require_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-_MAX_BLOCK_ELEMENTS = 2**24
 _MAX_NAMED = 5
 _ELSE = (
     " Models with a Gaussian likelihood take values that are not counts: `setup_anndata(adata, is_count_data=False)`."
@@ -31,22 +31,6 @@ class CountSummary(NamedTuple):
     """64-bit hash of each cell's counts, shape ``(n,)``; equal counts give equal hashes in any storage format."""
     largest: float
     """Largest value."""
-
-
-def iter_row_blocks(
-    counts, max_elements: int = _MAX_BLOCK_ELEMENTS
-) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix]]:
-    """Yield ``(first_row, block)`` with blocks of at most `max_elements` entries, dense or CSR.
-
-    Works on NumPy arrays, every SciPy sparse format and backed (on-disk) matrices; never copies more than a block.
-    """
-    n_cells, n_genes = counts.shape
-    rows_per_block = max(1, max_elements // max(1, n_genes))
-    if sparse.issparse(counts) and counts.format != "csr":
-        counts = counts.tocsr()  # other formats have no rows to slice, or take a pass over all non-zeros for each slice
-    for first in range(0, n_cells, rows_per_block):
-        block = as_native(counts[first : first + rows_per_block])
-        yield first, sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
 
 
 def check_counts(
@@ -83,8 +67,7 @@ def check_counts(
     totals = np.empty(n_cells)
     fingerprints = np.empty(n_cells, dtype=np.uint64)
     gene_totals, largest = np.zeros(n_genes), -np.inf
-    multipliers = _hash_multipliers(n_genes)
-    for first, block in iter_row_blocks(counts):
+    for first, block in cell_source(counts).blocks():
         rows = slice(first, first + block.shape[0])
         if sparse.issparse(block) and not sparse.issparse(counts):
             check_structure(block, location)  # what stays in a file is seen here first
@@ -93,7 +76,7 @@ def check_counts(
         largest = max(largest, float(block.max()))
         totals[rows] = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
         gene_totals += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
-        fingerprints[rows] = _linear_hash(block, multipliers, is_count_data)
+        fingerprints[rows] = fingerprints_of(block, is_count_data=is_count_data)
     if is_count_data:
         _check_empty_cells(totals, cell_names, location)
         _warn_empty_genes(gene_totals, gene_names, location)
@@ -170,25 +153,3 @@ def _warn_empty_genes(gene_totals: np.ndarray, gene_names: np.ndarray, location:
             "`scanpy.pp.filter_genes(adata, min_counts=1)` removes them."
         )
         warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
-
-
-def fingerprints_of(block, *, is_count_data: bool = True) -> np.ndarray:
-    """64-bit hashes of the counts of some cells ``(m, g)``, shape ``(m,)``, as in :class:`CountSummary`."""
-    block = sparse.csr_matrix(as_native(block))
-    return _linear_hash(block, _hash_multipliers(block.shape[1]), is_count_data)
-
-
-@functools.lru_cache(maxsize=4)
-def _hash_multipliers(n_genes: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(1, 2**63, size=n_genes, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-
-
-def _linear_hash(block: sparse.csr_matrix, multipliers: np.ndarray, is_count_data: bool) -> np.ndarray:
-    r"""Hash :math:`\sum_j h_j x_{ij} \bmod 2^{64}` of each row, shape ``(rows,)``; of other values, of their bits."""
-    with np.errstate(invalid="ignore"):  # of values that are no counts any more
-        values = (
-            block.data.astype(np.uint64) if is_count_data else (block.data + 0.0).astype(np.float64).view(np.uint64)
-        )
-    terms = values * multipliers[block.indices]
-    cumulative = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
-    return cumulative[block.indptr[1:]] - cumulative[block.indptr[:-1]]

@@ -6,26 +6,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from scipy import sparse
-from scvi import REGISTRY_KEYS, settings
-from scvi.data import AnnTorchDataset
+from scvi import settings
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
-from ._backed_counts import BackedCounts
-from ._matrix import as_native
-from ._sparse_counts import SparseCounts
+from ._cell_source import registered_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from scvi.data import AnnDataManager
 
+    from ._sparse_counts import SparseCounts
+
 _RUN_CELLS = 32
 _BUFFER_CELLS = 8_192
 
 
 class SparseCountsDataset(Dataset):
-    """Registered data by lists of positions: counts as :class:`SparseCounts`, the rest as scvi-tools has it.
+    """Registered data by lists of positions: minibatches of a :class:`~scdgd.data.CellSource`.
 
     Parameters
     ----------
@@ -36,17 +34,9 @@ class SparseCountsDataset(Dataset):
     """
 
     def __init__(self, adata_manager: AnnDataManager, positions: np.ndarray | None = None) -> None:
-        if adata_manager.adata is None:
-            msg = "The model has no data; attach an AnnData with `model.adata = adata`."
-            raise ValueError(msg)
-        counts = adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        # other formats have no rows to slice, or take a pass over all non-zeros for each slice
-        counts = counts.tocsr() if sparse.issparse(counts) else counts
-        self.counts = BackedCounts(counts) if BackedCounts.can_read(counts) else counts
-        self.others = _columns(adata_manager)
-        everything = np.arange(counts.shape[0])
+        self.cells = registered_cells(adata_manager)
+        everything = np.arange(len(self.cells))
         self.positions = everything if positions is None else everything[positions]
-        self._reads_ascending = not isinstance(counts, np.ndarray) and not sparse.issparse(counts)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -54,33 +44,9 @@ class SparseCountsDataset(Dataset):
     def __getitem__(self, items: Sequence[int] | BufferedItems) -> dict[str, SparseCounts | torch.Tensor]:
         """Minibatch of the cells ``positions[items]``, in that order."""
         if isinstance(items, BufferedItems):
-            self.counts.hold(self.positions[items.buffer])
+            self.cells.hold(self.positions[items.buffer])
             items = items.minibatch
-        positions = self.positions[np.atleast_1d(items)]
-        if not self._reads_ascending:
-            return self._read(positions)
-        positions, order = np.unique(positions, return_inverse=True)
-        minibatch = self._read(positions)
-        if np.array_equal(order, np.arange(len(positions))):
-            return minibatch
-        return {key: value[torch.as_tensor(order)] for key, value in minibatch.items()}
-
-    def _read(self, positions: np.ndarray) -> dict[str, SparseCounts | torch.Tensor]:
-        rows = sparse.csr_matrix(as_native(self.counts[positions]))
-        tensors = {REGISTRY_KEYS.X_KEY: SparseCounts.from_scipy(rows)}
-        return tensors | {key: torch.as_tensor(column[positions]) for key, column in self.others.items()}
-
-
-def _columns(adata_manager: AnnDataManager) -> dict[str, np.ndarray]:
-    """All that is registered beside the counts, in the types that scvi-tools gives it, each of shape ``(n, ...)``."""
-    keys = [key for key in adata_manager.data_registry if key != REGISTRY_KEYS.X_KEY]
-    registered = AnnTorchDataset(adata_manager, keys)
-    columns = {key: registered.data[key] for key in keys}
-    return {
-        key: np.asarray(column).astype(registered.keys_and_dtypes[key], copy=False)
-        for key, column in columns.items()
-        if not isinstance(column, str)  # how data are minified
-    }
+        return self.cells.minibatch(self.positions[np.atleast_1d(items)])
 
 
 class BufferedItems(NamedTuple):
@@ -243,14 +209,13 @@ class SparseCountsLoader(DataLoader):
             indices = np.asarray(indices)
             indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
         dataset = SparseCountsDataset(adata_manager, indices)
-        is_backed = isinstance(dataset.counts, BackedCounts)
-        if shuffle and is_backed and len(dataset) > _BUFFER_CELLS:
+        if shuffle and dataset.cells.reads_runs and len(dataset) > _BUFFER_CELLS:
             dataset.positions = np.sort(dataset.positions)  # runs of the file, not of the subset
             sampler = RunShuffledSampler(len(dataset), batch_size, bool(drop_last), least)
         else:
             order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
             sampler = _Minibatches(order, batch_size, bool(drop_last), least)
-            sampler = _OneBuffer(sampler, dataset.positions) if shuffle and is_backed else sampler
+            sampler = _OneBuffer(sampler, dataset.positions) if shuffle and dataset.cells.reads_runs else sampler
         self.indices = dataset.positions
         super().__init__(
             dataset,

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 from mudata import MuData
-from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
 from scdgd._compat import get_state_registry
 
-from ._backed_counts import BackedCounts
-from ._counts import fingerprints_of
+from ._cell_source import cell_source
 from ._fields import CellIndexField, CountsField, check_genes, unique_cell_names
-from ._matrix import as_native
+from ._fingerprints import fingerprints_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anndata import AnnData
+
+    from ._cell_source import CellSource
 
 #: Entries of the matrix that are looked at before cells are read, and before they train.
 _ENTRIES_TO_READ, _ENTRIES_TO_TRAIN = 2**18, 2**25
@@ -276,7 +276,7 @@ class CellRegistration(AnnDataManager):
     def _fingerprints_now(self, cells: AnnData, positions: np.ndarray) -> np.ndarray:
         """Hashes of what some cells hold now, shape ``(m,)``; zero where that is no count."""
         holds_counts = self._field(CountsField).holds_counts
-        block = sparse.csr_matrix(as_native(self._matrix(cells)[positions]))
+        block = self._now(cells).rows(positions)
         fingerprints = fingerprints_of(block, is_count_data=holds_counts)
         if holds_counts and block.dtype.kind == "f":
             with np.errstate(invalid="ignore"):
@@ -286,17 +286,15 @@ class CellRegistration(AnnDataManager):
 
     def _hint(self, cells: AnnData, position: int) -> str:
         """What gives away that a cell has no counts any more."""
-        values = sparse.csr_matrix(as_native(self._matrix(cells)[[position]])).data
+        values = self._now(cells).rows(np.array([position])).data
         fractions = values[values != np.rint(values)] if values.dtype.kind == "f" else []
         if not len(fractions) or not self._field(CountsField).holds_counts:
             return ""
         return f" with values such as {fractions[0]:.4g}, as if normalised in place"
 
-    def _matrix(self, cells: AnnData):
-        counts = self._field(CountsField).get_field_data(cells)
-        if BackedCounts.can_read(counts):
-            return BackedCounts(counts)
-        return counts.tocsr() if sparse.issparse(counts) else counts
+    def _now(self, cells: AnnData) -> CellSource:
+        """The cells as they are now, without columns."""
+        return cell_source(self._field(CountsField).get_field_data(cells), cells.obs_names)
 
     def _field(self, kind: type):
         """The field of a kind, that of AnnData where MuData have a wrapper around it; ``None`` if there is none."""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scvi import REGISTRY_KEYS
 from scvi.model.base import DifferentialComputation
 from scvi.utils import track
+
+from scdgd.data import registered_cells
 
 from ._raw_counts import RawCounts
 
@@ -26,7 +27,7 @@ class _RegisteredCells:
 
     def __init__(self, manager: AnnDataManager) -> None:
         self.adata, self.get_state_registry = manager.adata, manager.get_state_registry
-        self.counts = RawCounts(manager.get_from_registry(REGISTRY_KEYS.X_KEY))
+        self.counts = RawCounts(registered_cells(manager))
 
     def get_from_registry(self, key: str) -> RawCounts:
         """The counts, which is all that is asked for."""

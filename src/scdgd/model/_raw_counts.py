@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from scdgd.data import BackedCounts, iter_row_blocks
+if TYPE_CHECKING:
+    from scdgd.data import CellSource
 
 _BLOCK_ELEMENTS = 2**24
 #: Total that means of normalised counts are given for, as in scvi-tools.
@@ -32,22 +33,18 @@ class RawCounts:
 
     Parameters
     ----------
-    counts
-        Matrix ``(n, g)`` of any kind that models are set up with.
+    source
+        Where the counts are.
     cells
         Positions of cells; ``None`` for all.
     """
 
-    def __init__(self, counts, cells: np.ndarray | None = None) -> None:
-        counts = counts.tocsr() if sparse.issparse(counts) else counts
-        self._counts = BackedCounts(counts) if BackedCounts.can_read(counts) else counts
-        self._cells = np.arange(counts.shape[0]) if cells is None else np.sort(cells)
+    def __init__(self, source: CellSource, cells: np.ndarray | None = None) -> None:
+        self._source, self._cells = source, np.arange(len(source)) if cells is None else np.sort(cells)
 
     def __getitem__(self, cells: np.ndarray) -> RawCounts:
         """Counts of the cells of a mask, or at positions."""
-        some = RawCounts.__new__(RawCounts)
-        some._counts, some._cells = self._counts, np.sort(self._cells[np.asarray(cells)])
-        return some
+        return RawCounts(self._source, self._cells[np.asarray(cells)])
 
     def mean(self, axis: int = 0, dtype=None, out=None) -> np.ndarray:
         """Mean over cells, shape ``(g,)``."""
@@ -55,20 +52,15 @@ class RawCounts:
 
     def statistics(self) -> GroupStatistics:
         """Means over these cells."""
-        n_genes = self._counts.shape[1]
+        n_genes = self._source.shape[1]
         sums = np.zeros((3, n_genes))
         rows = max(1, _BLOCK_ELEMENTS // max(1, n_genes))
         for first in range(0, len(self._cells), rows):
-            for _, block in iter_row_blocks(_rows_of(self._counts, self._cells[first : first + rows])):
-                block = sparse.csr_matrix(block, dtype=np.float64)
-                block.sum_duplicates()
-                totals = np.asarray(block.sum(axis=1)).ravel()
-                factors = np.divide(_TOTAL, totals, out=np.zeros_like(totals), where=totals > 0)
-                sums[0] += np.asarray(block.sum(axis=0)).ravel()
-                sums[1] += np.bincount(block.indices[block.data != 0], minlength=n_genes)
-                sums[2] += block.T @ factors
+            block = sparse.csr_matrix(self._source.rows(self._cells[first : first + rows]), dtype=np.float64)
+            block.sum_duplicates()
+            totals = np.asarray(block.sum(axis=1)).ravel()
+            factors = np.divide(_TOTAL, totals, out=np.zeros_like(totals), where=totals > 0)
+            sums[0] += np.asarray(block.sum(axis=0)).ravel()
+            sums[1] += np.bincount(block.indices[block.data != 0], minlength=n_genes)
+            sums[2] += block.T @ factors
         return GroupStatistics(*(sums / max(1, len(self._cells))))
-
-
-def _rows_of(counts, cells: np.ndarray):
-    return counts[cells]
