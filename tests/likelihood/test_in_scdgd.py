@@ -25,7 +25,12 @@ def adata():
     return simulate(200, 40, seed=0)
 
 
-@pytest.fixture(scope="module", params=LIKELIHOODS)
+#: What the others share, and what each has of its own, is in these.
+_QUICK = ("nb", "zip", "constrained_poisson")
+_ROWS = [pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in LIKELIHOODS]
+
+
+@pytest.fixture(scope="module", params=_ROWS)
 def model(request, adata) -> SCDGD:
     SCDGD.setup_anndata(adata)
     torch.manual_seed(0)

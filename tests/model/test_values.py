@@ -46,7 +46,16 @@ def set_up(model_class, family: str, adata=None):
     return adata
 
 
-@pytest.fixture(scope="module", params=[(name, family) for name in MODELS for family in LAYERS], ids="-".join)
+#: Of these models the others share all code.
+_QUICK = ("SCDGD", "FlexSCVI", "linear", "SCGMVAE")
+_ROWS = [
+    pytest.param((name, family), marks=() if name in _QUICK else pytest.mark.slow, id=f"{name}-{family}")
+    for name in MODELS
+    for family in LAYERS
+]
+
+
+@pytest.fixture(scope="module", params=_ROWS)
 def model(request):
     name, family = request.param
     model_class, options = MODELS[name]
