@@ -44,9 +44,9 @@ def calibrate_hidden(module: DeepBoltzmannMachine, cells: Iterable[tuple[SparseC
         tables = [module.odd_table(states, batch)[1] - states[0] @ module.size_bias for batch in batches]
     parameters = [*module.biases, *list(module.weights)[1:], *([module.size_bias] if module.uses_size else [])]
     cells = list(cells)
-    given = Conditions(*(torch.cat([getattr(g, name) for _, g in cells]) for name in ("batch", "size")))
+    given = Conditions.joined(given for _, given in cells)
     for _ in range(_N_ROUNDS):
-        parts = zip(*(module.mean_field(v, given_) for v, given_ in cells), strict=True)
+        parts = zip(*(module.mean_field(v, of_cells) for v, of_cells in cells), strict=True)
         with torch.enable_grad():
             _maximise(module, parameters, states, tables, [torch.cat(part) for part in parts], given)
 

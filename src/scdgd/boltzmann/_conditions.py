@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Conditions(NamedTuple):
@@ -20,3 +23,9 @@ class Conditions(NamedTuple):
     def of(self, rows: torch.Tensor) -> Conditions:
         """Those of some of the cells."""
         return Conditions(*(None if values is None else values[rows] for values in self))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Conditions]) -> Conditions:
+        """Batches and sizes of several minibatches, one after another."""
+        batches, sizes, _ = zip(*parts, strict=True)
+        return cls(torch.cat(batches), torch.cat(sizes))

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from scvi import REGISTRY_KEYS
 
 from scdgd._options import Choice, Either, Flag, Integer, ListOf, Number, Optional, Rule, checked
-from scdgd.data import as_sparse_counts, first_cells
+from scdgd.data import first_cells
 from scdgd.train import TrainingDivergedError
 from scdgd.train._training_cells import training_cells
 
@@ -354,8 +353,7 @@ class ContrastiveDivergencePlan(pl.LightningModule):
     # ------------------------------------------------------------ cells
 
     def _read(self, batch: dict) -> tuple[SparseCounts, Conditions]:
-        v = as_sparse_counts(batch[REGISTRY_KEYS.X_KEY]).to(self.module.weights[0].dtype)
-        return v, self.module.conditions(batch)
+        return self.module.cells(batch)
 
     def _minibatches(self) -> Iterator[dict[str, torch.Tensor]]:
         """All training cells."""

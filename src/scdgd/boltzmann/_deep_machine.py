@@ -168,6 +168,10 @@ class DeepBoltzmannMachine(
             size = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY]).totals() / self.mean_total
         return Conditions(batch, size.ravel().to(self.weights[0].dtype))
 
+    def cells(self, tensors: dict[str, torch.Tensor]) -> tuple[SparseCounts, Conditions]:
+        """Counts and conditions of the cells of a minibatch, on its device."""
+        return as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY]).to(self.weights[0].dtype), self.conditions(tensors)
+
     # ------------------------------------------------------------ conditionals
 
     def shift(self, first: torch.Tensor) -> torch.Tensor:

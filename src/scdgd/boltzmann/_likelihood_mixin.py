@@ -132,13 +132,12 @@ class BoltzmannLikelihoodMixin:
     ) -> float | torch.Tensor:
         """Sum over hidden states, exact or bounded, less log Z."""
         self._check_if_trained(warn=False)
-        module, values, batches, sizes, sums = self.module, [], [], [], 0.0
+        module, values, conditions, sums = self.module, [], [], 0.0
         for v, given, q in self._mean_field(adata, indices, batch_size):
             values.append(module.log_unnormalised(v, given) if is_exact else module.lower_bound(v, q, given))
-            batches.append(given.batch)
-            sizes.append(given.size)
+            conditions.append(given)
             sums = sums + torch.cat(q, 1).sum(0)
-        given = Conditions(torch.cat(batches), torch.cat(sizes))
+        given = Conditions.joined(conditions)
         if module.n_odd <= MAX_ENUMERATED:
             log_z = module.log_partition(given)
         else:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from scvi import REGISTRY_KEYS
 from scvi.distributions import NegativeBinomial
 from scvi.module.base import auto_move_data
 from torch.distributions import Bernoulli
 
 from scdgd._compat import MODULE_KEYS
-from scdgd.data import as_sparse_counts
 
 if TYPE_CHECKING:
     from ._conditions import Conditions
@@ -43,8 +41,8 @@ class BoltzmannOutputsMixin:
         ``"z"``, shape ``(n, H_1)``, or ``(n_samples, n, H_1)`` for several draws; ``"qz"``, its distribution; and the
         conditions of the cells.
         """
-        given = self.conditions(tensors)
-        q = self.mean_field(as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY]), given)[0]
+        v, given = self.cells(tensors)
+        q = self.mean_field(v, given)[0]
         z = q if n_samples == 0 else torch.bernoulli(q.expand(n_samples, *q.shape))
         z = z[0] if n_samples == 1 else z
         return {MODULE_KEYS.Z_KEY: z, MODULE_KEYS.QZ_KEY: Bernoulli(q), _CONDITIONS_KEY: given}

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scvi import REGISTRY_KEYS
 
-from scdgd.data import as_sparse_counts
 from scdgd.model._reading_mixin import ReadingMixin
 
 from ._state_sums import all_states
@@ -40,7 +38,7 @@ class BoltzmannReadingMixin(ReadingMixin):
         """Counts, conditions and probabilities of the cells of a minibatch."""
         module = self.module
         tensors = {key: value.to(module.device) for key, value in tensors.items()}
-        v, given = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY]), module.conditions(tensors)
+        v, given = module.cells(tensors)
         return v, given, module.mean_field(v, given)
 
     @torch.inference_mode()

@@ -12,7 +12,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scdgd._compat import is_registered
-from scdgd.data import SparseCounts, as_sparse_counts
+from scdgd.data import SparseCounts
 from scdgd.inference import GrowingCSR, seeded
 from scdgd.inference._registered_sampler import RegisteredSampler, check_library, positive_integer, spread_evenly
 
@@ -80,11 +80,7 @@ class BoltzmannSampler(RegisteredSampler):
         top = None if component is None else self._pattern(component).expand(n_cells, -1)
         given = self._conditions(n_cells, batch, library, np.random.default_rng(seed))
         with seeded(seed):
-            if exact:
-                cells = draw_exactly(self.module, given, batch_size=self.batch_size)
-            else:
-                options = {"collapse": collapse, "top": top, "batch_size": self.batch_size}
-                cells = run_chains(self.module, given, n_steps, **options)
+            cells = self._draw(self.module, given, n_steps, collapse=collapse, exact=exact, top=top)
         return _with_diagnostics(self._to_anndata(cells.counts, cells.top, given), cells)
 
     @torch.inference_mode()
@@ -122,7 +118,7 @@ class BoltzmannSampler(RegisteredSampler):
                     counts.append(self.module.sample_counts(hidden, sized).cpu().numpy())
                     tops.append(hidden[-1].cpu().numpy())
                     conditions.append(sized)
-        samples = self._to_anndata(counts.to_matrix(), np.concatenate(tops), _joined(conditions))
+        samples = self._to_anndata(counts.to_matrix(), np.concatenate(tops), Conditions.joined(conditions))
         samples.obs["source_cell"] = self._names_of(order)
         return samples
 
@@ -161,15 +157,27 @@ class BoltzmannSampler(RegisteredSampler):
         free, of_cells = self.module.with_fixed(genes, v, given)
         chains = of_cells.of(rows.to(genes.device))
         with seeded(seed):
-            if exact:
-                cells = draw_exactly(free, chains, batch_size=self.batch_size)
-            else:
-                cells = run_chains(free, chains, n_steps, collapse=collapse, batch_size=self.batch_size)
+            cells = self._draw(free, chains, n_steps, collapse=collapse, exact=exact)
         joined = _interleaved(fixed, counts[rows.numpy()], cells.counts)
         samples = _with_diagnostics(self._to_anndata(joined, cells.top, chains), cells)
         samples.obs["source_cell"] = pd.Categorical(np.asarray(names, dtype=object)[rows.numpy()])
         samples.var["fixed"] = fixed
         return samples
+
+    def _draw(
+        self,
+        module: DeepBoltzmannMachine,
+        given: Conditions,
+        n_steps: int,
+        *,
+        collapse: bool,
+        exact: bool,
+        top: torch.Tensor | None = None,
+    ) -> GibbsCells:
+        """One cell for each row of `given`, by chains or without them."""
+        if exact:
+            return draw_exactly(module, given, batch_size=self.batch_size)
+        return run_chains(module, given, n_steps, collapse=collapse, top=top, batch_size=self.batch_size)
 
     # ------------------------------------------------------------ sizes and batches
 
@@ -185,7 +193,7 @@ class BoltzmannSampler(RegisteredSampler):
                 )
                 raise ValueError(msg)
             donors = self.donors_of(batch)
-            everyone = _joined([given for _, given in self._cells(donors)])
+            everyone = Conditions.joined([given for _, given in self._cells(donors)])
             chosen = torch.as_tensor(rng.integers(len(donors), size=n_cells), device=module.device)
             fitted = self._fitted_sizes(donors) if library == "lognormal" else None
             return self._sized(everyone.of(chosen), library, fitted, rng)
@@ -209,7 +217,7 @@ class BoltzmannSampler(RegisteredSampler):
 
     def _fitted_sizes(self, donors: np.ndarray) -> pd.DataFrame:
         """Mean and standard deviation of the log size factors of each batch."""
-        given = _joined([given for _, given in self._cells(donors)])
+        given = Conditions.joined([given for _, given in self._cells(donors)])
         return pd.Series(given.size.log().cpu().numpy()).groupby(given.batch.cpu().numpy()).agg(["mean", "std"])
 
     def _check_library(self, library: Library) -> None:
@@ -235,8 +243,7 @@ class BoltzmannSampler(RegisteredSampler):
     # ------------------------------------------------------------ in and out
 
     def _cells(self, positions: np.ndarray) -> Iterator[tuple[SparseCounts, Conditions]]:
-        for tensors in self._minibatches(positions):
-            yield as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY]), self.module.conditions(tensors)
+        return map(self.module.cells, self._minibatches(positions))
 
     def _pattern(self, component: int) -> torch.Tensor:
         """States ``(H_L,)`` of the topmost layer that a component stands for."""
@@ -259,10 +266,6 @@ def _with_diagnostics(samples: AnnData, cells: GibbsCells) -> AnnData:
     samples.uns["gibbs_log_joint"], samples.uns["gibbs_total"] = cells.log_joint, cells.total
     samples.uns["gibbs_rhat"] = cells.rhat
     return samples
-
-
-def _joined(parts: list[Conditions]) -> Conditions:
-    return Conditions(torch.cat([part.batch for part in parts]), torch.cat([part.size for part in parts]))
 
 
 def _interleaved(fixed: np.ndarray, counts: sparse.csr_matrix, drawn: sparse.csr_matrix) -> sparse.csr_matrix:

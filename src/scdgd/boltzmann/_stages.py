@@ -70,8 +70,7 @@ class BottomStage:
     def loss(self, v: SparseCounts, given: Conditions, shares: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Contrast of ``n`` cells with the chains, of which those of a batch have the weight `shares` ``(B,)``; and q."""
         q = [self.probabilities(v, given)]
-        evidence = self.n_copies * (v @ self.machine.weights[0]) + self.machine.first_bias(self.copies(given))
-        data = self.n_copies * self.machine.visible.log_measure(v, given.batch, given.size) + (evidence * q[0]).sum(-1)
+        data = self._log_measure(v, given) + (self._logits(v, given) * q[0]).sum(-1)
         of_chains = self.copies(self.module.particle_conditions)
         hidden = self.chains.advance(self.machine, self.module.particles[:1], of_chains)
         self.module.particles[0].copy_(hidden[0])
@@ -81,15 +80,20 @@ class BottomStage:
     @torch.no_grad()
     def probabilities(self, v: SparseCounts, given: Conditions) -> torch.Tensor:
         """Exact posterior of the units, shape ``(n, H_1)``."""
-        evidence = self.n_copies * (v @ self.machine.weights[0])
-        return torch.sigmoid(self.machine.first_bias(self.copies(given)) + evidence)
+        return torch.sigmoid(self._logits(v, given))
 
     @torch.no_grad()
     def free_energy(self, v: SparseCounts, given: Conditions) -> torch.Tensor:
         """Negative logarithm of the unnormalised density of all copies of the counts, shape ``(n,)``."""
-        evidence = self.n_copies * (v @ self.machine.weights[0]) + self.machine.first_bias(self.copies(given))
-        measure = self.n_copies * self.machine.visible.log_measure(v, given.batch, given.size)
-        return -(measure + softplus(evidence).sum(-1))
+        return -(self._log_measure(v, given) + softplus(self._logits(v, given)).sum(-1))
+
+    def _logits(self, v: SparseCounts, given: Conditions) -> torch.Tensor:
+        """Log-odds of the units given all copies of the counts, shape ``(n, H_1)``."""
+        return self.n_copies * (v @ self.machine.weights[0]) + self.machine.first_bias(self.copies(given))
+
+    def _log_measure(self, v: SparseCounts, given: Conditions) -> torch.Tensor:
+        """What all copies of the counts add without the units, shape ``(n,)``."""
+        return self.n_copies * self.machine.visible.log_measure(v, given.batch, given.size)
 
 
 class UpperStage:
