@@ -30,7 +30,7 @@ from sklearn.metrics import adjusted_rand_score
 from scdgd.inference import fisher_information, place_new_cells
 from scdgd.metrics import held_out_log_likelihood, n_used_components
 from scdgd.model import SCDGD, SCVAD
-from scdgd.module import DGDModule
+from scdgd.posterior import Point
 from scdgd.train import LaplacePlan, RepresentationPlan
 
 N_LATENT = 20
@@ -92,18 +92,18 @@ def cells_of(name: str, data: Path | None, tier: Tier) -> AnnData:
     return adata
 
 
-class LaplaceModule(DGDModule):
+class LaplacePoint(Point):
     """Point estimates in the loss; the steps of the mixture see Laplace covariances, :attr:`spread`, ``(n, d, d)``."""
 
     spread: torch.Tensor | None = None
 
-    def posterior_of(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
+    def moments(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
         is_table = self.spread is not None and len(rows) == len(self.spread)
         return rows, self.spread if is_table else 0.0
 
 
 class LaplaceSCDGD(SCDGD):
-    _module_cls = LaplaceModule
+    _posterior_of_scale = staticmethod(lambda scale: LaplacePoint())
 
 
 DEFAULT = "noise 0.6, tied_diag (default)"
@@ -144,14 +144,14 @@ class LaplaceSpread(Callback):
     def on_train_epoch_start(self, trainer, plan) -> None:
         since_start = trainer.current_epoch - plan.mixture_start
         if since_start >= 0 and since_start % LAPLACE_EVERY == 0:
-            self.model.module.spread = laplace_covariances(self.model)
+            self.model.module.posterior.spread = laplace_covariances(self.model)
 
 
 @torch.no_grad()
 def laplace_covariances(model: SCDGD) -> torch.Tensor:
     """Inverse Fisher information, the prior's precision included, at every row of the table, ``(n, d, d)``."""
     module = model.module
-    table, blocks = module.posterior_of(module.representations.table)[0], []
+    table, blocks = module.posterior.moments(module.representations.table)[0], []
     for tensors in model._make_data_loader(model.adata, batch_size=256):
         rows = tensors[scvi.REGISTRY_KEYS.INDICES_KEY].ravel().long()
         blocks.append(fisher_information(module, tensors, table[rows]).double().inverse().float())
@@ -225,7 +225,7 @@ def fit(variant: Variant, train, test, seed: int, epochs: int | None) -> dict:
     )
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     first, last = recorder.start, recorder.end
-    z = model.module.posterior_of(model.module.representations.table)[0].numpy()
+    z = model.module.posterior.moments(model.module.representations.table)[0].numpy()
     truth, k = train.obs["cell_type"], model.module.prior.n_components
     of_kmeans = KMeans(k, n_init=10, random_state=seed).fit_predict(z)
     return {

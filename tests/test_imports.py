@@ -32,7 +32,7 @@ for part in scdgd.__all__:
 parts = time.process_time() - start
 new = {name.split(".")[0] for name in set(sys.modules) - known} - set(sys.stdlib_module_names)
 
-for part in ("boltzmann", "cli", "data", "datasets", "design", "inference", "likelihood", "metrics", "model", "module", "pl", "prior", "tl", "train"):
+for part in ("boltzmann", "cli", "data", "datasets", "design", "inference", "likelihood", "metrics", "model", "module", "pl", "posterior", "prior", "tl", "train"):
     for name in [name for name in sys.modules if name.split(".")[0] == "scdgd"]:
         del sys.modules[name]
     importlib.import_module(f"scdgd.{part}")

@@ -20,6 +20,7 @@ LAYERS = (
     {"data", "datasets"},
     {"likelihood"},
     {"prior"},
+    {"posterior"},
     {"module"},
     {"inference"},
     {"train"},

@@ -16,6 +16,7 @@ from scdgd.inference import (
     place_new_cells,
 )
 from scdgd.module import DGDModule, log_size_factor
+from scdgd.posterior import Noisy
 from scdgd.prior import GaussianMixture
 
 N_GENES = 40
@@ -229,7 +230,7 @@ def test_mode_is_restored_after_a_failure():
 
 
 def test_noise_of_training_is_off():
-    quiet, noisy = make_module(), make_module(noise_scale=5.0).train()
+    quiet, noisy = make_module(), make_module(posterior=Noisy(5.0)).train()
     tensors = draw(quiet)
     config = CONFIG._replace(n_steps=5)
     assert torch.equal(place_new_cells(noisy, tensors, config), place_new_cells(quiet, tensors, config))

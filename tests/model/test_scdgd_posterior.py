@@ -90,7 +90,7 @@ def test_full_covariance(model):
 def test_posterior_without_samples_is_laplace(model):
     found = model.get_posterior(n_samples=0)
     tensors, rows = whole_batch(model)
-    laplace = laplace_posterior(model.module, tensors, model.module.posterior_of(rows)[0])
+    laplace = laplace_posterior(model.module, tensors, model.module.posterior.moments(rows)[0])
     np.testing.assert_allclose(found.mean, laplace.mode, atol=1e-4)
     np.testing.assert_allclose(found.covariance, laplace.variance, rtol=1e-3)
     np.testing.assert_allclose(found.log_evidence, laplace.log_evidence(), atol=1e-2)
@@ -230,7 +230,7 @@ def test_importance_weights_of_draws(model):
 
 def stand_in(module, tensors, rows, n_samples) -> ImportanceSamples:
     """Weighted draws that differ from cell to cell, and are no matter of chance."""
-    mode, _ = module.posterior_of(rows)
+    mode, _ = module.posterior.moments(rows)
     b, d = mode.shape
     steps = torch.linspace(-1, 1, n_samples)[:, None, None]
     tilt = torch.sign(steps[:, :, 0]) * steps[:, :, 0].abs() ** 3 * (1 + 4 * mode.sum(1).sigmoid())
@@ -271,7 +271,9 @@ def test_every_number_is_that_of_its_cell(model, monkeypatch):
 def test_proposals_are_drawn_from_both_halves(model, monkeypatch):
     """The two halves of importance samples have different widths."""
     halves = lambda module, tensors, rows, n: ImportanceSamples(
-        torch.stack([module.posterior_of(rows)[0] + shift for shift in (0.0, 100.0)]), torch.zeros(2, len(rows)), None
+        torch.stack([module.posterior.moments(rows)[0] + shift for shift in (0.0, 100.0)]),
+        torch.zeros(2, len(rows)),
+        None,
     )
     monkeypatch.setattr(_posterior_mixin, "posterior_samples", halves)
     cells = np.random.default_rng(0).permutation(90)
@@ -279,7 +281,7 @@ def test_proposals_are_drawn_from_both_halves(model, monkeypatch):
     second = draws > 50
     assert torch.equal(second.all(1), second.any(1))
     assert 0 < second.sum() < second.numel()
-    mode, _ = model.module.posterior_of(model.module.representations(torch.as_tensor(cells)))
+    mode, _ = model.module.posterior.moments(model.module.representations(torch.as_tensor(cells)))
     torch.testing.assert_close(draws - 100 * second, mode, rtol=0, atol=1e-4)
 
 

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from scdgd.model import SCDGD, SCVAD
-from scdgd.module import VADModule
+from scdgd.posterior import Gaussian
 from tests.conftest import simulate, state_of, train
 
 
@@ -20,7 +20,7 @@ def make(adata, setup: dict | None = None, **kwargs) -> SCVAD:
 
 def test_life_cycle(adata, tmp_path):
     model = train(make(adata, {"batch_key": "batch", "labels_key": "cell_type"}), 3)
-    assert isinstance(model.module, VADModule)
+    assert isinstance(model.module.posterior, Gaussian)
     z = model.get_latent_representation()
     mean, variance = model.get_latent_representation(return_dist=True)
     np.testing.assert_array_equal(mean, z)
@@ -68,7 +68,7 @@ def test_wrong_options_are_refused(adata):
     with pytest.raises(ValueError, match="prior"):
         make(adata, prior="vamp")
     start = make(adata, initial_scale=0.3).module
-    np.testing.assert_allclose(start.posterior_of(start.representations.table)[1], 0.09, rtol=1e-5)
+    np.testing.assert_allclose(start.posterior.moments(start.representations.table)[1], 0.09, rtol=1e-5)
 
 
 def test_informative_dimensions_narrow_and_others_keep_the_prior():

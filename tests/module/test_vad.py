@@ -32,7 +32,7 @@ def draws_of_loss(module: VADModule, tensors: dict, n: int, **loss) -> tuple[tor
 def test_start():
     module = VADModule(5, 4, StandardNormal(3), initial_scale=0.3)
     assert module.representations.table.shape == (4, 6)
-    mean, var = module.posterior_of(module.representations.table)
+    mean, var = module.posterior.moments(module.representations.table)
     assert (mean == 0).all()
     np.testing.assert_allclose(var, 0.09, rtol=1e-6)
 
@@ -40,7 +40,7 @@ def test_start():
 def test_draws_have_the_moments_of_the_rows():
     module, _ = vad()
     rows = module.representations.table
-    z = torch.stack([module.noisy(rows) for _ in range(20_000)])
+    z = torch.stack([module.posterior.draw(rows) for _ in range(20_000)])
     np.testing.assert_allclose(z.mean(0), rows[:, :2], atol=0.02)
     np.testing.assert_allclose(z.std(0), rows[:, 2:].exp(), rtol=0.03)
 
@@ -48,7 +48,7 @@ def test_draws_have_the_moments_of_the_rows():
 def test_divergence_from_a_standard_normal_is_exact():
     module, tensors = vad(3)
     module.prior = StandardNormal(3)
-    mean, var = module.posterior_of(module.representations.table)
+    mean, var = module.posterior.moments(module.representations.table)
     expected = 0.5 * (mean.square() + var - 1 - var.log()).sum(1)
     _, outputs = draws_of_loss(module, tensors, 2)
     for *_, output in outputs:
@@ -58,7 +58,7 @@ def test_divergence_from_a_standard_normal_is_exact():
 @pytest.mark.parametrize("kl_weight", [1.0, 0.3])
 def test_loss_of_a_mixture_term_by_term(kl_weight):
     module, tensors = vad()
-    mean, var = module.posterior_of(module.representations.table)
+    mean, var = module.posterior.moments(module.representations.table)
     entropy = torch.distributions.Independent(torch.distributions.Normal(mean, var.sqrt()), 1).entropy()
     _, [(inference, _, output)] = draws_of_loss(module, tensors, 1, kl_weight=kl_weight)
     z = inference["z"].detach()

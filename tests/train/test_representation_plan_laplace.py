@@ -222,7 +222,7 @@ def test_errors_say_what_to_do(adata):
     with pytest.raises(ValueError, match="`n_laplace_genes` must be a positive integer, got 0"):
         train(make_model(adata), plan_kwargs={"n_laplace_genes": 0})
     SCVAD.setup_anndata(adata)
-    with pytest.raises(ValueError, match="VADModule learns variances"):
+    with pytest.raises(ValueError, match="Gaussian rows learn variances"):
         LaplacePlan(SCVAD(adata, n_components=3).module)
 
 

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scdgd.module import VADModule
-
 from ._importance import ImportanceSamples, importance_samples
 from ._laplace import laplace_posterior
 from ._refinement import refined
@@ -35,7 +33,7 @@ def posterior_samples(
     n_samples
         Number of draws ``s`` of each cell.
     """
-    mean, _ = module.posterior_of(rows)
+    mean, _ = module.posterior.moments(rows)
     proposal = refined(module, tensors, laplace_posterior(module, tensors, mean))
     return importance_samples(module, tensors, proposal, n_samples)
 
@@ -47,7 +45,7 @@ def posterior_draws(
 
     Parameters are those of :func:`posterior_samples`.
     """
-    if isinstance(module, VADModule):
-        mean, var = module.posterior_of(rows)
+    if module.posterior.is_learned:
+        mean, var = module.posterior.moments(rows)
         return mean + var.sqrt() * torch.randn(n_samples, *mean.shape, device=mean.device, dtype=mean.dtype)
     return posterior_samples(module, tensors, rows, max(_N_WEIGHTED, 2 * n_samples)).resample(n_samples)

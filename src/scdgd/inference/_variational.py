@@ -11,7 +11,7 @@ from ._laplace import laplace_posterior
 from ._row_adam import RowAdam
 
 if TYPE_CHECKING:
-    from scdgd.module import VADModule
+    from scdgd.module import DGDModule
 
 _N_STEPS = 40
 _N_DRAWS = 4
@@ -19,7 +19,7 @@ _LR = 0.03
 
 
 def place_variational(
-    module: VADModule, tensors: dict[str, torch.Tensor], n_steps: int | None = None, lr: float | None = None
+    module: DGDModule, tensors: dict[str, torch.Tensor], n_steps: int | None = None, lr: float | None = None
 ) -> torch.Tensor:
     r"""Rows :math:`(\nu, \log\varsigma)` of new cells that maximise the evidence lower bound, everything else frozen.
 
@@ -29,7 +29,7 @@ def place_variational(
     Parameters
     ----------
     module
-        The module, left as it is.
+        The module, whose rows learn their variances; left as it is.
     tensors
         Minibatch as the data loader gives it, ``b`` cells.
     n_steps, lr

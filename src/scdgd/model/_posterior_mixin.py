@@ -135,13 +135,19 @@ class PosteriorMixin(AggregatedPosteriorMixin, ReadingMixin):
     def _posterior_moments(
         self, adata, indices, batch_size: int | None, full_covariance: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Means ``(n, d)`` and variances ``(n, d)`` or covariances ``(n, d, d)`` that stand for posteriors."""
+        """Means ``(n, d)`` and variances ``(n, d)`` or covariances ``(n, d, d)``: learned, or those of :meth:`get_posterior`."""
+        posterior = self.module.posterior
+        if posterior.is_learned:
+            rows = self._resolve_rows(self._validate_anndata(adata), indices, batch_size)
+            rows = self.module.representations(torch.as_tensor(rows, device=self.module.device))
+            mean, var = (moment.cpu().numpy() for moment in posterior.moments(rows))
+            return mean, var[..., None] * np.eye(var.shape[1], dtype=var.dtype) if full_covariance else var
         moments = self.get_posterior(adata, indices, full_covariance=full_covariance, batch_size=batch_size)
         return moments.mean, moments.covariance
 
     def _moments(self, tensors, rows, n_samples: int, full_covariance: bool) -> tuple[torch.Tensor, ...]:
         if n_samples == 0:
-            posterior = laplace_posterior(self.module, tensors, self.module.posterior_of(rows)[0])
+            posterior = laplace_posterior(self.module, tensors, self.module.posterior.moments(rows)[0])
             covariance = posterior.covariance if full_covariance else posterior.variance
             nothing = torch.full_like(posterior.neg_log_joint, torch.nan)
             infinite = torch.full_like(nothing, torch.inf)

@@ -12,7 +12,7 @@ from scvi import REGISTRY_KEYS
 from scvi.utils import track
 
 from scdgd._compat import get_state_registry
-from scdgd.inference import NewCellsConfig, place_new_cells, undisturbed
+from scdgd.inference import NewCellsConfig, place_new_cells, place_variational, undisturbed
 
 from ._cells import positions_of
 
@@ -125,6 +125,8 @@ class RepresentationMixin:
             return z
 
     def _place_minibatch(self, tensors: dict[str, torch.Tensor], config: NewCellsConfig) -> torch.Tensor:
+        if self.module.posterior.is_learned:
+            return place_variational(self.module, tensors, config.n_steps, config.lr)
         return place_new_cells(self.module, tensors, config)
 
     def _forget_placed_cells(self) -> None:
@@ -250,7 +252,7 @@ class RepresentationMixin:
         for first in range(0, len(rows), _BLOCK_CELLS):
             cells = slice(first, first + _BLOCK_CELLS)
             parameters = self.module.representations(torch.as_tensor(rows[cells], device=self.module.device))
-            yield cells, self.module.posterior_of(parameters)[0]
+            yield cells, self.module.posterior.moments(parameters)[0]
 
     @torch.inference_mode()
     def get_cluster_assignments(

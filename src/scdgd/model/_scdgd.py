@@ -19,6 +19,7 @@ from scdgd._options import Choice, Instance, Options, checked, constructor_optio
 from scdgd.inference import NEW_CELLS, NewCellsConfig
 from scdgd.likelihood import VALUE_LIKELIHOODS
 from scdgd.module import DGDModule, log_size_factor
+from scdgd.posterior import Noisy, Point
 from scdgd.prior import GaussianMixture, SoftballMixture
 
 from ._arguments import BUILDING, FREEZING, REFERENCE
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from scdgd.module._dgd import GeneLikelihood
+    from scdgd.posterior import RowPosterior
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,10 @@ PRIORS = {"gaussian_mixture": GaussianMixture, "softball": SoftballMixture}
 
 #: How often each hyper-prior is counted: per cell where the joint density would else grow without bound.
 _HYPERPRIOR_WEIGHT = {"log_var": "per_cell", "weights": "once", "means": "once"}
+
+
+def _with_noise(scale: float) -> RowPosterior:
+    return Noisy(scale) if scale > 0 else Point()
 
 
 class SCDGD(
@@ -119,6 +125,7 @@ class SCDGD(
     """
 
     _module_cls = DGDModule
+    _posterior_of_scale = staticmethod(_with_noise)
     _latent_key = "X_scdgd"
     _priors = PRIORS
     _hyperprior_weight = _HYPERPRIOR_WEIGHT
@@ -166,7 +173,7 @@ class SCDGD(
             msg = "`size_factor='registered'` needs `setup_anndata(adata, size_factor_key=...)`."
             raise ValueError(msg)
         n_cells, k = self.summary_stats.n_trained_cells, self._count_components(n_components)
-        self.module = self._make_module(
+        self.module = self._module_cls(
             self.summary_stats.n_vars,
             n_cells,
             self._priors[prior](k, n_latent, **prior_kwargs),
@@ -181,7 +188,7 @@ class SCDGD(
             dispersion=dispersion,
             dispersion_floor=dispersion_floor,
             size_factor=size_factor,
-            noise_scale=noise_scale,
+            posterior=self._posterior_of_scale(noise_scale),
             hyperprior_weight={**self._hyperprior_weight, **hyperprior_weight},
         )
         self._start_posterior()
@@ -204,9 +211,6 @@ class SCDGD(
             raise ValueError(msg)
         return given
 
-    def _make_module(self, *args, **kwargs) -> DGDModule:
-        return self._module_cls(*args, **kwargs)
-
     def _count_components(self, n_components: int | str) -> int:
         n_cells = self.summary_stats.n_trained_cells
         if n_components == "labels":
@@ -225,7 +229,8 @@ class SCDGD(
     def _warn_if_degenerate(self) -> None:
         prior = self.module.prior
         once = self.module.hyperprior_weight["log_var"] == "once" or not isinstance(prior, SoftballMixture)
-        if self.module.noise_scale == 0 and prior.covariance_type != "fixed" and once:
+        has_length = self.module.posterior.is_learned or self.module.posterior.noise_scale > 0
+        if not has_length and prior.covariance_type != "fixed" and once:
             logger.warning(
                 "Without noise on representations (`noise_scale=0`) the joint density grows without bound as "
                 "representations and components shrink together. Keep `noise_scale > 0`, or use "

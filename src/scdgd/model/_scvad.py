@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 from scdgd._options import Choice, checked
-from scdgd.inference import place_variational
-from scdgd.module import VADModule
+from scdgd.posterior import Gaussian
 from scdgd.prior import GaussianMixture, SoftballMixture, StandardNormal
 
 from ._arguments import BUILDING
 from ._scdgd import SCDGD
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
     from mudata import MuData
 
-    from scdgd.inference import NewCellsConfig
     from scdgd.module._dgd import GeneLikelihood
 
 
@@ -31,7 +26,7 @@ class SCVAD(SCDGD):
     r"""Variational autodecoder for single-cell counts: :class:`SCDGD` with a posterior variance for each cell.
 
     The baseline of Schuster & Krogh 2023. A cell has a mean and a variance of its own, learned with decoder and prior by
-    the evidence lower bound, again without an encoder; see :class:`~scdgd.module.VADModule`. Training, data, and methods
+    the evidence lower bound, again without an encoder; see :class:`~scdgd.posterior.Gaussian`. Training, data, and methods
     are those of :class:`SCDGD`. Posteriors are the learned ones, and importance sampling corrects them. Priors that are
     made of an encoder (VampPrior and its mixtures) cannot be used, because there is none.
 
@@ -52,7 +47,7 @@ class SCVAD(SCDGD):
     >>> mean, variance = model.get_latent_representation(return_dist=True)
     """
 
-    _module_cls = VADModule
+    _posterior_of_scale = Gaussian
     _latent_key = "X_scvad"
     _priors = {"gaussian_mixture": GaussianMixture, "normal": _standard_normal, "softball": SoftballMixture}
     _hyperprior_weight = {"log_var": "once", "weights": "once", "means": "once"}
@@ -103,21 +98,3 @@ class SCVAD(SCDGD):
             new_cells=new_cells,
         )
         self.init_params_ = self._get_init_params(locals())
-
-    def _make_module(self, *args, noise_scale: float, **kwargs) -> VADModule:
-        return self._module_cls(*args, initial_scale=noise_scale, **kwargs)
-
-    def _warn_if_degenerate(self) -> None:
-        """Nothing to warn of: the entropy of the posteriors keeps the latent space from shrinking."""
-
-    def _posterior_moments(
-        self, adata, indices, batch_size: int | None, full_covariance: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Those that were learned; :meth:`get_posterior` corrects them by importance sampling."""
-        rows = self._resolve_rows(self._validate_anndata(adata), indices, batch_size)
-        rows = self.module.representations(torch.as_tensor(rows, device=self.module.device))
-        mean, var = self.module.posterior_of(rows)
-        return mean.cpu().numpy(), (torch.diag_embed(var) if full_covariance else var).cpu().numpy()
-
-    def _place_minibatch(self, tensors: dict[str, torch.Tensor], config: NewCellsConfig) -> torch.Tensor:
-        return place_variational(self.module, tensors, config.n_steps, config.lr)

@@ -266,7 +266,7 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
         """Place the mixture if that is still to be done, and the held-out cells in what training ended with."""
         table = self.module.representations.table
         if not bool(self.module.prior.placed):  # training ended, or its best state was, before the epoch had come
-            mean, var = self.module.posterior_of(table[torch.as_tensor(train_rows, device=table.device)])
+            mean, var = self.module.posterior.moments(table[torch.as_tensor(train_rows, device=table.device)])
             self.module.prior.place(mean, posterior_var=var, seed=seed)
         if len(held_out):
             z = self._infer(self.adata, held_out, self._new_cells, None)
@@ -333,7 +333,7 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
         return rows
 
     def _check_training_options(self, datamodule, trainer_kwargs: dict, polish: bool) -> None:
-        if polish and self.module.row_width != self.module.prior.n_latent:
+        if polish and self.module.posterior.is_learned:
             msg = "`polish=True` moves point estimates; this model learns posteriors. Leave it out."
             raise ValueError(msg)
         if datamodule is not None:

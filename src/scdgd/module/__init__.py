@@ -1,6 +1,7 @@
 """Modules: deep generative decoder and flexible autoencoder, and what they are made of."""
 
 from scdgd._lazy import names_from
+from scdgd.posterior import FlowPosterior, InverseAutoregressiveFlow, MixturePosterior
 
 from ._decoder import Activation, Decoder, OutputActivation
 from ._dgd import REPRESENTATION_KEY, DGDModule, HyperpriorWeight
@@ -8,9 +9,7 @@ from ._flex_parts import DecoderName, PosteriorName, PriorName
 from ._flex_vae import FlexVAE
 from ._gmvae import GMVAE, ComponentRegularization
 from ._hidden_layers import HiddenActivation, HiddenLayers
-from ._inverse_autoregressive_flow import FlowPosterior, InverseAutoregressiveFlow
 from ._linear_decoder import LinearDecoder
-from ._mixture_posterior import MixturePosterior
 from ._representation_table import RepresentationTable
 from ._size_factor import SizeFactor, log_size_factor
 from ._sparse_first_layer import forward_sparse

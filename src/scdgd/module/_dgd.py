@@ -12,6 +12,7 @@ from torch import nn
 
 from scdgd._compat import MODULE_KEYS
 from scdgd.likelihood import ALL_LIKELIHOODS, LIKELIHOODS, VALUE_LIKELIHOODS, ConstrainedPoisson
+from scdgd.posterior import Point
 
 from ._checkpoint_format import CheckpointFormatMixin
 from ._decoder import Activation, Decoder, OutputActivation
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from scdgd.data import SparseCounts
     from scdgd.likelihood import CountLikelihood, ValueLikelihood
+    from scdgd.posterior import RowPosterior
     from scdgd.prior import Prior
 
 GeneLikelihood = Literal["nb", "zinb", "poisson", "zip", "constrained_poisson", "bernoulli", "normal"]
@@ -46,16 +48,15 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         x_{ij} \sim \mathrm{NB}(\mu_{ij}, \theta_j)
 
     There is no encoder: representations :math:`z_i` are free, one row of a table for each cell, and maximise with
-    decoder :math:`\vartheta` and prior parameters :math:`\phi` the joint density (their eq. 3)
+    decoder :math:`\vartheta` and prior parameters :math:`\phi`
 
     .. math::
-        \sum_i \Big[ \mathbb E_{\epsilon} \log p(x_i \mid z_i + \epsilon)
-        + \beta\, \mathbb E_{\epsilon} \log p(z_i + \epsilon \mid \phi) \Big]
-        + \sum_t \kappa_t \log p_t(\phi), \qquad \epsilon \sim \mathcal N(0, \varsigma^2 I)
+        \sum_i \Big[ \mathbb E_{q_i} \log p(x_i \mid z)
+        + \beta\, \big(\mathbb E_{q_i} \log p(z \mid \phi) + \mathbb H[q_i]\big) \Big] + \sum_t \kappa_t \log p_t(\phi)
 
-    With noise :math:`\varsigma = 0` this is the published objective. With :math:`\varsigma > 0` it is the evidence
-    lower bound of the posterior :math:`\mathcal N(z_i, \varsigma^2 I)` up to a constant: the noise gives the latent
-    space a length, so the joint density no longer grows without bound as all representations shrink.
+    where the row of a cell says what :math:`q_i` is. With :class:`~scdgd.posterior.Point` this is the published joint
+    density (their eq. 3), with :class:`~scdgd.posterior.Noisy` and :class:`~scdgd.posterior.Gaussian` the evidence lower
+    bound, of the former up to a constant.
 
     Parameters
     ----------
@@ -78,8 +79,8 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         0 for :math:`\theta = e^\rho`; 1 for :math:`\theta = 1 + e^\rho`, the released code's form.
     size_factor
         How :math:`s_i` is found, see :func:`log_size_factor`.
-    noise_scale
-        Standard deviation :math:`\varsigma` of the noise on representations in training; 0 is published.
+    posterior
+        What a row of the table says of :math:`q_i`; a point estimate if not given.
     hyperprior_weight
         :math:`\kappa` of each term of the prior's :meth:`~scdgd.prior.Prior.hyper_log_prob`, by name: ``"once"`` per
         data set (eq. 3 of the paper) or ``"per_cell"`` (its eq. 4, and the released code).
@@ -102,17 +103,18 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         dispersion: Literal["gene", "gene-batch"] = "gene",
         dispersion_floor: Literal[0, 1] = 0,
         size_factor: SizeFactor = "observed",
-        noise_scale: float = 0.0,
+        posterior: RowPosterior | None = None,
         hyperprior_weight: Mapping[str, HyperpriorWeight] | None = None,
     ) -> None:
         super().__init__()
         _check_likelihood(gene_likelihood, size_factor, output_activation)
         self.gene_likelihood, self.dispersion, self.dispersion_floor = gene_likelihood, dispersion, dispersion_floor
-        self.size_factor, self.noise_scale = size_factor, noise_scale
+        self.size_factor, self.posterior = size_factor, Point() if posterior is None else posterior
         self.hyperprior_weight = dict(hyperprior_weight or {})
         self.n_batch = n_batch
         self.prior = prior
-        self.representations = RepresentationTable(n_cells, self.row_width)
+        self.representations = RepresentationTable(n_cells, self.posterior.width(prior.n_latent))
+        self.posterior.start(self.representations.table)
         self.posterior_sampler: PosteriorSampler | None = None
         self.samples_posterior = False
         self.decoder = Decoder(
@@ -136,19 +138,6 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
     def likelihood(self) -> type[CountLikelihood | ValueLikelihood]:
         """Family of the likelihood."""
         return ALL_LIKELIHOODS[self.gene_likelihood]
-
-    @property
-    def row_width(self) -> int:
-        """Number of parameters of a cell: its representation."""
-        return self.prior.n_latent
-
-    def posterior_of(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
-        """Mean ``(b, d)`` and variance of the posterior that training assumes, from rows of the table."""
-        return rows, self.noise_scale**2
-
-    def noisy(self, rows: torch.Tensor) -> torch.Tensor:
-        """Representations ``(b, d)`` as the loss sees them, from rows of the table: with noise in training only."""
-        return rows + self.noise_scale * torch.randn_like(rows) if self.training else rows
 
     @property
     def log_theta(self) -> torch.Tensor:
@@ -230,9 +219,9 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             representation.requires_grad_()
         library = log_size_factor(x, self.size_factor, size_factor)
         if self.training:
-            z = self.noisy(representation)
+            z = self.posterior.draw(representation)
         elif n_samples == 1 and not self.samples_posterior:
-            z, _ = self.posterior_of(representation)
+            z, _ = self.posterior.moments(representation)
         elif self.posterior_sampler is None:
             msg = "The posterior has no sampler: use the methods of the model, or set `module.posterior_sampler`."
             raise RuntimeError(msg)
@@ -277,33 +266,36 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         kl_weight: float = 1.0,
         n_obs: int | None = None,
     ) -> LossOutput:
-        r"""Negative log joint density *per cell*, a mean over the minibatch.
+        r"""Negative lower bound *per cell*, a mean over the minibatch.
 
         .. math::
-            \frac1b \sum_{i \in \mathcal B} \big[-\log p(x_i \mid z_i) - \beta \log p(z_i \mid \phi)\big]
-            - \sum_t \frac{\kappa_t}{n} \log p_t(\phi)
+            \frac1b \sum_{i \in \mathcal B} \big[-\log p(x_i \mid z_i) + \beta\, \mathrm{KL}(q_i \,\|\, p)\big]
+            - \sum_t \frac{\kappa_t}{n} \log p_t(\phi), \qquad
+            \mathrm{KL}(q_i \,\|\, p) = -\mathbb H[q_i] - \mathbb E_{q_i} \log p(z \mid \phi)
 
-        where :math:`\kappa_t` is 1 for ``"once"`` and ``n`` for ``"per_cell"``. Nothing in it depends on the size of
-        the minibatch. scvi-tools files the prior terms under "KL"; they are negative log densities, and
-        ``elbo_train`` is the negative log joint density per cell.
+        with one draw :math:`z_i \sim q_i`, where :math:`\kappa_t` is 1 for ``"once"`` and ``n`` for ``"per_cell"``. Nothing
+        in it depends on the size of the minibatch. The entropy of points and of noise of one scale is a constant and left
+        out: their "KL" is a negative log density, and ``elbo_train`` the negative log joint density per cell.
 
         Parameters
         ----------
         tensors, inference_outputs, generative_outputs
             As scvi-tools passes them.
         kl_weight
-            Weight :math:`\beta` of the prior of representations.
+            Weight :math:`\beta` of the divergence.
         n_obs
             Number of training cells ``n``; the size of the table if not given.
         """
         n = len(self.representations) if n_obs is None else n_obs
         reconstruction_loss = -generative_outputs[MODULE_KEYS.PX_KEY].log_prob(tensors[REGISTRY_KEYS.X_KEY])  # (b,)
-        neg_log_prior = -self.prior.log_prob(inference_outputs[MODULE_KEYS.Z_KEY])  # (b,)
+        mean, var = self.posterior.moments(inference_outputs[REPRESENTATION_KEY])
+        expected = self.prior.expected_log_prob(inference_outputs[MODULE_KEYS.Z_KEY], mean, var)
+        kl_divergence = -self.posterior.entropy(var) - expected  # (b,)
         neg_log_hyperprior = -self.weighted_hyper_log_prob(n)
         return LossOutput(
-            loss=(reconstruction_loss + kl_weight * neg_log_prior).mean() + neg_log_hyperprior / n,
+            loss=(reconstruction_loss + kl_weight * kl_divergence).mean() + neg_log_hyperprior / n,
             reconstruction_loss=reconstruction_loss,
-            kl_local={"neg_log_prior_z": neg_log_prior},
+            kl_local={MODULE_KEYS.KL_Z_KEY: kl_divergence},
             kl_global={"neg_log_prior_params": neg_log_hyperprior},
         )
 

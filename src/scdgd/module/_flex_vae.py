@@ -17,6 +17,7 @@ from scdgd._compat import ADATA_MINIFY_TYPE, MODULE_KEYS
 from scdgd._options import check_options, check_positive_integers, constructor_options
 from scdgd.data import SparseCounts
 from scdgd.likelihood import Likelihood
+from scdgd.posterior import FlowPosterior, InverseAutoregressiveFlow
 from scdgd.prior import PseudoInputs
 
 from ._checkpoint_format import CheckpointFormatMixin
@@ -33,7 +34,6 @@ from ._flex_parts import (
     prior_options,
     replace_hidden_layers,
 )
-from ._inverse_autoregressive_flow import FlowPosterior, InverseAutoregressiveFlow
 from ._sparse_first_layer import forward_sparse
 
 if TYPE_CHECKING:

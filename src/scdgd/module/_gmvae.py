@@ -17,9 +17,9 @@ from scdgd._compat import MODULE_KEYS
 from scdgd._options import check_options
 from scdgd.data import SparseCounts, as_sparse_counts
 from scdgd.likelihood import Likelihood
+from scdgd.posterior import MixturePosterior
 
 from ._flex_vae import FlexVAE
-from ._mixture_posterior import MixturePosterior
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

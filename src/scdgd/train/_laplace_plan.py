@@ -57,13 +57,14 @@ class LaplacePlan(RepresentationPlan):
     @checked(n_laplace_genes=Optional(Integer(1)))
     def __init__(self, module: DGDModule, *, n_laplace_genes: int | None = 100, **kwargs) -> None:
         super().__init__(module, **kwargs)
-        if module.row_width != module.prior.n_latent:
-            msg = f"{type(module).__name__} learns variances of its own; LaplacePlan integrates around point estimates."
+        posterior = module.posterior
+        if posterior.is_learned:
+            msg = f"{type(posterior).__name__} rows learn variances of their own; LaplacePlan integrates around point estimates."
             raise ValueError(msg)
-        if module.noise_scale > 0:
+        if posterior.noise_scale > 0:
             msg = (
                 "Noise on representations and Laplace's term would count the width of a posterior twice: set "
-                f"`noise_scale=0`, got {module.noise_scale}."
+                f"`noise_scale=0`, got {posterior.noise_scale}."
             )
             raise ValueError(msg)
         self.n_laplace_genes = n_laplace_genes

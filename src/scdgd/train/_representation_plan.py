@@ -263,7 +263,7 @@ class RepresentationPlan(TrainingPlan):
             if not self.module.training:
                 representation = representation.clone().requires_grad_()
                 inference_outputs[REPRESENTATION_KEY] = representation
-                inference_outputs[MODULE_KEYS.Z_KEY] = self.module.noisy(representation)
+                inference_outputs[MODULE_KEYS.Z_KEY] = self.module.posterior.draw(representation, training=False)
             generative_outputs = self.module.generative(**self.module._get_generative_input(batch, inference_outputs))
             output = self.module.loss(batch, inference_outputs, generative_outputs, **self.loss_kwargs)
             output = self._completed(batch, inference_outputs, output)
@@ -276,7 +276,7 @@ class RepresentationPlan(TrainingPlan):
 
     def posteriors(self) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Mean ``(n, d)`` and variance of the training cells' posteriors, which the steps of the mixture see."""
-        return self.module.posterior_of(self._train_table)
+        return self.module.posterior.moments(self._train_table)
 
     @property
     def _is_placement_epoch(self) -> bool:

@@ -13,7 +13,7 @@ import torch
 from pyro.distributions.transforms import ConditionalAffineAutoregressive
 from torch.distributions import Normal, kl_divergence
 
-from scdgd.module import FlowPosterior, InverseAutoregressiveFlow
+from scdgd.posterior import FlowPosterior, InverseAutoregressiveFlow
 
 N_CONTEXT, N_CELLS = 4, 6
 
