@@ -20,7 +20,7 @@ import scdgd
 
 VARIANTS = {
     "normal": {"prior": "normal"},
-    "gmm": {"prior": "gmm"},
+    "gmm": {"prior": "gaussian_mixture"},
     "dpgmm": {"prior": "dpgmm"},
     "vamp": {"prior": "vamp"},
     "vmm": {"prior": "vmm"},

@@ -92,6 +92,8 @@ class Setting(NamedTuple):
     decoder: str = "nonlinear"
 
 
+#: Names of priors that are longer than those of the tables.
+_NAMES = {"gmm": "gaussian_mixture"}
 MAIN = {"scVI (stock)": Setting("stock"), **{p: Setting(p) for p in ("normal", "gmm", "dpgmm", "vamp", "vmm")}}
 WIDE = {f"{prior}, {N_WIDE} dimensions": Setting(prior, N_WIDE) for prior in ("normal", "vamp")}
 
@@ -177,7 +179,11 @@ def silent(plan_cls: type) -> type:
 def build(setting: Setting, train: AnnData, seed: int):
     scvi.settings.seed = seed
     cls = scvi.model.SCVI if setting.prior == "stock" else FlexSCVI
-    options = {"prior": setting.prior, "n_components": N_COMPONENTS, "decoder": setting.decoder}
+    options = {
+        "prior": _NAMES.get(setting.prior, setting.prior),
+        "n_components": N_COMPONENTS,
+        "decoder": setting.decoder,
+    }
     cls.setup_anndata(train, batch_key="batch" if "batch" in train.obs else None)
     model = cls(
         train, n_latent=setting.n_latent, n_hidden=128, gene_likelihood="nb", **(options if cls is FlexSCVI else {})

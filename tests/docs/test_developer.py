@@ -76,10 +76,10 @@ def test_words_of_the_code_that_pages_name():
     where = {
         "_dgd.py": ("module", ["GeneLikelihood"]),
         "_flex_vae.py": ("module", ["GeneLikelihood"]),
-        "_flex_parts.py": ("module", ["PriorName", "make_prior"]),
-        "_scdgd.py": ("model", ["_priors", "_module_cls", "_latent_key", "checkpoint_format_"]),
+        "_registry.py": ("prior", ["PRIORS"]),
+        "_scdgd.py": ("model", ["_module_cls", "_latent_key", "checkpoint_format_"]),
         "_training_mixin.py": ("model", ["_training_plan_cls", "_data_splitter_cls"]),
-        "_representation_plan.py": ("train", ["em_step", ".place(", ".placed"]),
+        "_representation_plan.py": ("train", [".place(", ".after_epoch("]),
     }
     for file, (package, names) in where.items():
         source = (ROOT / "src" / "scdgd" / package / file).read_text()

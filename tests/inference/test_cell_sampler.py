@@ -24,7 +24,7 @@ SMALL = {"n_latent": 2, "n_hidden": 8}
 MODELS = {
     "SCDGD": (SCDGD, {"n_components": 3, "max_epochs": 30}),  # before, posteriors are far from their approximation
     "SCVAD": (SCVAD, {"n_components": 3}),
-    "FlexSCVI": (FlexSCVI, {"n_components": 3, "posterior": "iaf", "prior": "gmm"}),
+    "FlexSCVI": (FlexSCVI, {"n_components": 3, "posterior": "iaf", "prior": "gaussian_mixture"}),
     "SCVMM": (SCVMM, {"n_components": 3}),
     "SCVAMP": (SCVAMP, {"n_components": 3}),
     "SCGMVAE": (SCGMVAE, {"n_components": 3}),

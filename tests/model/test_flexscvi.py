@@ -22,7 +22,7 @@ from scdgd.model import SCIAF, SCVAMP, SCVMM, FlexSCVI
 from scdgd.module import FlexVAE
 from tests.conftest import simulate, state_of, train
 
-PRIORS = ("normal", "gmm", "dpgmm", "vamp", "vmm", "vade")
+PRIORS = ("normal", "gaussian_mixture", "dpgmm", "vamp", "vmm", "vade")
 CHOICES = [*((prior, "normal") for prior in PRIORS), ("normal", "iaf"), ("vamp", "iaf"), ("vmm", "iaf")]
 COVARIATES = {
     "batch_key": "batch",
@@ -113,7 +113,10 @@ def test_scores(model):
 
 
 @pytest.mark.parametrize(
-    "model", [("normal", "normal"), ("gmm", "normal"), ("vmm", "normal"), ("vamp", "iaf")], ids="-".join, indirect=True
+    "model",
+    [("normal", "normal"), ("gaussian_mixture", "normal"), ("vmm", "normal"), ("vamp", "iaf")],
+    ids="-".join,
+    indirect=True,
 )
 def test_expression_and_downstream(model):
     shares = model.get_normalized_expression(return_numpy=True)
@@ -189,7 +192,7 @@ def test_draws_from_the_prior(model):
             model.prior_predictive_sample(**{"n_cells": 3, **wrong})
 
 
-@pytest.mark.parametrize("prior", ["gmm", "dpgmm", "vamp", "vmm"])
+@pytest.mark.parametrize("prior", ["gaussian_mixture", "dpgmm", "vamp", "vmm"])
 def test_draws_have_the_moments_of_the_components(prior):
     model = trained(prior, "normal")
     drawn = model.prior_predictive_sample(3_000, component=2, seed=0).obsm["X_flexscvi"]
@@ -239,7 +242,7 @@ def direct_weights(model: FlexSCVI, indices, px, zs, log_prior, n_mc_samples: in
     return torch.softmax(log_weights, 0).numpy()
 
 
-@pytest.mark.parametrize(("prior", "posterior"), [("gmm", "normal"), ("vmm", "normal"), ("vamp", "iaf")])
+@pytest.mark.parametrize(("prior", "posterior"), [("gaussian_mixture", "normal"), ("vmm", "normal"), ("vamp", "iaf")])
 @pytest.mark.parametrize("n_samples", [1, 3])
 @torch.inference_mode()
 def test_importance_weights_are_of_the_models_own_prior(prior, posterior, n_samples, monkeypatch):
@@ -251,7 +254,7 @@ def test_importance_weights_are_of_the_models_own_prior(prior, posterior, n_samp
 
     monkeypatch.setattr(FlexVAE, "marginal_ll", seeded)
     model = copy.deepcopy(trained(prior, posterior))
-    if prior == "gmm":
+    if prior == "gaussian_mixture":
         model.module.prior.means.copy_(torch.tensor([[3.0, -3.0, 2.0]]) + model.module.prior.means)
     indices = np.array([3, 9, 11, 40, 60])
     (tensors,) = model._make_data_loader(model.adata, indices=indices)
@@ -264,7 +267,7 @@ def test_importance_weights_are_of_the_models_own_prior(prior, posterior, n_samp
     np.testing.assert_allclose(weights.sum(), 1, rtol=1e-6)
     expected = direct_weights(model, indices, px, z, model.module.given_prior().log_prob, 100)
     np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-6)
-    if prior == "gmm":
+    if prior == "gaussian_mixture":
         monkeypatch.setattr(FlexSCVI, "_data_loader_cls", AnnDataLoader)  # scvi-tools' weights take dense counts
         scvi_tools = SCVI.get_importance_weights(model, model.adata, indices, qz=qz, px=copy.copy(px), zs=z, **options)
         assert np.abs(np.log(scvi_tools / weights)).max() > 0.5
@@ -367,7 +370,7 @@ def test_published_systems_take_other_parts():
     assert type(make(cls=SCIAF, prior="vmm", n_components=3).module.prior).__name__ == "VampPriorMixture"
     assert make(cls=SCVAMP, posterior="iaf").module.flow is not None
     with pytest.raises(TypeError, match="prior"):
-        make(cls=SCVAMP, prior="gmm")
+        make(cls=SCVAMP, prior="gaussian_mixture")
 
 
 def test_a_newer_checkpoint_format_is_refused(tmp_path):
@@ -667,7 +670,7 @@ def test_splits_that_cannot_train_are_refused():
 
 
 def test_no_cells_are_not_read():
-    model = train(make(simulate(20, 8), prior="gmm", n_components=2), 1)
+    model = train(make(simulate(20, 8), prior="gaussian_mixture", n_components=2), 1)
     for read in (
         model.get_latent_representation,
         model.get_cluster_assignments,

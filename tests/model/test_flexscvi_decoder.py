@@ -88,7 +88,9 @@ def test_it_finds_the_loadings_of_linear_data():
     assert (cosines > 0.95).all(), cosines
 
 
-@pytest.mark.parametrize(("prior", "representation"), [("normal", "one-hot"), ("vmm", "one-hot"), ("gmm", "embedding")])
+@pytest.mark.parametrize(
+    ("prior", "representation"), [("normal", "one-hot"), ("vmm", "one-hot"), ("gaussian_mixture", "embedding")]
+)
 def test_new_batches(prior, representation):
     """Columns of new batches start at zero and train; the reference stays bit for bit."""
     adata = simulate(60, 12, n_batches=2)
@@ -146,7 +148,7 @@ def test_poisson_families(prior, likelihood):
 
 @pytest.mark.parametrize("likelihood", FAMILIES)
 def test_importance_weights_of_poisson_families(likelihood):
-    model = train(make(prior="gmm", gene_likelihood=likelihood), 1, batch_size=40)
+    model = train(make(prior="gaussian_mixture", gene_likelihood=likelihood), 1, batch_size=40)
     options = {"n_mc_samples": 20, "n_mc_samples_per_pass": 10}
     weighted = model.get_normalized_expression(
         indices=np.arange(10), weights="importance", n_samples_overall=15, batch_size=4, return_numpy=True, **options

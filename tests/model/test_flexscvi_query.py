@@ -9,7 +9,7 @@ import torch
 from scdgd.model import SCVMM, FlexSCVI
 from tests.conftest import simulate, state_of, train
 
-PRIORS = ("normal", "gmm", "dpgmm", "vamp", "vmm", "vade")
+PRIORS = ("normal", "gaussian_mixture", "dpgmm", "vamp", "vmm", "vade")
 
 
 def make(adata, setup: dict, cls: type[FlexSCVI] = FlexSCVI, **kwargs) -> FlexSCVI:
@@ -46,7 +46,7 @@ def assert_equal(first: tuple, second: tuple) -> None:
 CHOICES = [
     *((prior, "normal", encodes, "one-hot") for prior in PRIORS for encodes in (True, False)),
     *((prior, "normal", True, "embedding") for prior in ("normal", "vamp", "vmm")),
-    ("gmm", "normal", False, "embedding"),
+    ("gaussian_mixture", "normal", False, "embedding"),
     ("vmm", "iaf", True, "one-hot"),
     ("vamp", "iaf", True, "embedding"),
 ]
@@ -91,7 +91,7 @@ def test_new_batches(prior, posterior, encodes, representation, tmp_path):
     assert_equal(reading_of(reference, adata), expected)
 
 
-@pytest.mark.parametrize("prior", ["gmm", "dpgmm", "vamp", "vmm", "vade"])
+@pytest.mark.parametrize("prior", ["gaussian_mixture", "dpgmm", "vamp", "vmm", "vade"])
 def test_the_prior_stays_frozen_in_a_query_that_is_not(prior):
     adata = simulate(60, 12, n_batches=2)
     reference = make(adata, {"batch_key": "batch"}, prior=prior)
@@ -127,7 +127,7 @@ def test_a_query_of_a_query(prior, tmp_path):
     ("prior", "encodes", "representation"),
     [
         ("normal", True, "one-hot"),
-        ("gmm", False, "one-hot"),
+        ("gaussian_mixture", False, "one-hot"),
         ("vamp", True, "one-hot"),
         ("vmm", True, "one-hot"),
         ("vmm", True, "embedding"),

@@ -38,7 +38,7 @@ def test_trains_places_and_reads(model_class, tmp_path):
 FLEXIBLE = [
     *((cls, {}) for cls in (SCVMM, SCVAMP, SCIAF, SCGMVAE)),
     (SCVAE, {"n_components": 1}),
-    *((FlexSCVI, {"prior": prior}) for prior in ("gmm", "dpgmm", "vade")),
+    *((FlexSCVI, {"prior": prior}) for prior in ("gaussian_mixture", "dpgmm", "vade")),
 ]
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from scdgd.model import FlexSCVI
-from scdgd.prior import Prior
+from scdgd.model import SCDGD, SCVAD, FlexSCVI
+from scdgd.prior import DirichletProcessMixture, Prior
 from tests.conftest import simulate, train
+from tests.prior.test_contract import Cubes
 
 
 class StudentMixture(Prior):
@@ -81,9 +82,52 @@ def test_the_loss_has_its_density():
     )
 
 
-@pytest.mark.parametrize("prior", ["student", nn.Linear, StudentMixture(3, 2)])
-def test_what_is_no_prior_is_refused(prior):
+@pytest.mark.parametrize("model_class", [FlexSCVI, SCDGD])
+@pytest.mark.parametrize("prior", ["student", nn.Linear, nn.Linear(3, 2)])
+def test_what_is_no_prior_is_refused(model_class, prior):
     adata = simulate(30, 8)
-    FlexSCVI.setup_anndata(adata)
+    model_class.setup_anndata(adata)
     with pytest.raises(ValueError, match="`prior` must be one of"):
-        FlexSCVI(adata, prior=prior, n_components=3)
+        model_class(adata, prior=prior, n_components=3)
+
+
+# in every model
+
+
+@pytest.mark.parametrize("model_class", [SCDGD, SCVAD, FlexSCVI])
+@pytest.mark.parametrize("prior", [Cubes, StudentMixture(3, 2, dof=6), "dpgmm"], ids=["class", "instance", "name"])
+def test_every_model_takes_it(model_class, prior, tmp_path):
+    """By gradients, with new cells, and after loading."""
+    adata, new = simulate(120, 20), simulate(15, 20, seed=1)
+    model_class.setup_anndata(adata)
+    model = model_class(adata, prior=prior, n_components=3, n_latent=2, n_hidden=8, gene_likelihood="nb")
+    kind = {"dpgmm": DirichletProcessMixture}.get(prior, prior) if isinstance(prior, str | type) else type(prior)
+    assert type(model.module.prior) is kind
+    assert model.module.prior is not prior
+    start = {key: p.detach().clone() for key, p in model.module.prior.named_parameters()}
+    train(model, 5)
+    assert any((p.detach() - start[key]).abs().max() > 1e-3 for key, p in model.module.prior.named_parameters())
+    if isinstance(prior, Prior):
+        assert torch.equal(prior.means, start["means"])
+    assert all(np.isfinite(frame.to_numpy(float)).all() for frame in model.history.values())
+    assert np.isfinite(model.get_latent_representation(new)).all()
+    assert model.prior_predictive_sample(7, component=1, seed=0).shape == (7, 20)
+    z, soft = model.get_latent_representation(), model.get_cluster_assignments(soft=True)
+    model.save(tmp_path / "model")
+    again = model_class.load(tmp_path / "model", adata=adata, accelerator="cpu")
+    assert type(again.module.prior) is kind
+    np.testing.assert_array_equal(again.get_latent_representation(), z)
+    np.testing.assert_array_equal(again.get_cluster_assignments(soft=True), soft)
+    assert kind.__name__ in model._model_summary_string or prior in model._model_summary_string
+
+
+def test_a_prior_that_no_file_can_name_is_refused_when_it_is_saved(tmp_path):
+    class Local(Cubes):
+        """Of this function only."""
+
+    adata = simulate(60, 15)
+    FlexSCVI.setup_anndata(adata)
+    model = FlexSCVI(adata, prior=Local, n_components=3, n_latent=2, n_hidden=8)
+    with pytest.raises(ValueError, match="Local.*module that can be imported"):
+        model.save(tmp_path / "model")
+    assert not list(tmp_path.glob("model/*"))

@@ -124,7 +124,8 @@ def test_presets_are_not_changed_by_use():
 
 
 @pytest.mark.parametrize(
-    ("prior", "ratio"), [("vmm", 5.0), ("dpgmm", 2.5), ("gmm", 5.0), ("vamp", 1.0), ("vade", 1.0), ("normal", 1.0)]
+    ("prior", "ratio"),
+    [("vmm", 5.0), ("dpgmm", 2.5), ("gaussian_mixture", 5.0), ("vamp", 1.0), ("vade", 1.0), ("normal", 1.0)],
 )
 def test_rate_of_the_prior(prior, ratio):
     """By default that of docs/benchmarks_priors.md, or of the networks where the ELBO trains the prior."""

@@ -19,7 +19,7 @@ QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 MODELS = {
     "SCDGD": (SCDGD, {"n_components": 3, "n_latent": 2, "n_hidden": 16}),
     "SCVAD": (SCVAD, {"n_components": 3, "n_latent": 2, "n_hidden": 16}),
-    "FlexSCVI": (FlexSCVI, {"prior": "gmm", "n_components": 3, "n_latent": 2, "n_hidden": 16}),
+    "FlexSCVI": (FlexSCVI, {"prior": "gaussian_mixture", "n_components": 3, "n_latent": 2, "n_hidden": 16}),
     "VampPrior": (FlexSCVI, {"prior": "vamp", "n_components": 5, "n_latent": 2, "n_hidden": 16}),
     "linear": (FlexSCVI, {"prior": "normal", "decoder": "linear", "n_latent": 2, "n_hidden": 16}),
     "SCGMVAE": (SCGMVAE, {"n_components": 3, "n_latent": 2, "n_hidden": 16}),

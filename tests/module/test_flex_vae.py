@@ -14,7 +14,7 @@ from scdgd.data import SparseCounts
 from scdgd.module import FlexVAE
 
 N_CELLS, N_GENES = 12, 8
-PRIORS = ("normal", "gmm", "dpgmm", "vamp", "vmm", "vade")
+PRIORS = ("normal", "gaussian_mixture", "dpgmm", "vamp", "vmm", "vade")
 
 
 def minibatch(
@@ -305,7 +305,7 @@ def test_evidence_by_single_draws_means_and_remainders():
 def test_evidence_with_a_latent_library():
     """The library size is integrated over too: quadrature in two dimensions, z and log library."""
     options = {"use_observed_lib_size": False, "library_log_means": np.array([[2.0, 2.5]])}
-    module, tensors = tiny(1, "gmm", **options, library_log_vars=np.array([[0.3, 0.2]]))
+    module, tensors = tiny(1, "gaussian_mixture", **options, library_log_vars=np.array([[0.3, 0.2]]))
     with torch.no_grad():
         module.l_encoder.mean_encoder.bias.add_(2.0)
     z_axis, l_axis = torch.linspace(-10, 10, 401), torch.linspace(-1, 6, 201)
@@ -477,7 +477,7 @@ def test_autotune_payload():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"prior": "vampire"}, r"prior.*'normal', 'gmm', 'dpgmm', 'vamp', 'vmm', 'vade'.*vampire"),
+        ({"prior": "vampire"}, r"prior.*'normal', 'gaussian_mixture', 'dpgmm', 'vamp', 'vmm', 'vade'.*vampire"),
         ({"posterior": "realnvp"}, r"posterior.*'normal', 'iaf'.*realnvp"),
         ({"mean_activation": "relu"}, r"mean_activation.*'softmax', 'exp'.*relu"),
         ({"gene_likelihood": "gamma"}, r"gene_likelihood.*'poisson', 'zip', 'constrained_poisson', 'normal'.*gamma"),
@@ -496,7 +496,7 @@ def test_autotune_payload():
             },
             "use_observed_lib_size",
         ),
-        ({"prior": "gmm", "prior_kwargs": {"covariance_type": "banded"}}, "covariance_type"),
+        ({"prior": "gaussian_mixture", "prior_kwargs": {"covariance_type": "banded"}}, "covariance_type"),
         ({"prior": "vmm", "n_components": 0}, "n_components"),
     ],
     ids=str,

@@ -71,7 +71,7 @@ every_mixture = pytest.mark.parametrize("make_prior", MIXTURES.values(), ids=MIX
 
 def given(make_prior, k: int, d: int, dtype=torch.float64, spread: float = 0.5) -> ComponentMixture:
     """The mixture of a prior with random parameters."""
-    return randomised(make_prior(k, d)).to(dtype).given(Encoder(d, spread))
+    return randomised(make_prior(k, d)).to(dtype).encoded_by(Encoder(d, spread))
 
 
 def eb_loss(now: Prior, z: torch.Tensor, prior_batch_size: float = 128, *, detach: bool = True) -> torch.Tensor:

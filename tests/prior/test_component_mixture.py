@@ -33,7 +33,7 @@ def covariances(prior, encoder) -> tuple[torch.Tensor, torch.Tensor]:
 def test_log_prob_equals_torch_distributions(make_prior, dtype, tolerance, k, d, shape):
     prior, encoder = randomised(make_prior(k, d)).to(dtype), Encoder(d)
     z = torch.randn(*shape, d, dtype=dtype)
-    now = prior.given(encoder)
+    now = prior.encoded_by(encoder)
     log_prob = now.log_prob(z)
     assert log_prob.shape == shape
     assert log_prob.dtype == dtype
@@ -87,7 +87,7 @@ def test_curvature_is_that_of_the_density(make_prior):
 @pytest.mark.parametrize("distance", [1.0, 1e4])
 def test_far_away_is_finite_and_responsibilities_sum_to_one(make_prior, distance):
     prior = make_prior(5, 3)
-    now = prior.given(Encoder(3))
+    now = prior.encoded_by(Encoder(3))
     z = (distance * torch.nn.functional.normalize(torch.randn(50, 3), dim=1)).requires_grad_()
     torch.testing.assert_close(now.responsibilities(z).sum(-1), torch.ones(50))
     (now.log_prob(z).mean() + now.expected_component_log_prob(z).mean()).backward()
@@ -114,7 +114,7 @@ class _Densities(torch.nn.Module):
         self.prior = prior
 
     def forward(self, encoder, z):
-        now = self.prior.given(encoder)
+        now = self.prior.encoded_by(encoder)
         terms = now.hyper_log_prob()
         return now.log_prob(z), now.expected_component_log_prob(z), sum(terms.values(), z.new_zeros(()))
 
@@ -123,13 +123,13 @@ class _Densities(torch.nn.Module):
 def test_a_permutation_of_the_components_permutes_responsibilities(make_prior):
     prior, encoder, order = randomised(make_prior(4, 3)), Encoder(3), torch.tensor([2, 0, 3, 1])
     z = torch.randn(5, 3, dtype=torch.float64)
-    before, terms = prior.given(encoder), prior.given(encoder).hyper_log_prob()
+    before, terms = prior.encoded_by(encoder), prior.encoded_by(encoder).hyper_log_prob()
     log_prob, r = before.log_prob(z), before.responsibilities(z)
     with torch.no_grad():
         for parameter in prior.parameters():
             if parameter.ndim:
                 parameter.copy_(parameter[order])
-    after = prior.given(encoder)
+    after = prior.encoded_by(encoder)
     torch.testing.assert_close(after.log_prob(z), log_prob)
     torch.testing.assert_close(after.responsibilities(z), r[:, order])
     for name, value in after.hyper_log_prob().items():
@@ -159,11 +159,11 @@ def test_corner_without_component_is_empty():
 
 def test_given_parameters_do_not_become_parameters():
     prior = DirichletProcessMixture(3, 2)
-    now = prior.given()
+    now = prior.encoded_by()
     assert list(now.parameters()) == []
     assert now.state_dict() == {}
     assert now.component_means is prior.means
-    assert now.given() is now
+    assert now.encoded_by() is now
 
 
 # uncertain means
@@ -174,7 +174,7 @@ def test_predictive_density_is_the_convolution(make_prior):
     """Quadrature over the mean in one dimension."""
     prior, encoder = randomised(make_prior(3, 1)), Encoder(1)
     with torch.no_grad():
-        now = prior.given(encoder)
+        now = prior.encoded_by(encoder)
         mean, var = encoder(prior.pseudo_inputs())
         m = torch.arange(-20, 20, 0.002, dtype=torch.float64)
         scale = 1 / prior.wishart().flatten()
@@ -193,7 +193,7 @@ def test_expected_density_is_the_mean_over_draws(make_prior):
     prior, encoder = randomised(make_prior(2, 3)), Encoder(3)
     torch.manual_seed(0)
     with torch.no_grad():
-        now = prior.given(encoder)
+        now = prior.encoded_by(encoder)
         mean, var = encoder(prior.pseudo_inputs())
         factors = prior.wishart()
         factors = torch.diag_embed(factors) if factors.ndim == 2 else factors
@@ -222,7 +222,7 @@ def test_expected_density_is_below_the_predictive_one_unless_means_are_known(mak
 @every_uncertain
 def test_known_means_are_a_gaussian_mixture(make_prior):
     prior, encoder = randomised(make_prior(4, 3)), Encoder(3, spread=0.0)
-    now = prior.given(encoder)
+    now = prior.encoded_by(encoder)
     mixture = DirichletProcessMixture(4, 3, covariance_type=prior.wishart.covariance_type).double()
     mixture.load_state_dict(
         {**{n: v for n, v in prior.state_dict().items() if "pseudo" not in n}, "means": now.component_means.detach()}
@@ -237,7 +237,7 @@ def test_known_means_are_a_gaussian_mixture(make_prior):
 def test_huge_and_tiny_uncertainty_is_finite(make_prior):
     prior = make_prior(4, 3)
     for spread in (1e-30, 1e4):
-        log_prob = prior.given(Encoder(3, spread)).log_prob(torch.randn(5, 3))
+        log_prob = prior.encoded_by(Encoder(3, spread)).log_prob(torch.randn(5, 3))
         log_prob.sum().backward()
         assert torch.isfinite(log_prob).all()
         assert all(torch.isfinite(p.grad).all() for p in prior.parameters() if p.grad is not None)
@@ -260,7 +260,7 @@ def test_terms_of_the_hyper_prior(make_prior):
 @pytest.mark.parametrize("make_prior", [GaussianMixture, lambda k, d: StandardNormal(d)])
 def test_other_priors_are_given_without_an_encoder(make_prior):
     prior, z = make_prior(3, 2), torch.randn(4, 2)
-    assert prior.given() is prior
+    assert prior.encoded_by() is prior
     assert torch.equal(prior.expected_component_log_prob(z), prior.component_log_prob(z))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scdgd.prior import GaussianMixture, Prior, SoftballMixture
+from scdgd.prior import GaussianComponents, GaussianMixture, Prior, SoftballMixture
 from tests.prior.mixtures import every_covariance, precisions_of, randomise
 
 
@@ -61,8 +61,8 @@ def test_general_formulas_agree_with_those_of_the_type(covariance_type):
     """A new prior needs its means, precisions and responsibilities only."""
     prior = mixture(covariance_type)
     z = torch.randn(5, 4, dtype=torch.float64)
-    torch.testing.assert_close(prior.precision(z), Prior.precision(prior, z))
-    torch.testing.assert_close(prior._component_scores(z), Prior._component_scores(prior, z))
+    torch.testing.assert_close(prior.precision(z), GaussianComponents.precision(prior, z))
+    torch.testing.assert_close(prior._component_scores(z), GaussianComponents._component_scores(prior, z))
 
 
 def test_softball_mixture_has_a_curvature():
@@ -71,12 +71,16 @@ def test_softball_mixture_has_a_curvature():
     torch.testing.assert_close(prior.hessian(z), -torch.func.hessian(prior.log_prob)(z))
 
 
-def test_prior_without_gaussian_components_says_so():
-    class Opaque(GaussianMixture):
-        precisions = Prior.precisions
-
-    with pytest.raises(NotImplementedError, match="Opaque has no `precisions`"):
-        Opaque(3, 2, covariance_type="full").hessian(torch.zeros(1, 2))
+@every_covariance
+def test_curvature_of_any_density_is_found_by_autograd(covariance_type):
+    prior, z = mixture(covariance_type), torch.randn(2, 5, 4, dtype=torch.float64)
+    exact = Prior.hessian(prior, z)
+    torch.testing.assert_close(exact, prior.hessian(z))
+    values = torch.linalg.eigvalsh(Prior.precision(prior, z))
+    assert (values > -1e-9).all()
+    torch.testing.assert_close(values, torch.linalg.eigvalsh(exact).clamp(min=0).sort(-1).values)
+    with torch.inference_mode():
+        torch.testing.assert_close(Prior.hessian(prior, z.clone()), exact)
 
 
 class LargestTensor(TorchDispatchMode):

@@ -31,18 +31,18 @@ def expected_log_joint(now, z, r, prior_batch_size):
 def test_a_small_gradient_step_raises_the_expected_log_joint(make_prior):
     prior, encoder, z = randomised(make_prior(6, 3)), Encoder(3), torch.randn(50, 3, dtype=torch.float64)
     optimizer = torch.optim.Adam(prior.parameters(), lr=1e-4)
-    r = torch.softmax(prior.given(encoder).expected_component_log_prob(z), dim=-1).detach()
-    before = expected_log_joint(prior.given(encoder), z, r, 128).item()
-    eb_loss(prior.given(encoder), z).backward()
+    r = torch.softmax(prior.encoded_by(encoder).expected_component_log_prob(z), dim=-1).detach()
+    before = expected_log_joint(prior.encoded_by(encoder), z, r, 128).item()
+    eb_loss(prior.encoded_by(encoder), z).backward()
     optimizer.step()
-    assert expected_log_joint(prior.given(encoder), z, r, 128).item() > before
+    assert expected_log_joint(prior.encoded_by(encoder), z, r, 128).item() > before
 
 
 @every_mixture
 def test_held_responsibilities_give_the_gradient_of_the_marginal(make_prior):
     """Fisher's identity; differentiating through them does not, it rewards hard assignments."""
     prior, encoder, z = randomised(make_prior(4, 2)), Encoder(2), torch.randn(30, 2, dtype=torch.float64)
-    now = prior.given(encoder)
+    now = prior.encoded_by(encoder)
     parameters = [p for n, p in prior.named_parameters() if n.startswith("wishart")]
     marginal = -torch.logsumexp(now.expected_component_log_prob(z), dim=-1).mean()
     marginal = marginal - sum(now.hyper_log_prob().values()) / 128
@@ -62,10 +62,10 @@ def test_a_thousand_fast_steps_stay_finite(make_prior):
     optimizer = torch.optim.Adam(prior.parameters(), lr=1e-2)
     for _ in range(1000):
         optimizer.zero_grad()
-        loss = eb_loss(prior.given(encoder), z)
+        loss = eb_loss(prior.encoded_by(encoder), z)
         loss.backward()
         optimizer.step()
-    now = prior.given(encoder)
+    now = prior.encoded_by(encoder)
     loss = eb_loss(now, z) - now.log_prob(z).mean()
     optimizer.zero_grad()
     loss.backward()
@@ -83,7 +83,7 @@ def test_of_a_hundred_components_five_groups_use_five(seed):
     for _ in range(500):
         batch = z[torch.randint(len(z), (128,), generator=generator)]
         optimizer.zero_grad()
-        eb_loss(prior.given(), batch, 128).backward()
+        eb_loss(prior.encoded_by(), batch, 128).backward()
         optimizer.step()
     components = prior.responsibilities(z).argmax(-1)
     sizes = torch.bincount(components, minlength=100)
@@ -100,17 +100,16 @@ def test_means_start_as_seeded_draws():
 
 
 def test_which_priors_are_fitted_by_alternating_steps():
-    assert DirichletProcessMixture.empirical_bayes
-    assert VampPriorMixture.empirical_bayes
-    assert not VampPrior.empirical_bayes
+    assert DirichletProcessMixture.updates[0] == VampPriorMixture.updates[0] == "empirical_bayes"
+    assert VampPrior.updates == ("gradient",)
 
 
 @every_type
 @pytest.mark.parametrize("d", [2, 30])
 def test_every_parameter_of_the_dirichlet_process_gets_a_gradient(covariance_type, d):
     prior = DirichletProcessMixture(5, d, covariance_type=covariance_type)
-    eb_loss(prior.given(), torch.randn(20, d)).backward()
+    eb_loss(prior.encoded_by(), torch.randn(20, d)).backward()
     assert {n for n, p in prior.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0} == set()
     assert set(prior.hyper_log_prob()) == {"concentration", "weights", "means", "precisions"}
-    torch.testing.assert_close(prior.precisions, prior.given().precisions)
+    torch.testing.assert_close(prior.precisions, prior.encoded_by().precisions)
     assert prior.sample(7)[0].shape == (7, d)

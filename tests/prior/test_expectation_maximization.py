@@ -336,6 +336,7 @@ def test_place_is_determined_by_its_seed(make_prior):
     placed = []
     for _ in range(2):
         prior = make_prior(4, 2).double()
+        prior.placed.fill_(False)
         prior.place(z, seed=3)
         placed.append(prior.means.clone())
     assert torch.equal(*placed)
@@ -343,9 +344,12 @@ def test_place_is_determined_by_its_seed(make_prior):
 
 def test_place_keeps_the_variances_of_a_softball_mixture():
     z, centres = clusters()
-    prior = SoftballMixture(4, 2).double()
+    prior = SoftballMixture(4, 2, initial_means="kmeans").double()
     before = prior.log_var.clone(), prior.weight_logits.clone()
     prior.place(z)
+    placed = prior.means.clone()
+    prior.place(z, seed=1)  # once only
+    assert torch.equal(prior.means, placed)
     assert torch.equal(prior.log_var, before[0])
     assert torch.equal(prior.weight_logits, before[1])
     distance = np.linalg.norm(centres[:, None] - prior.means.detach().numpy(), axis=2)

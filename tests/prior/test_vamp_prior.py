@@ -14,7 +14,7 @@ both = pytest.mark.parametrize("cls", [VampPrior, VampPriorMixture])
 
 def test_cells_as_pseudo_inputs_are_the_aggregated_posterior():
     inputs, encoder = pseudo_inputs(40).double(), Encoder(3)
-    now = VampPrior(inputs, 3).given(encoder)
+    now = VampPrior(inputs, 3).encoded_by(encoder)
     mean, var = encoder(inputs())
     z = torch.randn(10, 1, 3, dtype=torch.float64)
     aggregated = distributions.Normal(mean, var.sqrt()).log_prob(z).sum(-1).exp().mean(-1).log()
@@ -23,7 +23,7 @@ def test_cells_as_pseudo_inputs_are_the_aggregated_posterior():
 
 def test_variance_is_variance():
     prior = VampPrior(PseudoInputs(1, 2), 1).double()
-    now = prior.given(lambda u: (torch.zeros(1, 1).double(), torch.full((1, 1), 4.0).double()))
+    now = prior.encoded_by(lambda u: (torch.zeros(1, 1).double(), torch.full((1, 1), 4.0).double()))
     expected = distributions.Normal(0.0, 2.0).log_prob(torch.tensor(3.0))
     assert now.log_prob(torch.tensor([3.0], dtype=torch.float64)).item() == pytest.approx(expected.item())
 
@@ -45,7 +45,7 @@ def test_variance_is_variance():
 )
 def test_state_holds_pseudo_inputs_and_no_encoder(cls, options, own):
     prior = cls(pseudo_inputs(3), 2, **options)
-    prior.given(Encoder(2)).log_prob(torch.zeros(1, 2))
+    prior.encoded_by(Encoder(2)).log_prob(torch.zeros(1, 2))
     names = {f"pseudo_inputs.{name}" for name in prior.pseudo_inputs.state_dict()}
     assert "pseudo_inputs.continuous" in names
     assert set(prior.state_dict()) == names | own
@@ -60,7 +60,7 @@ def test_gradients_reach_every_parameter_and_the_encoder(d, objective, covarianc
         VampPrior(pseudo_inputs(5), d, learn_weights=True),
         VampPriorMixture(pseudo_inputs(5), d, covariance_type=covariance_type),
     ):
-        now = prior.given(encoder)
+        now = prior.encoded_by(encoder)
         loss = -now.log_prob(z).mean() - sum(now.hyper_log_prob().values()) / 20
         (eb_loss(now, z) if objective == "eb" else loss).backward()
         without = {n for n, p in prior.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
@@ -70,7 +70,7 @@ def test_gradients_reach_every_parameter_and_the_encoder(d, objective, covarianc
 
 
 def test_the_predictive_density_needs_the_decomposition_and_the_expected_one_does_not(monkeypatch):
-    now = VampPriorMixture(pseudo_inputs(3), 2).given(Encoder(2))
+    now = VampPriorMixture(pseudo_inputs(3), 2).encoded_by(Encoder(2))
     z, calls = torch.zeros(4, 2), []
     cholesky = torch.linalg.cholesky
     monkeypatch.setattr(torch.linalg, "cholesky", lambda x: calls.append(x) or cholesky(x))
@@ -86,7 +86,7 @@ def test_the_predictive_density_needs_the_decomposition_and_the_expected_one_doe
 def test_the_encoder_runs_once(cls):
     calls = []
     encoder = Encoder(2)
-    now = cls(pseudo_inputs(3), 2).given(lambda u: calls.append(u) or encoder(u))
+    now = cls(pseudo_inputs(3), 2).encoded_by(lambda u: calls.append(u) or encoder(u))
     now.log_prob(torch.zeros(4, 2))
     now.responsibilities(torch.zeros(4, 2))
     assert len(calls) == 1
@@ -104,21 +104,21 @@ def test_without_an_encoder_the_way_out_is_named(cls):
         with pytest.raises(RuntimeError, match=r"call `given\(encode\)` first"):
             use()
     with pytest.raises(ValueError, match=r"call `given\(encode\)` with the encoder"):
-        prior.given()
+        prior.encoded_by()
     with pytest.raises(ValueError, match=r"must have shape \(3, 2\), got \(3, 4\), \(3, 4\)"):
-        prior.given(Encoder(4))
+        prior.encoded_by(Encoder(4))
 
 
 def test_hyper_prior_without_an_encoder_is_refused_where_it_needs_one():
     with pytest.raises(RuntimeError, match=r"call `given\(encode\)` first"):
         VampPriorMixture(pseudo_inputs(3), 2).hyper_log_prob()
-    assert VampPrior(pseudo_inputs(3), 2).given(Encoder(2)).hyper_log_prob() == {}
+    assert VampPrior(pseudo_inputs(3), 2).encoded_by(Encoder(2)).hyper_log_prob() == {}
 
 
 def test_without_gradients_nothing_is_recorded():
     prior = VampPriorMixture(pseudo_inputs(3), 2)
     with torch.no_grad():
-        now = prior.given(Encoder(2))
+        now = prior.encoded_by(Encoder(2))
     z = torch.zeros(4, 2, requires_grad=True)
     now.log_prob(z).sum().backward()
     assert z.grad.abs().sum() > 0
@@ -128,11 +128,11 @@ def test_without_gradients_nothing_is_recorded():
 def test_pseudo_inputs_of_several_categories_are_told_apart():
     """Each categorical input reaches the encoder with its own weights."""
     prior, encoder = VampPrior(pseudo_inputs(3), 2), Encoder(2)
-    before = prior.given(encoder).component_means.detach()
+    before = prior.encoded_by(encoder).component_means.detach()
     for index in ("0", "2"):
         with torch.no_grad():
             prior.pseudo_inputs.category_logits[index][0, 0] += 3
-        after = prior.given(encoder).component_means.detach()
+        after = prior.encoded_by(encoder).component_means.detach()
         assert (after[0] - before[0]).abs().max() > 1e-3
         assert torch.equal(after[1:], before[1:])
         before = after

@@ -100,7 +100,7 @@ def test_without_early_stopping_the_last_state_stays():
 
 
 @pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
-@pytest.mark.parametrize("prior", ["normal", "gmm", "dpgmm", "vamp", "vmm", "vade"])
+@pytest.mark.parametrize("prior", ["normal", "gaussian_mixture", "dpgmm", "vamp", "vmm", "vade"])
 def test_nan_ends_training_in_the_last_good_state(prior, likelihood, messages):
     if likelihood != "nb" and prior not in ("normal", "vmm"):
         pytest.skip("the likelihood does not see the prior")

@@ -18,7 +18,7 @@ from scdgd.module import FlexVAE
 from scdgd.train import EmpiricalBayesPlan
 from tests.conftest import simulate, state_of, train
 
-EMPIRICAL_BAYES, BY_ELBO = ("gmm", "dpgmm", "vmm"), ("vamp", "vade")
+EMPIRICAL_BAYES, BY_ELBO = ("gaussian_mixture", "dpgmm", "vmm"), ("vamp", "vade")
 
 
 def make(adata=None, setup: dict | None = None, **kwargs) -> FlexSCVI:
@@ -29,6 +29,11 @@ def make(adata=None, setup: dict | None = None, **kwargs) -> FlexSCVI:
 
 def copy_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def _own(plan: EmpiricalBayesPlan) -> torch.optim.Optimizer | None:
+    """Optimiser of a prior that takes steps of its own."""
+    return plan.prior_update.optimizer if plan.prior_update.wants_draws else None
 
 
 class Watch(Callback):
@@ -42,12 +47,14 @@ class Watch(Callback):
         if self.states:
             self.states[-1].append(copy_of(pl_module.module))
         self.states.append([copy_of(pl_module.module)])
-        optimizer = pl_module._prior_optimizer
+        optimizer = _own(pl_module)
         if optimizer is not None and len(self.states) == 1:
             step, own = optimizer.step, optimizer.param_groups
 
             def spy():
-                self.gradients.append([None if p.grad is None else p.grad.clone() for p in pl_module._trained])
+                self.gradients.append(
+                    [None if p.grad is None else p.grad.clone() for p in pl_module.prior_update.parameters]
+                )
                 self.rates.append([groups[0]["lr"] for groups in (trainer.optimizers[0].param_groups, own)])
                 return step()
 
@@ -57,7 +64,7 @@ class Watch(Callback):
         self.states[-1].append(copy_of(pl_module.module))
         self.kl_weights.append(float(pl_module.loss_kwargs["kl_weight"]))
         self.losses.append(float(outputs["loss"]))
-        if pl_module._prior_optimizer is None or pl_module.is_pretraining:
+        if _own(pl_module) is None or pl_module.is_pretraining:
             self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
     def on_train_end(self, trainer, pl_module):
@@ -96,7 +103,7 @@ def test_steps_alternate(prior, options):
 @pytest.mark.parametrize("prior", BY_ELBO)
 def test_priors_of_the_elbo_move_with_the_networks(prior):
     watch = watched(make(prior=prior))
-    assert watch.plan._prior_optimizer is None
+    assert _own(watch.plan) is None
     for before, after_networks, after_prior in watch.states:
         trained = {f"prior.{name}" for name, _ in watch.plan.module.prior.named_parameters()}
         assert set(differ(before, after_networks, prior=True)) == trained
@@ -209,7 +216,7 @@ def test_weight_of_the_divergence(options, expected):
     np.testing.assert_allclose(watch.kl_weights, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("prior", "posterior"), [("vade", "normal"), ("gmm", "iaf"), ("vmm", "normal")])
+@pytest.mark.parametrize(("prior", "posterior"), [("vade", "normal"), ("gaussian_mixture", "iaf"), ("vmm", "normal")])
 def test_pretraining(prior, posterior):
     """The prior waits; then a Gaussian mixture is put where the representations are."""
     model = make(prior=prior, posterior=posterior, n_components=3)
@@ -349,7 +356,7 @@ def test_accumulated_gradients_step_the_networks_once():
         assert not [key for key in differ(before, after, prior=False) if key in parameters]
 
 
-@pytest.mark.parametrize(("splitter", "prior"), [(SparseCountsSplitter, "gmm"), (DataSplitter, "vmm")])
+@pytest.mark.parametrize(("splitter", "prior"), [(SparseCountsSplitter, "gaussian_mixture"), (DataSplitter, "vmm")])
 def test_datamodule(splitter, prior):
     model = make(prior=prior)
     train(model, 2, datamodule=splitter(model.adata_manager, batch_size=32))

@@ -35,9 +35,9 @@ from scdgd._options import (
 )
 from scdgd.inference import NEW_CELLS
 from scdgd.likelihood import LIKELIHOODS, VALUE_LIKELIHOODS
-from scdgd.module._flex_parts import DecoderName, PosteriorName, PriorName
+from scdgd.module._flex_parts import DecoderName, PosteriorName
 from scdgd.module._flex_vae import GeneLikelihood, MeanActivation
-from scdgd.prior import Prior
+from scdgd.prior._registry import PriorRule
 from scdgd.train import OF_TRAINING_PLAN
 
 from ._devices import ACCELERATOR, ONE_DEVICE
@@ -178,6 +178,7 @@ BUILDING: dict[str, Rule] = {
     "size_factor": Choice(None, "observed", "max", "mean", "registered", "none"),
     "output_activation": Choice(None, "softmax", "sigmoid", "softplus", "identity"),
     "dispersion_floor": Choice(0, 1),
+    "prior": PriorRule(has_encoder=False),
     "prior_kwargs": _OPTIONS,
     "noise_scale": Number(least=0),
     "initial_scale": Number(above=0),
@@ -204,7 +205,7 @@ BUILDING_ENCODERS: dict[str, Rule] = {
     "gene_likelihood": Choice(*get_args(GeneLikelihood)),
     "use_observed_lib_size": Flag(),
     "latent_distribution": Choice("normal", "ln"),
-    "prior": Either(Choice(*get_args(PriorName)), Subclass(Prior, "a subclass of scdgd.prior.Prior")),
+    "prior": PriorRule(has_encoder=True),
     "prior_kwargs": _OPTIONS,
     "posterior": Choice(*get_args(PosteriorName)),
     "posterior_kwargs": _OPTIONS,

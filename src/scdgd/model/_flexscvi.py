@@ -21,6 +21,9 @@ from scdgd.data import CountsField, SparseCountsLoader, SparseCountsSplitter
 from scdgd.metrics import n_used_components
 from scdgd.module import FlexVAE
 from scdgd.module._query_columns import hold_known, sort_query_columns
+from scdgd.prior import Prior
+from scdgd.prior._registry import class_of, components_of, title_of
+from scdgd.prior._update import WITH_ENCODER, update_of
 from scdgd.train import (
     BestState,
     EmpiricalBayesPlan,
@@ -51,10 +54,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scvi.data.fields import BaseAnnDataField
 
-    from scdgd.module import PosteriorName, PriorName
+    from scdgd.module import PosteriorName
     from scdgd.module._flex_parts import DecoderName
     from scdgd.module._flex_vae import GeneLikelihood
-    from scdgd.prior import Prior
+    from scdgd.prior import PriorName
 
 logger = logging.getLogger(__name__)
 
@@ -121,14 +124,17 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         log-normalised values, it must be ``"normal"``; means are then decoded as they are, without a library size.
     prior
         * ``"normal"``: :math:`\mathcal N(0, I)`, as in scVI
-        * ``"gmm"``: Gaussian mixture
+        * ``"gaussian_mixture"``: Gaussian mixture
+        * ``"softball"``: the Gaussian mixture of :class:`SCDGD` with its hyper-priors
         * ``"dpgmm"``: truncated Dirichlet process mixture of Gaussians, which leaves components empty that it does not need
         * ``"vamp"``: mixture of the posteriors of pseudo-inputs (Tomczak & Welling 2018; Dony et al. 2020)
         * ``"vmm"``: Dirichlet process mixture whose means are the posteriors of pseudo-inputs (Stirn & Knowles 2024)
         * ``"vade"``: Gaussian mixture trained by the bound of Jiang et al. 2017
-        * a subclass of :class:`~scdgd.prior.Prior` that takes `n_components` and `n_latent`: trained by the ELBO
+        * a subclass of :class:`~scdgd.prior.Prior` that takes `n_components` and `n_latent`, or an instance, which is copied:
+          trained by the ELBO, unless it says otherwise (:attr:`~scdgd.prior.Prior.updates`)
     n_components
-        Number ``k`` of components, for ``"dpgmm"`` and ``"vmm"`` an upper bound. Not used by ``"normal"``.
+        Number ``k`` of components, for ``"dpgmm"`` and ``"vmm"`` an upper bound. Not used by ``"normal"``
+        and by instances.
     prior_kwargs
         Further arguments of the prior's class in :mod:`scdgd.prior`.
     posterior
@@ -180,7 +186,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         use_observed_lib_size: bool = True,
         latent_distribution: Literal["normal", "ln"] = "normal",
         *,
-        prior: PriorName | type[Prior] = "vmm",
+        prior: PriorName | type[Prior] | Prior = "vmm",
         n_components: int = 100,
         prior_kwargs: dict | None = None,
         posterior: PosteriorName = "normal",
@@ -189,11 +195,9 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         **kwargs,
     ) -> None:
         kwargs = self._check_module_options(kwargs)
-        if prior != "normal" and adata is not None and registry is None and n_components > adata.n_obs:
-            msg = (
-                f"{n_components} components need at least as many cells, but there are {adata.n_obs}. Lower "
-                "`n_components`."
-            )
+        k = components_of(prior, n_components)
+        if adata is not None and registry is None and k > adata.n_obs:
+            msg = f"{k} components need at least as many cells, but there are {adata.n_obs}. Lower `n_components`."
             raise ValueError(msg)
         registry_ = registry_of(type(self), adata) if registry is None and adata is not None else registry
         if registry_ is not None:
@@ -220,8 +224,8 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
             **kwargs,
         )
         self._model_summary_string = (
-            f"{type(self).__name__}: prior {prior if isinstance(prior, str) else prior.__name__}"
-            + ("" if prior == "normal" else f" with {n_components} components")
+            f"{type(self).__name__}: prior {title_of(prior)}"
+            + (f" with {k} components" if class_of(prior).has_components else "")
             + f", posterior {posterior}, {n_latent} latent dimensions, hidden {n_hidden} x {n_layers}, {decoder} decoder, "
             f"{gene_likelihood}, dispersion {dispersion}"
         )
@@ -445,7 +449,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
                 "`prior_batch_size` in `plan_kwargs`, or choose another prior.",
                 k,
             )
-        elif n_used == k and self.module.prior.empirical_bayes and k > 20:
+        elif n_used == k and not update_of(self.module.prior, WITH_ENCODER).by_gradient and k > 20:
             logger.warning(
                 "All %s components are used, so the number of clusters is the one that was given. Raise `n_components`, "
                 "or lower `prior_batch_size` in `plan_kwargs`.",

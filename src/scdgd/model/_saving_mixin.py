@@ -20,6 +20,7 @@ from scvi.data import AnnDataManager
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._model_file import ATTRIBUTES_KEY, STATE_KEY, VAR_NAMES_KEY, find_data, read_model, write_model
 from scdgd._options import Anything, Choice, Either, Flag, Instance, Optional, PathLike, Rule, Text, checked
+from scdgd.prior._registry import check_storable, current_name
 from scdgd.train import pack_history, unpack_history
 
 from ._devices import ACCELERATOR, ONE_DEVICE, device_of
@@ -88,7 +89,8 @@ class SavingMixin:
         Raises
         ------
         ValueError
-            If the folder is there and is not to be overwritten, or there are no data to save.
+            If the folder is there and is not to be overwritten, there are no data to save, or the class of a prior cannot
+            be named in a file.
         OSError
             If there is no space, or nothing may be written.
         """
@@ -103,6 +105,7 @@ class SavingMixin:
         if save_anndata and self.adata is None:
             msg = "`save_anndata=True` saves the data of the model, but it has none. Leave it out."
             raise ValueError(msg)
+        check_storable(self.init_params_["non_kwargs"].get("prior", "normal"))
         folder.mkdir(parents=True, exist_ok=True)
         attributes = {name: value for name, value in self._get_user_attributes() if name.endswith("_")}
         history = attributes[_HISTORY]
@@ -194,7 +197,10 @@ class SavingMixin:
         """A model made with the arguments that were saved, and with the attributes."""
         arguments = attributes.pop("init_params_")
         further = {name: value for named in arguments["kwargs"].values() for name, value in named.items()}
-        model = cls(adata, registry, **arguments["non_kwargs"], **further)
+        named = {
+            name: current_name(value) if name == "prior" else value for name, value in arguments["non_kwargs"].items()
+        }
+        model = cls(adata, registry, **named, **further)
         history = attributes.get(_HISTORY)
         is_packed = isinstance(history, Mapping) and all(isinstance(column, Mapping) for column in history.values())
         attributes[_HISTORY] = unpack_history(history) if is_packed else history

@@ -15,12 +15,13 @@ from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 
 from scdgd._compat import get_state_registry, is_registered
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd._options import Choice, Instance, Options, checked, constructor_options, shown, unknown_name
+from scdgd._options import Choice, Instance, Options, checked, shown, unknown_name
 from scdgd.inference import NEW_CELLS, NewCellsConfig
 from scdgd.likelihood import VALUE_LIKELIHOODS
 from scdgd.module import DGDModule, log_size_factor
 from scdgd.posterior import Noisy, Point
-from scdgd.prior import GaussianMixture, SoftballMixture
+from scdgd.prior import Prior
+from scdgd.prior._registry import components_of, make_prior, title_of
 
 from ._arguments import BUILDING, FREEZING, REFERENCE
 from ._devices import ACCELERATOR, ONE_DEVICE
@@ -38,10 +39,9 @@ if TYPE_CHECKING:
 
     from scdgd.module._dgd import GeneLikelihood
     from scdgd.posterior import RowPosterior
+    from scdgd.prior import PriorName
 
 logger = logging.getLogger(__name__)
-
-PRIORS = {"gaussian_mixture": GaussianMixture, "softball": SoftballMixture}
 
 #: How often each hyper-prior is counted: per cell where the joint density would else grow without bound.
 _HYPERPRIOR_WEIGHT = {"log_var": "per_cell", "weights": "once", "means": "once"}
@@ -98,9 +98,11 @@ class SCDGD(
     dispersion_floor
         0, or 1 for the released code's :math:`\theta > 1`.
     prior
-        ``"gaussian_mixture"``, or ``"softball"`` for the published mixture with hyper-priors.
+        ``"gaussian_mixture"``; ``"softball"`` for the published mixture with hyper-priors; another name in
+        :data:`scdgd.prior.PRIORS`, except those that need an encoder; a subclass of :class:`~scdgd.prior.Prior` that takes
+        `n_components` and `n_latent`; or an instance, which is copied and knows its number of components.
     prior_kwargs
-        Further arguments of :class:`~scdgd.prior.GaussianMixture` or :class:`~scdgd.prior.SoftballMixture`.
+        Further arguments of the prior's class.
     noise_scale
         Standard deviation of the noise on representations in training; 0 is published. Default 0.6, on a scale where
         the broad prior has unit variance.
@@ -127,10 +129,9 @@ class SCDGD(
     _module_cls = DGDModule
     _posterior_of_scale = staticmethod(_with_noise)
     _latent_key = "X_scdgd"
-    _priors = PRIORS
     _hyperprior_weight = _HYPERPRIOR_WEIGHT
 
-    @checked(**{name: rule for name, rule in BUILDING.items() if name != "initial_scale"}, prior=Choice(*PRIORS))
+    @checked(**{name: rule for name, rule in BUILDING.items() if name != "initial_scale"})
     def __init__(
         self,
         adata: AnnData | MuData | None = None,
@@ -146,7 +147,7 @@ class SCDGD(
         size_factor: Literal["observed", "max", "mean", "registered", "none"] | None = None,
         output_activation: Literal["softmax", "sigmoid", "softplus", "identity"] | None = None,
         dispersion_floor: Literal[0, 1] = 0,
-        prior: Literal["gaussian_mixture", "softball"] = "gaussian_mixture",
+        prior: PriorName | type[Prior] | Prior = "gaussian_mixture",
         prior_kwargs: dict | None = None,
         noise_scale: float = 0.6,
         hyperprior_weight: dict[str, Literal["once", "per_cell"]] | None = None,
@@ -165,18 +166,17 @@ class SCDGD(
                 "not. Use 'gene' or 'gene-batch'."
             )
             raise ValueError(msg)
-        hyperprior_weight = self._check_hyperprior_weight(hyperprior_weight or {}, prior)
-        of_prior = constructor_options(self._priors[prior], "n_components", "n_latent", "generator")
-        prior_kwargs = of_prior("prior_kwargs", prior_kwargs or {})
         check_values(self.registry_, gene_likelihood)
         if size_factor == "registered" and not has_size_factor:
             msg = "`size_factor='registered'` needs `setup_anndata(adata, size_factor_key=...)`."
             raise ValueError(msg)
-        n_cells, k = self.summary_stats.n_trained_cells, self._count_components(n_components)
+        n_cells, k = self.summary_stats.n_trained_cells, self._count_components(n_components, prior)
+        made = make_prior(prior, k, n_latent, prior_kwargs)
+        hyperprior_weight = self._check_hyperprior_weight(hyperprior_weight or {}, made)
         self.module = self._module_cls(
             self.summary_stats.n_vars,
             n_cells,
-            self._priors[prior](k, n_latent, **prior_kwargs),
+            made,
             n_batch=self.summary_stats.n_batch,
             n_cats_per_cov=get_state_registry(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", ()),
             n_continuous=self.summary_stats.get("n_extra_continuous_covs", 0),
@@ -199,20 +199,25 @@ class SCDGD(
         self._model_summary_string = (
             f"{type(self).__name__}: {n_cells} cells, {self.summary_stats.n_vars} genes, {k} components, "
             f"{n_latent} latent dimensions, decoder {n_layers} x {n_hidden}, {gene_likelihood}, "
-            f"dispersion {dispersion}, size factor {size_factor}, prior {prior}"
+            f"dispersion {dispersion}, size factor {size_factor}, prior {title_of(prior)}"
         )
         self.init_params_ = self._get_init_params(locals())
 
-    def _check_hyperprior_weight(self, given: dict[str, str], prior: str) -> dict[str, str]:
-        weight = Choice("once", "per_cell")
-        given = Options(dict.fromkeys(self._hyperprior_weight, weight), of="the prior")("hyperprior_weight", given)
-        if prior == "gaussian_mixture" and set(given) - {"weights"}:
-            msg = "A plain Gaussian mixture has a prior of its weights only; other terms need `prior='softball'`."
+    def _check_hyperprior_weight(self, given: dict[str, str], prior: Prior) -> dict[str, str]:
+        terms = list(prior.hyper_log_prob())
+        weights = dict.fromkeys((*self._hyperprior_weight, *terms), Choice("once", "per_cell"))
+        given = Options(weights, of="the prior")("hyperprior_weight", given)
+        if set(given) - set(terms):
+            msg = (
+                f"A {type(prior).__name__} has priors of its parameters {terms} only, got {sorted(given)}; "
+                "`prior='softball'` has those of means and variances."
+            )
             raise ValueError(msg)
         return given
 
-    def _count_components(self, n_components: int | str) -> int:
+    def _count_components(self, n_components: int | str, prior: PriorName | type[Prior] | Prior) -> int:
         n_cells = self.summary_stats.n_trained_cells
+        n_components = components_of(prior, n_components)
         if n_components == "labels":
             state = get_state_registry(self.registry_, REGISTRY_KEYS.LABELS_KEY)
             if str(state["original_key"]).startswith("_scvi"):
@@ -228,9 +233,9 @@ class SCDGD(
 
     def _warn_if_degenerate(self) -> None:
         prior = self.module.prior
-        once = self.module.hyperprior_weight["log_var"] == "once" or not isinstance(prior, SoftballMixture)
+        once = self.module.hyperprior_weight["log_var"] == "once" or "log_var" not in prior.hyper_log_prob()
         has_length = self.module.posterior.is_learned or self.module.posterior.noise_scale > 0
-        if not has_length and prior.covariance_type != "fixed" and once:
+        if not has_length and prior.can_shrink and once:
             logger.warning(
                 "Without noise on representations (`noise_scale=0`) the joint density grows without bound as "
                 "representations and components shrink together. Keep `noise_scale > 0`, or use "

@@ -131,7 +131,7 @@ class SCGMVAE(FlexSCVI):
             dispersion,
             gene_likelihood,
             use_observed_lib_size,
-            prior="normal" if n_components == 1 else "gmm",
+            prior="normal" if n_components == 1 else "gaussian_mixture",
             n_components=n_components,
             component_weights="uniform" if from_labels else component_weights,
             max_components_per_cell=max_components_per_cell,

@@ -9,6 +9,8 @@ from ._flexscvi import FlexSCVI
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from scdgd.prior import Prior, PriorName
+
 
 class SCIAF(FlexSCVI):
     """scVI with an inverse autoregressive flow as posterior (Dony et al. 2020).
@@ -34,7 +36,12 @@ class SCIAF(FlexSCVI):
     _latent_key = "X_sciaf"
 
     def __init__(
-        self, adata: AnnData | None = None, registry: dict | None = None, *, prior: str = "normal", **kwargs
+        self,
+        adata: AnnData | None = None,
+        registry: dict | None = None,
+        *,
+        prior: PriorName | type[Prior] | Prior = "normal",
+        **kwargs,
     ) -> None:
         self._refuse_fixed(kwargs, ("posterior",))
         super().__init__(adata, registry, prior=prior, posterior="iaf", **kwargs)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from scdgd._options import Choice, checked
+from scdgd._options import checked
 from scdgd.posterior import Gaussian
-from scdgd.prior import GaussianMixture, SoftballMixture, StandardNormal
 
 from ._arguments import BUILDING
 from ._scdgd import SCDGD
@@ -16,10 +15,7 @@ if TYPE_CHECKING:
     from mudata import MuData
 
     from scdgd.module._dgd import GeneLikelihood
-
-
-def _standard_normal(n_components: int, n_latent: int) -> StandardNormal:
-    return StandardNormal(n_latent)
+    from scdgd.prior import Prior, PriorName
 
 
 class SCVAD(SCDGD):
@@ -35,7 +31,7 @@ class SCVAD(SCDGD):
     adata, registry, n_components, n_latent
         As for :class:`SCDGD`, and so are all parameters that are not named below. Every hyper-prior counts once.
     prior
-        ``"gaussian_mixture"``, ``"normal"`` for :math:`\mathcal N(0, I)`, or ``"softball"``.
+        As for :class:`SCDGD`; with ``"normal"``, :math:`\mathcal N(0, I)`, all of the divergence is exact.
     initial_scale
         Standard deviation that all posteriors start from. Default 0.6; the published start is that of the prior.
 
@@ -49,13 +45,9 @@ class SCVAD(SCDGD):
 
     _posterior_of_scale = Gaussian
     _latent_key = "X_scvad"
-    _priors = {"gaussian_mixture": GaussianMixture, "normal": _standard_normal, "softball": SoftballMixture}
     _hyperprior_weight = {"log_var": "once", "weights": "once", "means": "once"}
 
-    @checked(
-        **{name: rule for name, rule in BUILDING.items() if name != "noise_scale"},
-        prior=Choice("gaussian_mixture", "normal", "softball"),
-    )
+    @checked(**{name: rule for name, rule in BUILDING.items() if name != "noise_scale"})
     def __init__(
         self,
         adata: AnnData | MuData | None = None,
@@ -71,17 +63,16 @@ class SCVAD(SCDGD):
         size_factor: Literal["observed", "max", "mean", "registered"] | None = None,
         output_activation: Literal["softmax", "sigmoid", "softplus"] | None = None,
         dispersion_floor: Literal[0, 1] = 0,
-        prior: Literal["gaussian_mixture", "normal", "softball"] = "gaussian_mixture",
+        prior: PriorName | type[Prior] | Prior = "gaussian_mixture",
         prior_kwargs: dict | None = None,
         initial_scale: float = 0.6,
         hyperprior_weight: dict[str, Literal["once", "per_cell"]] | None = None,
         new_cells: dict | None = None,
     ) -> None:
-        SCDGD.__init__.__wrapped__(  # without its checks: these arguments are checked, and there are more priors here
-            self,
+        super().__init__(
             adata,
             registry,
-            n_components=1 if prior == "normal" else n_components,
+            n_components=n_components,
             n_latent=n_latent,
             n_hidden=n_hidden,
             n_layers=n_layers,

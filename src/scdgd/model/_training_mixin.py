@@ -15,7 +15,6 @@ from scvi.utils import track
 from scdgd._options import checked
 from scdgd.data import CellIndexField, SparseCountsLoader, SparseCountsSplitter
 from scdgd.inference import gauss_newton
-from scdgd.prior import SoftballMixture
 from scdgd.train import (
     InterruptibleTrainRunner,
     Interruption,
@@ -265,7 +264,7 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
     def _finish(self, train_rows: np.ndarray, held_out: np.ndarray, held_out_rows: np.ndarray, seed: int) -> None:
         """Place the mixture if that is still to be done, and the held-out cells in what training ended with."""
         table = self.module.representations.table
-        if not bool(self.module.prior.placed):  # training ended, or its best state was, before the epoch had come
+        if not self.module.prior.is_placed:  # training ended, or its best state was, before the epoch had come
             mean, var = self.module.posterior.moments(table[torch.as_tensor(train_rows, device=table.device)])
             self.module.prior.place(mean, posterior_var=var, seed=seed)
         if len(held_out):
@@ -291,14 +290,10 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
         for name in {"train_rows", "cell_names"} & given.keys():
             msg = f"`{name}` in `plan_kwargs` is what the model says of its cells. Leave it out."
             raise ValueError(msg)
-        is_softball = isinstance(self.module.prior, SoftballMixture)
         if mixture_start is None:
-            mixture_start = 0 if is_softball else int(_MIXTURE_START * max_epochs)
+            mixture_start = int(_MIXTURE_START * max_epochs) if self.module.prior.is_broad_at_first else 0
         plan = {
-            "prior_update": "gradient" if is_softball else "em",
             "mixture_start": min(mixture_start, max_epochs - 1),
-            # placing a softball mixture again would undo what it has learned: it does not compare likelihoods
-            **({"placement_interval": None} if is_softball else {}),
             "seed": settings.seed or 0,
             "train_rows": torch.as_tensor(train_rows) if len(train_rows) < len(self.module.representations) else None,
             "cell_names": self._trained_cells[CellIndexField.CELL_NAMES_KEY],
@@ -314,7 +309,7 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
             self.module.prior.reset()
             if warm_start == "pca":
                 self._warm_start(train, rows)
-        if not bool(self.module.prior.placed):
+        if not self.module.prior.is_placed:
             self.mixture_start_ = plan["mixture_start"]
         self.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
 

@@ -2,10 +2,11 @@
 
 from scdgd._lazy import names_from
 from scdgd.posterior import FlowPosterior, InverseAutoregressiveFlow, MixturePosterior
+from scdgd.prior import PriorName
 
 from ._decoder import Activation, Decoder, OutputActivation
 from ._dgd import REPRESENTATION_KEY, DGDModule, HyperpriorWeight
-from ._flex_parts import DecoderName, PosteriorName, PriorName
+from ._flex_parts import DecoderName, PosteriorName
 from ._flex_vae import FlexVAE
 from ._gmvae import GMVAE, ComponentRegularization
 from ._hidden_layers import HiddenActivation, HiddenLayers

@@ -1,4 +1,4 @@
-"""What a flexible autoencoder is built from, by name: priors, and hidden layers that scvi-tools does not build."""
+"""What a flexible autoencoder is built from, by name: hidden layers and a decoder that scvi-tools does not build."""
 
 from __future__ import annotations
 
@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from scvi.nn import DecoderSCVI
 from torch import nn
 
-from scdgd._options import Rule, constructor_options
 from scdgd.likelihood import LIKELIHOODS
-from scdgd.prior import (
-    DirichletProcessMixture,
-    GaussianMixture,
-    Prior,
-    StandardNormal,
-    VaDEMixture,
-    VampPrior,
-    VampPriorMixture,
-)
 
 from ._hidden_layers import HiddenLayers
 from ._linear_decoder import LinearDecoder
@@ -28,40 +18,11 @@ if TYPE_CHECKING:
     from scvi.module import VAE
     from scvi.nn import FCLayers
 
-PriorName = Literal["normal", "gmm", "dpgmm", "vamp", "vmm", "vade"]
 PosteriorName = Literal["normal", "iaf"]
 DecoderName = Literal["nonlinear", "linear"]
 
 #: Total to which counts are normalised before they are encoded, and at which a size factor is one.
 NORMALIZED_TOTAL = 1e4
-#: Priors whose components are encoded pseudo-inputs.
-ENCODED_PRIORS = {"vamp": VampPrior, "vmm": VampPriorMixture}
-_MIXTURES = {"gmm": GaussianMixture, "vade": VaDEMixture}
-_OTHER_PRIORS = {"normal": StandardNormal, "dpgmm": DirichletProcessMixture}
-
-
-def is_prior_class(prior: PriorName | type[Prior]) -> bool:
-    """Whether a prior is given by its class, not by its name."""
-    return isinstance(prior, type) and issubclass(prior, Prior)
-
-
-def make_prior(name: PriorName | type[Prior], n_components: int, n_latent: int, **kwargs) -> Prior:
-    """Prior without pseudo-inputs; Gaussian mixtures have full covariances unless told otherwise."""
-    if name == "normal":
-        return StandardNormal(n_latent)
-    if name in _MIXTURES:
-        kwargs = {"covariance_type": "full", **kwargs}
-    return prior_class(name)(n_components, n_latent, **kwargs)
-
-
-def prior_class(name: PriorName | type[Prior]) -> type[Prior]:
-    """Class of a prior that is given by its name, or by itself."""
-    return name if is_prior_class(name) else (_MIXTURES | _OTHER_PRIORS | ENCODED_PRIORS)[name]
-
-
-def prior_options(name: PriorName | type[Prior]) -> Rule:
-    """What a prior takes beside the numbers of components and dimensions."""
-    return constructor_options(prior_class(name), "n_components", "n_latent", "pseudo_inputs", "generator")
 
 
 def replace_hidden_layers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -18,20 +19,17 @@ from scdgd._options import check_options, check_positive_integers, constructor_o
 from scdgd.data import SparseCounts
 from scdgd.likelihood import Likelihood
 from scdgd.posterior import FlowPosterior, InverseAutoregressiveFlow
-from scdgd.prior import PseudoInputs
+from scdgd.prior import Prior, PriorName, PseudoInputs, StandardNormal
+from scdgd.prior._registry import PriorRule, class_of, make_prior
+from scdgd.prior._update import WITH_ENCODER, update_of
 
 from ._checkpoint_format import CheckpointFormatMixin
 from ._flex_outputs import FlexOutputsMixin
 from ._flex_parts import (
-    ENCODED_PRIORS,
     NORMALIZED_TOTAL,
     DecoderName,
     PosteriorName,
-    PriorName,
-    is_prior_class,
     linear_decoder_like,
-    make_prior,
-    prior_options,
     replace_hidden_layers,
 )
 from ._sparse_first_layer import forward_sparse
@@ -42,7 +40,7 @@ if TYPE_CHECKING:
     from scvi.nn import Encoder, FCLayers
     from torch.distributions import Distribution
 
-    from scdgd.prior import EncoderInput, Prior
+    from scdgd.prior import EncoderInput
 
 MeanActivation = Literal["softmax", "exp", "rate", "identity"]
 GeneLikelihood = Literal["zinb", "nb", "poisson", "zip", "constrained_poisson", "normal", "bernoulli"]
@@ -61,7 +59,7 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
     is scVI.
 
     Priors with pseudo-inputs encode them with *this* encoder in evaluation mode, once per evaluation. Parameters of
-    priors that are fitted by empirical Bayes (``prior.empirical_bayes``) are held in the ELBO, and no gradient reaches
+    priors that are fitted by empirical Bayes (``prior.updates``) are held in the ELBO, and no gradient reaches
     the encoder through their pseudo-inputs: its weights are variational parameters only (Stirn & Knowles 2024).
 
     Counts may be dense or :class:`~scdgd.data.SparseCounts`; of the latter no dense copy is made: the first layer of the
@@ -72,8 +70,8 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
     n_input, n_batch, n_labels
         Number of genes, batches and labels.
     prior
-        ``"normal"``, ``"gmm"``, ``"dpgmm"``, ``"vamp"``, ``"vmm"`` or ``"vade"``; or a class of your own, a
-        :class:`~scdgd.prior.Prior` that takes `n_components` and `n_latent`.
+        A name in :data:`scdgd.prior.PRIORS`; a class, a :class:`~scdgd.prior.Prior` that takes `n_components` and
+        `n_latent`; or a prior itself, which is copied.
     n_components
         Number ``k`` of components or pseudo-inputs; not used by ``"normal"``.
     prior_kwargs
@@ -125,7 +123,7 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
         n_latent: int = 10,
         n_layers: int = 1,
         *,
-        prior: PriorName | type[Prior] = "normal",
+        prior: PriorName | type[Prior] | Prior = "normal",
         n_components: int = 100,
         prior_kwargs: dict | None = None,
         posterior: PosteriorName = "normal",
@@ -145,17 +143,16 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
     ) -> None:
         mean_activation = mean_activation or ("identity" if gene_likelihood == "bernoulli" else "softmax")
         check_options(
-            prior=(prior, get_args(PriorName) if not is_prior_class(prior) else (prior,)),
             posterior=(posterior, get_args(PosteriorName)),
             decoder=(decoder, get_args(DecoderName)),
             mean_activation=(mean_activation, get_args(MeanActivation)),
             gene_likelihood=(gene_likelihood, get_args(GeneLikelihood)),
         )
         check_positive_integers(n_latent=n_latent, n_prior_samples=n_prior_samples)
-        prior_kwargs = prior_options(prior)("prior_kwargs", prior_kwargs or {})
+        prior = PriorRule(has_encoder=True)("prior", prior)
         of_flow = constructor_options(InverseAutoregressiveFlow, "n_latent")
         posterior_kwargs = of_flow("posterior_kwargs", posterior_kwargs or {})
-        if latent_distribution == "ln" and (prior != "normal" or posterior != "normal"):
+        if latent_distribution == "ln" and (class_of(prior) is not StandardNormal or posterior != "normal"):
             msg = "`latent_distribution='ln'` goes with `prior='normal'` and `posterior='normal'` only."
             raise ValueError(msg)
         needless = {
@@ -194,13 +191,15 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
         else:
             self.flow = None
         categories = (n_batch, *(n_cats_per_cov or ())) if self.encode_covariates else ()
-        if prior in ENCODED_PRIORS:
-            nonnegative = self.log_variational or gene_likelihood != "normal"
-            n_continuous = n_continuous_cov * self.encode_covariates
-            pseudo_inputs = PseudoInputs(n_components, n_input, n_continuous, categories, nonnegative=nonnegative)
-            self.prior = ENCODED_PRIORS[prior](pseudo_inputs, n_latent, **prior_kwargs)
-        else:
-            self.prior = make_prior(prior, n_components, n_latent, **prior_kwargs)
+        pseudo_inputs = partial(
+            PseudoInputs,
+            n_components,
+            n_input,
+            n_continuous_cov * self.encode_covariates,
+            categories,
+            nonnegative=self.log_variational or gene_likelihood != "normal",
+        )
+        self.prior = make_prior(prior, n_components, n_latent, prior_kwargs, pseudo_inputs)
 
     def _encoder_counts(self, x: SparseCounts | torch.Tensor) -> SparseCounts | torch.Tensor:
         """Counts in the units of the encoder, before log1p: raw or normalised."""
@@ -302,7 +301,7 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
 
     def given_prior(self) -> Prior:
         """The prior for the encoder as it is now; pseudo-inputs are encoded once, in evaluation mode."""
-        return self.prior.given(self.encode_pseudo_inputs)
+        return self.prior.encoded_by(self.encode_pseudo_inputs)
 
     def encode_pseudo_inputs(self, inputs: EncoderInput) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance ``(k, d)`` of the Gaussian posteriors of pseudo-inputs.
@@ -348,14 +347,14 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
         tensors, inference_outputs, generative_outputs, kl_weight
             As in scvi-tools.
         encoder_learns_from_prior
-            Whether gradients reach the encoder through the pseudo-inputs of a prior that is fitted by empirical Bayes,
-            as in the code of Stirn & Knowles 2024.
+            Whether gradients reach a prior that is fitted by empirical Bayes, and the encoder through its pseudo-inputs, as
+            in the code of Stirn & Knowles 2024.
         """
         self._check_counts()
         px, z = generative_outputs[MODULE_KEYS.PX_KEY], inference_outputs[MODULE_KEYS.Z_KEY]
         log_prob = px.log_prob(self._counts_for(px, tensors[REGISTRY_KEYS.X_KEY]))
         reconstruction_loss = -log_prob if isinstance(px, Likelihood) else -log_prob.sum(-1)
-        learns = encoder_learns_from_prior or not self.prior.empirical_bayes
+        learns = encoder_learns_from_prior or update_of(self.prior, WITH_ENCODER).by_gradient
         is_frozen = not any(p.requires_grad for p in self.prior.parameters())  # in a query
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns and not is_frozen):
             prior = self.given_prior()

@@ -146,11 +146,11 @@ class GMVAE(FlexVAE):
         """:math:`p(z)` is what the model says it is."""
         if n_components == 1:
             return {"prior": "normal", "prior_kwargs": None}
-        return {"prior": "gmm", "prior_kwargs": {"covariance_type": "diag"}}
+        return {"prior": "gaussian_mixture", "prior_kwargs": {"covariance_type": "diag"}}
 
     def _start_prior(self, given_log_weights: torch.Tensor | None, *, is_learned: bool) -> None:
         """Means drawn from N(0, I), unit variances, and the weights that are asked for."""
-        self.prior.empirical_bayes = False  # parameters of the ELBO
+        self.prior.updates = ("gradient",)  # parameters of the ELBO
         nn.init.normal_(self.prior.means)
         if given_log_weights is not None:
             with torch.no_grad():

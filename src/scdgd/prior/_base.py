@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import nn
 
 from scdgd._options import check_positive_integers
 
+from ._covariance import as_posterior_var
+from ._curvature import negative_hessian, positive_part
+from ._moments import Moments, collect_moments
+
 if TYPE_CHECKING:
-    from ._pseudo_inputs import Encode
+    from ._pseudo_inputs import Encode, PseudoInputs
+
+_N_DRAWS = 1_000
 
 
 class Prior(nn.Module, ABC):
     r"""A mixture density :math:`p(z) = \sum_c w_c\, p_c(z)` over representations :math:`z \in \mathbb{R}^d`.
 
-    A new prior implements :meth:`_component_log_prob` and :meth:`_sample_components`; densities, responsibilities,
-    clustering and sampling follow. Hyper-priors on its parameters, if any, go into :meth:`hyper_log_prob`.
-    Where components are Gaussian, their :attr:`precisions` give the curvature of the density too.
+    A new prior implements :meth:`_component_log_prob` and :meth:`_sample_components`, and :attr:`weights` unless they are
+    equal; densities, responsibilities, clustering, sampling and training by gradients follow. All else has a default and is
+    there to be said better: hyper-priors (:meth:`hyper_log_prob`), the means of components, where training starts
+    (:meth:`place`), closed-form steps (:meth:`m_step`), the curvature (:class:`GaussianComponents` has that of Gaussians).
 
     Parameters
     ----------
@@ -35,20 +43,50 @@ class Prior(nn.Module, ABC):
 
     Attributes
     ----------
-    empirical_bayes
-        Whether parameters are fitted to draws of :math:`q(z \mid x)` by alternating steps (Stirn & Knowles 2024), not
-        by the gradient of the ELBO.
+    updates
+        Names of the :data:`UPDATES` that it can be trained by, the preferred one first. A training plan takes the first
+        that it offers.
+    lr_ratio
+        Learning rate over that of networks which train with it, if it is not asked for.
+    needs_encoder
+        Whether components are encoded pseudo-inputs, :attr:`EncodedPrior.pseudo_inputs`.
+    is_broad_at_first
+        Whether it is :math:`\mathcal N(0, I)` until it is placed, so that representations can train before it is.
+    has_components
+        Whether it is made of components whose number is asked for.
+    encoder_options
+        Arguments of the constructor that are the default in models with an encoder, where it is named.
     """
 
-    empirical_bayes: ClassVar[bool] = False
+    updates: ClassVar[tuple[str, ...]] = ("gradient",)
+    lr_ratio: ClassVar[float] = 1.0
+    needs_encoder: ClassVar[bool] = False
+    is_broad_at_first: ClassVar[bool] = False
+    has_components: ClassVar[bool] = True
+    encoder_options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, n_components: int, n_latent: int) -> None:
         super().__init__()
         check_positive_integers(n_components=n_components, n_latent=n_latent)
         self.n_components, self.n_latent = int(n_components), int(n_latent)
 
-    def given(self, encode: Encode | None = None) -> Prior:
-        """Return this prior for the encoder as it is now: itself, unless components are encoded pseudo-inputs.
+    @classmethod
+    def make(cls, n_components: int, n_latent: int, pseudo_inputs: PseudoInputs | None = None, **options) -> Self:
+        """A prior of this class, whatever its constructor takes.
+
+        Parameters
+        ----------
+        n_components, n_latent
+            Numbers ``k`` of components and ``d`` of dimensions.
+        pseudo_inputs
+            Encoder inputs, for priors that need an encoder.
+        **options
+            Further arguments of the constructor.
+        """
+        return cls(n_components, n_latent, **options)
+
+    def encoded_by(self, encode: Encode | None = None) -> Prior:
+        """Prior for the encoder as it is now: itself, unless components are encoded pseudo-inputs.
 
         Parameters
         ----------
@@ -57,7 +95,9 @@ class Prior(nn.Module, ABC):
         """
         return self
 
-    def log_prob(self, z: torch.Tensor) -> torch.Tensor:
+    # ---------------------------------------------------------------- densities
+
+    def log_prob(self, z: torch.Tensor, given: Any = None) -> torch.Tensor:
         r"""Log density of representations, in nats.
 
         .. math::
@@ -67,6 +107,9 @@ class Prior(nn.Module, ABC):
         ----------
         z
             Representations, shape ``(..., d)``.
+        given
+            What the density of a cell depends on beside parameters, such as its covariates or coordinates. A prior that
+            depends on none gives the same density whatever is given.
 
         Returns
         -------
@@ -77,28 +120,71 @@ class Prior(nn.Module, ABC):
         ValueError
             If the last axis of `z` is not ``d``.
         """
-        return torch.logsumexp(self.component_log_prob(z), dim=-1)
+        return torch.logsumexp(self.component_log_prob(z, given), dim=-1)
 
-    def component_log_prob(self, z: torch.Tensor) -> torch.Tensor:
+    def component_log_prob(self, z: torch.Tensor, given: Any = None) -> torch.Tensor:
         r"""Joint log density :math:`\log w_c + \log p_c(z)` of representation and component, shape ``(..., k)``."""
         self._check_shape(z)
-        return self._component_log_prob(z)
+        return self._component_log_prob(z) if given is None else self._component_log_prob_given(z, given)
 
-    def expected_component_log_prob(self, z: torch.Tensor) -> torch.Tensor:
+    def expected_component_log_prob(self, z: torch.Tensor, given: Any = None) -> torch.Tensor:
         r"""Expectation of :math:`\log w_c + \log p_c(z)` over what is uncertain about a component, shape ``(..., k)``.
 
         :meth:`component_log_prob` where nothing is.
         """
-        return self.component_log_prob(z)
+        return self.component_log_prob(z, given)
+
+    def expected_log_prob(
+        self, z: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, given: Any = None
+    ) -> torch.Tensor:
+        r"""Estimate :math:`\mathbb E_q \log p(z)` for :math:`q = \mathcal N(\nu, \operatorname{diag}\varsigma^2)`.
+
+        The density at the draw `z`, unless a prior knows the expectation in closed form.
+
+        Parameters
+        ----------
+        z
+            One draw of each ``q``, shape ``(b, d)``.
+        mean, var
+            Moments of ``q``, each of shape ``(b, d)``.
+        given
+            As for :meth:`log_prob`.
+
+        Returns
+        -------
+        Shape ``(b,)``, in nats.
+        """
+        return self.log_prob(z, given)
+
+    def responsibilities(self, z: torch.Tensor, given: Any = None) -> torch.Tensor:
+        r"""Posterior :math:`r_c = p(c \mid z)`, shape ``(..., k)``; in log space, so exact far out in the tails too."""
+        return torch.softmax(self.component_log_prob(z, given), dim=-1)
 
     def _check_shape(self, z: torch.Tensor) -> None:
         if z.shape[-1] != self.n_latent:
             msg = f"Representations must have {self.n_latent} dimensions, got shape {tuple(z.shape)}."
             raise ValueError(msg)
 
-    def responsibilities(self, z: torch.Tensor) -> torch.Tensor:
-        r"""Posterior :math:`r_c = p(c \mid z)`, shape ``(..., k)``; in log space, so exact far out in the tails too."""
-        return torch.softmax(self.component_log_prob(z), dim=-1)
+    def hyper_log_prob(self) -> dict[str, torch.Tensor]:
+        """Log densities of the prior's own parameters, one scalar for each term; empty without hyper-priors."""
+        return {}
+
+    # ---------------------------------------------------------------- components
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """Component weights, shape ``(k,)``, summing to one; equal unless a prior says otherwise."""
+        like = next(iter((*self.parameters(), *self.buffers(), torch.zeros(()))))
+        return torch.full((self.n_components,), 1 / self.n_components, device=like.device, dtype=like.dtype)
+
+    @property
+    def component_means(self) -> torch.Tensor:
+        """Mean of each component, shape ``(k, d)``; of 1,000 draws unless a prior knows it."""
+        device = self.weights.device
+        components = torch.arange(self.n_components, device=device).repeat_interleave(_N_DRAWS)
+        with torch.no_grad():
+            draws = self._sample_components(components, torch.Generator(device).manual_seed(0))
+        return draws.unflatten(0, (self.n_components, _N_DRAWS)).mean(1)
 
     def sample(
         self, n: int, component: int | None = None, generator: torch.Generator | None = None
@@ -133,29 +219,10 @@ class Prior(nn.Module, ABC):
             raise ValueError(msg)
         return self._sample_components(components, generator), components
 
-    def expected_log_prob(self, z: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
-        r"""Estimate :math:`\mathbb E_q \log p(z)` for :math:`q = \mathcal N(\nu, \operatorname{diag}\varsigma^2)`.
+    # ---------------------------------------------------------------- curvature
 
-        The density at the draw `z`, unless a prior knows the expectation in closed form.
-
-        Parameters
-        ----------
-        z
-            One draw of each ``q``, shape ``(b, d)``.
-        mean, var
-            Moments of ``q``, each of shape ``(b, d)``.
-
-        Returns
-        -------
-        Shape ``(b,)``, in nats.
-        """
-        return self.log_prob(z)
-
-    def precision(self, z: torch.Tensor) -> torch.Tensor:
-        r"""Curvature of the mixture with its responsibilities held, :math:`\sum_c r_c(z)\, \Lambda_c`.
-
-        This is the curvature of EM's bound on :math:`-\log p`: positive definite everywhere, hence safe for steps, where
-        :meth:`hessian` need not be.
+    def hessian(self, z: torch.Tensor) -> torch.Tensor:
+        r"""Exact curvature :math:`-\nabla^2 \log p(z)`, which may be indefinite between components.
 
         Parameters
         ----------
@@ -166,49 +233,108 @@ class Prior(nn.Module, ABC):
         -------
         Shape ``(..., d, d)``, in 1 / units of `z` squared.
         """
-        return torch.einsum("...c,cij->...ij", self.responsibilities(z), self.precisions)
+        return negative_hessian(self.log_prob, z)
 
-    def hessian(self, z: torch.Tensor) -> torch.Tensor:
-        r"""Exact curvature :math:`-\nabla^2 \log p(z)` of a mixture of Gaussians.
+    def precision(self, z: torch.Tensor) -> torch.Tensor:
+        """Positive semidefinite curvature, safe for steps: the positive part of :meth:`hessian`, of the same shape."""
+        return positive_part(self.hessian(z))
 
-        .. math::
-            -\nabla^2 \log p(z) = \sum_c r_c \Lambda_c
-                - \sum_c r_c\, (\delta_c - \bar\delta)(\delta_c - \bar\delta)^\top, \qquad
-            \delta_c = \Lambda_c (z - m_c), \quad \bar\delta = \sum_c r_c \delta_c
+    # ---------------------------------------------------------------- training
 
-        Indefinite between components. Parameters and result are those of :meth:`precision`.
+    @property
+    def is_dense(self) -> bool:
+        """Whether steps on moments see covariances of representations, not variances only."""
+        return False
+
+    @property
+    def can_shrink(self) -> bool:
+        """Whether components may become arbitrarily narrow in training."""
+        return True
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether components are where training starts or has brought them; until then they do not train."""
+        return True
+
+    def mark_placed(self) -> None:
+        """Take components to be where they shall be, as they are now."""
+
+    def reset(self) -> None:
+        """Back to what it was before training; nothing to do where :meth:`place` does nothing."""
+
+    def draw_start(self, seed: int = 0) -> None:
+        """Tell components of a prior that is not placed apart without cells, and take it to be placed."""
+
+    def place(self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0, seed: int = 0) -> None:
+        """Put the components where cells are; one that is placed moves only if that is better.
+
+        Parameters
+        ----------
+        z
+            Representations, shape ``(n, d)``.
+        posterior_var
+            Spread of each representation around its row of `z`, as for :meth:`e_step`.
+        seed
+            Seed of the starts.
         """
-        r, scores = self.responsibilities(z).unsqueeze(-1), self._component_scores(z)  # (..., k, 1), (..., k, d)
-        deviations = scores - (r * scores).sum(-2, keepdim=True)
-        return self.precision(z) - (r * deviations).mT @ deviations
 
-    def _component_scores(self, z: torch.Tensor) -> torch.Tensor:
-        r"""Negative scores :math:`\Lambda_c (z - m_c)` of the components, ``(..., d)`` to ``(..., k, d)``."""
-        return torch.einsum("cij,...cj->...ci", self.precisions, z.unsqueeze(-2) - self.component_means)
+    @torch.no_grad()
+    def e_step(self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0) -> Moments:
+        r"""What :meth:`m_step` has to know of some cells, :math:`q_i = \mathcal N(z_i, S_i)`; those of others can be added.
 
-    def hyper_log_prob(self) -> dict[str, torch.Tensor]:
-        """Log densities of the prior's own parameters, one scalar for each term; empty without hyper-priors."""
-        return {}
+        Parameters
+        ----------
+        z
+            Representations, shape ``(n, d)``.
+        posterior_var
+            Spread :math:`S_i` of each representation around its row of `z`: one variance for all, variances of shape
+            ``(n, d)`` or covariances of shape ``(n, d, d)``, of which axis-aligned priors see the diagonal.
 
-    @property
-    @abstractmethod
-    def weights(self) -> torch.Tensor:
-        """Component weights, shape ``(k,)``, summing to one."""
+        Raises
+        ------
+        ValueError
+            If `posterior_var` has another shape, or is a negative or infinite number.
+        """
+        posterior_var = as_posterior_var(posterior_var, z, dense=self.is_dense)
+        return collect_moments(z, posterior_var, self._responsibilities_of, self.n_components, dense=self.is_dense)
 
-    @property
-    @abstractmethod
-    def component_means(self) -> torch.Tensor:
-        """Mean of each component, shape ``(k, d)``."""
+    def m_step(self, moments: Moments, *, dirichlet_weight: float = 1.0) -> None:
+        """Maximise the expected log joint density of all cells in closed form.
 
-    @property
-    def precisions(self) -> torch.Tensor:
-        r"""Precisions :math:`\Lambda_c` of Gaussian components, shape ``(k, d, d)``."""
-        msg = f"{type(self).__name__} has no `precisions`: its curvature is not known in closed form."
+        Parameters
+        ----------
+        moments
+            Of all cells, from :meth:`e_step`.
+        dirichlet_weight
+            How often the prior of the weights is counted.
+
+        Raises
+        ------
+        NotImplementedError
+            If there is no closed form.
+        """
+        msg = f"A {type(self).__name__} has no closed-form M-step; train it with `prior_update='gradient'`."
         raise NotImplementedError(msg)
+
+    def em_step(
+        self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0, dirichlet_weight: float = 1.0
+    ) -> None:
+        """One step of expectation maximisation on all cells; arguments are those of :meth:`e_step` and :meth:`m_step`."""
+        self.m_step(self.e_step(z, posterior_var=posterior_var), dirichlet_weight=dirichlet_weight)
+
+    def _responsibilities_of(self, z: torch.Tensor, posterior_var: float | torch.Tensor) -> torch.Tensor:
+        """Shares of the components in cells ``(b, d)`` of that spread, shape ``(b, k)``."""
+        return self.responsibilities(z)
+
+    # ---------------------------------------------------------------- what a prior writes
 
     @abstractmethod
     def _component_log_prob(self, z: torch.Tensor) -> torch.Tensor:
         """``(..., d)`` to ``(..., k)``."""
+
+    def _component_log_prob_given(self, z: torch.Tensor, given: Any) -> torch.Tensor:
+        """The same for cells of which something is given."""
+        return self._component_log_prob(z)
 
     @abstractmethod
     def _sample_components(self, components: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from ._base import Prior
+from ._gaussian_components import GaussianComponents
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -21,7 +21,7 @@ class _Components(NamedTuple):
     mean_var: torch.Tensor | None  # (k, d)
 
 
-class ComponentMixture(Prior):
+class ComponentMixture(GaussianComponents):
     r"""Mixture of Gaussians with given weights, means and factors of precisions; it owns no parameters.
 
     .. math::
@@ -90,7 +90,7 @@ class ComponentMixture(Prior):
         """Log densities of the owner's parameters, one scalar for each term."""
         return {} if self._hyper_log_prob is None else self._hyper_log_prob()
 
-    def expected_component_log_prob(self, z: torch.Tensor) -> torch.Tensor:
+    def expected_component_log_prob(self, z: torch.Tensor, given: Any = None) -> torch.Tensor:
         r"""Expectation of the joint log density over uncertain means, a lower bound of :meth:`component_log_prob`.
 
         .. math::
@@ -101,6 +101,8 @@ class ComponentMixture(Prior):
         ----------
         z
             Representations, shape ``(..., d)``.
+        given
+            As for :meth:`Prior.log_prob`.
 
         Returns
         -------
@@ -113,7 +115,7 @@ class ComponentMixture(Prior):
         """
         _, _, factors, mean_var = self._components
         if mean_var is None:
-            return self.component_log_prob(z)
+            return self.component_log_prob(z, given)
         self._check_shape(z)
         squares = factors.square() if factors.ndim == 2 else factors.square().sum(-1)  # diagonals of precisions, (k, d)
         return self._joint_log_prob(z, factors, self._log_det) - 0.5 * (squares * mean_var).sum(-1)

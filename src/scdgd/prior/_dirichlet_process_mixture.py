@@ -10,14 +10,14 @@ from torch import nn
 
 from scdgd._options import Choice, Instance, Optional, checked
 
-from ._base import Prior
 from ._component_mixture import ComponentMixture
 from ._dirichlet import ConcentrationPrior, DirichletProcessWeights, WeightSpace
+from ._gaussian_components import GaussianComponents
 from ._pseudo_inputs import Encode
 from ._wishart import PrecisionType, WishartPrecisions
 
 
-class DirichletProcessMixture(Prior):
+class DirichletProcessMixture(GaussianComponents):
     r"""Gaussian mixture under a Dirichlet process truncated to ``k`` components, of which cells use as many as they need.
 
     .. math::
@@ -40,7 +40,8 @@ class DirichletProcessMixture(Prior):
         Source of randomness of the means; ``None`` uses torch's global one.
     """
 
-    empirical_bayes: ClassVar[bool] = True
+    updates: ClassVar[tuple[str, ...]] = ("empirical_bayes", "gradient")
+    lr_ratio: ClassVar[float] = 2.5
 
     @checked(
         covariance_type=Choice(*get_args(PrecisionType)),
@@ -64,7 +65,7 @@ class DirichletProcessMixture(Prior):
         self.wishart = WishartPrecisions(k, d, covariance_type=covariance_type)
         self.dirichlet = DirichletProcessWeights(k, concentration_prior=concentration_prior, weight_space=weight_space)
 
-    def given(self, encode: Encode | None = None) -> ComponentMixture:
+    def encoded_by(self, encode: Encode | None = None) -> ComponentMixture:
         """The mixture with the factors of its precisions computed once; it needs no encoder."""
         factors = self.wishart()
 
@@ -89,14 +90,14 @@ class DirichletProcessMixture(Prior):
     @property
     def precisions(self) -> torch.Tensor:
         r"""Precisions :math:`\Lambda_c`, shape ``(k, d, d)``."""
-        return self.given().precisions
+        return self.encoded_by().precisions
 
     def hyper_log_prob(self) -> dict[str, torch.Tensor]:
         """Log densities of concentration, weights, means and precisions, in nats."""
-        return self.given().hyper_log_prob()
+        return self.encoded_by().hyper_log_prob()
 
     def _component_log_prob(self, z: torch.Tensor) -> torch.Tensor:
-        return self.given().component_log_prob(z)
+        return self.encoded_by().component_log_prob(z)
 
     def _sample_components(self, components: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        return self.given()._sample_components(components, generator)
+        return self.encoded_by()._sample_components(components, generator)

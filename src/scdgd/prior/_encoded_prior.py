@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn, Self
 
 import torch
 
@@ -18,7 +18,7 @@ class EncodedPrior(Prior):
     r"""A prior with components at :math:`q_\psi(z \mid u_c) = \mathcal N(\nu_c, \operatorname{diag} S_c)`.
 
     It holds the pseudo-inputs :math:`u_c` but not the encoder, so densities exist for an encoder only:
-    :meth:`given` encodes all pseudo-inputs once and returns a prior to evaluate.
+    :meth:`encoded_by` encodes all pseudo-inputs once and returns a prior to evaluate.
 
     Parameters
     ----------
@@ -28,11 +28,23 @@ class EncodedPrior(Prior):
         Dimension ``d`` of the representations.
     """
 
+    needs_encoder: ClassVar[bool] = True
+
     def __init__(self, pseudo_inputs: PseudoInputs, n_latent: int) -> None:
         super().__init__(pseudo_inputs.n_components, n_latent)
         self.pseudo_inputs = pseudo_inputs
 
-    def given(self, encode: Encode | None = None) -> ComponentMixture:
+    @classmethod
+    def make(cls, n_components: int, n_latent: int, pseudo_inputs: PseudoInputs | None = None, **options) -> Self:
+        """As for any prior; there are as many components as pseudo-inputs."""
+        return cls(pseudo_inputs, n_latent, **options)
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether pseudo-inputs are cells; :meth:`PseudoInputs.place` puts them in."""
+        return bool(self.pseudo_inputs.placed)
+
+    def encoded_by(self, encode: Encode | None = None) -> ComponentMixture:
         """The mixture for the encoder as it is now.
 
         Gradients flow to all parameters of this prior and, through `encode`, into the encoder; dropout and batch
@@ -49,7 +61,7 @@ class EncodedPrior(Prior):
             If there is no `encode`, or its results have another shape.
         """
         if encode is None:
-            msg = f"The components of a {type(self).__name__} are encoded: call `given(encode)` with the encoder."
+            msg = f"The components of a {type(self).__name__} are encoded: call `encoded_by(encode)` with the encoder."
             raise ValueError(msg)
         mean, var = encode(self.pseudo_inputs())
         expected = (self.n_components, self.n_latent)
@@ -58,15 +70,17 @@ class EncodedPrior(Prior):
                 f"Encoded means and variances must have shape {expected}, got {tuple(mean.shape)}, {tuple(var.shape)}."
             )
             raise ValueError(msg)
-        return self._given(mean, var)
+        return self._encoded(mean, var)
 
     @abstractmethod
-    def _given(self, mean: torch.Tensor, var: torch.Tensor) -> ComponentMixture:
+    def _encoded(self, mean: torch.Tensor, var: torch.Tensor) -> ComponentMixture:
         """The mixture for encoded pseudo-inputs, moments of shape ``(k, d)``."""
 
     def _refuse(self, *args, **kwargs) -> NoReturn:
         name = type(self).__name__
-        msg = f"The components of a {name} are encoded pseudo-inputs: call `given(encode)` first and ask its result."
+        msg = (
+            f"The components of a {name} are encoded pseudo-inputs: call `encoded_by(encode)` first and ask its result."
+        )
         raise RuntimeError(msg)
 
     component_means = property(_refuse)

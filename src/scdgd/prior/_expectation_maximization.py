@@ -7,9 +7,9 @@ from abc import abstractmethod
 
 import torch
 
-from ._base import Prior
 from ._covariance import as_posterior_var, trace_product
-from ._moments import collect_moments
+from ._gaussian_components import GaussianComponents
+from ._moments import Moments, collect_moments
 from ._placement import kmeans_centres, random_rows
 
 _N_STARTS = 5
@@ -17,13 +17,8 @@ _N_EM_STEPS = 20
 _BLOCK_CELLS = 10_000
 
 
-class ExpectationMaximization(Prior):
+class ExpectationMaximization(GaussianComponents):
     """The part of :class:`~scdgd.prior.GaussianMixture`, the owner of the parameters, that fits them to cells."""
-
-    @property
-    @abstractmethod
-    def _is_dense(self) -> bool:
-        """Whether covariances are matrices, not variances."""
 
     @abstractmethod
     def _set_covariance(self, covariance: torch.Tensor, replaced: torch.Tensor | bool = True) -> None:
@@ -41,32 +36,32 @@ class ExpectationMaximization(Prior):
         z
             Representations, shape ``(n, d)``.
         posterior_var
-            Spread of each representation around its row of `z`, as for :meth:`em_step`.
+            Spread of each representation around its row of `z`, as for :meth:`e_step`.
         seed
             Seed of the starts.
         """
-        posterior_var = as_posterior_var(posterior_var, z, dense=self._is_dense)
+        posterior_var = as_posterior_var(posterior_var, z, dense=self.is_dense)
         every_z, every_var, rows = z, posterior_var, random_rows(len(z), seed)
         z, posterior_var = z[rows], posterior_var[rows] if torch.is_tensor(posterior_var) else posterior_var
-        best, best_log_likelihood = self._copy_state(), self._log_likelihood(z) if self.placed else -math.inf
+        best, best_log_likelihood = self._copy_state(), self._log_likelihood(z) if self.is_placed else -math.inf
         for start in range(_N_STARTS):
             self.means.copy_(kmeans_centres(z, self.n_components, seed + start))
             self.weight_logits.zero_()
             nearest = torch.cat([torch.cdist(block, self.means).argmin(1) for block in z.split(_BLOCK_CELLS)])
             self._set_covariance(self._spread_within(z - self.means[nearest], posterior_var))
             for _ in range(_N_EM_STEPS):
-                self._em_step(z, posterior_var, update_covariance=True)
+                self._start_step(z, posterior_var)
             log_likelihood = self._log_likelihood(z)
             if log_likelihood > best_log_likelihood:
                 best, best_log_likelihood = self._copy_state(), log_likelihood
         self.load_state_dict(best)
-        self._em_step(every_z, every_var, update_covariance=True)
+        self._start_step(every_z, every_var)
         self.placed.fill_(True)
 
     def _spread_within(self, deviations: torch.Tensor, posterior_var: float | torch.Tensor) -> torch.Tensor:
         """Variances ``(d,)``, or their mean where dimensions share one; for dense types the covariance ``(1, d, d)``."""
         spread = posterior_var.mean(0) if torch.is_tensor(posterior_var) else posterior_var
-        if not self._is_dense:
+        if not self.is_dense:
             within = deviations.square().mean(0) + spread
             return within.mean().expand_as(self.log_var) if self.covariance_type == "spherical" else within
         if not torch.is_tensor(spread) or spread.ndim < 2:
@@ -81,10 +76,8 @@ class ExpectationMaximization(Prior):
         return {name: value.clone() for name, value in self.state_dict().items()}
 
     @torch.no_grad()
-    def em_step(
-        self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0, dirichlet_weight: float = 1.0
-    ) -> None:
-        r"""One step of expectation maximisation on representations :math:`q_i = \mathcal N(z_i, S_i)`, in closed form.
+    def m_step(self, moments: Moments, *, dirichlet_weight: float = 1.0) -> None:
+        r"""The M-step of expectation maximisation on representations :math:`q_i = \mathcal N(z_i, S_i)`, in closed form.
 
         .. math::
             r_{ic} \propto w_c\, \mathcal N_c(z_i)\, e^{-\frac12 \operatorname{tr} \Lambda_c S_i}, \quad
@@ -104,44 +97,28 @@ class ExpectationMaximization(Prior):
 
         Parameters
         ----------
-        z
-            Representations, shape ``(n, d)``.
-        posterior_var
-            Spread :math:`S_i` of each representation around its row of `z`: one variance for all, variances of shape
-            ``(n, d)`` or covariances of shape ``(n, d, d)``, of which axis-aligned types see the diagonal.
+        moments
+            Of all cells, from :meth:`e_step`.
         dirichlet_weight
             How often :math:`\kappa` the Dirichlet prior is counted.
-
-        Raises
-        ------
-        ValueError
-            If `posterior_var` has another shape, or is a negative or infinite number.
         """
-        posterior_var = as_posterior_var(posterior_var, z, dense=self._is_dense)
-        update = self.covariance_type != "fixed"
-        self._em_step(z, posterior_var, update_covariance=update, dirichlet_weight=dirichlet_weight)
+        self._m_step(moments, update_covariance=self.covariance_type != "fixed", dirichlet_weight=dirichlet_weight)
 
-    def _em_step(
-        self,
-        z: torch.Tensor,
-        posterior_var: float | torch.Tensor,
-        *,
-        update_covariance: bool,
-        dirichlet_weight: float = 1.0,
-    ) -> None:
-        precisions = self.precisions if self._is_dense else self._inverse_log_var()
-
-        def responsibilities(block: torch.Tensor, spread: float | torch.Tensor) -> torch.Tensor:
-            """Shares :math:`r_{ic}` of the components in the cells of a block, shape ``(b, k)``."""
-            return torch.softmax(self._component_log_prob(block) - 0.5 * trace_product(precisions, spread), dim=-1)
-
-        moments = collect_moments(z, posterior_var, responsibilities, self.n_components, dense=self._is_dense)
-        alive = moments.alive.unsqueeze(-1)
+    def _m_step(self, moments: Moments, *, update_covariance: bool, dirichlet_weight: float = 1.0) -> None:
+        alive, n = moments.alive.unsqueeze(-1), moments.n_cells
         means = torch.where(alive, moments.first / moments.sizes.unsqueeze(-1), self.means)
         if update_covariance:
-            shared_var = 0.0 if torch.is_tensor(posterior_var) else posterior_var
-            covariance = moments.covariance(means, self.covariance_type, shared_var, self.pseudo_count, len(z))
+            covariance = moments.covariance(means, self.covariance_type, self.pseudo_count)
             self._set_covariance(covariance, replaced=alive if len(covariance) == len(alive) else True)
         self.means.copy_(means)
-        weights = (moments.counts + dirichlet_weight * (self.concentration - 1)).clamp(min=1e-6 * len(z))
+        weights = (moments.counts + dirichlet_weight * (self.concentration - 1)).clamp(min=1e-6 * n)
         self.weight_logits.copy_((weights / weights.sum()).log())
+
+    def _start_step(self, z: torch.Tensor, posterior_var: float | torch.Tensor) -> None:
+        """A step of EM that moves covariances of every type."""
+        moments = collect_moments(z, posterior_var, self._responsibilities_of, self.n_components, dense=self.is_dense)
+        self._m_step(moments, update_covariance=True)
+
+    def _responsibilities_of(self, z: torch.Tensor, posterior_var: float | torch.Tensor) -> torch.Tensor:
+        precisions = self.precisions if self.is_dense else self._inverse_log_var()
+        return torch.softmax(self._component_log_prob(z) - 0.5 * trace_product(precisions, posterior_var), dim=-1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import nn
@@ -48,7 +49,7 @@ class GaussianMixture(ExpectationMaximization):
     concentration
         Parameter :math:`\alpha` of the symmetric Dirichlet prior of the weights; 1 is uniform.
     pseudo_count
-        Number :math:`\nu` of cells by which :meth:`em_step` draws each ``"full"`` covariance to the mean of all; ``None``
+        Number :math:`\nu` of cells by which :meth:`m_step` draws each ``"full"`` covariance to the mean of all; ``None``
         is ``d``. Other types do not use it.
 
     Raises
@@ -63,7 +64,10 @@ class GaussianMixture(ExpectationMaximization):
     torch.Size([5])
     """
 
-    empirical_bayes: ClassVar[bool] = True
+    updates: ClassVar[tuple[str, ...]] = ("em", "empirical_bayes", "gradient")
+    lr_ratio: ClassVar[float] = 5.0
+    is_broad_at_first: ClassVar[bool] = True
+    encoder_options: ClassVar[Mapping[str, Any]] = {"covariance_type": "full"}
 
     @checked(
         covariance_type=Choice(*get_args(CovarianceType)),
@@ -86,14 +90,29 @@ class GaussianMixture(ExpectationMaximization):
         shape = {"diag": (k, d), "full": (k, d), "spherical": (k, 1)}.get(covariance_type, (1, d))
         self.means = nn.Parameter(torch.zeros(k, d))
         self.log_var = nn.Parameter(torch.zeros(shape), requires_grad=covariance_type != "fixed")
-        if self._is_dense:
+        if self.is_dense:
             self.couplings = nn.Parameter(torch.zeros(len(self.log_var), d * (d - 1) // 2))
         self.weight_logits = nn.Parameter(torch.ones(k))
         self.register_buffer("placed", torch.tensor(False))
 
     @property
-    def _is_dense(self) -> bool:
+    def is_dense(self) -> bool:
+        """Whether covariances are matrices, not variances."""
         return self.covariance_type in ("full", "tied")
+
+    @property
+    def can_shrink(self) -> bool:
+        """Whether covariances are learned."""
+        return self.covariance_type != "fixed"
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether components are where training starts or has brought them."""
+        return bool(self.placed)
+
+    def mark_placed(self) -> None:
+        """Take components to be where they shall be."""
+        self.placed.fill_(True)
 
     @property
     def weights(self) -> torch.Tensor:
@@ -108,14 +127,14 @@ class GaussianMixture(ExpectationMaximization):
     @property
     def variances(self) -> torch.Tensor:
         """Variances, the diagonals of the covariances, shape ``(k, d)`` whatever the covariance type."""
-        if self._is_dense:
+        if self.is_dense:
             return self.covariances.diagonal(dim1=-2, dim2=-1)
         return self.log_var.exp().expand(self.n_components, self.n_latent)
 
     @property
     def covariances(self) -> torch.Tensor:
         r"""Covariances :math:`\Sigma_c`, shape ``(k, d, d)`` whatever the covariance type."""
-        if not self._is_dense:
+        if not self.is_dense:
             return torch.diag_embed(self.variances)
         roots = self._roots()
         return (roots @ roots.mT).expand(self.n_components, -1, -1)
@@ -123,7 +142,7 @@ class GaussianMixture(ExpectationMaximization):
     @property
     def precisions(self) -> torch.Tensor:
         r"""Precisions :math:`\Lambda_c`, shape ``(k, d, d)`` whatever the covariance type."""
-        if not self._is_dense:
+        if not self.is_dense:
             return torch.diag_embed(self._inverse_log_var())
         root = (-0.5 * self.log_var).exp().unsqueeze(-1) * unit_lower(self.couplings, self.n_latent)
         return (root.mT @ root).expand(self.n_components, -1, -1)
@@ -139,14 +158,14 @@ class GaussianMixture(ExpectationMaximization):
     def _component_log_prob(self, z: torch.Tensor) -> torch.Tensor:
         log_var = self.log_var.expand(self.n_components, self.n_latent)  # (k, d)
         deviation = z.unsqueeze(-2) - self.means  # (..., k, d)
-        if self._is_dense:
+        if self.is_dense:
             lower = unit_lower(self.couplings, self.n_latent).expand(self.n_components, -1, -1)
             deviation = torch.einsum("cij,...cj->...ci", lower, deviation)
         log_normal = -0.5 * (_LOG_2PI + log_var + deviation.square() * (-log_var).exp()).sum(-1)  # (..., k)
         return torch.log_softmax(self.weight_logits, dim=0) + log_normal
 
     def _sample_components(self, components: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        if not self._is_dense:
+        if not self.is_dense:
             scale = self.variances[components].sqrt()
             noise = torch.randn(scale.shape, generator=generator, device=scale.device, dtype=scale.dtype)
             return self.means[components] + scale * noise
@@ -160,12 +179,12 @@ class GaussianMixture(ExpectationMaximization):
 
     def precision(self, z: torch.Tensor) -> torch.Tensor:
         """As for any prior; axis-aligned types mix diagonals."""
-        if self._is_dense:
+        if self.is_dense:
             return super().precision(z)
         return torch.diag_embed(self.responsibilities(z) @ self._inverse_log_var())
 
     def _component_scores(self, z: torch.Tensor) -> torch.Tensor:
-        if self._is_dense:
+        if self.is_dense:
             return super()._component_scores(z)
         return (z.unsqueeze(-2) - self.means) * self._inverse_log_var()
 
@@ -183,14 +202,21 @@ class GaussianMixture(ExpectationMaximization):
         """Back to the broad prior N(0, I)."""
         self.means.zero_()
         self.log_var.zero_()
-        if self._is_dense:
+        if self.is_dense:
             self.couplings.zero_()
         self.weight_logits.fill_(1.0)
         self.placed.fill_(False)
 
+    @torch.no_grad()
+    def draw_start(self, seed: int = 0) -> None:
+        """Means of a mixture that is not placed drawn from N(0, I)."""
+        if not self.is_placed:
+            self.means.copy_(torch.randn(self.means.shape, generator=torch.Generator().manual_seed(seed)))
+            self.mark_placed()
+
     def _set_covariance(self, covariance: torch.Tensor, replaced: torch.Tensor | bool = True) -> None:
         replaced = torch.as_tensor(replaced, device=self.means.device)
-        if self._is_dense:
+        if self.is_dense:
             log_var, couplings = modified_cholesky(covariance)
             self.couplings.copy_(torch.where(replaced, couplings, self.couplings))
         else:

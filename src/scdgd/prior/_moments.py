@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import repeat
-from typing import NamedTuple
 
 import torch
 
@@ -12,8 +12,11 @@ _MIN_CELLS = 1e-3
 _MAX_ELEMENTS = 2**22
 
 
-class Moments(NamedTuple):
+@dataclass(frozen=True)
+class Moments:
     r"""Sums over cells, in double, because scatter is a difference of second moments and squared means.
+
+    Those of two sets of cells add up to those of all.
 
     Attributes
     ----------
@@ -24,11 +27,31 @@ class Moments(NamedTuple):
     second
         :math:`\sum_i r_{ic}\, (z_i z_i^\top + S_i)`, shape ``(k, d, d)``, or its diagonals, shape ``(k, d)``; without
         :math:`S_i` where that is a number.
+    n_cells
+        Number of cells ``n``.
+    shared_var
+        Variance of every representation around its row, where it is one number.
     """
 
     counts: torch.Tensor
     first: torch.Tensor
     second: torch.Tensor
+    n_cells: int
+    shared_var: float = 0.0
+
+    def __add__(self, other: Moments) -> Moments:
+        """Moments of the cells of both.
+
+        Raises
+        ------
+        ValueError
+            If variances are shared, but not between the two.
+        """
+        if self.shared_var != other.shared_var:
+            msg = f"Moments of cells with variances {self.shared_var} and {other.shared_var} do not add up."
+            raise ValueError(msg)
+        sums = (self.counts + other.counts, self.first + other.first, self.second + other.second)
+        return Moments(*sums, self.n_cells + other.n_cells, self.shared_var)
 
     @property
     def alive(self) -> torch.Tensor:
@@ -48,9 +71,7 @@ class Moments(NamedTuple):
         outer = means.unsqueeze(-1) * means.unsqueeze(-2)
         return (self.second - sizes.unsqueeze(-1) * outer) * alive.unsqueeze(-1)
 
-    def covariance(
-        self, means: torch.Tensor, covariance_type: str, shared_var: float, pseudo_count: float, n_cells: int
-    ) -> torch.Tensor:
+    def covariance(self, means: torch.Tensor, covariance_type: str, pseudo_count: float) -> torch.Tensor:
         """Covariances that maximise EM's bound, shape ``(k, ...)`` or ``(1, ...)`` where components share one.
 
         Parameters
@@ -59,17 +80,13 @@ class Moments(NamedTuple):
             Means of the components, shape ``(k, d)``.
         covariance_type, pseudo_count
             As for :class:`~scdgd.prior.GaussianMixture`.
-        shared_var
-            Variance of every representation around its row, where it is one number.
-        n_cells
-            Number of cells ``n``.
         """
-        scatter, sizes = self.scatter(means), self.sizes.unsqueeze(-1)
+        scatter, sizes, shared_var = self.scatter(means), self.sizes.unsqueeze(-1), self.shared_var
         if covariance_type in ("diag", "spherical"):
             covariance = scatter / sizes
             covariance = covariance if covariance_type == "diag" else covariance.mean(-1, keepdim=True)
             return covariance + shared_var
-        covariance = scatter.sum(0, keepdim=True) / n_cells
+        covariance = scatter.sum(0, keepdim=True) / self.n_cells
         if covariance_type == "full":
             covariance = (scatter + pseudo_count * covariance) / (sizes.unsqueeze(-1) + pseudo_count)
         if covariance.ndim == 2:
@@ -116,4 +133,4 @@ def collect_moments(
         if not is_number:
             square += torch.diag_embed(spread) if square.ndim > spread.ndim else spread
         second += (r.T @ square.flatten(1)).view_as(second)
-    return Moments(counts, first, second)
+    return Moments(counts, first, second, len(z), posterior_var if is_number else 0.0)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
 from scdgd._options import Choice, Instance, Number, Optional, checked
 
 from ._covariance import AxisAlignedType
+from ._gaussian_components import GaussianComponents
 from ._gaussian_mixture import GaussianMixture
 from ._placement import kmeans_centres, random_rows
 from ._softball import Softball
@@ -51,6 +53,11 @@ class SoftballMixture(GaussianMixture):
     ValueError
         If `covariance_type` is not axis-aligned or an argument is out of range.
     """
+
+    updates: ClassVar[tuple[str, ...]] = ("gradient", "empirical_bayes")
+    lr_ratio: ClassVar[float] = 1.0
+    is_broad_at_first: ClassVar[bool] = False
+    encoder_options: ClassVar[Mapping[str, Any]] = {}
 
     @checked(
         covariance_type=Choice(*get_args(AxisAlignedType)),
@@ -98,13 +105,13 @@ class SoftballMixture(GaussianMixture):
 
     @torch.no_grad()
     def place(self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0, seed: int = 0) -> None:
-        """Put the *means* at the k-means centres of `z`; variances keep the start that their prior gives them."""
-        self.means.copy_(kmeans_centres(z[random_rows(len(z), seed)], self.n_components, seed))
-        self.placed.fill_(True)
+        """Put the *means* at the k-means centres of `z`; variances keep the start that their prior gives them.
 
-    def em_step(
-        self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0, dirichlet_weight: float = 1.0
-    ) -> None:
-        """Not available: the softball and the log-normal prior have no closed-form M-step."""
-        msg = "A SoftballMixture has no closed-form M-step; train it with `prior_update='gradient'`."
-        raise NotImplementedError(msg)
+        Once only: placing it again would undo what it has learned, for likelihoods are not compared.
+        """
+        if not self.is_placed:
+            self.means.copy_(kmeans_centres(z[random_rows(len(z), seed)], self.n_components, seed))
+            self.mark_placed()
+
+    #: The softball and the log-normal prior have no closed form.
+    m_step = GaussianComponents.m_step

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import nn
 
-from ._base import Prior
+from ._gaussian_components import GaussianComponents
+from ._moments import Moments
+
+if TYPE_CHECKING:
+    from ._pseudo_inputs import PseudoInputs
 
 
-class StandardNormal(Prior):
+class StandardNormal(GaussianComponents):
     r"""One component :math:`\mathcal N(0, I)` without parameters.
 
     Parameters
@@ -19,10 +24,23 @@ class StandardNormal(Prior):
         Dimension ``d``.
     """
 
+    updates: ClassVar[tuple[str, ...]] = ("em", "gradient")
+    has_components: ClassVar[bool] = False
+
     def __init__(self, n_latent: int) -> None:
         super().__init__(1, n_latent)
         self.register_buffer("placed", torch.tensor(True))
         self.means = nn.Parameter(torch.zeros(1, self.n_latent), requires_grad=False)
+
+    @classmethod
+    def make(cls, n_components: int, n_latent: int, pseudo_inputs: PseudoInputs | None = None, **options) -> Self:
+        """As for any prior; the number of components is one."""
+        return cls(n_latent, **options)
+
+    @property
+    def can_shrink(self) -> bool:
+        """No."""
+        return False
 
     @property
     def weights(self) -> torch.Tensor:
@@ -39,14 +57,13 @@ class StandardNormal(Prior):
         """Identity, shape ``(1, d, d)``."""
         return torch.diag_embed(torch.ones_like(self.means))
 
-    def expected_log_prob(self, z: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
+    def expected_log_prob(
+        self, z: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, given: Any = None
+    ) -> torch.Tensor:
         r"""Exact: :math:`-\tfrac12 \sum_l (\log 2\pi + \nu_l^2 + \varsigma_l^2)`, shape ``(b,)``."""
         return -0.5 * (math.log(2 * math.pi) + mean.square() + var).sum(-1)
 
-    def reset(self) -> None:
-        """Nothing to do: it does not train."""
-
-    def em_step(self, z: torch.Tensor, **kwargs) -> None:
+    def m_step(self, moments: Moments, *, dirichlet_weight: float = 1.0) -> None:
         """Nothing to do: it does not train."""
 
     def _component_log_prob(self, z: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -16,9 +16,12 @@ class VaDEMixture(GaussianMixture):
     Without priors of its parameters, and not by alternating steps. For everything else see :class:`GaussianMixture`.
     """
 
-    empirical_bayes: ClassVar[bool] = False
+    updates: ClassVar[tuple[str, ...]] = ("gradient", "em")
+    lr_ratio: ClassVar[float] = 1.0
 
-    def expected_log_prob(self, z: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> torch.Tensor:
+    def expected_log_prob(
+        self, z: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, given: Any = None
+    ) -> torch.Tensor:
         r"""VaDE's lower bound of :math:`\mathbb E_q \log p(z)` for :math:`q = \mathcal N(\nu, \operatorname{diag}\varsigma^2)`.
 
         .. math::
@@ -35,13 +38,15 @@ class VaDEMixture(GaussianMixture):
             One draw of each ``q``, shape ``(b, d)``.
         mean, var
             Moments of ``q``, each of shape ``(b, d)``.
+        given
+            As for :meth:`Prior.log_prob`.
 
         Returns
         -------
         Shape ``(b,)``, in nats.
         """
         log_gamma = torch.log_softmax(self.component_log_prob(z), dim=-1)
-        precisions = self.precisions if self._is_dense else self._inverse_log_var()
+        precisions = self.precisions if self.is_dense else self._inverse_log_var()
         expected = self.component_log_prob(mean) - 0.5 * trace_product(precisions, var)
         return (log_gamma.exp() * (expected - log_gamma)).sum(-1)
 

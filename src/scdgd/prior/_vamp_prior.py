@@ -51,5 +51,5 @@ class VampPrior(EncodedPrior):
             return self.pseudo_inputs.genes.new_full((self.n_components,), -math.log(self.n_components))
         return torch.log_softmax(self.weight_logits, dim=0)
 
-    def _given(self, mean: torch.Tensor, var: torch.Tensor) -> ComponentMixture:
+    def _encoded(self, mean: torch.Tensor, var: torch.Tensor) -> ComponentMixture:
         return ComponentMixture(self._log_weights(), mean, var.rsqrt())

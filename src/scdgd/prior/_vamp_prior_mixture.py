@@ -25,7 +25,7 @@ class VampPriorMixture(EncodedPrior):
         m_c \sim q_\psi(m \mid u_c) = \mathcal N(\nu_c, S_c), \qquad
         z \sim \sum_c w_c\, \mathcal N(m_c, \Lambda_c^{-1})
 
-    with weights and precisions as in :class:`DirichletProcessMixture`. :meth:`given` returns two densities for each
+    with weights and precisions as in :class:`DirichletProcessMixture`. :meth:`encoded_by` returns two densities for each
     component: the predictive one, :math:`\mathcal N(z;\, \nu_c,\, \Lambda_c^{-1} + S_c)`, is that of the ELBO; the
     expected log density, :meth:`ComponentMixture.expected_component_log_prob`, is that of responsibilities, clusters and
     the objective of this prior's own parameters.
@@ -50,7 +50,8 @@ class VampPriorMixture(EncodedPrior):
         As for :class:`DirichletProcessWeights`.
     """
 
-    empirical_bayes: ClassVar[bool] = True
+    updates: ClassVar[tuple[str, ...]] = ("empirical_bayes", "gradient")
+    lr_ratio: ClassVar[float] = 5.0
 
     @checked(
         covariance_type=Choice(*get_args(PrecisionType)),
@@ -78,7 +79,7 @@ class VampPriorMixture(EncodedPrior):
 
     hyper_log_prob = EncodedPrior._refuse
 
-    def _given(self, mean: torch.Tensor, var: torch.Tensor) -> ComponentMixture:
+    def _encoded(self, mean: torch.Tensor, var: torch.Tensor) -> ComponentMixture:
         factors = self.wishart()
 
         def hyper_log_prob() -> dict[str, torch.Tensor]:

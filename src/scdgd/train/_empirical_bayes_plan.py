@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
-from scdgd._options import SEED, Flag, Integer, Number, Optional, checked
+from scdgd._options import SEED, Choice, Flag, Integer, Number, Optional, checked
 from scdgd.data import as_sparse_counts, first_cells
-from scdgd.prior import DirichletProcessMixture, GaussianMixture, VampPriorMixture
+from scdgd.prior._update import PRIOR_EPS, WITH_ENCODER, update_of
 
 from ._output_start import start_outputs
 from ._plan_options import DECAY, EPOCHS, RATE, check_further
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Learning rate over that of the networks, by prior, in the published grid. Chosen by held-out likelihood and, where that is
-#: undecided, by the number of used components, on cells that served no other choice (docs/benchmarks_priors.md).
-_LR_RATIOS = {VampPriorMixture: 5.0, DirichletProcessMixture: 2.5, GaussianMixture: 5.0}
-#: Of Adam; scvi-tools' 0.01 is of the size of the gradients of a prior.
-_PRIOR_EPS = 1e-8
 #: Arguments of the loss that are not options.
 _GIVEN_TO_LOSS = {"tensors", "inference_outputs", "generative_outputs"}
 #: Cells that a mixture is fitted to after pre-training.
@@ -43,19 +38,11 @@ class EmpiricalBayesPlan(TrainingPlan):
 
     1. Encoder and decoder take a step on the ELBO, the prior's parameters :math:`\zeta` held.
     2. One :math:`z_i \sim q(z \mid x_i)` is drawn for each cell of the minibatch, with the encoder in evaluation mode.
-    3. E-step: :math:`\bar r_{ic} \propto e^{l_{ic}}`, held, where :math:`l_{ic}` is the prior's
-       :meth:`~scdgd.prior.Prior.expected_component_log_prob`.
-    4. M-step: one step of Adam on
-
-    .. math::
-        L(\zeta) = -\frac1b \sum_{i, c} \bar r_{ic}\, l_{ic} - \frac1{b_0} \log p(\zeta)
-
-    where gradients reach pseudo-inputs through the encoder, whose weights stay as they are.
+    3. The prior takes its :class:`~scdgd.prior.EmpiricalBayesUpdate` on these draws.
 
     The prior's own prior is counted once per :math:`b_0` cells (`prior_batch_size`), whatever the size of minibatches:
     fewer mean fewer components, :math:`b_0 = n` is the posterior given all cells, and the size of the minibatches is the
-    published setting. Priors that are not fitted in this way (``empirical_bayes = False``) take the gradient of the
-    ELBO, with an optimiser group of their own.
+    published setting. Priors whose update is by gradient take that of the ELBO, with an optimiser group of their own.
 
     Pseudo-inputs start at random training cells when training begins.
 
@@ -65,7 +52,11 @@ class EmpiricalBayesPlan(TrainingPlan):
         The module.
     prior_lr_ratio
         Learning rate of the prior over that of the networks; ``None`` for 5 (Gaussian mixture, VampPrior mixture), 2.5
-        (Dirichlet process mixture) or 1 (others). A larger ratio leaves fewer components.
+        (Dirichlet process mixture) or 1 (others), see :attr:`~scdgd.prior.Prior.lr_ratio`. A larger ratio leaves fewer
+        components.
+    prior_update
+        ``"empirical_bayes"``, or ``"gradient"``, that of the ELBO. ``None``: the prior's own
+        (:attr:`~scdgd.prior.Prior.updates`).
     prior_batch_size
         :math:`b_0`.
     detach_responsibilities
@@ -100,6 +91,7 @@ class EmpiricalBayesPlan(TrainingPlan):
     @checked(
         prior_lr_ratio=Optional(Number(above=0)),
         prior_batch_size=Number(above=0),
+        prior_update=Choice(None, *WITH_ENCODER),
         detach_responsibilities=Flag(),
         n_pretraining_epochs=Integer(0),
         n_pretrained_epochs=Integer(0),
@@ -115,6 +107,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         *,
         prior_lr_ratio: float | None = None,
         prior_batch_size: int = 256,
+        prior_update: Literal["empirical_bayes", "gradient"] | None = None,
         detach_responsibilities: bool = True,
         n_pretraining_epochs: int = 0,
         n_pretrained_epochs: int = 0,
@@ -128,26 +121,23 @@ class EmpiricalBayesPlan(TrainingPlan):
         of_loss = set(inspect.signature(module.loss).parameters) - _GIVEN_TO_LOSS
         kwargs = check_further(type(self), kwargs, of_loss)
         if prior_lr_ratio is None:
-            prior_lr_ratio = _LR_RATIOS.get(type(module.prior), 1.0)
+            prior_lr_ratio = module.prior.lr_ratio
+        update = update_of(module.prior, WITH_ENCODER, prior_update)
+        if prior_update is not None and update.by_gradient:  # of the ELBO, which holds priors with steps of their own
+            kwargs["encoder_learns_from_prior"] = True
         self.n_pretraining_epochs = max(n_pretraining_epochs - n_pretrained_epochs, 0)
         self._has_pretraining = n_pretraining_epochs > 0
         super().__init__(module, n_epochs_kl_warmup=n_epochs_kl_warmup, **kwargs)
-        self.prior_lr_ratio, self.prior_batch_size = prior_lr_ratio, prior_batch_size
-        self.detach_responsibilities = detach_responsibilities
+        self.prior_lr_ratio = prior_lr_ratio
+        of_update = {"prior_batch_size": prior_batch_size, "detach_responsibilities": detach_responsibilities}
+        self.prior_update = update(module.prior, **({} if update.by_gradient else of_update))
         self.pretraining_lr, self.kernel_l1, self.kernel_l2 = pretraining_lr, kernel_l1, kernel_l2
         self.seed = (settings.seed or 0) if seed is None else seed
-        self._prior_optimizer: torch.optim.Optimizer | None = None
 
     @property
     def is_pretraining(self) -> bool:
         """Whether the prior does not take part yet."""
         return self.current_epoch < self.n_pretraining_epochs
-
-    @property
-    def fits_prior(self) -> bool:
-        """Whether the prior takes steps of its own; that of a query model is frozen."""
-        prior = self.module.prior
-        return prior.empirical_bayes and any(p.requires_grad for p in prior.parameters())
 
     @property
     def kl_weight(self) -> torch.Tensor:
@@ -164,9 +154,9 @@ class EmpiricalBayesPlan(TrainingPlan):
             parameters = list(parameters)
             groups = [{"params": [p for p in parameters if id(p) not in of_prior]}]
             trained = [p for p in parameters if id(p) in of_prior]
-            if trained and not self.module.prior.empirical_bayes:
+            if trained and self.prior_update.by_gradient:
                 groups.append(
-                    {"params": trained, "lr": self.lr * self.prior_lr_ratio, "eps": _PRIOR_EPS, "weight_decay": 0.0}
+                    {"params": trained, "lr": self.lr * self.prior_lr_ratio, "eps": PRIOR_EPS, "weight_decay": 0.0}
                 )
             return create(groups)
 
@@ -183,18 +173,12 @@ class EmpiricalBayesPlan(TrainingPlan):
                 "`n_components`, or raise `train_size`."
             )
             raise ValueError(msg)
-        pseudo_inputs = getattr(prior, "pseudo_inputs", None)
-        if pseudo_inputs is not None and not bool(pseudo_inputs.placed):
-            self._place_pseudo_inputs(pseudo_inputs)
+        if prior.needs_encoder and not prior.is_placed:
+            self._place_pseudo_inputs(prior.pseudo_inputs)
         start_outputs(self.module, training_cells(self.trainer))
-        if isinstance(prior, GaussianMixture) and not bool(prior.placed) and not self._has_pretraining:
-            generator = torch.Generator().manual_seed(self.seed)
-            with torch.no_grad():
-                prior.means.copy_(torch.randn(prior.means.shape, generator=generator))
-            prior.placed.fill_(True)
-        if self.fits_prior:
-            self._trained = [p for p in prior.parameters() if p.requires_grad]
-            self._prior_optimizer = torch.optim.Adam(self._trained, lr=self.lr * self.prior_lr_ratio, eps=_PRIOR_EPS)
+        if not self._has_pretraining:
+            prior.draw_start(self.seed)
+        self.prior_update.begin(self.lr * self.prior_lr_ratio)
 
     def on_train_epoch_start(self) -> None:
         """Begin and end pre-training."""
@@ -205,8 +189,8 @@ class EmpiricalBayesPlan(TrainingPlan):
             self._set_lr(self.pretraining_lr)
         if self.current_epoch == self.n_pretraining_epochs:
             self._set_lr(self.lr)
-            if isinstance(self.module.prior, GaussianMixture) and not bool(self.module.prior.placed):
-                self._place_mixture(self.module.prior)
+            if not self.module.prior.is_placed:
+                self._place_prior()
 
     def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
         """As in scvi-tools, with the penalty of the weights; NaN where a covariance cannot be factorised."""
@@ -224,11 +208,12 @@ class EmpiricalBayesPlan(TrainingPlan):
             super().validation_step(batch, batch_idx)
 
     def on_train_batch_end(self, outputs, batch: dict, batch_idx: int) -> None:
-        """Steps 2 to 4: the prior is fitted to draws from the posteriors of the same cells."""
-        if self.fits_prior and not self.is_pretraining and not self.trainer.should_stop:
+        """Steps 2 and 3: the prior is fitted to draws from the posteriors of the same cells."""
+        if self.prior_update.wants_draws and not self.is_pretraining and not self.trainer.should_stop:
             z = self._draw(batch)
             if torch.isfinite(z).all():  # if not, training is about to end
-                self._fit_prior(z)
+                lr = self.optimizers().param_groups[0]["lr"] * self.prior_lr_ratio
+                self.prior_update.after_minibatch(self.module.given_prior(), z, lr)
 
     @torch.no_grad()
     def _draw(self, batch: dict) -> torch.Tensor:
@@ -240,22 +225,6 @@ class EmpiricalBayesPlan(TrainingPlan):
         outputs = module.inference(**module._get_inference_input(batch, full_forward_pass=True))
         module.train(was_training)
         return outputs[MODULE_KEYS.Z_KEY]
-
-    def _fit_prior(self, z: torch.Tensor) -> None:
-        """E- and M-step on representations ``(b, d)``."""
-        prior = self.module.given_prior()
-        log_joint = prior.expected_component_log_prob(z)  # (b, k)
-        responsibilities = torch.softmax(log_joint, dim=-1)
-        if self.detach_responsibilities:
-            responsibilities = responsibilities.detach()
-        hyper = sum(prior.hyper_log_prob().values())
-        loss = -(responsibilities * log_joint).sum(-1).mean() - hyper / self.prior_batch_size
-        gradients = torch.autograd.grad(loss, self._trained, allow_unused=True)  # the networks get none
-        for parameter, gradient in zip(self._trained, gradients, strict=True):
-            parameter.grad = gradient
-        self._prior_optimizer.param_groups[0]["lr"] = self.optimizers().param_groups[0]["lr"] * self.prior_lr_ratio
-        self._prior_optimizer.step()
-        self._prior_optimizer.zero_grad()
 
     def _kernel_penalty(self) -> torch.Tensor:
         kernels = [m.weight for m in self.module.modules() if isinstance(m, torch.nn.Linear) and m.weight.requires_grad]
@@ -278,6 +247,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         pseudo_inputs.place(dense, continuous)
 
     @torch.no_grad()
-    def _place_mixture(self, mixture: GaussianMixture) -> None:
+    def _place_prior(self) -> None:
         draws = [self._draw(batch) for batch in first_cells(training_cells(self.trainer), _MAX_PLACEMENT_CELLS)]
-        mixture.place(torch.cat(draws), seed=self.seed)  # draws: wide posteriors would make all components equal
+        # draws, not posteriors: wide ones would make all components equal
+        self.module.prior.place(torch.cat(draws), seed=self.seed)

@@ -113,7 +113,7 @@ class GMVAEPlan(TrainingPlan):
         start_outputs(self.module, training_cells(self.trainer))
         if self.module.n_components == 1:
             return
-        starts = self.n_warm_start_epochs > 0 and not bool(self.module.prior.placed)
+        starts = self.n_warm_start_epochs > 0 and not self.module.prior.is_placed
         if starts or self.component_regularization == "cross_entropy":
             cells = first_cells(training_cells(self.trainer), _MAX_REFERENCE_CELLS)
             counts = [as_sparse_counts(batch[REGISTRY_KEYS.X_KEY]).to_scipy() for batch in cells]
@@ -141,7 +141,7 @@ class GMVAEPlan(TrainingPlan):
         self._set_reference(batch)
         loss = super().training_step(batch, batch_idx)
         if self.trainer.is_last_batch:  # a training that fails in its first epoch was none
-            self.module.prior.placed.fill_(True)
+            self.module.prior.mark_placed()
         return loss
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:

@@ -72,7 +72,7 @@ class LaplacePlan(RepresentationPlan):
     def on_fit_start(self) -> None:
         """Set up the posteriors of the rows, of which the steps of the mixture see what the last visits found."""
         super().on_fit_start()
-        table, is_dense = self.module.representations.table, self.module.prior.covariance_type in ("full", "tied")
+        table, is_dense = self.module.representations.table, self.module.prior.is_dense
         self._spread = table.new_zeros(*table.shape, table.shape[1]) if is_dense else torch.zeros_like(table)
 
     def training_state(self) -> dict:

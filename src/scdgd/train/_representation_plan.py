@@ -13,7 +13,7 @@ from scdgd._compat import MODULE_KEYS
 from scdgd._options import Anything, Choice, Integer, Number, Optional, checked
 from scdgd.inference._row_adam import RowAdam
 from scdgd.module import REPRESENTATION_KEY
-from scdgd.prior import SoftballMixture
+from scdgd.prior._update import WITH_ROWS, update_of
 
 from ._divergence import TrainingDivergedError
 from ._plan_options import BETAS, DECAY, EPOCHS, RATE, check_further
@@ -51,7 +51,7 @@ class RepresentationPlan(TrainingPlan):
         Epoch after which the decoder's rate is multiplied by the factor, keeping Adam's moments.
     prior_update
         ``"em"``: one closed-form step of expectation maximisation on all training cells at the end of each epoch;
-        ``"gradient"``: Adam, every minibatch (published).
+        ``"gradient"``: Adam, every minibatch (published). ``None``: the prior's own (:attr:`~scdgd.prior.Prior.updates`).
     mixture_start
         Number of epochs before the mixture is placed, if it is not yet.
     placement_interval
@@ -82,7 +82,7 @@ class RepresentationPlan(TrainingPlan):
         weight_decay_prior=DECAY,
         lr_drop_epoch=EPOCHS,
         lr_drop_factor=Number(above=0),
-        prior_update=Choice("em", "gradient"),
+        prior_update=Choice(None, *WITH_ROWS),
         mixture_start=Integer(0),
         placement_interval=Optional(Integer(1)),
         clip_norm=Optional(Number(above=0)),
@@ -106,7 +106,7 @@ class RepresentationPlan(TrainingPlan):
         weight_decay_prior: float = 0.0,
         lr_drop_epoch: int | None = None,
         lr_drop_factor: float = 0.1,
-        prior_update: Literal["em", "gradient"] = "em",
+        prior_update: Literal["em", "gradient"] | None = None,
         mixture_start: int = 0,
         placement_interval: int | None = 5,
         clip_norm: float | None = None,
@@ -116,9 +116,7 @@ class RepresentationPlan(TrainingPlan):
         n_epochs_kl_warmup: int | None = None,
         **kwargs,
     ) -> None:
-        if prior_update == "em" and isinstance(module.prior, SoftballMixture):
-            msg = "A softball mixture has no closed-form step: use `prior_update='gradient'`."
-            raise ValueError(msg)
+        update = update_of(module.prior, WITH_ROWS, prior_update)(module.prior)
         kwargs = check_further(type(self), kwargs, is_manual=True)
         super().__init__(
             module, lr=lr, eps=eps, weight_decay=weight_decay, n_epochs_kl_warmup=n_epochs_kl_warmup, **kwargs
@@ -127,7 +125,7 @@ class RepresentationPlan(TrainingPlan):
         self.lr_z, self.lr_prior, self.betas, self.betas_z = lr_z, lr_prior, betas, betas_z
         self.weight_decay_z, self.weight_decay_prior = weight_decay_z, weight_decay_prior
         self.lr_drop_epoch, self.lr_drop_factor = lr_drop_epoch, lr_drop_factor
-        self.prior_update = prior_update
+        self.prior_update = update
         self.mixture_start, self.placement_interval = mixture_start, placement_interval
         self.clip_norm, self.seed = clip_norm, seed
         self.train_rows, self.cell_names = train_rows, cell_names
@@ -150,7 +148,7 @@ class RepresentationPlan(TrainingPlan):
 
     def on_fit_start(self) -> None:
         """Set up the rows' optimiser, now that the table is on its device."""
-        self._places_mixture = not self._is_placed
+        self._places_mixture = not self.module.prior.is_placed
         self._sums = {}
         self.row_optimizer = RowAdam(
             self.module.representations.table,
@@ -199,18 +197,17 @@ class RepresentationPlan(TrainingPlan):
         if self.clip_norm is not None:
             self.clip_gradients(decoder, gradient_clip_val=self.clip_norm, gradient_clip_algorithm="norm")
         decoder.step()
-        if self.prior_update == "gradient" and self._is_placed:
+        if self.prior_update.by_gradient and self.module.prior.is_placed:
             prior.step()
         self.row_optimizer.step(rows_of(batch), inference_outputs[REPRESENTATION_KEY].grad)
         self.compute_and_log_metrics(output, self.train_metrics, "train")
         return output.loss.detach()
 
     def on_train_epoch_end(self) -> None:
-        """Step a placed mixture in closed form."""
-        if self.prior_update == "em" and self._is_placed:
-            module, (mean, var) = self.module, self.posteriors()
-            counted = len(mean) if module.hyperprior_weight.get("weights") == "per_cell" else 1
-            module.prior.em_step(mean, posterior_var=var, dirichlet_weight=counted)
+        """Step a placed mixture in closed form, where that is its update."""
+        if self.module.prior.is_placed:
+            per_cell = self.module.hyperprior_weight.get("weights") == "per_cell"
+            self.prior_update.after_epoch(self.posteriors, lambda n_cells: n_cells if per_cell else 1)
         self._log_epoch(self.train_metrics, "train")
         super().on_train_epoch_end()
 
@@ -283,10 +280,6 @@ class RepresentationPlan(TrainingPlan):
         since_start = self.current_epoch - self.mixture_start
         again = self.placement_interval is not None and since_start > 0 and since_start % self.placement_interval == 0
         return since_start == 0 or again
-
-    @property
-    def _is_placed(self) -> bool:
-        return bool(self.module.prior.placed)
 
     @property
     def _train_table(self) -> torch.Tensor:

@@ -1,0 +1,182 @@
+"""How training changes a prior: by gradients, by empirical Bayes, or by expectation maximisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+if TYPE_CHECKING:
+    from ._base import Prior
+
+#: Of Adam; scvi-tools' 0.01 is of the size of the gradients of a prior.
+PRIOR_EPS = 1e-8
+
+
+class PriorUpdate:
+    """What happens to a prior in training, beside what the loss of the networks does.
+
+    Parameters
+    ----------
+    prior
+        The prior.
+
+    Attributes
+    ----------
+    name
+        What options call it.
+    by_gradient
+        Whether the loss of the networks trains the prior, in an optimiser group of its own; else it is held in the loss.
+    """
+
+    name: ClassVar[str]
+    by_gradient: ClassVar[bool] = False
+
+    def __init__(self, prior: Prior) -> None:
+        self.prior = prior
+
+    def begin(self, lr: float) -> None:
+        """Get ready for steps of rate `lr`, with parameters on their device and frozen or not."""
+
+    @property
+    def wants_draws(self) -> bool:
+        """Whether :meth:`after_minibatch` has something to do."""
+        return False
+
+    def after_minibatch(self, encoded: Prior, z: torch.Tensor, lr: float) -> None:
+        """Step on draws from the posteriors of a minibatch.
+
+        Parameters
+        ----------
+        encoded
+            The prior for the encoder as it is now.
+        z
+            Draws, shape ``(b, d)``.
+        lr
+            Learning rate.
+        """
+
+    def after_epoch(
+        self,
+        posteriors: Callable[[], tuple[torch.Tensor, torch.Tensor | float]],
+        dirichlet_weight: Callable[[int], float] = lambda _: 1.0,
+    ) -> None:
+        """Step on the posteriors of all training cells.
+
+        Parameters
+        ----------
+        posteriors
+            Gives means ``(n, d)`` and variances, as :meth:`Prior.e_step` takes them.
+        dirichlet_weight
+            How often the prior of the weights is counted, given the number of cells.
+        """
+
+
+class GradientUpdate(PriorUpdate):
+    """Steps on the loss of the networks, every minibatch, with their optimiser."""
+
+    name = "gradient"
+    by_gradient = True
+
+
+class EMUpdate(PriorUpdate):
+    """One step of expectation maximisation on the moments of all training cells, once an epoch (:meth:`Prior.m_step`)."""
+
+    name = "em"
+
+    def after_epoch(
+        self,
+        posteriors: Callable[[], tuple[torch.Tensor, torch.Tensor | float]],
+        dirichlet_weight: Callable[[int], float] = lambda _: 1.0,
+    ) -> None:
+        """E- and M-step."""
+        mean, var = posteriors()
+        self.prior.m_step(self.prior.e_step(mean, posterior_var=var), dirichlet_weight=dirichlet_weight(len(mean)))
+
+
+class EmpiricalBayesUpdate(PriorUpdate):
+    r"""A step of its own after each step of the networks (Stirn & Knowles 2024, Algorithm 1).
+
+    On one draw :math:`z_i \sim q(z \mid x_i)` for each cell of the minibatch, with responsibilities
+    :math:`\bar r_{ic} \propto e^{l_{ic}}` of the prior's :meth:`~Prior.expected_component_log_prob` ``l``, Adam steps down
+
+    .. math::
+        L(\zeta) = -\frac1b \sum_{i, c} \bar r_{ic}\, l_{ic} - \frac1{b_0} \log p(\zeta)
+
+    where gradients reach pseudo-inputs through the encoder, whose weights stay as they are.
+
+    Parameters
+    ----------
+    prior
+        The prior, with parameters :math:`\zeta`.
+    prior_batch_size
+        Number :math:`b_0` of cells that the prior of the parameters counts once for.
+    detach_responsibilities
+        Whether :math:`\bar r` is held. ``False`` lets gradients through, as the code of Stirn & Knowles does; the objective
+        is then :math:`\log \sum_c e^{l_c}` less the entropy of :math:`\bar r`.
+    """
+
+    name = "empirical_bayes"
+
+    def __init__(self, prior: Prior, *, prior_batch_size: float = 256, detach_responsibilities: bool = True) -> None:
+        super().__init__(prior)
+        self.prior_batch_size, self.detach_responsibilities = prior_batch_size, detach_responsibilities
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    def begin(self, lr: float) -> None:
+        """Make the optimiser of what is not frozen, if anything is not (that of a query model is)."""
+        self.parameters = [p for p in self.prior.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, eps=PRIOR_EPS) if self.parameters else None
+
+    @property
+    def wants_draws(self) -> bool:
+        """Whether there is anything to train."""
+        return self.optimizer is not None
+
+    def after_minibatch(self, encoded: Prior, z: torch.Tensor, lr: float) -> None:
+        """E- and M-step."""
+        log_joint = encoded.expected_component_log_prob(z)  # (b, k)
+        responsibilities = torch.softmax(log_joint, dim=-1)
+        if self.detach_responsibilities:
+            responsibilities = responsibilities.detach()
+        hyper = sum(encoded.hyper_log_prob().values())
+        loss = -(responsibilities * log_joint).sum(-1).mean() - hyper / self.prior_batch_size
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)  # the networks get none
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+#: Strategies by name.
+UPDATES: dict[str, type[PriorUpdate]] = {kind.name: kind for kind in (GradientUpdate, EMUpdate, EmpiricalBayesUpdate)}
+#: What can be done where the encoder, and so the posterior of every cell, changes with each minibatch.
+WITH_ENCODER = ("empirical_bayes", "gradient")
+#: What can be done where each cell has a row of its own.
+WITH_ROWS = ("em", "gradient")
+
+
+def update_of(prior: Prior, offered: tuple[str, ...], wanted: str | None = None) -> type[PriorUpdate]:
+    """The strategy that trains a prior.
+
+    Parameters
+    ----------
+    prior
+        The prior, which names those that it can be trained by.
+    offered
+        Names of those that can be carried out.
+    wanted
+        Name of the one that is asked for; ``None`` for the prior's own choice.
+
+    Raises
+    ------
+    ValueError
+        If the prior cannot be trained in that way, or in none that is offered.
+    """
+    possible = [name for name in prior.updates if name in offered]
+    if wanted is not None and wanted not in possible or not possible:
+        msg = f"A {type(prior).__name__} cannot be trained with `prior_update={wanted!r}`: it takes {possible}."
+        raise ValueError(msg)
+    return UPDATES[wanted or possible[0]]
