@@ -101,16 +101,16 @@ def test_without_an_encoder_the_way_out_is_named(cls):
         *(lambda: prior.expected_log_prob(z, z, z), lambda: prior.sample(3), lambda: prior.precision(z)),
         *(lambda: prior.component_means, lambda: prior.precisions),
     ):
-        with pytest.raises(RuntimeError, match=r"call `given\(encode\)` first"):
+        with pytest.raises(RuntimeError, match=r"call `encoded_by\(encode\)` first"):
             use()
-    with pytest.raises(ValueError, match=r"call `given\(encode\)` with the encoder"):
+    with pytest.raises(ValueError, match=r"call `encoded_by\(encode\)` with the encoder"):
         prior.encoded_by()
     with pytest.raises(ValueError, match=r"must have shape \(3, 2\), got \(3, 4\), \(3, 4\)"):
         prior.encoded_by(Encoder(4))
 
 
 def test_hyper_prior_without_an_encoder_is_refused_where_it_needs_one():
-    with pytest.raises(RuntimeError, match=r"call `given\(encode\)` first"):
+    with pytest.raises(RuntimeError, match=r"call `encoded_by\(encode\)` first"):
         VampPriorMixture(pseudo_inputs(3), 2).hyper_log_prob()
     assert VampPrior(pseudo_inputs(3), 2).encoded_by(Encoder(2)).hyper_log_prob() == {}
 
