@@ -99,6 +99,7 @@ def test_what_is_no_prior_is_refused(model_class, prior):
 def test_every_model_takes_it(model_class, prior, tmp_path):
     """By gradients, with new cells, and after loading."""
     adata, new = simulate(120, 20), simulate(15, 20, seed=1)
+    new.obs_names = new.obs_names + " new"
     model_class.setup_anndata(adata)
     model = model_class(adata, prior=prior, n_components=3, n_latent=2, n_hidden=8, gene_likelihood="nb")
     kind = {"dpgmm": DirichletProcessMixture}.get(prior, prior) if isinstance(prior, str | type) else type(prior)
