@@ -123,7 +123,7 @@ def _as_array(values: pd.Series | pd.Index) -> np.ndarray:
     return values if values.dtype.kind not in "mM" else pd.Series(values).astype(object).to_numpy()
 
 
-def _kind(value) -> str:
+def _kind(value: object) -> str:
     if isinstance(value, str):
         return "text"
     if isinstance(value, bool | np.bool_):
@@ -137,7 +137,7 @@ def _and(kinds: Iterable[str]) -> str:
     return " and ".join(sorted(kinds))
 
 
-def _first(values: pd.Series):
+def _first(values: pd.Series) -> Any:
     return np.asarray(values.iloc[:1].astype(object)).tolist()[0]
 
 
@@ -177,7 +177,7 @@ class _CategoryField(CategoricalObsField):
         warn_of_few_cells(codes, categories, self._column)
         return self._state(categories)
 
-    def _transfer_default(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
+    def _transfer_default(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """The one category of data without any; that new cells are few is no news, for they train nothing."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Category .* has fewer than 3 cells")
@@ -216,7 +216,7 @@ class BatchField(_CategoryField):
     def __init__(self, batch_key: str | None) -> None:
         super().__init__(REGISTRY_KEYS.BATCH_KEY, batch_key)
 
-    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Register new cells, refusing batches that the model has not seen, unless it is to be extended by them."""
         if self.is_default:
             return self._transfer_default(state_registry, adata_target, **kwargs)
@@ -250,7 +250,7 @@ class LabelsField(_CategoryField):
     def __init__(self, labels_key: str | None) -> None:
         super().__init__(REGISTRY_KEYS.LABELS_KEY, labels_key)
 
-    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Leave the model's categories as they are; cells whose label is missing or not known get the code -1."""
         if self.is_default:
             return self._transfer_default(state_registry, adata_target, **kwargs)

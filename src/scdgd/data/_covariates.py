@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ class SizeFactorField(NumericalObsField):
         _check_numbers(adata, [self.attr_key], positive=True)
         return super().register_field(adata)
 
-    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Check, then register new cells."""
         _check_numbers(adata_target, [self.attr_key], positive=True)
         return super().transfer_field(state_registry, adata_target, **kwargs)
@@ -79,7 +79,7 @@ class ContinuousCovariatesField(NumericalJointObsField):
                 logger.info("Continuous covariates %s are standardised.", self.keys)
         return self._write(adata, values, state)
 
-    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Check, then register new cells, by means and scales of the model; warn of values far from those that it knows."""
         values = _check_numbers(adata_target, self.keys)
         state = {key: value for key, value in state_registry.items() if key != self.COLUMNS_KEY}
@@ -133,7 +133,7 @@ class CategoricalCovariatesField(CategoricalJointObsField):
             warn_of_few_cells(codes[key], levels[key], _column(key))
         return self._write(adata, codes, levels)
 
-    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Check, then register new cells; unknown levels are refused unless the model is to be extended by them."""
         self._check(adata_target)
         codes, levels = {}, dict(state_registry[self.MAPPINGS_KEY])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -66,7 +66,7 @@ class CountsField(LayerField):
         state = {self.HOLDS_COUNTS_KEY: self.holds_counts, self.LARGEST_KEY: self.summary.largest}
         return super().register_field(adata) | state
 
-    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Check that the genes are those of the model, then register; unexpressed genes are no news here."""
         _require_unique(adata_target.var_names, "gene", "adata.var_names_make_unique()")
         check_genes(np.asarray(state_registry[self.COLUMN_NAMES_KEY]), adata_target.var_names)
@@ -117,7 +117,7 @@ class CellIndexField(NumericalObsField):
             self.FINGERPRINTS_KEY: self.counts.summary.fingerprints,
         }
 
-    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Find the cells of `adata_target` among those of the model."""
         names, fingerprints = unique_cell_names(adata_target), self.counts.summary.fingerprints
         self.rows, collides = find_rows(state_registry, names, fingerprints)

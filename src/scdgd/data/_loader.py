@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -200,7 +200,7 @@ class SparseCountsLoader(DataLoader):
         load_sparse_tensor: bool = False,
         distributed_sampler: bool = False,
         least: int = 1,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         if distributed_sampler:
             msg = "Representations live on one device, so minibatches are not distributed over several."
@@ -242,5 +242,5 @@ class SparseCountsLoader(DataLoader):
         yield from super().__iter__()
 
 
-def _as_it_is(minibatch):
+def _as_it_is(minibatch: Any) -> Any:
     return minibatch

@@ -73,7 +73,7 @@ class CellRegistration(AnnDataManager):
     The AnnData is held weakly: it lives as long as its user or a model holds it.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._columns: dict[str, np.ndarray | pd.DataFrame] = {}
         self._sources: dict[str, pd.Series] = {}
         super().__init__(*args, **kwargs)
@@ -96,7 +96,9 @@ class CellRegistration(AnnDataManager):
 
     # ------------------------------------------------------------ what is kept
 
-    def register_fields(self, adata: AnnData | MuData, source_registry: dict | None = None, **transfer_kwargs) -> None:
+    def register_fields(
+        self, adata: AnnData | MuData, source_registry: dict | None = None, **transfer_kwargs: Any
+    ) -> None:
         """As in scvi-tools; then take copies of all columns."""
         self._columns, self._sources = {}, {}
         super().register_fields(adata, source_registry, **transfer_kwargs)
@@ -296,7 +298,7 @@ class CellRegistration(AnnDataManager):
         """The cells as they are now, without columns."""
         return cell_source(self._field(CountsField).get_field_data(cells), cells.obs_names)
 
-    def _field(self, kind: type):
+    def _field(self, kind: type) -> Any:
         """The field of a kind, that of AnnData where MuData have a wrapper around it; ``None`` if there is none."""
         fields = (getattr(field, "adata_field", field) for field in self.fields)
         return next((field for field in fields if isinstance(field, kind)), None)
@@ -320,7 +322,7 @@ def unchanged_if_refused(data: AnnData | MuData) -> Iterator[None]:
         raise
 
 
-def _internal(columns) -> dict[str, Any]:
+def _internal(columns: Any) -> dict[str, Any]:
     """Those that scvi-tools writes."""
     return {name: columns[name] for name in columns if str(name).startswith("_scvi")}
 
@@ -332,7 +334,9 @@ def _are_same(then: pd.Series, now: pd.Series, are_numbers: bool) -> bool:
     return np.array_equal(pd.factorize(then)[0], pd.factorize(now)[0])
 
 
-def _take(column: np.ndarray | pd.DataFrame | pd.Series, positions: np.ndarray):
+def _take(
+    column: np.ndarray | pd.DataFrame | pd.Series, positions: np.ndarray
+) -> np.ndarray | pd.DataFrame | pd.Series:
     if isinstance(column, np.ndarray):
         return column[positions]
     return column.iloc[positions].reset_index(drop=True)

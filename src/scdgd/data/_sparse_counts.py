@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from scipy import sparse
 
 
@@ -63,7 +65,9 @@ class SparseCounts:
         return len(self.indptr) - 1
 
     @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls, function: Callable, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
+    ) -> torch.Tensor:
         """Answer to ``torch.ones_like``, by which scvi-tools asks for the shape of the counts; to nothing else."""
         if function is torch.ones_like:
             return torch.ones(args[0].shape, dtype=args[0].values.dtype, device=args[0].device)
@@ -85,7 +89,7 @@ class SparseCounts:
         indptr = torch.cat([self.indptr[:1], (self.indptr[1:] + shifts).ravel()])
         return SparseCounts(indptr, self.indices.repeat(n), self.values.repeat(n), self.n_genes)
 
-    def to(self, *args, **kwargs) -> SparseCounts:
+    def to(self, *args: Any, **kwargs: Any) -> SparseCounts:
         """Move to a device, or cast the values, as :meth:`torch.Tensor.to` does."""
         values = self.values.to(*args, **kwargs)
         indptr, indices = (part.to(values.device) for part in (self.indptr, self.indices))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from scvi.dataloaders import DataSplitter
 
@@ -18,12 +19,12 @@ class SparseCountsSplitter(DataSplitter):
 
     data_loader_cls = SparseCountsLoader
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         with warnings.catch_warnings():  # a last minibatch that is too small joins the one before it
             warnings.filterwarnings("ignore", message="Last batch will have a small size")
             super().__init__(*args, **kwargs)
 
-    def val_dataloader(self):
+    def val_dataloader(self) -> SparseCountsLoader | list:
         """Loader of the validation cells, or an empty list."""
         return super().val_dataloader() or []
 

@@ -13,7 +13,7 @@ device; in the most frequent case a compiled kernel does the same (:mod:`scdgd.l
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -77,7 +77,15 @@ def fused_log_prob(
 
 class _FusedLogProb(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, family, options, counts, log_size, output, *parameters):
+    def forward(
+        ctx: Any,
+        family: type[CountTerms],
+        options: tuple[bool, bool],
+        counts: SparseCounts,
+        log_size: torch.Tensor | None,
+        output: torch.Tensor,
+        *parameters: torch.Tensor,
+    ) -> torch.Tensor:
         """Log probabilities ``(b,)``; the derivatives, which the same pass gives, wait for :meth:`backward`."""
         needs_output, *needs_parameters = ctx.needs_input_grad[4:]
         wanted = Wanted(needs_output, any(needs_parameters), *options)
@@ -88,7 +96,7 @@ class _FusedLogProb(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_log_prob):
+    def backward(ctx: Any, d_log_prob: torch.Tensor) -> tuple:
         """Derivatives of the forward pass, times those of the result ``(b,)``."""
         log_size, output, *parameters = ctx.saved_tensors
         # sums over cells were taken with equal weights, and buffers are scaled in place: for other weights, and for a

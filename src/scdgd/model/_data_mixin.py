@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from anndata import AnnData
@@ -15,6 +16,14 @@ from scdgd._options import Integer, Optional
 from ._cells import positions_of
 from ._training_options import check_reading
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scvi.data import AnnDataManager
+    from torch.utils.data import DataLoader
+
+    from scdgd.data import CellRegistration
+
 
 class AttachedDataMixin:
     """AnnData of a model, and others that it reads.
@@ -25,13 +34,15 @@ class AttachedDataMixin:
 
     _is_forgotten_with_me = False
 
-    def __init__(self, adata=None, registry: dict | None = None, *args, **kwargs) -> None:
+    def __init__(
+        self, adata: AnnData | MuData | None = None, registry: dict | None = None, *args: Any, **kwargs: Any
+    ) -> None:
         if adata is None and registry is None:
             msg = f"{type(self).__name__} stands on data: pass the AnnData that `{type(self).__name__}.setup_anndata` set up."
             raise ValueError(msg)
         super().__init__(adata, registry, *args, **kwargs)
 
-    def _validate_anndata(self, adata=None, copy_if_view: bool = True):
+    def _validate_anndata(self, adata: AnnData | MuData | None = None, copy_if_view: bool = True) -> AnnData | MuData:
         if adata is None and self.adata is None:
             msg = "The model was loaded without data: pass `adata`, or attach one with `model.adata = adata`."
             raise ValueError(msg)
@@ -46,14 +57,14 @@ class AttachedDataMixin:
             forget_manager(self, registered)
         return super()._validate_anndata(adata, copy_if_view)
 
-    def get_anndata_manager(self, adata, required: bool = False):
+    def get_anndata_manager(self, adata: AnnData | MuData, required: bool = False) -> AnnDataManager | None:
         """As in scvi-tools; the attached data are known even if ``uns`` has lost their mark."""
         if adata is not None and adata is self._adata and self.adata_manager.adata is adata:
             assign_uuid(self.adata_manager)
             return self.adata_manager
         return super().get_anndata_manager(adata, required)
 
-    def _register_manager_for_instance(self, adata_manager) -> None:
+    def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
         super()._register_manager_for_instance(adata_manager)
         weakref.finalize(adata_manager.adata, forget_manager, weakref.ref(self), adata_manager).atexit = False
         if not self._is_forgotten_with_me:
@@ -87,14 +98,20 @@ class AttachedDataMixin:
     def _counts_modality(self) -> str:
         return self.adata_manager.data_registry[REGISTRY_KEYS.X_KEY].mod_key
 
-    def _make_data_loader(self, adata, indices=None, batch_size: int | None = None, **kwargs):
+    def _make_data_loader(
+        self,
+        adata: AnnData | MuData,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> DataLoader:
         check_reading(kwargs)
         batch_size = Optional(Integer(1))("batch_size", batch_size)
         indices = None if indices is None else positions_of(indices, adata.n_obs)
         return super()._make_data_loader(adata, indices=indices, batch_size=batch_size, **kwargs)
 
 
-def _has_changed(registered) -> bool:
+def _has_changed(registered: CellRegistration) -> bool:
     """Whether data that no model stands on are others than when they were registered."""
     try:
         registered.validate()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -45,7 +45,7 @@ def differential_expression(
     fdr: float,
     all_stats: bool,
     silent: bool,
-    **options,
+    **options: Any,
 ) -> pd.DataFrame:
     """Statistics of each gene and comparison, as of :meth:`scvi.model.SCVI.differential_expression`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._flexscvi import FlexSCVI
 
@@ -35,7 +35,7 @@ class SCVAMP(FlexSCVI):
     _latent_key = "X_scvamp"
 
     def __init__(
-        self, adata: AnnData | None = None, registry: dict | None = None, *, n_components: int = 100, **kwargs
+        self, adata: AnnData | None = None, registry: dict | None = None, *, n_components: int = 100, **kwargs: Any
     ) -> None:
         self._refuse_fixed(kwargs, ("prior",))
         super().__init__(adata, registry, prior="vamp", n_components=n_components, **kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scdgd._options import checked
 
@@ -45,7 +45,7 @@ class SCVMM(FlexSCVI):
         *,
         n_components: int = 100,
         encode_covariates: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         self._refuse_fixed(kwargs, ("prior",))
         super().__init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scvi.utils import setup_anndata_dsp
 
@@ -58,7 +58,7 @@ class SetupMixin:
         *,
         is_count_data: bool = True,
         standardize_covariates: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """%(summary)s
 
@@ -148,7 +148,7 @@ class CellSetupMixin(SetupMixin):
         modalities: dict[str, str] | None = None,
         *,
         standardize_covariates: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """%(summary_mdata)s
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -82,14 +82,14 @@ class _SparseProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: SparseCounts, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(ctx: Any, x: SparseCounts, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Product ``(b, h)`` and :math:`W_c` ``(h, n_cont)``, of counts ``(b, g)`` and weights ``(h, g + n_cont)``."""
         ctx.x, ctx.n_inputs = x, weight.shape[1]
         return x @ weight[:, : x.n_genes].T.contiguous(), weight[:, x.n_genes :].clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_product: torch.Tensor, d_rest: torch.Tensor) -> tuple[None, torch.Tensor]:
+    def backward(ctx: Any, d_product: torch.Tensor, d_rest: torch.Tensor) -> tuple[None, torch.Tensor]:
         """Gradient in the weights ``(h, g + n_cont)``; none in the counts."""
         d_weight = _columns(ctx.x, ctx.n_inputs) @ d_product.contiguous()
         d_weight[ctx.x.n_genes :] = d_rest.T

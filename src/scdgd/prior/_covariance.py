@@ -52,7 +52,7 @@ def modified_cholesky(covariances: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     return scale.square().clamp(min=MIN_VAR).log(), inverse[:, rows, columns]
 
 
-def as_posterior_var(posterior_var, z: torch.Tensor, *, dense: bool) -> float | torch.Tensor:
+def as_posterior_var(posterior_var: float | torch.Tensor, z: torch.Tensor, *, dense: bool) -> float | torch.Tensor:
     """Spread of representations as a number, variances ``(n, d)`` or, for `dense` mixtures, covariances ``(n, d, d)``.
 
     Axis-aligned mixtures see the diagonal of covariances only.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -96,7 +96,7 @@ class PseudoInputs(nn.Module):
         weights = torch.softmax(self.category_logits[str(index)][:, :n_trained], dim=-1)
         return nn.functional.pad(weights, (0, n - n_trained))
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         # an input of one category has no logits; when a query appends others, those of the new model stay, unused
         trained = state_dict.get(f"{prefix}n_trained_categories", self.n_trained_categories)
         for index, logits in self.category_logits.items():

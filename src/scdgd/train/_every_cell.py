@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback
 from scvi import REGISTRY_KEYS
@@ -28,7 +28,9 @@ class EveryCell(Callback):
         """Count anew."""
         self.n_seen = 0
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Count the cells of a minibatch."""
         self.n_seen += len(batch[REGISTRY_KEYS.X_KEY])
 
