@@ -128,7 +128,7 @@ def published_placement(module, tensors: dict) -> torch.Tensor:
     """The published procedure, as the released code runs it: batches of 32, dense counts, dense formula."""
     x = tensors[REGISTRY_KEYS.X_KEY].to_dense()
     start = best_component_means(module, tensors)
-    library = x.sum(1, keepdim=True) if module.size_factor == "observed" else x.amax(1, keepdim=True)
+    library = x.sum(1, keepdim=True) if module.size.name == "observed" else x.amax(1, keepdim=True)
     placed = []
     for rows in torch.arange(len(x)).split(32):
         z = start[rows].clone().requires_grad_()
@@ -161,7 +161,7 @@ def dense_nb_loss(x: torch.Tensor, mean: torch.Tensor, theta: torch.Tensor) -> t
 def log_posterior(module, tensors: dict, z: torch.Tensor) -> torch.Tensor:
     """log p(x | z) + log p(z) of each cell, in double."""
     x = tensors[REGISTRY_KEYS.X_KEY].to_dense().double()
-    library = x.sum(1, keepdim=True) if module.size_factor == "observed" else x.amax(1, keepdim=True)
+    library = x.sum(1, keepdim=True) if module.size.name == "observed" else x.amax(1, keepdim=True)
     module.double()
     z = z.double()
     eta = library.log() + module.decoder(z, [tensors[REGISTRY_KEYS.BATCH_KEY]])

@@ -1,7 +1,10 @@
-"""Names of what the package stores, in one place."""
+"""Names of what the package stores, and numbers that several parts share."""
 
 #: Where a registry says that rows of the table of representations stand; they are in no column, but in the registration.
 ROW_KEY = "_scdgd_row"
 
 #: Version of the layout of saved models; raised when a stored model needs porting.
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
+
+#: Total to which counts are normalised before they are encoded, and at which a size factor is one.
+NORMALIZED_TOTAL = 1e4

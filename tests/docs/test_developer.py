@@ -74,9 +74,8 @@ def test_commands_of_a_page_exist(page):
 def test_words_of_the_code_that_pages_name():
     """Private names that "adding" tells to edit."""
     where = {
-        "_dgd.py": ("module", ["GeneLikelihood"]),
-        "_flex_vae.py": ("module", ["GeneLikelihood"]),
-        "_registry.py": ("prior", ["PRIORS"]),
+        "prior/_registry.py": ("", ["PRIORS"]),
+        "likelihood/_registry.py": ("", ["LIKELIHOODS"]),
         "_scdgd.py": ("model", ["_module_cls", "_latent_key", "checkpoint_format_"]),
         "_training_mixin.py": ("model", ["_training_plan_cls", "_data_splitter_cls"]),
         "_representation_plan.py": ("train", [".place(", ".after_epoch("]),

@@ -21,7 +21,8 @@ from scdgd.inference._encoder_posterior import (
 )
 from scdgd.inference._importance import weighted_draws
 from scdgd.inference._laplace import LaplacePosterior
-from scdgd.likelihood.distributions import ConstrainedPoisson, ZeroInflatedPoisson
+from scdgd.likelihood import ConstrainedPoisson, ZeroInflatedPoisson
+from scdgd.likelihood.distributions import CountDistribution
 from scdgd.prior import GaussianMixture
 from tests.conftest import simulate, train
 
@@ -165,7 +166,7 @@ def test_fisher_information_equals_the_expected_outer_product_of_scores(likeliho
         if likelihood == "nb":
             return NegativeBinomial(mu=mu, theta=theta)
         if likelihood == "zip":
-            return ZeroInflatedPoisson(rate=mu, zi_logits=zi_logits)
+            return CountDistribution.of(ZeroInflatedPoisson)(mu, zi_logits=zi_logits)
         return ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=zi_logits)
 
     z = torch.randn(2, 3, generator=generator, dtype=torch.float64)
@@ -188,7 +189,8 @@ def test_fisher_information_of_a_constrained_poisson_is_that_of_a_multinomial():
     """By the Hessian of its log-likelihood at the expected counts, where it is minus the information."""
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(3, 6, generator=generator).double(), torch.randn(6, generator=generator).double()
-    decode = lambda z: ConstrainedPoisson(rate=200 * torch.softmax(z @ weight + bias, dim=-1), validate_args=False)
+    of_constrained = CountDistribution.of(ConstrainedPoisson)
+    decode = lambda z: of_constrained(200 * torch.softmax(z @ weight + bias, dim=-1), validate_args=False)
     z = torch.randn(2, 3, generator=generator).double()
     for i in range(2):
         expected = decode(z[i : i + 1]).mean

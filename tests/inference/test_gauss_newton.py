@@ -48,7 +48,8 @@ def make_module(n_genes: int = N_GENES, k: int = 4, d: int = 3, *, seed: int = 0
         module.prior.means.normal_()
         module.prior.log_var.fill_(-0.5)
         module.decoder.output.weight.mul_(3)
-        module.px_r.normal_(1.0, 0.5)
+        for parameter in module.family_parameters.parameters():
+            parameter.normal_(1.0, 0.5)
     return module.double().eval()
 
 
@@ -63,7 +64,7 @@ def draw(module: DGDModule, b: int = 50, *, seed: int = 1, depth: float = 20.0) 
         tensors[REGISTRY_KEYS.CAT_COVS_KEY] = torch.cat([torch.randint(n, (b, 1)) for n in n_cats[1:]], dim=1)
     if n_continuous:
         tensors[REGISTRY_KEYS.CONT_COVS_KEY] = torch.randn(b, n_continuous).double()
-    is_share = module.decoder.output_activation == "softmax"
+    is_share = module.link.is_share
     n_genes = module.decoder.output.out_features
     tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] = (depth * (n_genes if is_share else 1) * (0.5 + torch.rand(b, 1))).double()
     tensors[REGISTRY_KEYS.X_KEY] = torch.zeros(b, n_genes).double()
@@ -195,7 +196,7 @@ def test_near_linear_decoders_need_one_step():
     module = make_module(k=1, n_genes=200)
     with torch.no_grad():
         module.prior.log_var.fill_(-6.0)
-        module.px_r.fill_(12.0)
+        module.family_parameters.log_theta.fill_(12.0)
     tensors = draw(module, 50)
     config = GaussNewtonConfig(n_genes=None, damping=0.0, tolerance=0.0)
     one = gauss_newton(module, tensors, config=config._replace(max_steps=1))

@@ -85,7 +85,7 @@ def assert_derivatives(module: DGDModule, tensors: dict, z: torch.Tensor, n_gene
         assert derivative(value, parameter, direction) == pytest.approx(along, rel=1e-5, abs=1e-6), name
     seen = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
     assert {"z", "decoder.output.weight", "prior.means", "prior.log_var", "prior.weight_logits"} <= seen
-    assert ("px_r" in seen) == (module.gene_likelihood == "nb")
+    assert ("family_parameters.log_theta" in seen) == (module.gene_likelihood == "nb")
 
 
 @pytest.mark.parametrize("kwargs", CASES.values(), ids=CASES.keys())

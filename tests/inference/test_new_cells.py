@@ -15,7 +15,7 @@ from scdgd.inference import (
     gauss_newton,
     place_new_cells,
 )
-from scdgd.module import DGDModule, log_size_factor
+from scdgd.module import DGDModule
 from scdgd.posterior import Noisy
 from scdgd.prior import GaussianMixture
 
@@ -33,7 +33,8 @@ def make_module(*, seed: int = 0, prior_scale: float = 2.0, **kwargs) -> DGDModu
         prior.log_var.fill_(-1.0)
         prior.weight_logits.normal_()
         module.decoder.output.weight.mul_(3)
-        module.px_r.copy_(1 + 0.5 * torch.randn_like(module.px_r))
+        for parameter in module.family_parameters.parameters():
+            parameter.copy_(1 + 0.5 * torch.randn_like(parameter))
         module.representations.table.normal_()
     return module.eval()
 
@@ -66,17 +67,14 @@ def draw(
 
 def log_joint(module: DGDModule, tensors: dict, z: torch.Tensor) -> torch.Tensor:
     """What placing maximises, shape ``(b,)``."""
-    library = log_size_factor(
-        tensors[REGISTRY_KEYS.X_KEY], module.size_factor, tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-    )
-    px = module.generative(z, library, **module.covariates(tensors))[MODULE_KEYS.PX_KEY]
+    px = module.generative(z, module.log_size(tensors), **module.covariates(tensors))[MODULE_KEYS.PX_KEY]
     return px.log_prob(tensors[REGISTRY_KEYS.X_KEY]) + module.prior.log_prob(z)
 
 
 def brute_force_means(module: DGDModule, tensors: dict) -> torch.Tensor:
     """Component with the highest likelihood, by decoding every component for every cell."""
     x, means = tensors[REGISTRY_KEYS.X_KEY], module.prior.component_means.detach()
-    library = log_size_factor(x, module.size_factor, tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
+    library = module.log_size(tensors)
     covariates = module.covariates(tensors)
     with torch.no_grad():
         log_prob = [
@@ -321,7 +319,7 @@ def test_cells_are_found_where_they_were_drawn():
     """Deep cells with little dispersion leave little doubt about their representation."""
     module = make_module(prior_scale=1.0)
     with torch.no_grad():
-        module.px_r.fill_(8.0)
+        module.family_parameters.log_theta.fill_(8.0)
     truth = module.prior.sample(100)[0].detach()
     tensors = draw(module, 100, z=truth, log_size=torch.full((100, 1), 9.0))
     z = place_new_cells(module, tensors, CONFIG._replace(n_steps=200))

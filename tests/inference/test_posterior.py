@@ -47,7 +47,8 @@ def toy(
         prior.weight_logits.normal_()
         module.decoder.output.weight.mul_(4)
         module.decoder.hidden.fc_layers[0][0].weight.mul_(1.5)
-        module.px_r.fill_(math.log(theta))
+        for parameter in module.family_parameters.parameters():
+            parameter.fill_(math.log(theta))
     z = prior.sample(n_cells)[0].detach()
     log_size = math.log(depth * n_genes) + 0.3 * torch.randn(n_cells, 1)
     tensors = {
@@ -395,7 +396,8 @@ def _with_covariates(dispersion: str) -> tuple[DGDModule, dict[str, torch.Tensor
         dispersion=dispersion,
     )
     with torch.no_grad():
-        module.px_r.normal_()
+        for parameter in module.family_parameters.parameters():
+            parameter.normal_()
     tensors[REGISTRY_KEYS.BATCH_KEY] = torch.tensor([[0], [1], [0], [1], [1]])
     tensors[REGISTRY_KEYS.CONT_COVS_KEY] = torch.randn(5, 1)
     return module.eval(), tensors

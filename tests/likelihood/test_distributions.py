@@ -12,6 +12,13 @@ from scipy import stats
 from scvi.distributions._utils import DistributionConcatenator, subset_distribution
 
 import scdgd
+from scdgd.likelihood import (
+    ConstrainedPoisson,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
 from scdgd.likelihood import distributions as d
 
 from .families import ZI_LOGITS, inflate
@@ -21,14 +28,35 @@ THETA = torch.tensor([0.1, 1.0, 3.0, 50.0, 1e3], dtype=torch.float64)
 LOGITS = torch.tensor([-3.0, 0.0, 1.0, -1.0, 2.0], dtype=torch.float64)
 CLASSES = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
+
+def poisson(rate, **kwargs) -> d.CountDistribution:
+    return d.CountDistribution.of(Poisson)(rate, **kwargs)
+
+
+def constrained_poisson(rate, **kwargs) -> d.CountDistribution:
+    return d.CountDistribution.of(ConstrainedPoisson)(rate, **kwargs)
+
+
+def negative_binomial(mu, theta) -> d.CountDistribution:
+    return d.CountDistribution.of(NegativeBinomial)(mu, theta=theta)
+
+
+def zero_inflated_poisson(rate, zi_logits, **kwargs) -> d.CountDistribution:
+    return d.CountDistribution.of(ZeroInflatedPoisson)(rate, zi_logits=zi_logits, **kwargs)
+
+
+def zero_inflated_negative_binomial(mu, theta, logits) -> d.CountDistribution:
+    return d.CountDistribution.of(ZeroInflatedNegativeBinomial)(mu, theta=theta, zi_logits=logits)
+
+
 DISTRIBUTIONS = {
-    "poisson": lambda mu: d.Poisson(mu),
-    "constrained_poisson": lambda mu: d.ConstrainedPoisson(mu, validate_args=False),
-    "nb": lambda mu: d.NegativeBinomial(mu, THETA),
-    "zip": lambda mu: d.ZeroInflatedPoisson(mu, LOGITS),
-    "zinb": lambda mu: d.ZeroInflatedNegativeBinomial(mu, THETA, LOGITS),
-    "categorised nb": lambda mu: d.Categorised(d.NegativeBinomial(mu, THETA), CLASSES),
-    "categorised zip": lambda mu: d.Categorised(d.ZeroInflatedPoisson(mu, LOGITS), CLASSES),
+    "poisson": poisson,
+    "constrained_poisson": lambda mu: constrained_poisson(mu, validate_args=False),
+    "nb": lambda mu: negative_binomial(mu, THETA),
+    "zip": lambda mu: zero_inflated_poisson(mu, LOGITS),
+    "zinb": lambda mu: zero_inflated_negative_binomial(mu, THETA, LOGITS),
+    "categorised nb": lambda mu: d.Categorised(negative_binomial(mu, THETA), CLASSES),
+    "categorised zip": lambda mu: d.Categorised(zero_inflated_poisson(mu, LOGITS), CLASSES),
 }
 
 
@@ -93,7 +121,7 @@ def test_gradients(name):
 def test_gradients_of_other_parameters():
     x = torch.tensor([[0, 1, 2, 3, 9], [0, 0, 4, 60, 7]], dtype=torch.float64)
     theta, logits, classes = (t.clone().requires_grad_() for t in (THETA, LOGITS, CLASSES))
-    zinb = lambda t, r: d.ZeroInflatedNegativeBinomial(MU.clamp(1e-2, 50), t, r)
+    zinb = lambda t, r: zero_inflated_negative_binomial(MU.clamp(1e-2, 50), t, r)
     assert torch.autograd.gradcheck(lambda t, r: zinb(t, r).log_prob(x), (theta, logits))
     assert torch.autograd.gradcheck(lambda t, r, c: d.Categorised(zinb(t, r), c).log_prob(x), (theta, logits, classes))
 
@@ -101,8 +129,9 @@ def test_gradients_of_other_parameters():
 @pytest.mark.parametrize("name", ["poisson", "nb", "zinb"])
 def test_agrees_with_scvi_tools(name):
     ours = DISTRIBUTIONS[name](MU)
-    given = {key: getattr(ours, key) for key in ours.arg_constraints}
-    theirs = getattr(scvi.distributions, type(ours).__name__)(**given)
+    given = ours.family.arguments_of(ours)
+    theirs = ours.family.distribution(MU, ours.scale, given)
+    assert type(theirs).__module__.startswith("scvi.distributions")
     x = torch.poisson(MU)
     torch.testing.assert_close(ours.log_prob(x), theirs.log_prob(x), rtol=2e-5, atol=1e-5)
     for key in ("mu", "scale"):
@@ -121,7 +150,7 @@ def test_extreme_parameters_stay_finite():
     mu = torch.tensor([0.0, 1e-38, 400.0, 1e8]).repeat(len(ZI_LOGITS), 1).requires_grad_()
     logits = torch.tensor(ZI_LOGITS)[:, None].expand_as(mu)
     theta = torch.tensor([0.0, 1e-20, 1.0, 1e20])
-    for px in (d.Poisson(mu), d.NegativeBinomial(mu, theta), d.ZeroInflatedPoisson(mu, logits)):
+    for px in (poisson(mu), negative_binomial(mu, theta), zero_inflated_poisson(mu, logits)):
         for count in (0.0, 3.0, 1e6):
             assert torch.isfinite(px.log_prob(torch.full_like(mu, count))).all()
 
@@ -129,14 +158,14 @@ def test_extreme_parameters_stay_finite():
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: d.ZeroInflatedPoisson(-MU, LOGITS), "rate"),
-        (lambda: d.ZeroInflatedPoisson(MU, LOGITS.log()), "zi_logits"),
-        (lambda: d.NegativeBinomial(MU, -THETA), "theta"),
-        (lambda: d.Poisson(MU).log_prob(MU), "support"),
-        (lambda: d.Poisson(MU).log_prob(torch.zeros(3, 5)), "not broadcastable"),
-        (lambda: d.Poisson(MU).get_normalized("rate"), "'mu' or 'scale'"),
-        (lambda: d.ConstrainedPoisson(MU).log_prob(torch.ones_like(MU)), "add up to the total"),
-        (lambda: d.Categorised(d.Poisson(MU), CLASSES[:, :1]), "two or more"),
+        (lambda: zero_inflated_poisson(-MU, LOGITS), "mu"),
+        (lambda: zero_inflated_poisson(MU, LOGITS.log()), "zi_logits"),
+        (lambda: negative_binomial(MU, -THETA), "theta"),
+        (lambda: poisson(MU).log_prob(MU), "support"),
+        (lambda: poisson(MU).log_prob(torch.zeros(3, 5)), "not broadcastable"),
+        (lambda: poisson(MU).get_normalized("rate"), "'mu' or 'scale'"),
+        (lambda: constrained_poisson(MU).log_prob(torch.ones_like(MU)), "add up to the total"),
+        (lambda: d.Categorised(poisson(MU), CLASSES[:, :1]), "two or more"),
     ],
 )
 def test_what_is_wrong_is_said(make, match):
@@ -148,11 +177,11 @@ def test_constrained_poisson_of_the_right_total():
     x = torch.tensor([[0.0, 2, 5], [1, 0, 0]], dtype=torch.float64)
     rate = x.sum(-1, keepdim=True) * torch.softmax(torch.randn(2, 3, dtype=torch.float64), -1)
     expected = torch.distributions.Poisson(rate).log_prob(x)
-    torch.testing.assert_close(d.ConstrainedPoisson(rate).log_prob(x), expected)
+    torch.testing.assert_close(constrained_poisson(rate).log_prob(x), expected)
 
 
 def test_scvi_tools_takes_them_apart_and_puts_them_together():
-    px = d.ZeroInflatedPoisson(MU, LOGITS, scale=MU / MU.sum())
+    px = zero_inflated_poisson(MU, LOGITS, scale=MU / MU.sum())
     parts = DistributionConcatenator()
     parts.store_distribution(subset_distribution(px, torch.tensor([0])))
     parts.store_distribution(subset_distribution(px, torch.tensor([1])))
@@ -168,7 +197,7 @@ class ZipVAE(scvi.module.VAE):
     def generative(self, *args, **kwargs):
         outputs = super().generative(*args, **kwargs)
         px = outputs["px"]
-        outputs["px"] = d.ZeroInflatedPoisson(rate=px.mu, zi_logits=px.zi_logits, scale=px.scale)
+        outputs["px"] = zero_inflated_poisson(rate=px.mu, zi_logits=px.zi_logits, scale=px.scale)
         outputs["px"].theta = px.theta  # read by get_likelihood_parameters, as that of a ZINB
         return outputs
 

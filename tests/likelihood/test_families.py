@@ -12,7 +12,17 @@ from torch.nn.functional import logsigmoid
 
 from scdgd.data import SparseCounts, as_sparse_counts
 from scdgd.inference import fisher_information
-from scdgd.likelihood import LIKELIHOODS, ConstrainedPoisson, CountLikelihood, Poisson, Terms, ZeroInflated
+from scdgd.likelihood import (
+    LIKELIHOODS,
+    ConstrainedPoisson,
+    CountLikelihood,
+    FamilyParameter,
+    Poisson,
+    Terms,
+    ZeroInflated,
+    ZeroInflatedPoisson,
+    register,
+)
 from scdgd.module import DGDModule
 from scdgd.prior import GaussianMixture
 
@@ -45,12 +55,12 @@ class Geometric(CountLikelihood):
     def information(self):
         return self.mu / (1 + self.mu)
 
-    def sample(self):
-        return torch.distributions.Geometric(1 / (1 + self.mu)).sample()
+    def sample(self, sample_shape=()):
+        return torch.distributions.Geometric(1 / (1 + self.mu)).sample(sample_shape)
 
 
 class ZeroInflatedGeometric(ZeroInflated):
-    parameter_names: ClassVar = ("zi_logits",)
+    own_parameters: ClassVar = ZeroInflatedPoisson.own_parameters
     base: ClassVar = Geometric
 
 
@@ -90,14 +100,14 @@ def test_a_decoder_without_dispersion(name, family, dispersion):
     assert type(outputs["px"]) is family
     assert outputs["px"].parameters == ()
     losses.loss.backward()
-    assert model.px_r.grad is None
+    assert not list(model.family_parameters.parameters())
     assert torch.isfinite(model.decoder.output.weight.grad).all()
 
 
 def test_information_of_a_decoder_without_dispersion():
     """Weights of the Fisher information are means: those of a negative binomial without overdispersion."""
     poisson, negative_binomial, tensors = module("poisson"), module("nb"), minibatch()
-    torch.nn.init.constant_(negative_binomial.px_r, 30.0)
+    torch.nn.init.constant_(negative_binomial.family_parameters.log_theta, 30.0)
     z = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     expected = fisher_information(negative_binomial, tensors, z)
     torch.testing.assert_close(fisher_information(poisson, tensors, z), expected)
@@ -105,15 +115,25 @@ def test_information_of_a_decoder_without_dispersion():
 
 
 def test_a_family_by_name(monkeypatch):
-    monkeypatch.setitem(LIKELIHOODS, "geometric", Geometric)
-    _, outputs, _ = module("geometric")(minibatch())
-    assert type(outputs["px"]) is Geometric
+    monkeypatch.setitem(LIKELIHOODS, "geometric", Geometric)  # so that it is gone after the test
+    register("geometric", Geometric)
+    register("geometric", Geometric)
+    for given in ("geometric", Geometric):
+        model = module(given)
+        assert (model.likelihood, model.gene_likelihood) == (Geometric, "geometric")
+        assert type(model(minibatch())[1]["px"]) is Geometric
+    with pytest.raises(ValueError, match="'geometric' is taken by Geometric"):
+        register("geometric", Poisson)
+    with pytest.raises(TypeError, match="subclass of CountLikelihood or ValueLikelihood, got <class 'int'>"):
+        register("int", int)
 
 
-def test_families_that_need_more_than_a_decoder_gives(monkeypatch):
-    monkeypatch.setitem(LIKELIHOODS, "shaped", type("Shaped", (Geometric,), {"parameter_names": ("shape",)}))
+def test_families_that_do_not_go_with_their_surroundings():
     with pytest.raises(ValueError, match="`gene_likelihood` must be one of .*'zinb', 'poisson'"):
         module("shaped")
+    wide = type("Wide", (Geometric,), {"own_parameters": {"shape": FamilyParameter(width=3)}})
+    with pytest.raises(ValueError, match="`shape` of a Wide has several numbers for each gene"):
+        module(wide)
     with pytest.raises(ValueError, match="'normal'` does not go with `size_factor='observed'`"):
         module("normal")
     for options in ({"size_factor": "max"}, {"output_activation": "softplus"}):

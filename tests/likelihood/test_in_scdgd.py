@@ -53,11 +53,12 @@ def test_training_moves_what_the_family_has(model):
     history = model.history["elbo_train"].to_numpy().ravel()
     assert history[-1] < history[0]
     module = model.module
-    assert hasattr(module.decoder, "zi_logits") == ("zi_logits" in names_of(model))
+    assert hasattr(module.family_parameters, "zi_logits") == ("zi_logits" in names_of(model))
     if "zi_logits" in names_of(model):
-        assert module.decoder.zi_logits.shape == (40,)
-        assert (module.decoder.zi_logits != -2).all()
-    assert (module.px_r.detach() != np.log(2)).any() == ("log_theta" in names_of(model))
+        assert module.family_parameters.zi_logits.shape == (40,)
+        assert (module.family_parameters.zi_logits != -2).all()
+    if "log_theta" in names_of(model):
+        assert (module.family_parameters.log_theta.detach() != np.log(2)).any()
 
 
 def test_parameters(model):
@@ -67,7 +68,7 @@ def test_parameters(model):
     assert all(p.shape == (200, 40) for p in parameters.values())
     np.testing.assert_allclose(parameters["mean"].sum(1), np.asarray(model.adata.X.sum(1)).ravel(), rtol=1e-4)
     if "dropout" in parameters:
-        expected = model.module.decoder.zi_logits.sigmoid().detach().numpy()
+        expected = model.module.family_parameters.zi_logits.sigmoid().detach().numpy()
         np.testing.assert_allclose(parameters["dropout"], np.broadcast_to(expected, (200, 40)), rtol=1e-6)
     several = model.get_likelihood_parameters(indices=[0, 5], n_samples=3)
     assert all(p.shape == (3, 2, 40) for p in several.values())
@@ -174,7 +175,7 @@ def one_cell(name: str, b: int) -> tuple[DGDModule, dict, torch.Tensor]:
     module = DGDModule(8, b, GaussianMixture(2, 2), gene_likelihood=name, n_hidden=6).double().eval()
     torch.nn.init.normal_(module.decoder.output.weight)
     if name in INFLATED:
-        torch.nn.init.uniform_(module.decoder.zi_logits, -2, 1)
+        torch.nn.init.uniform_(module.family_parameters.zi_logits, -2, 1)
     counts = torch.poisson(torch.full((1, 8), 4.0, dtype=torch.float64)).expand(b, -1)
     cells = torch.arange(b).unsqueeze(1)
     tensors = {"X": SparseCounts.from_dense(counts), "batch": torch.zeros(b, 1), "ind_x": cells}

@@ -50,7 +50,8 @@ def elementwise(name: str, likelihood, x: torch.Tensor) -> torch.Tensor:
     if name.startswith("normal"):
         return torch.distributions.Normal(likelihood.mean, likelihood.stddev).log_prob(x)
     base = likelihood.base
-    single = distributions.ZeroInflatedNegativeBinomial(base.mu, base.theta, base.zi_logits)
+    of_zinb = distributions.CountDistribution.of(ZeroInflatedNegativeBinomial)
+    single = of_zinb(base.mu, theta=base.theta, zi_logits=base.zi_logits)
     return distributions.Categorised(single, likelihood.class_logits).log_prob(x)
 
 
@@ -126,7 +127,9 @@ def test_one_class_and_a_base_that_starts_from_one():
     """With a single class before it, the base is shifted by one."""
     base, classes = NegativeBinomial(draw(3, 4), draw(4)), draw(4, 2)
     e = classes.log_softmax(-1)
-    shifted = distributions.NegativeBinomial(base.mu, base.theta).log_prob((COUNTS - 1).clamp(min=0))
+    shifted = distributions.CountDistribution.of(NegativeBinomial)(base.mu, theta=base.theta).log_prob(
+        (COUNTS - 1).clamp(min=0)
+    )
     expected = torch.where(COUNTS == 0, e[:, 0], e[:, 1] + shifted).sum(-1)
     torch.testing.assert_close(Categorised(base, classes).log_prob(COUNTS), expected)
 

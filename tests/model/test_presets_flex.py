@@ -41,7 +41,7 @@ def test_dony():
             kinds = [type(p) for p in layer if p is not None]
             assert kinds == [nn.Linear, nn.Tanh, nn.BatchNorm1d, nn.Dropout]
             assert layer[-1].p == 0.2
-    assert (module.normalize_input, module.mean_activation) == (True, "exp")
+    assert (module.normalize_input, module.link.name) == (True, "exp")
     assert (plan.lr, plan.weight_decay, plan.kernel_l1, plan.kernel_l2) == (5e-5, 0.0, 5e-4, 5e-4)
     assert (plan.reduce_lr_on_plateau, plan.lr_factor, plan.lr_patience) == (True, 0.5, 10)
     assert (plan.n_epochs_kl_warmup, plan.max_kl_weight) == (None, 1.0)

@@ -266,7 +266,7 @@ def test_covariates_of_every_kind(tmp_path):
         "continuous_covariate_keys": ["age"],
     }
     model = train(make_model(adata, setup=setup), 2)
-    assert model.module.size_factor == "registered"
+    assert model.module.size.name == "registered"
     query = simulate(n_batches=2, seed=0)[:20].copy()
     query.obs_names = "new_" + query.obs_names
     z = model.get_latent_representation(query)
@@ -376,7 +376,7 @@ def test_two_models_share_no_settings(adata):
 def test_nan_loss_names_the_cells(adata):
     model = make_model(adata)
     with torch.no_grad():
-        model.module.px_r.fill_(float("nan"))
+        model.module.family_parameters.log_theta.fill_(float("nan"))
     with pytest.raises(RuntimeError, match=r"NaN.*cell_\d+.*lr"):
         train(model, 1)
 

@@ -82,7 +82,7 @@ def test_schedule_equals_a_reference_loop(adata):
     x, n, k, d = torch.as_tensor(adata.X.toarray()), 150, 3, 20
     z = torch.zeros(n, d, requires_grad=True)
     hidden = [layer[0] for layer in module.decoder.hidden.fc_layers]
-    decoder = [*module.decoder.parameters(), module.px_r]
+    decoder = [*module.decoder.parameters(), module.family_parameters.log_theta]
     adam = {"betas": (0.5, 0.7), "weight_decay": 1e-4}
     step_decoder = torch.optim.Adam(decoder, lr=1e-3, **adam)
     step_prior = torch.optim.Adam(module.prior.parameters(), lr=1e-2, **adam)
@@ -98,7 +98,7 @@ def test_schedule_equals_a_reference_loop(adata):
             for layer in hidden:
                 h = torch.relu(layer(h))
             mu = x[rows].max(dim=1, keepdim=True).values * torch.nn.functional.softplus(module.decoder.output(h))
-            theta = 1 + module.px_r.exp()
+            theta = 1 + module.family_parameters.log_theta.exp()
             nb = torch.distributions.NegativeBinomial(theta, logits=mu.log() - theta.log()).log_prob(x[rows])
             prior = module.prior
             normal = torch.distributions.Independent(

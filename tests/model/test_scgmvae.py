@@ -356,7 +356,7 @@ def test_gronbech():
             n_latent,
             likelihood,
         )
-        assert (module.dispersion, module.mean_activation, module.log_variational) == ("gene-cell", "rate", False)
+        assert (module.dispersion, module.link.name, module.log_variational) == ("gene-cell", "rate", False)
         for part in (module.y_encoder, module.z_encoder.encoder, module.decoder.px_decoder):
             kinds = [[type(p) for p in layer if p is not None] for layer in part.fc_layers]
             assert kinds == [[nn.Linear, nn.BatchNorm1d, nn.ReLU]] * n_layers

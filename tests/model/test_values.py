@@ -176,7 +176,7 @@ def test_fisher_information_is_that_of_the_jacobian(family):
     for i in range(4):
         jacobian, eta = torch.func.jacrev(decode)(z[i]).detach(), decode(z[i]).detach()
         p = torch.sigmoid(eta)
-        weight = p * (1 - p) if family == "bernoulli" else (-2 * module.px_r.detach()).exp()
+        weight = p * (1 - p) if family == "bernoulli" else (-2 * module.family_parameters.log_scale.detach()).exp()
         torch.testing.assert_close(fisher[i], jacobian.T @ (weight.unsqueeze(1) * jacobian))
 
 
@@ -193,7 +193,7 @@ def test_evidence_equals_quadrature(family):
         if family == "bernoulli":
             px = torch.distributions.Bernoulli(logits=eta.double())
         else:
-            px = torch.distributions.Normal(eta.double(), module.px_r.exp().double())
+            px = torch.distributions.Normal(eta.double(), module.family_parameters.log_scale.exp().double())
         for i in range(10):
             log_joint = px.log_prob(x[i].double()).sum(-1) + module.prior.log_prob(grid).double()
             expected = torch.logsumexp(log_joint, 0) + np.log(16 / 8_000)

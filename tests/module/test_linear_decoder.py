@@ -70,7 +70,7 @@ def test_outputs_are_the_formula(case):
     o = parts.pop(0)
     if module.use_size_factor_key:
         mu = tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] * o.exp()
-    elif module.mean_activation == "exp":
+    elif module.link.name == "exp":
         mu = (library.exp() / 1e4).clamp(min=1e-3) * o.exp()
     else:
         mu = library.exp() * o.exp() / o.exp().sum(1, keepdim=True)

@@ -43,7 +43,7 @@ def test_the_loss_of_a_minibatch_has_the_term(adata):
     plan.on_fit_start()
     module.train()
     outputs, _, output = plan.forward(tensors, loss_kwargs={})
-    z, networks = outputs["representation"], [*module.decoder.parameters(), module.px_r]
+    z, networks = outputs["representation"], [*module.decoder.parameters(), *module.family_parameters.parameters()]
     gradients = torch.autograd.grad(output.loss, [z, *networks])
     outputs, _, plain = module.forward(tensors)
     z = outputs["representation"]

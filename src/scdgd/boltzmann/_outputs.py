@@ -10,6 +10,7 @@ from scvi.module.base import auto_move_data
 from torch.distributions import Bernoulli
 
 from scdgd._compat import MODULE_KEYS
+from scdgd.likelihood import LIKELIHOODS
 
 if TYPE_CHECKING:
     from ._conditions import Conditions
@@ -20,7 +21,7 @@ _CONDITIONS_KEY = "given"
 class BoltzmannOutputsMixin:
     r""":math:`h^1` in place of the latent variable of an autoencoder, and the distribution of counts given it."""
 
-    gene_likelihood = "nb"
+    likelihood, gene_likelihood = LIKELIHOODS["nb"], "nb"
 
     def _get_inference_input(self, tensors: dict[str, torch.Tensor]) -> dict:
         return {"tensors": tensors}

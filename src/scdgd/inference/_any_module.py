@@ -10,7 +10,7 @@ from scvi.module import LDVAE, VAE
 
 from scdgd._compat import MODULE_KEYS
 from scdgd.data import SparseCounts
-from scdgd.module import DGDModule, FlexVAE, log_size_factor
+from scdgd.module import DGDModule, FlexVAE
 from scdgd.prior import Prior, StandardNormal
 
 from ._posterior import posterior_draws
@@ -54,7 +54,7 @@ def n_components_of(module: DGDModule | VAE) -> int:
 def log_size_of(module: DGDModule | VAE, tensors: Tensors) -> torch.Tensor:
     r"""Log of what a model multiplies decoded profiles with, for the cells of a minibatch, shape ``(b, 1)``.
 
-    That is :func:`~scdgd.module.log_size_factor` where the model has no encoder; else the registered size factor, or the
+    That is :meth:`~scdgd.module.DGDModule.log_size` where the model has no encoder; else the registered size factor, or the
     total count, which minified data keep beside them.
 
     Parameters
@@ -64,9 +64,9 @@ def log_size_of(module: DGDModule | VAE, tensors: Tensors) -> torch.Tensor:
     tensors
         Minibatch of ``b`` cells.
     """
-    x, registered = tensors[REGISTRY_KEYS.X_KEY], tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
     if isinstance(module, DGDModule):
-        return log_size_factor(x, module.size_factor, registered)
+        return module.log_size(tensors)
+    x, registered = tensors[REGISTRY_KEYS.X_KEY], tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
     if module.use_size_factor_key:
         return registered.log()
     total = tensors.get(REGISTRY_KEYS.OBSERVED_LIB_SIZE)

@@ -196,13 +196,16 @@ class CellSampler(RegisteredSampler):
 
     def _check_library(self, library: Library) -> None:
         check_library(library)
-        without_size = getattr(self.module, "mean_activation", None) in ("rate", "identity")
-        without_size |= getattr(self.module, "size_factor", None) == "none"
-        if library != "empirical" and without_size:
+        link = getattr(self.module, "link", None)  # modules of scvi-tools have none
+        if library != "empirical" and link is not None and not link.takes_size:
             msg = (
                 f"`library={library!r}` has no effect: this model decodes values whatever the size of a cell "
                 "(`mean_activation` is 'rate' or 'identity', or `size_factor='none'`). Use `library='empirical'`."
             )
+            raise ValueError(msg)
+        family = getattr(self.module, "likelihood", None)
+        if isinstance(library, Real) and family is not None and not family.has_free_mean:
+            msg = f"`library={library!r}` scales means, which those of `k_max` are not free for. Use `library='empirical'`."
             raise ValueError(msg)
 
     def _fitted_sizes(self, donors: np.ndarray) -> LogNormalLibrary:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from scvi.distributions import Poisson, ZeroInflatedNegativeBinomial
 
-from scdgd.likelihood import distributions
+from scdgd.likelihood import ConstrainedPoisson, ZeroInflatedPoisson
+from scdgd.likelihood.distributions import CountDistribution
 
 from ._gauss_newton import damped_step
 from ._importance import ImportanceSamples, weighted_draws
@@ -27,12 +28,9 @@ _DAMPING, _MIN_DAMPING, _MAX_DAMPING = 0.01, 1e-6, 1e8
 _TINY = 1e-8
 _LOG_2PI = math.log(2 * math.pi)
 #: A constrained Poisson's means sum to a constant: what its information lacks of a Poisson's, its slopes do not have.
-_POISSON = (Poisson, distributions.Poisson, distributions.ConstrainedPoisson)
-_ZERO_INFLATED = (
-    ZeroInflatedNegativeBinomial,
-    distributions.ZeroInflatedNegativeBinomial,
-    distributions.ZeroInflatedPoisson,
-)
+_POISSON = (Poisson, CountDistribution.of(ConstrainedPoisson))
+_ZERO_INFLATED_POISSON = CountDistribution.of(ZeroInflatedPoisson)
+_ZERO_INFLATED = (ZeroInflatedNegativeBinomial, _ZERO_INFLATED_POISSON)
 
 
 def log_standard_normal(z: torch.Tensor) -> torch.Tensor:
@@ -178,7 +176,7 @@ def _information_root(px: Distribution) -> torch.Tensor:
     r""":math:`L^\top` of :math:`I = L L^\top` for every count, shape ``(p, p, b, g)``, see :func:`fisher_of_counts`."""
     if isinstance(px, _POISSON):
         return px.mean.sqrt()[None, None]
-    if isinstance(px, distributions.ZeroInflatedPoisson):
+    if isinstance(px, _ZERO_INFLATED_POISSON):
         w, p_0 = px.mu, (-px.mu).exp()
     else:
         w, p_0 = px.mu / (1 + px.mu / px.theta), (-px.theta * torch.log1p(px.mu / px.theta)).exp()

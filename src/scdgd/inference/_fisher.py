@@ -131,11 +131,9 @@ class _Slopes(NamedTuple):
         hidden, jacobian = hidden_jacobian(decoder, z, covariates)  # (b, h), (b, d, h)
         output = decoder.output.weight[genes]  # (m, h)
         o = torch.addmm(decoder.output.bias[genes], hidden, output.T)  # (b, m)
-        if decoder.output_activation != "softmax":
-            log_profile = decoder._log_activation(o)
-            if decoder.output_activation == "identity":
-                return cls(log_profile, jacobian, output, None, None)
-            return cls(log_profile, jacobian, output, None, log_slope(decoder.output_activation, log_profile))
+        if not decoder.link.is_share:
+            log_profile = decoder.link.log_profile(o)
+            return cls(log_profile, jacobian, output, None, decoder.link.log_slope(log_profile))
         log_profile = o - torch.logsumexp(o + gene_weights.log(), dim=1, keepdim=True)
         mean_output = (gene_weights * log_profile.exp()) @ output  # (b, h)
         return cls(log_profile, jacobian, output, jacobian @ mean_output.unsqueeze(-1), None)
@@ -163,17 +161,8 @@ def hidden_jacobian(
     return torch.func.vmap(along, out_dims=(None, 1))(basis)
 
 
-def log_slope(output_activation: str, log_profile: torch.Tensor) -> torch.Tensor:
-    r"""Derivative :math:`a'(o) / a(o)` of the log of sigmoid or softplus, from :math:`\log a`."""
-    a = log_profile.exp()
-    if output_activation == "sigmoid":
-        return 1 - a
-    small = a < 1e-4  # where 1 - a/2 is exact to single precision, and the quotient may be 0/0
-    return torch.where(small, 1 - a / 2, -torch.expm1(-a) / torch.where(small, 1.0, a))
-
-
 def _of_genes(density: JointDensity, log_profile: torch.Tensor, genes: torch.Tensor) -> CountLikelihood:
     """Distribution of the counts of some genes, given their log profiles ``(b, m)``."""
     module = density.module
-    parameters = module.likelihood_parameters(density.covariates[MODULE_KEYS.BATCH_INDEX_KEY], genes)
+    parameters = module.family_parameters.of_cells(density.covariates[MODULE_KEYS.BATCH_INDEX_KEY], genes)
     return module.likelihood(density.library + log_profile, *parameters)

@@ -60,17 +60,16 @@ def choose_genes(module: DGDModule, n_genes: int | None, seed: int = 0) -> GeneS
 def _informativeness(module: DGDModule) -> np.ndarray:
     """Roughly what each gene adds to the trace of the Fisher information, and a little for all: shape ``(g,)``."""
     output = module.decoder.output.weight.double()
-    if module.decoder.output_activation == "identity":
-        parameters = (module.px_r.double().mean(0) if module.px_r.ndim > 1 else module.px_r.double(),)
+    if not module.link.is_of_counts:
         eta = _mean_profile(module).double()
-        weight = module.likelihood(eta, *parameters[: len(module.likelihood.parameter_names)]).information()
+        weight = module.likelihood(eta, *module.family_parameters.of_genes()).information()
     else:
         profile = _mean_profile(module).double()
         mean = profile * (_REFERENCE_COUNT / profile.mean())
         log_theta = module.log_theta.double()
         theta = (log_theta if log_theta.ndim == 1 else log_theta.mean(0)).exp()
         weight = mean / (1 + mean / theta)
-        if module.decoder.output_activation == "softmax":
+        if module.link.is_share:
             output = output - (profile / profile.sum()) @ output
     information = weight * torch.linalg.vector_norm(output, dim=1).square()
     return (information + _EVEN_SHARE * information.mean().clamp(min=1e-30)).cpu().numpy()
@@ -83,7 +82,7 @@ def _mean_profile(module: DGDModule) -> torch.Tensor:
     n_continuous = decoder.hidden.fc_layers[0][0].in_features - decoder.hidden.n_cov - means.shape[1]
     continuous = means.new_zeros(len(means), n_continuous) if n_continuous else None
     outputs = decoder(means, categories, continuous)
-    return module.prior.weights @ (outputs if decoder.output_activation == "identity" else outputs.exp())
+    return module.prior.weights @ (outputs.exp() if decoder.link.is_of_counts else outputs)
 
 
 def _inclusion_probabilities(informativeness: np.ndarray, n: int) -> np.ndarray:

@@ -10,7 +10,6 @@ from scvi import REGISTRY_KEYS
 
 from scdgd._compat import MODULE_KEYS
 from scdgd.data import SparseCounts, as_sparse_counts
-from scdgd.module import log_size_factor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +41,7 @@ class JointDensity:
     def __init__(self, module: DGDModule, tensors: dict[str, torch.Tensor]) -> None:
         self.module = module
         self.x = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY])
-        self.library = log_size_factor(self.x, module.size_factor, tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
+        self.library = module.log_size(tensors)
         self.covariates = module.covariates(tensors)
         self.log_constant: torch.Tensor | None = None
 

@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
 
 from scdgd.data import SparseCounts, as_sparse_counts
 
 from ._bounds import MAX_LOG_MEAN
+from ._count_distribution import CountDistribution
 from ._fused import fused_log_prob
 from ._terms import Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch.distributions import Distribution
 
     from ._terms import Terms
+
+
+class FamilyParameter(NamedTuple):
+    """A parameter of a family, beside its linear predictor; modules make one for each gene, which training finds."""
+
+    start: float = 0.0
+    """Where it starts before values are seen."""
+    argument: str | None = None
+    """Attribute, and argument, of the distribution of single values that is this parameter, or its exponential; the
+    parameter's own name if not given."""
+    is_log: bool = False
+    """Whether the argument is the exponential."""
+    key: str | None = None
+    """Name in ``get_likelihood_parameters``; that of the argument if not given."""
+    attribute: str | None = None
+    """Attribute of distributions that is read there; the argument if not given."""
+    is_dispersion: bool = False
+    """Whether ``dispersion_floor`` bounds it: log inverse dispersions."""
+    is_decoded: bool = False
+    """Whether decoders of models with an encoder give one for each gene and cell. The other parameters are of genes, and
+    of batches, labels or cells as ``dispersion`` says."""
+    width: int | None = None
+    """Numbers for each gene, in a last dimension; ``None`` for one, without that dimension."""
+
+    def natural(self, value: torch.Tensor) -> torch.Tensor:
+        """The argument of a distribution, from the parameter."""
+        return value.exp() if self.is_log else value
 
 
 class Likelihood(ABC):
@@ -34,8 +66,33 @@ class Likelihood(ABC):
         Further parameters of the family, each of shape ``(g,)`` or ``(..., b, g)``.
     """
 
-    #: What a decoder has to give beside its output, in the order of the arguments.
+    #: Parameters beside the output, by name, in the order of the arguments.
+    own_parameters: ClassVar[Mapping[str, FamilyParameter]] = MappingProxyType({})
+    #: Their names.
     parameter_names: ClassVar[tuple[str, ...]] = ()
+    #: Names of the links that the family goes with, the usual one first.
+    links: ClassVar[tuple[str, ...]]
+    #: Whether values are counts.
+    is_of_counts: ClassVar[bool]
+    #: Whether values may be any number, on a scale that has no shares or ratios.
+    is_real: ClassVar[bool] = False
+    #: The largest value.
+    largest: ClassVar[float] = math.inf
+    #: Whether the size of a cell must be its total.
+    needs_total: ClassVar[bool] = False
+    #: Whether means may be any, and what is decoded is their log.
+    has_free_mean: ClassVar[bool] = True
+    #: Whether counts are Poisson draws of gamma distributed rates.
+    has_gamma_rates: ClassVar[bool] = False
+    #: Whether the law of one part of a binomially split count given the other is known.
+    can_be_split: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.parameter_names = tuple(cls.own_parameters)
+        for i, name in enumerate(cls.own_parameters):
+            if not hasattr(cls, name):
+                setattr(cls, name, _parameter(i, name))
 
     def __init__(self, output: torch.Tensor, *parameters: torch.Tensor) -> None:
         self._input, self.parameters = output, parameters
@@ -81,6 +138,63 @@ class Likelihood(ABC):
         """The mean, under the name that scvi-tools gives it."""
         return self.mean
 
+    @classmethod
+    @abstractmethod
+    def distribution(
+        cls, mean: torch.Tensor, scale: torch.Tensor, parameters: Mapping[str, torch.Tensor]
+    ) -> Distribution | Likelihood:
+        """The distribution of single values that scvi-tools' downstream methods read.
+
+        Parameters
+        ----------
+        mean
+            Expected counts before zeros are inflated, or the decoder's output where values are not counts: ``(..., b, g)``.
+        scale
+            Share of each gene in them, ``(..., b, g)``, which no probability depends on.
+        parameters
+            Arguments of the distribution by name, see :class:`FamilyParameter`; shapes broadcast with that of `mean`.
+        """
+
+    @classmethod
+    def arguments(cls, parameters: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What :meth:`distribution` takes, from parameters as the class takes them."""
+        own = cls.own_parameters.items()
+        return {p.argument or name: p.natural(value) for (name, p), value in zip(own, parameters, strict=True)}
+
+    @classmethod
+    def arguments_of(cls, px: Distribution | Likelihood) -> dict[str, torch.Tensor]:
+        """The same, read from a distribution of this family."""
+        return {name: getattr(px, name) for name in (p.argument or name for name, p in cls.own_parameters.items())}
+
+    @classmethod
+    def unconstrained(cls) -> type[Likelihood]:
+        """The family whose means need no certain total."""
+        return cls
+
+    @classmethod
+    def read(cls, px: Distribution | Likelihood) -> dict[str, torch.Tensor]:
+        """Mean (before zeros are inflated) and parameters of a distribution of this family, all ``(..., b, g)``."""
+        values = {"mean": mean_of(px)}
+        for name, p in cls.own_parameters.items():
+            argument = p.argument or name
+            if p.width is None:
+                values[p.key or argument] = getattr(px, p.attribute or argument).expand_as(values["mean"])
+        return values
+
+    @classmethod
+    def parameters_at(cls, variance: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Parameters by name at which a fit starts, from the variance of the values of each gene ``(g,)``; none."""
+        return {}
+
+
+def mean_of(px: Distribution | Likelihood) -> torch.Tensor:
+    """Mean of a distribution of single values, ours or scvi-tools', before zeros are inflated."""
+    return next(getattr(px, name) for name in ("mu", "rate", "mean") if hasattr(px, name))
+
+
+def _parameter(i: int, name: str) -> property:
+    return property(lambda self: self.parameters[i], doc=f"Parameter ``{name}``, of the shape that it was given in.")
+
 
 class ValueLikelihood(Likelihood):
     r"""Distribution of values that are not counts, whose linear predictor :math:`\eta` is the decoder's output itself.
@@ -88,6 +202,17 @@ class ValueLikelihood(Likelihood):
     Beside log probabilities, the inference of representations asks for these, as for those of a
     :class:`CountLikelihood`.
     """
+
+    links = ("identity",)
+    is_of_counts = False
+    is_real = True
+
+    @classmethod
+    def distribution(cls, mean, scale, parameters):
+        """As :meth:`Likelihood.distribution`: the distribution of whole cells, whose log probabilities are sums over genes."""
+        names = (p.argument or name for name, p in cls.own_parameters.items())
+        given = zip(cls.own_parameters.values(), (parameters[name] for name in names), strict=True)
+        return cls(mean, *(value.log() if p.is_log else value for p, value in given))
 
     def log_kernel(self, values: SparseCounts) -> torch.Tensor:
         """Log probability less :meth:`log_constant`, values ``(b, g)`` to ``(b,)``, in double."""
@@ -133,6 +258,9 @@ class CountLikelihood(Likelihood):
     *parameters
         Further parameters of the family, each of shape ``(g,)`` or that of `log_mean`.
     """
+
+    links = ("softmax", "sigmoid", "softplus", "exp", "rate")
+    is_of_counts = True
 
     def __init__(self, log_mean: torch.Tensor, *parameters: torch.Tensor) -> None:
         super().__init__(log_mean, *parameters)
@@ -189,10 +317,18 @@ class CountLikelihood(Likelihood):
         of_entries = [counts.entries_of(p).double() for p in self.parameters]
         return counts.sum_of(self.constant_terms(counts.values.double(), of_entries))
 
+    @classmethod
+    def distribution(cls, mean, scale, parameters):
+        """As :meth:`Likelihood.distribution`."""
+        return CountDistribution.of(cls)(mean, scale, validate_args=False, **parameters)
+
     @staticmethod
-    @abstractmethod
     def constant_terms(x: torch.Tensor, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Terms of single counts `x` ``(nnz,)`` that do not depend on the mean, in double."""
+        """Terms of single counts `x` ``(nnz,)`` that do not depend on the mean, in double.
+
+        None, if :meth:`nonzero_terms` gives all terms whether constants are wanted or not.
+        """
+        return torch.zeros_like(x)
 
     @staticmethod
     @abstractmethod
@@ -206,12 +342,16 @@ class CountLikelihood(Likelihood):
     ) -> Terms:
         """Log probability of counts `x` ``(nnz,)``, and derivatives, everything in double."""
 
-    @abstractmethod
     def score_each(self, counts: SparseCounts | torch.Tensor) -> torch.Tensor:
         """Log probability of every cell under every row of this distribution, up to a constant per cell.
 
-        Counts ``(b, g)`` and parameters ``(k, g)`` give ``(b, k)`` by matrix products.
+        Counts ``(b, g)`` and parameters ``(k, g)`` give ``(b, k)``: row by row, or in a subclass by matrix products.
         """
+        counts = as_sparse_counts(counts)
+        of_row = lambda t, row: t if t.ndim == 1 else t[row].expand(len(counts), -1)
+        rows = range(len(self._input))
+        each = [(of_row(self.log_mean, row), *(of_row(p, row) for p in self.parameters)) for row in rows]
+        return torch.stack([type(self)(*given).log_prob(counts) for given in each], dim=1)
 
     @abstractmethod
     def information(self) -> torch.Tensor:

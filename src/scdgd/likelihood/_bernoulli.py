@@ -10,6 +10,7 @@ from torch.nn.functional import logsigmoid
 from scdgd.data import SparseCounts, as_sparse_counts
 
 from ._base import ValueLikelihood, over_genes
+from ._count_distribution import Normalized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +31,16 @@ class Bernoulli(ValueLikelihood):
         Decoder output :math:`o`, shape ``(..., b, g)``.
     """
 
+    is_real = False
+    largest = 1.0
+
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__(logits)
+
+    @classmethod
+    def distribution(cls, mean, scale, parameters):
+        """PyTorch's own; `mean` are logits."""
+        return SingleBernoulli(logits=mean, validate_args=False)
 
     @property
     def logits(self) -> torch.Tensor:
@@ -85,3 +94,30 @@ class Bernoulli(ValueLikelihood):
     def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
         """Draws of the values, shape ``(*sample_shape, ..., b, g)``."""
         return torch.bernoulli(self.mean.expand(*sample_shape, *self.logits.shape))
+
+
+class SingleBernoulli(Normalized, torch.distributions.Bernoulli):
+    """PyTorch's, with the names by which scvi-tools reads a distribution.
+
+    Parameters
+    ----------
+    probs, logits
+        Probability of a one, or its logits.
+    validate_args
+        As for :class:`torch.distributions.Distribution`.
+    """
+
+    @property
+    def mu(self) -> torch.Tensor:
+        """Probability of a one."""
+        return self.probs
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """Share of each gene in the expected ones of its cell."""
+        return self.probs / self.probs.sum(-1, keepdim=True)
+
+    @property
+    def zero_probability(self) -> torch.Tensor:
+        """Probability of a zero."""
+        return (-self.logits).sigmoid()

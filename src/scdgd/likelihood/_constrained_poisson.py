@@ -6,6 +6,7 @@ import torch
 
 from scdgd.data import SparseCounts, as_sparse_counts
 
+from ._base import CountLikelihood
 from ._poisson import Poisson
 
 #: Largest difference of the log size factor from the log total, for rounding.
@@ -25,7 +26,16 @@ class ConstrainedPoisson(Poisson):
     counts may have any size. Log means that are given as such, not by :meth:`from_softmax`, are taken as constrained.
     """
 
+    links = ("softmax",)
+    needs_total = True
     compiled_terms = staticmethod(Poisson.compiled_terms)
+
+    distribution = classmethod(CountLikelihood.distribution.__func__)
+
+    @classmethod
+    def unconstrained(cls) -> type[Poisson]:
+        """A Poisson."""
+        return Poisson
 
     def log_prob(self, counts: SparseCounts | torch.Tensor) -> torch.Tensor:
         """Log probability of whole cells, counts ``(b, g)`` to ``(..., b)``.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from scvi import distributions
 from torch.nn.functional import logsigmoid
 
 from scdgd.data import as_sparse_counts
 
-from ._base import CountLikelihood
+from ._base import CountLikelihood, FamilyParameter
 from ._bounds import MAX_LOG_THETA, MAX_PRODUCT, STIRLING_THETA
 from ._terms import Terms, Wanted
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from scdgd.data import SparseCounts
+
+#: Log inverse dispersion; theta starts at 2, as in the code of Schuster & Krogh 2023.
+LOG_THETA = FamilyParameter(math.log(2), argument="theta", is_log=True, key="dispersions", is_dispersion=True)
 
 
 class NegativeBinomial(CountLikelihood):
@@ -47,15 +52,16 @@ class NegativeBinomial(CountLikelihood):
         Log inverse dispersion, shape ``(g,)`` or that of `log_mean`.
     """
 
-    parameter_names: ClassVar = ("log_theta",)
+    own_parameters: ClassVar = {"log_theta": LOG_THETA}
+    has_gamma_rates = can_be_split = True
 
     def __init__(self, log_mean: torch.Tensor, log_theta: torch.Tensor) -> None:
         super().__init__(log_mean, log_theta)
 
-    @property
-    def log_theta(self) -> torch.Tensor:
-        """Log inverse dispersion, shape ``(g,)`` or ``(b, g)``."""
-        return self.parameters[0]
+    @classmethod
+    def distribution(cls, mean, scale, parameters):
+        """scvi-tools' own."""
+        return distributions.NegativeBinomial(mu=mean, scale=scale, **parameters)
 
     @property
     def theta(self) -> torch.Tensor:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from scvi import distributions
 
 from scdgd.data import SparseCounts, as_sparse_counts
 
-from ._base import ValueLikelihood, over_genes
+from ._base import FamilyParameter, ValueLikelihood, over_genes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: Of genes that do not vary, where a fit starts.
+_LEAST_VARIANCE = 1e-4
 _HALF_LOG_TWO_PI = math.log(2 * math.pi) / 2
 
 
@@ -33,15 +36,23 @@ class Normal(ValueLikelihood):
         Log standard deviation :math:`\log\sigma`, shape ``(g,)`` or that of `mean`.
     """
 
-    parameter_names = ("log_scale",)
+    own_parameters: ClassVar = {
+        "log_scale": FamilyParameter(argument="scale", is_log=True, key="stddev", attribute="stddev")
+    }
+    links = ("softmax", "exp", "identity")  # as in scvi-tools, counts may be said to be Gaussian about their means
 
     def __init__(self, mean: torch.Tensor, log_scale: torch.Tensor) -> None:
         super().__init__(mean, log_scale)
 
-    @property
-    def log_scale(self) -> torch.Tensor:
-        """Log standard deviation, shape ``(g,)`` or ``(..., b, g)``."""
-        return self.parameters[0]
+    @classmethod
+    def distribution(cls, mean, scale, parameters):
+        """scvi-tools' own."""
+        return distributions.Normal(mean, parameters["scale"], normal_mu=scale, validate_args=False)
+
+    @classmethod
+    def parameters_at(cls, variance: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Log standard deviations of the values."""
+        return {"log_scale": variance.clamp(min=_LEAST_VARIANCE).log() / 2}
 
     def log_prob(self, values: SparseCounts | torch.Tensor) -> torch.Tensor:
         """Log density of whole cells, summed over genes, in nats: values ``(b, g)`` to ``(..., b)``."""

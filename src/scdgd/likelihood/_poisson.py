@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from scvi import distributions
 
 from scdgd.data import as_sparse_counts
 
@@ -35,8 +36,15 @@ class Poisson(CountLikelihood):
         Log of the expected counts, shape ``(..., b, g)``.
     """
 
+    can_be_split = True
+
     def __init__(self, log_mean: torch.Tensor) -> None:
         super().__init__(log_mean)
+
+    @classmethod
+    def distribution(cls, mean, scale, parameters):
+        """scvi-tools' own."""
+        return distributions.Poisson(rate=mean, scale=scale, validate_args=False)
 
     @property
     def rate(self) -> torch.Tensor:

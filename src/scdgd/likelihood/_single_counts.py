@@ -12,11 +12,11 @@ from ._terms import Wanted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._base import CountLikelihood
+    from ._terms import CountTerms
 
 
 def single_log_prob(
-    family: type[CountLikelihood], x: torch.Tensor, log_mean: torch.Tensor, parameters: Sequence[torch.Tensor]
+    family: type[CountTerms], x: torch.Tensor, log_mean: torch.Tensor, parameters: Sequence[torch.Tensor]
 ) -> torch.Tensor:
     """Log probability of each count, in nats, differentiable in `log_mean` and `parameters`.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from ._negative_binomial import NegativeBinomial
-from ._zero_inflation import ZeroInflated
+from scvi import distributions
+
+from ._negative_binomial import LOG_THETA, NegativeBinomial
+from ._zero_inflation import ZI_LOGITS, ZeroInflated
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -28,16 +30,17 @@ class ZeroInflatedNegativeBinomial(ZeroInflated):
         Logits of the share of structural zeros, shape ``(g,)`` or that of `log_mean`.
     """
 
-    parameter_names: ClassVar = ("log_theta", "zi_logits")
+    own_parameters: ClassVar = {"log_theta": LOG_THETA, "zi_logits": ZI_LOGITS}
+    has_gamma_rates = can_be_split = True
     base: ClassVar = NegativeBinomial
 
     def __init__(self, log_mean: torch.Tensor, log_theta: torch.Tensor, zi_logits: torch.Tensor) -> None:
         super().__init__(log_mean, log_theta, zi_logits)
 
-    @property
-    def log_theta(self) -> torch.Tensor:
-        """Log inverse dispersion, shape ``(g,)`` or ``(b, g)``."""
-        return self.parameters[0]
+    @classmethod
+    def distribution(cls, mean, scale, parameters):
+        """scvi-tools' own."""
+        return distributions.ZeroInflatedNegativeBinomial(mu=mean, scale=scale, **parameters)
 
     @property
     def theta(self) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from ._poisson import Poisson
-from ._zero_inflation import ZeroInflated
+from ._zero_inflation import ZI_LOGITS, ZeroInflated
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -26,7 +26,8 @@ class ZeroInflatedPoisson(ZeroInflated):
         Logits of the share of structural zeros, shape ``(g,)`` or that of `log_mean`.
     """
 
-    parameter_names: ClassVar = ("zi_logits",)
+    own_parameters: ClassVar = {"zi_logits": ZI_LOGITS}
+    can_be_split = True
     base: ClassVar = Poisson
 
     def __init__(self, log_mean: torch.Tensor, zi_logits: torch.Tensor) -> None:

@@ -9,11 +9,14 @@ from torch.nn.functional import logsigmoid
 
 from scdgd.data import SparseCounts, as_sparse_counts
 
-from ._base import CountLikelihood
+from ._base import CountLikelihood, FamilyParameter
 from ._terms import Terms, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+#: Few zeros are structural at first, but the gradient of the logits, in proportion to :math:`\pi (1 - \pi)`, is not small.
+ZI_LOGITS = FamilyParameter(-2.0, key="dropout", attribute="zi_probs", is_decoded=True)
 
 
 class ZeroInflated(CountLikelihood):

@@ -12,6 +12,7 @@ from scipy import sparse
 from scdgd._options import Choice, Integer, Number, checked
 from scdgd.data import SparseCounts
 from scdgd.inference import pareto_shape
+from scdgd.likelihood import LIKELIHOODS, family_of
 
 from ._count_splitting import split_counts
 from ._inferred_half import InferredHalf
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 #: Above this shape of the tail of its importance weights, a cell's score is only roughly known.
 _MAX_PARETO_K = 0.7
-_LIKELIHOODS = ("nb", "zinb", "poisson", "zip", "constrained_poisson")
 
 
 class HeldOutScore(NamedTuple):
@@ -144,8 +144,12 @@ def _check(module: torch.nn.Module, form: str) -> None:
     """Refuse what would give a score that cannot be compared."""
     dispersion = getattr(module, "dispersion", "gene")
     msg = None
-    if module.gene_likelihood not in _LIKELIHOODS:
-        msg = f"Counts can be split under `gene_likelihood` {_LIKELIHOODS}, but this model has {module.gene_likelihood!r}."
+    family = getattr(module, "likelihood", None) or family_of(
+        module.gene_likelihood
+    )  # modules of scvi-tools have names
+    if not family.can_be_split:
+        known = tuple(name for name, family in LIKELIHOODS.items() if family.can_be_split)
+        msg = f"Counts can be split under `gene_likelihood` {known}, but this model has {module.gene_likelihood!r}."
     elif not getattr(module, "use_observed_lib_size", True):
         msg = "Models are compared with the same size factors, but those of this one are latent (`use_observed_lib_size`)."
     elif dispersion == "gene-label":

@@ -34,9 +34,9 @@ from scdgd._options import (
     rules_of,
 )
 from scdgd.inference import NEW_CELLS
-from scdgd.likelihood import LIKELIHOODS, VALUE_LIKELIHOODS
+from scdgd.likelihood import ALL_LIKELIHOODS, LIKELIHOODS, VALUE_LIKELIHOODS, CountLikelihood, ValueLikelihood
+from scdgd.likelihood._link import MeanActivation
 from scdgd.module._flex_parts import DecoderName, PosteriorName
-from scdgd.module._flex_vae import GeneLikelihood, MeanActivation
 from scdgd.prior._registry import PriorRule
 from scdgd.train import OF_TRAINING_PLAN
 
@@ -58,6 +58,28 @@ class _Minibatches(Rule):
         if not (is_list or isinstance(value, DataLoader | Iterator)):
             self.refuse(name, value, TypeError)
         return value
+
+
+class _Family(Rule):
+    """A likelihood, by its name or its class."""
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Names of likelihoods."""
+        return (*LIKELIHOODS, *VALUE_LIKELIHOODS)
+
+    @property
+    def words(self) -> str:
+        """What is accepted."""
+        return f"one of {list(self.values)}, or a subclass of CountLikelihood or ValueLikelihood of scdgd.likelihood"
+
+    def __call__(self, name: str, value: Any) -> Any:
+        """The name as it is registered, or the class."""
+        if isinstance(value, type) and issubclass(value, CountLikelihood | ValueLikelihood):
+            return value
+        if isinstance(value, str) and value in ALL_LIKELIHOODS:
+            return str(value)
+        return self.refuse(name, value)
 
 
 class _Registry(Rule):
@@ -173,7 +195,7 @@ BUILDING: dict[str, Rule] = {
     "n_hidden": Integer(1),
     "n_layers": Integer(1),
     "activation": Choice("silu", "relu", "tanh"),
-    "gene_likelihood": Choice(*LIKELIHOODS, *VALUE_LIKELIHOODS),
+    "gene_likelihood": _Family(),
     "dispersion": Choice("gene", "gene-batch", "gene-cell"),
     "size_factor": Choice(None, "observed", "max", "mean", "registered", "none"),
     "output_activation": Choice(None, "softmax", "sigmoid", "softplus", "identity"),
@@ -202,7 +224,7 @@ BUILDING_ENCODERS: dict[str, Rule] = {
     "n_components": Integer(1),
     "dropout_rate": Number(least=0, below=1),
     "dispersion": Choice("gene", "gene-batch", "gene-label", "gene-cell"),
-    "gene_likelihood": Choice(*get_args(GeneLikelihood)),
+    "gene_likelihood": _Family(),
     "use_observed_lib_size": Flag(),
     "latent_distribution": Choice("normal", "ln"),
     "prior": PriorRule(has_encoder=True),
@@ -215,6 +237,7 @@ BUILDING_ENCODERS: dict[str, Rule] = {
     "decoder_dropout_rate": Number(least=0, below=1),
     "normalize_input": Flag(),
     "mean_activation": Choice(None, *get_args(MeanActivation)),
+    "k_max": Integer(0),
     "n_prior_samples": Integer(1),
     "log_variational": Flag(),
     "encode_covariates": Flag(),

@@ -8,13 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from scvi.utils import track
 
 from scdgd._compat import MODULE_KEYS
 from scdgd.data import SparseCounts
-from scdgd.likelihood import VALUE_LIKELIHOODS
-from scdgd.likelihood.distributions import ConstrainedPoisson, ZeroInflatedPoisson
+from scdgd.likelihood._base import mean_of
 from scdgd.module import LinearDecoder
 
 from ._aggregated_posterior import AggregatedPosteriorMixin, anchor_cells, importance_weights
@@ -25,17 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from anndata import AnnData
+    from torch.distributions import Distribution
+
+    from scdgd.likelihood import Likelihood
 
     from ._reading_mixin import Decoding
-
-#: Parameters of the distributions of counts, the mean before zeros are inflated first.
-_PARAMETERS = {
-    NegativeBinomial: ("mu", "theta"),
-    ZeroInflatedNegativeBinomial: ("mu", "theta", "zi_logits"),
-    Poisson: ("rate",),
-    ZeroInflatedPoisson: ("rate", "zi_logits"),
-    ConstrainedPoisson: ("rate",),
-}
 
 
 class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
@@ -245,14 +237,14 @@ class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
             evidence = module.marginal_ll(tensors, n_mc_samples, n_mc_samples_per_pass=n_mc_samples_per_pass)
             x = tensors[REGISTRY_KEYS.X_KEY]  # (1, g)
             x = x.to_dense() if isinstance(x, SparseCounts) else x
-            px_of_anchor = _with_mean(px, scale * x.sum(-1), len(z), module.device)
+            px_of_anchor = _with_mean(module.likelihood, px, scale * x.sum(-1), len(z), module.device)
             log_ratio.append(px_of_anchor.log_prob(x).sum(-1, keepdim=True) - evidence.to(module.device))
         return importance_weights(log_ratio, module.given_prior().log_prob(z), log_q, truncation=truncation)
 
     def _check_importance_weights(self) -> None:
-        name = self.module.gene_likelihood
-        if name in VALUE_LIKELIHOODS:
-            msg = f"Importance weights are for counts, and `gene_likelihood` is {name!r}. Leave out `weights`."
+        family = self.module.likelihood
+        if not (family.is_of_counts and family.has_free_mean):
+            msg = f"Importance weights are for counts, and `gene_likelihood` is {self.module.gene_likelihood!r}. Leave out `weights`."
             raise NotImplementedError(msg)
 
     @torch.inference_mode()
@@ -274,7 +266,7 @@ class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
             )
             parts.append(outputs[MODULE_KEYS.PX_KEY])
             zs.append(inferred[MODULE_KEYS.Z_KEY].cpu())
-        px = _joined(parts)
+        px = _joined(self.module.likelihood, parts)
         p = self.get_importance_weights(
             decoding.adata, decoding.positions, qz=None, px=px, zs=torch.cat(zs, dim=-2), **weighting
         )
@@ -310,16 +302,18 @@ class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
         return float(log_evidence.mean()) if return_mean else log_evidence
 
 
-def _joined(parts: list[torch.distributions.Distribution]) -> torch.distributions.Distribution:
+def _joined(family: type[Likelihood], parts: list[Distribution]) -> Distribution:
     """The count distributions of minibatches as one, cells after each other."""
-    names = (*_PARAMETERS[type(parts[0])], "scale")
-    values = {name: torch.cat([getattr(px, name).expand(px.scale.shape) for px in parts], dim=-2) for name in names}
-    return type(parts[0])(**values, validate_args=False)
+    mean, scale = (torch.cat(values, dim=-2) for values in zip(*((mean_of(px), px.scale) for px in parts), strict=True))
+    arguments = [family.arguments_of(px) for px in parts]
+    joined = {name: torch.cat([given[name] for given in arguments], dim=-2) for name in arguments[0]}
+    return family.distribution(mean, scale, joined)
 
 
-def _with_mean(px, mean: torch.Tensor, n: int, device: torch.device) -> torch.distributions.Distribution:
+def _with_mean(
+    family: type[Likelihood], px: Distribution, mean: torch.Tensor, n: int, device: torch.device
+) -> Distribution:
     """The count distributions of ``n`` samples, with means ``(n, g)``."""
-    mean_name, *names = _PARAMETERS[type(px)]
-    values = {name: getattr(px, name).expand(px.scale.shape).reshape(n, -1).to(device) for name in names}
-    family = Poisson if isinstance(px, ConstrainedPoisson) else type(px)
-    return family(**{mean_name: mean}, **values, validate_args=False)
+    rows = lambda value: value.reshape(n, *value.shape[px.scale.ndim - 1 :]).to(device)
+    given = {name: rows(value) for name, value in family.arguments_of(px).items()}
+    return family.unconstrained().distribution(mean, rows(px.scale), given)

@@ -18,6 +18,7 @@ from scdgd._compat import ADATA_MINIFY_TYPE, freeze_for_query, get_adata_minify_
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Choice, Text, checked, shown, unknown_name
 from scdgd.data import CountsField, SparseCountsLoader, SparseCountsSplitter
+from scdgd.likelihood import name_of
 from scdgd.metrics import n_used_components
 from scdgd.module import FlexVAE
 from scdgd.module._query_columns import hold_known, sort_query_columns
@@ -54,9 +55,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scvi.data.fields import BaseAnnDataField
 
+    from scdgd.likelihood import GeneLikelihood
     from scdgd.module import PosteriorName
     from scdgd.module._flex_parts import DecoderName
-    from scdgd.module._flex_vae import GeneLikelihood
     from scdgd.prior import PriorName
 
 logger = logging.getLogger(__name__)
@@ -227,7 +228,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
             f"{type(self).__name__}: prior {title_of(prior)}"
             + (f" with {k} components" if class_of(prior).has_components else "")
             + f", posterior {posterior}, {n_latent} latent dimensions, hidden {n_hidden} x {n_layers}, {decoder} decoder, "
-            f"{gene_likelihood}, dispersion {dispersion}"
+            f"{name_of(gene_likelihood)}, dispersion {dispersion}"
         )
         self.checkpoint_format_ = CHECKPOINT_FORMAT
         self.init_params_ = self._get_init_params(locals())

@@ -18,7 +18,6 @@ from scvi.utils import track
 from scdgd._compat import ADATA_MINIFY_TYPE, MODULE_KEYS, get_adata_minify_type, get_state_registry
 from scdgd._options import Options, checked, rules_of, shown
 from scdgd.data import code_of
-from scdgd.likelihood import VALUE_LIKELIHOODS
 
 from ._arguments import READING
 from ._cells import positions_of
@@ -308,12 +307,7 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
     def _parameters_of_counts(self, tensors: dict[str, torch.Tensor], n_samples: int) -> dict[str, torch.Tensor]:
         """Parameters of the likelihood of a minibatch, shapes ``(b, g)``, or ``(s, b, g)`` for several samples."""
         _, outputs = self.module.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
-        px, likelihood = outputs[MODULE_KEYS.PX_KEY], self.module.gene_likelihood
-        names = {"mean": next(name for name in ("mu", "rate", "mean") if hasattr(px, name))}
-        names |= {"dropout": "zi_probs"} if likelihood in ("zinb", "zip") else {}
-        names |= {"dispersions": "theta"} if likelihood in ("nb", "zinb") else {}
-        names |= {"stddev": "stddev"} if likelihood == "normal" else {}
-        return {name: getattr(px, attribute) for name, attribute in names.items()}
+        return self.module.likelihood.read(outputs[MODULE_KEYS.PX_KEY])
 
     def posterior_predictive_sample(
         self,
@@ -443,7 +437,7 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
             If values are Gaussian and not counts, of which fold changes are no ratios.
         """
         self._check_if_trained(warn=False)
-        if not self._has_sizes and self.module.gene_likelihood == "normal":
+        if not self._has_sizes and self.module.likelihood.is_real:
             msg = (
                 "Fold changes are ratios of shares, which values on a logarithmic scale do not have. Compare "
                 "`get_normalized_expression()` of two groups by differences, or model the counts."
@@ -559,7 +553,7 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
 
     def _check_correlations(self) -> None:
         """Raise where counts are not mixtures over gamma distributed rates."""
-        if self.module.gene_likelihood not in ("nb", "zinb"):
+        if not self.module.likelihood.has_gamma_rates:
             msg = (
                 "Correlations are of draws from the gamma distribution behind negative binomial counts, and "
                 f"`gene_likelihood` is {self.module.gene_likelihood!r}. Correlate `posterior_predictive_sample`, or "
@@ -593,10 +587,7 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
     @property
     def _has_sizes(self) -> bool:
         """Whether cells have a library size, as those of counts do."""
-        module = self.module
-        if module.gene_likelihood not in VALUE_LIKELIHOODS:
-            return True
-        return getattr(module, "mean_activation", "identity") != "identity"
+        return self.module.likelihood.is_of_counts or self.module.link.is_of_counts
 
 
 def _plain(name: Any) -> Any:

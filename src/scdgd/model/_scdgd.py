@@ -17,8 +17,8 @@ from scdgd._compat import get_state_registry, is_registered
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Choice, Instance, Options, checked, shown, unknown_name
 from scdgd.inference import NEW_CELLS, NewCellsConfig
-from scdgd.likelihood import VALUE_LIKELIHOODS
-from scdgd.module import DGDModule, log_size_factor
+from scdgd.likelihood import family_of, name_of
+from scdgd.module import DGDModule, usual_size_and_link
 from scdgd.posterior import Noisy, Point
 from scdgd.prior import Prior
 from scdgd.prior._registry import components_of, make_prior, title_of
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from scdgd.module._dgd import GeneLikelihood
+    from scdgd.likelihood import GeneLikelihood
     from scdgd.posterior import RowPosterior
     from scdgd.prior import PriorName
 
@@ -156,10 +156,9 @@ class SCDGD(
         super().__init__(adata, registry)
         self._start_representations(NewCellsConfig(**NEW_CELLS("new_cells", new_cells or {})))
         has_size_factor = is_registered(self.registry_, REGISTRY_KEYS.SIZE_FACTOR_KEY)
-        if gene_likelihood in VALUE_LIKELIHOODS and not has_size_factor:
-            size_factor, output_activation = size_factor or "none", output_activation or "identity"
-        size_factor = size_factor or ("registered" if has_size_factor else "observed")
-        output_activation = output_activation or ("softmax" if size_factor == "observed" else "softplus")
+        size_factor, output_activation = usual_size_and_link(
+            family_of(gene_likelihood), size_factor, output_activation, has_registered=has_size_factor
+        )
         if dispersion == "gene-cell":
             msg = (
                 "`dispersion='gene-cell'` makes dispersions depend on representations, which are found as if they did "
@@ -198,7 +197,7 @@ class SCDGD(
         self.is_query_ = False
         self._model_summary_string = (
             f"{type(self).__name__}: {n_cells} cells, {self.summary_stats.n_vars} genes, {k} components, "
-            f"{n_latent} latent dimensions, decoder {n_layers} x {n_hidden}, {gene_likelihood}, "
+            f"{n_latent} latent dimensions, decoder {n_layers} x {n_hidden}, {name_of(gene_likelihood)}, "
             f"dispersion {dispersion}, size factor {size_factor}, prior {title_of(prior)}"
         )
         self.init_params_ = self._get_init_params(locals())
@@ -347,10 +346,5 @@ class SCDGD(
         adata = self._validate_anndata(adata)
         loader = self._make_data_loader(adata, indices=indices, batch_size=batch_size)
         with torch.inference_mode():
-            factors = [
-                log_size_factor(
-                    tensors[REGISTRY_KEYS.X_KEY], self.module.size_factor, tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-                ).exp()
-                for tensors in loader
-            ]
+            factors = [self.module.log_size(tensors).exp() for tensors in loader]
         return torch.cat(factors).numpy()

@@ -11,6 +11,7 @@ from scvi import REGISTRY_KEYS
 
 from scdgd._compat import get_state_registry
 from scdgd._options import Integer, checked
+from scdgd.likelihood import name_of
 from scdgd.metrics import n_used_components
 from scdgd.module import GMVAE
 from scdgd.train import GMVAEPlan
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scdgd.module._flex_vae import GeneLikelihood
+    from scdgd.likelihood import GeneLikelihood
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ class SCGMVAE(FlexSCVI):
     n_components
         Number ``k`` of components.
     gene_likelihood
-        As for :class:`FlexSCVI`.
+        As for :class:`FlexSCVI`. With `k_max` among the further arguments, counts below it have probabilities of their
+        own, as in the paper.
     component_weights
         :math:`p(y)`: ``"learned"``, ``"uniform"`` (published), given weights ``(k,)``, or ``"labels"``, the frequencies of
         the label categories, of which there must be ``k``. This is supervision: it tells the sizes of clusters, not which
@@ -141,7 +143,7 @@ class SCGMVAE(FlexSCVI):
             self.module.prior.weight_logits.data.copy_(self._label_frequencies().log())
         self._model_summary_string = (
             f"{type(self).__name__}: {n_components} components, {n_latent} latent dimensions, hidden {n_hidden} x "
-            f"{n_layers}, {gene_likelihood}, dispersion {dispersion}"
+            f"{n_layers}, {name_of(gene_likelihood)}, dispersion {dispersion}"
         )
         self.init_params_ = self._get_init_params(locals())
 

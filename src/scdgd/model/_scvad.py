@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-    from scdgd.module._dgd import GeneLikelihood
+    from scdgd.likelihood import GeneLikelihood
     from scdgd.prior import Prior, PriorName
 
 

@@ -8,8 +8,6 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 
 from scdgd.data import iter_row_blocks
-from scdgd.likelihood import VALUE_LIKELIHOODS
-from scdgd.module import log_scale_of
 from scdgd.train import whitened_pca
 
 
@@ -22,7 +20,7 @@ class WarmStartMixin:
         batch = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
         table = self.module.representations.table
         seed = settings.seed or 0
-        is_count_data = self.module.gene_likelihood not in VALUE_LIKELIHOODS
+        is_count_data = self.module.likelihood.is_of_counts
         z = whitened_pca(
             counts,
             self.module.prior.n_latent,
@@ -38,28 +36,21 @@ class WarmStartMixin:
             return
         mean, variance = _moments(counts, train)
         self.module.decoder.start_at_profile(self.module.likelihood.eta_of(mean))
-        if self.module.gene_likelihood == "normal":
-            self.module.px_r.data.copy_(log_scale_of(variance).expand_as(self.module.px_r))
+        self.module.family_parameters.start_at(variance)
 
     def _mean_profile(self, counts, train: np.ndarray) -> torch.Tensor:
         """Counts over size factors, both summed over training cells, shape ``(g,)``."""
         in_train = np.zeros(counts.shape[0], dtype=bool)
         in_train[train] = True
-        registered = None
-        if self.module.size_factor == "registered":
+        registered = self.adata_manager.data_registry.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+        if registered is not None:
             registered = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)).ravel()
         gene_totals, size_total = np.zeros(counts.shape[1]), 0.0
         for first, block in iter_row_blocks(counts):
             cells = np.flatnonzero(in_train[first : first + block.shape[0]])
             block = block[cells]
             gene_totals += np.asarray(block.sum(axis=0)).ravel()
-            if self.module.size_factor == "registered":
-                size_total += registered[first + cells].sum()
-            elif self.module.size_factor == "max":
-                size_total += float(np.maximum(_row_max(block), 1).sum())
-            else:
-                share = 1.0 if self.module.size_factor == "observed" else 1 / counts.shape[1]
-                size_total += float(block.sum()) * share
+            size_total += self.module.size.total(block, None if registered is None else registered[first + cells])
         return torch.as_tensor(gene_totals / size_total, dtype=torch.float32)
 
 
@@ -73,8 +64,3 @@ def _moments(values, cells: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         first_moment += np.asarray(block.sum(axis=0)).ravel() / len(cells)
         second_moment += np.asarray(block.multiply(block).sum(axis=0)).ravel() / len(cells)
     return torch.as_tensor(first_moment).float(), torch.as_tensor(second_moment - first_moment**2).float()
-
-
-def _row_max(block) -> np.ndarray:
-    largest = block.max(axis=1)
-    return np.asarray(largest.todense() if hasattr(largest, "todense") else largest).ravel()

@@ -6,16 +6,17 @@ from scdgd.prior import PriorName
 
 from ._decoder import Activation, Decoder, OutputActivation
 from ._dgd import REPRESENTATION_KEY, DGDModule, HyperpriorWeight
+from ._family_parameters import FamilyParameters
 from ._flex_parts import DecoderName, PosteriorName
 from ._flex_vae import FlexVAE
 from ._gmvae import GMVAE, ComponentRegularization
 from ._hidden_layers import HiddenActivation, HiddenLayers
 from ._linear_decoder import LinearDecoder
+from ._observation_rules import usual_size_and_link
 from ._representation_table import RepresentationTable
-from ._size_factor import SizeFactor, log_size_factor
+from ._size_factor import SIZES, Size, SizeFactor, log_size_factor
 from ._sparse_first_layer import forward_sparse
 from ._vad import VADModule
-from ._value_start import log_scale_of
 
 __all__ = [
     "REPRESENTATION_KEY",
@@ -25,6 +26,7 @@ __all__ = [
     "DGDModule",
     "Decoder",
     "DecoderName",
+    "FamilyParameters",
     "FlexVAE",
     "FlowPosterior",
     "HiddenActivation",
@@ -37,11 +39,13 @@ __all__ = [
     "PosteriorName",
     "PriorName",
     "RepresentationTable",
+    "SIZES",
+    "Size",
     "SizeFactor",
     "VADModule",
     "forward_sparse",
-    "log_scale_of",
     "log_size_factor",
+    "usual_size_and_link",
 ]
 
 #: Of the Boltzmann machine, which stands on this package.

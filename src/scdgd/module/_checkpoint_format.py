@@ -1,8 +1,13 @@
-"""Saved models of later versions."""
+"""Saved models of earlier and later versions."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from scdgd._constants import CHECKPOINT_FORMAT
+
+if TYPE_CHECKING:
+    import torch
 
 
 class CheckpointFormatMixin:
@@ -16,3 +21,16 @@ class CheckpointFormatMixin:
                 f"{CHECKPOINT_FORMAT}. Upgrade with `pip install --upgrade scdgd`."
             )
             raise ValueError(msg)
+
+    @property
+    def former_names(self) -> dict[str, str | None]:
+        """Names that earlier versions gave to tensors of the module, and those of today; ``None`` for what is gone."""
+        return {}
+
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args, **kwargs) -> None:
+        for former, name in self.former_names.items():
+            if prefix + former in state_dict:
+                value = state_dict.pop(prefix + former)
+                if name is not None:
+                    state_dict[prefix + name] = value
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

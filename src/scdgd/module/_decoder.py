@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from scvi.nn import FCLayers
 from torch import nn
-from torch.nn.functional import logsigmoid, softplus
+
+from scdgd.likelihood import LINKS
+from scdgd.likelihood._link import OutputActivation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-OutputActivation = Literal["softmax", "sigmoid", "softplus", "identity"]
 Activation = Literal["silu", "relu", "tanh"]
 
 _ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "tanh": nn.Tanh}
@@ -55,7 +56,7 @@ class Decoder(nn.Module):
         output_activation: OutputActivation = "softmax",
     ) -> None:
         super().__init__()
-        self.output_activation, self.has_kinks = output_activation, activation == "relu"
+        self.link, self.has_kinks = LINKS[output_activation], activation == "relu"
         self.hidden = FCLayers(
             n_in=n_latent + n_continuous,
             n_out=n_hidden,
@@ -72,7 +73,7 @@ class Decoder(nn.Module):
         self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Log profiles (or outputs) ``(..., g)`` of representations ``(..., d)``; categories ``(b, 1)``, continuous ``(b, c)``."""
-        return self._log_activation(self.pre_activation(z, categories, continuous))
+        return self.link.log_profile(self.pre_activation(z, categories, continuous))
 
     def pre_activation(
         self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
@@ -81,16 +82,6 @@ class Decoder(nn.Module):
         if continuous is not None:
             z = torch.cat([z, continuous.expand(*z.shape[:-1], -1)], dim=-1)
         return self.output(self.hidden(z, *categories))
-
-    def _log_activation(self, o: torch.Tensor) -> torch.Tensor:
-        if self.output_activation == "softmax":
-            return torch.log_softmax(o, dim=-1)
-        if self.output_activation == "sigmoid":
-            return logsigmoid(o)
-        if self.output_activation == "identity":
-            return o
-        tiny = o < -20  # log(1 + e^o) = e^o to float precision; masked first, so the log never sees zero
-        return torch.where(tiny, o, softplus(torch.where(tiny, 0.0, o)).log())
 
     @torch.no_grad()
     def start_at_profile(self, profile: torch.Tensor) -> None:
@@ -101,17 +92,8 @@ class Decoder(nn.Module):
         profile
             Mean of counts over size factor, shape ``(g,)``; with ``"identity"`` the outputs.
         """
-        p = profile.clamp(min=1e-7)
-        if self.output_activation == "identity":
-            bias = profile
-        elif self.output_activation == "softmax":
-            bias = p.log()
-        elif self.output_activation == "sigmoid":
-            bias = torch.logit(p.clamp(max=1 - 1e-4))
-        else:
-            bias = torch.where(p > 20, p, p.clamp(max=20).expm1().log())
         if (
             self.output.weight.abs().max() > 0.1 * self.output.in_features**-0.5
         ):  # as drawn; a second start shrinks no more
             self.output.weight.mul_(0.1)
-        self.output.bias.copy_(bias)
+        self.output.bias.copy_(self.link.output_of(profile))

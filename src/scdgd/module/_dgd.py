@@ -8,30 +8,28 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
-from torch import nn
 
 from scdgd._compat import MODULE_KEYS
-from scdgd.likelihood import ALL_LIKELIHOODS, LIKELIHOODS, VALUE_LIKELIHOODS, ConstrainedPoisson
+from scdgd.likelihood import GeneLikelihood, Link, family_of, name_of
 from scdgd.posterior import Point
 
 from ._checkpoint_format import CheckpointFormatMixin
-from ._decoder import Activation, Decoder, OutputActivation
+from ._decoder import Activation, Decoder
+from ._family_parameters import FamilyParameters
+from ._observation_rules import check_size_and_link
 from ._representation_table import RepresentationTable
-from ._size_factor import SizeFactor, log_size_factor
+from ._size_factor import SIZES, SizeFactor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from scdgd.data import SparseCounts
     from scdgd.likelihood import CountLikelihood, ValueLikelihood
+    from scdgd.likelihood._link import OutputActivation
     from scdgd.posterior import RowPosterior
     from scdgd.prior import Prior
 
-GeneLikelihood = Literal["nb", "zinb", "poisson", "zip", "constrained_poisson", "bernoulli", "normal"]
 HyperpriorWeight = Literal["once", "per_cell"]
-
-#: Few zeros are structural at first, but the gradient of the logits, in proportion to :math:`\pi (1 - \pi)`, is not small.
-_FIRST_ZI_LOGIT = -2.0
 
 #: Draws ``(s, b, d)`` of posteriors, given module, minibatch, rows of the table ``(b, w)`` and the number ``s``.
 PosteriorSampler = Callable[["DGDModule", dict, torch.Tensor, int], torch.Tensor]
@@ -72,7 +70,8 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         ``"nb"``, ``"zinb"``, ``"poisson"``, ``"zip"`` or ``"constrained_poisson"``; the last needs totals as size
         factors, and a softmax. Zeros are inflated by a share :math:`\pi_j` of each gene, so information about
         representations reaches the counts through :math:`\mu` alone. ``"bernoulli"`` and ``"normal"``, for values that
-        are not counts, need no size factors and no output activation.
+        are not counts, need no size factors and no output activation. Or a class of your own, a
+        :class:`~scdgd.likelihood.CountLikelihood` or :class:`~scdgd.likelihood.ValueLikelihood`.
     dispersion
         ``"gene"`` or ``"gene-batch"``.
     dispersion_floor
@@ -107,9 +106,9 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         hyperprior_weight: Mapping[str, HyperpriorWeight] | None = None,
     ) -> None:
         super().__init__()
-        _check_likelihood(gene_likelihood, size_factor, output_activation)
-        self.gene_likelihood, self.dispersion, self.dispersion_floor = gene_likelihood, dispersion, dispersion_floor
-        self.size_factor, self.posterior = size_factor, Point() if posterior is None else posterior
+        self.likelihood, self.gene_likelihood = family_of(gene_likelihood), name_of(gene_likelihood)
+        self.dispersion, self.size = dispersion, SIZES[size_factor]
+        self.posterior = Point() if posterior is None else posterior
         self.hyperprior_weight = dict(hyperprior_weight or {})
         self.n_batch = n_batch
         self.prior = prior
@@ -127,36 +126,34 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             activation=activation,
             output_activation=output_activation,
         )
-        start = torch.tensor(2.0 - dispersion_floor).log()  # theta starts at 2 (released code)
-        if "log_scale" in self.likelihood.parameter_names:
-            start = torch.zeros(())
-        if "zi_logits" in self.likelihood.parameter_names:  # of the decoder, as in scvi-tools
-            self.decoder.zi_logits = nn.Parameter(torch.full((n_genes,), _FIRST_ZI_LOGIT))
-        self.px_r = nn.Parameter(start.expand((n_genes,) if dispersion == "gene" else (n_batch, n_genes)).clone())
+        check_size_and_link(self.gene_likelihood, self.likelihood, self.size, self.link)
+        n_batch_own = n_batch if dispersion == "gene-batch" else None
+        self.family_parameters = FamilyParameters(self.likelihood, n_genes, n_batch_own, dispersion_floor)
 
     @property
-    def likelihood(self) -> type[CountLikelihood | ValueLikelihood]:
-        """Family of the likelihood."""
-        return ALL_LIKELIHOODS[self.gene_likelihood]
+    def former_names(self) -> dict[str, str | None]:
+        """Format 2 had one parameter of genes for all families, whatever it was, and logits in the decoder."""
+        of_genes = [name for name, p in self.likelihood.own_parameters.items() if not p.is_decoded]
+        return {
+            "px_r": f"family_parameters.{of_genes[0]}" if of_genes else None,
+            "decoder.zi_logits": "family_parameters.zi_logits",
+        }
+
+    @property
+    def link(self) -> Link:
+        """From outputs of the decoder to the linear predictor of the likelihood."""
+        return self.decoder.link
 
     @property
     def log_theta(self) -> torch.Tensor:
         r"""Log inverse dispersion :math:`\log\theta`, shape ``(g,)`` or ``(n_batch, g)``; infinite for Poisson counts."""
-        if "log_theta" not in self.likelihood.parameter_names:
-            return torch.full_like(self.px_r, torch.inf)
-        return nn.functional.softplus(self.px_r) if self.dispersion_floor == 1 else self.px_r
+        if "log_theta" in self.likelihood.parameter_names:
+            return self.family_parameters["log_theta"]
+        return torch.full_like(self.decoder.output.bias, torch.inf)
 
-    def likelihood_parameters(
-        self, batch_index: torch.Tensor, genes: torch.Tensor | slice = slice(None)
-    ) -> tuple[torch.Tensor, ...]:
-        """What the likelihood of some genes depends on beside the mean, each ``(m,)`` or ``(b, m)``."""
-        names, parameters = self.likelihood.parameter_names, ()
-        if names[:1] in (("log_theta",), ("log_scale",)):
-            of_genes = (self.log_theta if names[0] == "log_theta" else self.px_r)[..., genes]
-            parameters += (of_genes[batch_index.ravel().long()] if self.dispersion == "gene-batch" else of_genes,)
-        if "zi_logits" in names:  # the compiled likelihood takes those of every cell
-            parameters += (self.decoder.zi_logits[genes].expand(len(batch_index), -1),)
-        return parameters
+    def log_size(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``."""
+        return self.size.log(tensors[REGISTRY_KEYS.X_KEY], tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
 
     def _get_inference_input(self, tensors: dict[str, torch.Tensor], **kwargs) -> dict:
         return {
@@ -217,7 +214,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         representation = self.representations(rows)
         if self.training:
             representation.requires_grad_()
-        library = log_size_factor(x, self.size_factor, size_factor)
+        library = self.size.log(x, size_factor)
         if self.training:
             z = self.posterior.draw(representation)
         elif n_samples == 1 and not self.samples_posterior:
@@ -251,12 +248,9 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         if transform_batch is not None:
             batch_index = torch.full_like(batch_index, transform_batch)
         categories = [batch_index] if cat_covs is None else [batch_index, *torch.split(cat_covs, 1, dim=1)]
-        likelihood, parameters = self.likelihood, self.likelihood_parameters(batch_index)
-        if self.decoder.output_activation == "softmax":
-            px = likelihood.from_softmax(self.decoder.pre_activation(z, categories, cont_covs), library, *parameters)
-        else:
-            px = likelihood(library + self.decoder(z, categories, cont_covs), *parameters)
-        return {MODULE_KEYS.PX_KEY: px}
+        output = self.decoder.pre_activation(z, categories, cont_covs)
+        parameters = self.family_parameters.of_cells(batch_index)
+        return {MODULE_KEYS.PX_KEY: self.link.likelihood(self.likelihood, output, library, parameters)}
 
     def loss(
         self,
@@ -301,7 +295,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
 
     def weighted_hyper_log_prob(self, n_cells: int) -> torch.Tensor:
         r"""Hyper-prior of the whole data set, :math:`\sum_t \kappa_t \log p_t(\phi)`, a scalar in nats."""
-        total = torch.zeros((), device=self.px_r.device)
+        total = torch.zeros((), device=self.decoder.output.bias.device)
         for term, log_prob in self.prior.hyper_log_prob().items():
             total = total + (n_cells if self.hyperprior_weight.get(term, "once") == "per_cell" else 1) * log_prob
         return total
@@ -314,21 +308,3 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         )
         samples = outputs[MODULE_KEYS.PX_KEY].sample()
         return (samples if n_samples == 1 else samples.permute(1, 2, 0)).cpu()
-
-
-def _check_likelihood(name: str, size_factor: str, output_activation: str) -> None:
-    known = {"log_theta", "zi_logits", "log_scale"}
-    given = [n for n in (*LIKELIHOODS, *VALUE_LIKELIHOODS) if known.issuperset(ALL_LIKELIHOODS[n].parameter_names)]
-    if name not in given:
-        msg = f"`gene_likelihood` must be one of {given}, got {name!r}."
-        raise ValueError(msg)
-    if {size_factor == "none", output_activation == "identity"} != {name in VALUE_LIKELIHOODS}:
-        msg = (
-            f"`gene_likelihood={name!r}` does not go with `size_factor={size_factor!r}` and "
-            f"`output_activation={output_activation!r}`: {list(VALUE_LIKELIHOODS)} need 'none' and 'identity', which counts "
-            "must not have. Leave them out."
-        )
-        raise ValueError(msg)
-    if ALL_LIKELIHOODS[name] is ConstrainedPoisson and (size_factor, output_activation) != ("observed", "softmax"):
-        msg = f"`gene_likelihood={name!r}` needs `size_factor='observed'` and `output_activation='softmax'`."
-        raise ValueError(msg)

@@ -2,53 +2,78 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial
 from scvi.module.base import auto_move_data
+from torch import nn
 from torch.distributions import Normal as Gaussian
 from torch.nn.functional import linear, one_hot
 
 from scdgd._compat import MODULE_KEYS
-from scdgd.likelihood import ALL_LIKELIHOODS, LIKELIHOODS, VALUE_LIKELIHOODS
-from scdgd.likelihood.distributions import Bernoulli, ConstrainedPoisson, ZeroInflatedPoisson
+from scdgd.likelihood import LINKS
+from scdgd.likelihood._link import Exp, MeanActivation, Softplus
 
-from ._flex_parts import NORMALIZED_TOTAL
 from ._linear_decoder import LinearDecoder
-from ._value_start import log_scale_of
 
 if TYPE_CHECKING:
     from torch.distributions import Distribution
 
-#: Of log rates and log dispersions where rates are decoded without a library size (Grønbech et al. 2020).
-_MAX_LOG_RATE = 10.0
+    from scdgd.likelihood import Likelihood, Link
+
+#: Parameter for which scvi-tools' decoder has an output.
+_LOGITS = "zi_logits"
 
 
 class FlexOutputsMixin:
     """From the latent space to a likelihood: mean activation, dispersion and family."""
 
-    def _check_outputs(self) -> None:
-        """Raise ValueError unless the mean activation, the likelihood and the size of cells go together."""
-        if self.mean_activation != "softmax" and self.use_size_factor_key:
-            msg = f"`mean_activation={self.mean_activation!r}` sets sizes itself; set up without `size_factor_key`."
+    likelihood: type[Likelihood]
+    link: Link
+
+    def _checked_link(self, name: str, *, has_linear_decoder: bool) -> Link:
+        """The link of a name, or that of registered sizes; ValueError unless it goes with the likelihood and the sizes."""
+        link, family = LINKS[name], self.likelihood
+        if self.use_size_factor_key and not link.is_share:
+            msg = f"`mean_activation={name!r}` sets sizes itself; set up without `size_factor_key`."
             raise ValueError(msg)
-        if self.mean_activation != "softmax" and not self.use_observed_lib_size:
-            msg = f"`mean_activation={self.mean_activation!r}` needs `use_observed_lib_size=True`."
+        if not self.use_observed_lib_size and not link.is_share:
+            msg = f"`mean_activation={name!r}` needs `use_observed_lib_size=True`."
             raise ValueError(msg)
-        takes = {"bernoulli": ["identity"], "normal": ["softmax", "exp", "identity"]}
-        if self.mean_activation not in (allowed := takes.get(self.gene_likelihood, ["softmax", "exp", "rate"])):
-            msg = f"`gene_likelihood={self.gene_likelihood!r}` needs `mean_activation` in {allowed}, got {self.mean_activation!r}."
+        allowed = [known for known in family.links if known in get_args(MeanActivation)]
+        if name not in allowed:
+            msg = f"`gene_likelihood={self.gene_likelihood!r}` needs `mean_activation` in {allowed}, got {name!r}."
             raise ValueError(msg)
-        if self.gene_likelihood == "constrained_poisson" and (
-            self.mean_activation != "softmax" or self.use_size_factor_key or not self.use_observed_lib_size
-        ):
+        if family.needs_total and (not link.is_share or self.use_size_factor_key or not self.use_observed_lib_size):
             msg = (
-                "The size of a cell is its total count for `gene_likelihood='constrained_poisson'`, which needs "
+                f"The size of a cell is its total count for `gene_likelihood={self.gene_likelihood!r}`, which needs "
                 "`mean_activation='softmax'`, `use_observed_lib_size=True` and data set up without `size_factor_key`."
             )
             raise ValueError(msg)
+        if not self.use_size_factor_key:
+            return link
+        return Exp() if has_linear_decoder else Softplus()
+
+    def _make_parameters(self) -> None:
+        """Add what the family has and scvi-tools' decoder does not give: see :meth:`_parameters_of`."""
+        self._own_name = next((name for name, p in self.likelihood.own_parameters.items() if not p.is_decoded), None)
+        further = {
+            name: p for name, p in self.likelihood.own_parameters.items() if name not in (self._own_name, _LOGITS)
+        }
+        if not further:
+            return
+        decoded = [name for name, p in further.items() if p.is_decoded]
+        if decoded and isinstance(self.decoder, LinearDecoder):
+            msg = f"A linear decoder gives no {decoded}, which `gene_likelihood={self.gene_likelihood!r}` needs."
+            raise ValueError(msg)
+        self.parameter_decoders, self.gene_parameters = nn.ModuleDict(), nn.ParameterDict()
+        for name, parameter in further.items():
+            if parameter.is_decoded:
+                n_hidden = self.decoder.px_scale_decoder[0].in_features
+                self.parameter_decoders[name] = nn.Linear(n_hidden, self.n_input * (parameter.width or 1))
+            else:
+                self.gene_parameters[name] = nn.Parameter(torch.full((self.n_input,), parameter.start))
 
     @torch.no_grad()
     def start_at_moments(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
@@ -56,14 +81,14 @@ class FlexOutputsMixin:
 
         Outputs are on the scale of the values, whatever it is, and take steps of the size of the rate from zero.
         """
-        eta = VALUE_LIKELIHOODS[self.gene_likelihood].eta_of(mean)
+        eta = self.likelihood.eta_of(mean)
         if isinstance(self.decoder, LinearDecoder):
             self.decoder.start_at_outputs(eta)
         else:
             self.decoder.px_scale_decoder[0].bias.copy_(eta)
-        if self.gene_likelihood == "normal" and self.dispersion != "gene-cell":
-            log_scale = log_scale_of(variance)
-            self.px_r.copy_(log_scale if self.px_r.ndim == 1 else log_scale.unsqueeze(1).expand_as(self.px_r))
+        start = self.likelihood.parameters_at(variance).get(self._own_name)
+        if start is not None and self.dispersion != "gene-cell":
+            self.px_r.copy_(start if self.px_r.ndim == 1 else start.unsqueeze(1).expand_as(self.px_r))
         self.placed.fill_(True)
 
     @auto_move_data
@@ -84,20 +109,15 @@ class FlexOutputsMixin:
             batch_index = torch.ones_like(batch_index) * transform_batch
         hidden = self._decode(z, batch_index, cont_covs, cat_covs)
         output = self.decoder.px_scale_decoder[0](hidden)
-        log_theta = self._log_theta(hidden, batch_index, y)
-        if for_loss and self.mean_activation == "identity":
-            px = VALUE_LIKELIHOODS[self.gene_likelihood](output, *self._likelihood_parameters(hidden, log_theta))
-        elif for_loss and self.gene_likelihood in LIKELIHOODS and not self.use_size_factor_key:
-            family = LIKELIHOODS[self.gene_likelihood]
-            parameters = self._likelihood_parameters(hidden, log_theta)
-            if self.mean_activation != "softmax":
-                px = family(self._log_mean(output, library), *parameters)
-            elif self.use_observed_lib_size:
-                px = family.from_softmax(output, library, *parameters)
-            else:  # gradients reach a library size that is latent
-                px = family(library + torch.log_softmax(output, dim=-1), *parameters)
-        else:
-            px = self._distribution(hidden, output, log_theta, size_factor if self.use_size_factor_key else library)
+        parameters = [self._parameter(name, hidden, batch_index, y) for name in self.likelihood.parameter_names]
+        size = size_factor if self.use_size_factor_key else library
+        if not for_loss or self.use_size_factor_key or not self.link.is_of(self.likelihood):
+            mean, scale = self.link.mean_and_scale(output, size)
+            px = self.likelihood.distribution(mean, scale, self.likelihood.arguments(parameters))
+        elif self.use_observed_lib_size:
+            px = self.link.likelihood(self.likelihood, output, size, parameters)
+        else:  # gradients reach a library size that is latent
+            px = self.likelihood(self.link.eta(output, size), *parameters)
         pl = None
         if not self.use_observed_lib_size:
             means, variances = self._compute_local_library_params(batch_index)
@@ -120,11 +140,26 @@ class FlexOutputsMixin:
             categories = (batch_index, *categories)
         return self.decoder.px_decoder(torch.cat(inputs, dim=-1), *categories)
 
-    def _log_theta(self, hidden: torch.Tensor, batch_index: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
-        """Log inverse dispersion (of a normal: log scale), ``(g,)``, ``(b, g)`` or, per gene and cell, ``(..., b, g)``."""
+    def _parameter(
+        self, name: str, hidden: torch.Tensor, batch_index: torch.Tensor, y: torch.Tensor | None
+    ) -> torch.Tensor:
+        """A parameter of the family, ``(g,)``, ``(b, g)`` or, per gene and cell, ``(..., b, g)``, wherever it is kept.
+
+        The first of genes is scvi-tools' ``px_r``, or decoded, as `dispersion` says, and logits of zero inflation are
+        what its decoder gives for dropout.
+        """
+        if name == self._own_name:
+            return self._own_parameter(hidden, batch_index, y)
+        if name == _LOGITS:
+            return self.decoder.px_dropout_decoder(hidden)
+        if name in self.gene_parameters:
+            return self.gene_parameters[name]
+        value, width = self.parameter_decoders[name](hidden), self.likelihood.own_parameters[name].width
+        return value if width is None else value.unflatten(-1, (-1, width))
+
+    def _own_parameter(self, hidden: torch.Tensor, batch_index: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
         if self.dispersion == "gene-cell":
-            log_theta = self.decoder.px_r_decoder(hidden)
-            return log_theta.clamp(-_MAX_LOG_RATE, _MAX_LOG_RATE) if self.mean_activation == "rate" else log_theta
+            return self.link.bounded(self.decoder.px_r_decoder(hidden))
         if self.dispersion == "gene":
             return self.px_r
         codes, n = (y, self.n_labels) if self.dispersion == "gene-label" else (batch_index, self.n_batch)
@@ -135,51 +170,3 @@ class FlexOutputsMixin:
             )
             raise ValueError(msg)
         return linear(one_hot(codes.squeeze(-1).long(), n).to(self.px_r.dtype), self.px_r)
-
-    def _log_mean(self, output: torch.Tensor, library: torch.Tensor) -> torch.Tensor:
-        """Log mean counts ``(..., b, g)`` where they are not shares of a library."""
-        if self.mean_activation == "rate":
-            return output.clamp(-_MAX_LOG_RATE, _MAX_LOG_RATE)
-        return output + _log_scale(library)
-
-    def _likelihood_parameters(self, hidden: torch.Tensor, log_theta: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        given = {
-            "log_theta": lambda: log_theta,
-            "log_scale": lambda: log_theta,
-            "zi_logits": lambda: self.decoder.px_dropout_decoder(hidden),
-        }
-        return tuple(given[name]() for name in ALL_LIKELIHOODS[self.gene_likelihood].parameter_names)
-
-    def _distribution(
-        self, hidden: torch.Tensor, output: torch.Tensor, log_theta: torch.Tensor, size: torch.Tensor
-    ) -> Distribution:
-        """Distribution of counts as scvi-tools' downstream methods read it: theirs, or ours where they have none."""
-        if self.gene_likelihood == "bernoulli":
-            return Bernoulli(logits=output, validate_args=False)
-        if self.mean_activation == "identity":
-            return Normal(output, log_theta.exp(), normal_mu=output, validate_args=False)
-        if self.mean_activation != "softmax":
-            mean = self._log_mean(output, size).exp()
-            scale = torch.softmax(output, dim=-1)
-        else:
-            scale = self.decoder.px_scale_decoder[1](output)
-            mean = size.exp() * scale
-        theta = log_theta.exp()
-        if self.gene_likelihood == "zinb":
-            logits = self.decoder.px_dropout_decoder(hidden)
-            return ZeroInflatedNegativeBinomial(mu=mean, theta=theta, zi_logits=logits, scale=scale)
-        if self.gene_likelihood == "nb":
-            return NegativeBinomial(mu=mean, theta=theta, scale=scale)
-        if self.gene_likelihood == "poisson":
-            return Poisson(rate=mean, scale=scale, validate_args=False)
-        if self.gene_likelihood == "zip":
-            logits = self.decoder.px_dropout_decoder(hidden)
-            return ZeroInflatedPoisson(rate=mean, zi_logits=logits, scale=scale, validate_args=False)
-        if self.gene_likelihood == "constrained_poisson":
-            return ConstrainedPoisson(rate=mean, scale=scale, validate_args=False)
-        return Normal(mean, theta, normal_mu=scale, validate_args=False)
-
-
-def _log_scale(library: torch.Tensor) -> torch.Tensor:
-    r"""Log size factor of Dony et al. 2020, :math:`\log \max(N / 10^4, 10^{-3})`."""
-    return (library - torch.tensor(NORMALIZED_TOTAL).log()).clamp(min=torch.tensor(1e-3).log())

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Literal
 from scvi.nn import DecoderSCVI
 from torch import nn
 
-from scdgd.likelihood import LIKELIHOODS
-
 from ._hidden_layers import HiddenLayers
 from ._linear_decoder import LinearDecoder
 
@@ -20,9 +18,6 @@ if TYPE_CHECKING:
 
 PosteriorName = Literal["normal", "iaf"]
 DecoderName = Literal["nonlinear", "linear"]
-
-#: Total to which counts are normalised before they are encoded, and at which a size factor is one.
-NORMALIZED_TOTAL = 1e4
 
 
 def replace_hidden_layers(
@@ -52,10 +47,9 @@ def replace_hidden_layers(
     module.decoder.px_decoder = _like(decoder.px_decoder, encoder_sizes[::-1], decoder_dropout_rate, options)
 
 
-def linear_decoder_like(module: VAE) -> LinearDecoder:
+def linear_decoder_like(module: VAE, *, has_zero_inflation: bool) -> LinearDecoder:
     """Linear decoder with the inputs and outputs of a VAE's own."""
     layers = module.decoder.px_decoder
-    likelihood = LIKELIHOODS.get(module.gene_likelihood)
     return LinearDecoder(
         module.n_latent,
         module.n_input,
@@ -63,7 +57,7 @@ def linear_decoder_like(module: VAE) -> LinearDecoder:
         layers.fc_layers[0][0].in_features - layers.n_cov - module.n_latent,
         mean_activation="exp" if module.use_size_factor_key else "softmax",
         has_dispersion=module.dispersion == "gene-cell",
-        has_zero_inflation=likelihood is not None and "zi_logits" in likelihood.parameter_names,
+        has_zero_inflation=has_zero_inflation,
     )
 
 

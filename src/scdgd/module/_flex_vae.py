@@ -15,9 +15,11 @@ from torch.distributions import Normal as Gaussian
 from torch.distributions import kl_divergence
 
 from scdgd._compat import ADATA_MINIFY_TYPE, MODULE_KEYS
+from scdgd._constants import NORMALIZED_TOTAL
 from scdgd._options import check_options, check_positive_integers, constructor_options
 from scdgd.data import SparseCounts
-from scdgd.likelihood import Likelihood
+from scdgd.likelihood import Categorised, GeneLikelihood, Likelihood, family_of, name_of
+from scdgd.likelihood._link import MeanActivation
 from scdgd.posterior import FlowPosterior, InverseAutoregressiveFlow
 from scdgd.prior import Prior, PriorName, PseudoInputs, StandardNormal
 from scdgd.prior._registry import PriorRule, class_of, make_prior
@@ -26,7 +28,6 @@ from scdgd.prior._update import WITH_ENCODER, update_of
 from ._checkpoint_format import CheckpointFormatMixin
 from ._flex_outputs import FlexOutputsMixin
 from ._flex_parts import (
-    NORMALIZED_TOTAL,
     DecoderName,
     PosteriorName,
     linear_decoder_like,
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
     from torch.distributions import Distribution
 
     from scdgd.prior import EncoderInput
-
-MeanActivation = Literal["softmax", "exp", "rate", "identity"]
-GeneLikelihood = Literal["zinb", "nb", "poisson", "zip", "constrained_poisson", "normal", "bernoulli"]
 
 
 class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
@@ -102,7 +100,11 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
     gene_likelihood
         ``"zinb"``, ``"nb"``, ``"poisson"``, ``"normal"``, as in scVI; ``"zip"``: zero-inflated Poisson;
         ``"constrained_poisson"``: Poisson whose means add up to the total count of the cell (Grønbech et al. 2020); or
-        ``"bernoulli"``: values zero and one.
+        ``"bernoulli"``: values zero and one. Or a class of your own, a :class:`~scdgd.likelihood.CountLikelihood` or
+        :class:`~scdgd.likelihood.ValueLikelihood`.
+    k_max
+        Counts from 0 to ``k_max - 1`` have decoded probabilities of their own for each gene, and `gene_likelihood` is that
+        of what others exceed `k_max` by (Grønbech et al. 2020), see :class:`~scdgd.likelihood.Categorised`. 0 for none.
     n_prior_samples
         Samples of ``z`` that the prior's half of the divergence is averaged over; 1 is the decoded sample itself.
     **kwargs
@@ -134,6 +136,7 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
         decoder_dropout_rate: float = 0.0,
         normalize_input: bool = False,
         mean_activation: MeanActivation | None = None,
+        k_max: int = 0,
         n_prior_samples: int = 1,
         n_continuous_cov: int = 0,
         n_cats_per_cov: Sequence[int] | None = None,
@@ -141,12 +144,14 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
         latent_distribution: Literal["normal", "ln"] = "normal",
         **kwargs,
     ) -> None:
-        mean_activation = mean_activation or ("identity" if gene_likelihood == "bernoulli" else "softmax")
+        family, gene_likelihood = family_of(gene_likelihood), name_of(gene_likelihood)
+        if k_max > 0:
+            family, gene_likelihood = Categorised.of(family, k_max), f"{gene_likelihood}, k_max {k_max}"
+        mean_activation = mean_activation or family.links[0]
         check_options(
             posterior=(posterior, get_args(PosteriorName)),
             decoder=(decoder, get_args(DecoderName)),
             mean_activation=(mean_activation, get_args(MeanActivation)),
-            gene_likelihood=(gene_likelihood, get_args(GeneLikelihood)),
         )
         check_positive_integers(n_latent=n_latent, n_prior_samples=n_prior_samples)
         prior = PriorRule(has_encoder=True)("prior", prior)
@@ -176,15 +181,15 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
             latent_distribution=latent_distribution,
             **kwargs,
         )
-        self.normalize_input, self.mean_activation = normalize_input, mean_activation
-        self.n_prior_samples = n_prior_samples
-        self._check_outputs()
+        self.normalize_input, self.n_prior_samples, self.likelihood = normalize_input, n_prior_samples, family
+        self.link = self._checked_link(mean_activation, has_linear_decoder=decoder == "linear")
         published = {"activation": activation, "norm_after_activation": norm_after_activation}
         if len(set(hidden_sizes)) > 1 or activation != "relu" or norm_after_activation or decoder_dropout_rate > 0:
             replace_hidden_layers(self, hidden_sizes, decoder_dropout_rate, published)
         if decoder == "linear":
-            self.decoder = linear_decoder_like(self)
-        if mean_activation == "identity":
+            self.decoder = linear_decoder_like(self, has_zero_inflation="zi_logits" in family.parameter_names)
+        self._make_parameters()
+        if not self.link.is_of_counts:
             self.register_buffer("placed", torch.tensor(False))
         if posterior == "iaf":
             self.flow = InverseAutoregressiveFlow(n_latent, **{"n_context": hidden_sizes[-1], **posterior_kwargs})
@@ -197,7 +202,7 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
             n_input,
             n_continuous_cov * self.encode_covariates,
             categories,
-            nonnegative=self.log_variational or gene_likelihood != "normal",
+            nonnegative=self.log_variational or not family.is_real,
         )
         self.prior = make_prior(prior, n_components, n_latent, prior_kwargs, pseudo_inputs)
 
@@ -292,7 +297,7 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
     def _log_total(self, x: SparseCounts | torch.Tensor) -> torch.Tensor:
         """Log of the total count, shape ``(b, 1)``; zero where values are not counts."""
         total = x.totals() if isinstance(x, SparseCounts) else x.sum(1)
-        return (torch.zeros_like(total) if self.mean_activation == "identity" else total.log()).unsqueeze(1)
+        return (total.log() if self.link.is_of_counts else torch.zeros_like(total)).unsqueeze(1)
 
     @property
     def encoder_layers(self) -> list[FCLayers]:

@@ -124,7 +124,7 @@ class GMVAEPlan(TrainingPlan):
                     f"are {counts.shape[0]}. Lower `n_components`, or set `n_warm_start_epochs=0` in `plan_kwargs`."
                 )
                 raise ValueError(msg)
-            holds_counts = self.module.mean_activation != "identity"
+            holds_counts = self.module.link.is_of_counts
             clusters = PCAClusters(counts, self.module.n_components, self.seed, log_normalise=holds_counts)
             self._reference = clusters.to(self.device)
         if not starts:

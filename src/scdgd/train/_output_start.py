@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from scvi import REGISTRY_KEYS
 
+from scdgd._constants import NORMALIZED_TOTAL
 from scdgd.data import as_sparse_counts, first_cells
-from scdgd.module._flex_parts import NORMALIZED_TOTAL
 from scdgd.module._linear_decoder import LinearDecoder
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _MAX_CELLS = 20_000
 
 def start_outputs(module: FlexVAE, minibatches: Minibatches) -> None:
     """Start at the moments of values that are not counts, or a linear decoder of counts at their mean profile, once."""
-    if module.mean_activation == "identity":
+    if not module.link.is_of_counts:
         if not bool(module.placed):
             module.start_at_moments(*value_moments(minibatches))
     elif isinstance(module.decoder, LinearDecoder) and not bool(module.decoder.placed):
@@ -51,5 +51,5 @@ def mean_profile(module: FlexVAE, minibatches: Minibatches) -> torch.Tensor:
         if module.use_size_factor_key:
             size += float(tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY].sum())
         else:
-            size += len(x) if module.mean_activation == "rate" else float(x.values.sum()) / NORMALIZED_TOTAL
+            size += float(x.values.sum()) / NORMALIZED_TOTAL if module.link.takes_size else len(x)
     return counts / size

@@ -133,7 +133,7 @@ class RepresentationPlan(TrainingPlan):
     def configure_optimizers(self):
         """Adam for the decoder (with the dispersion), Adam for the prior, :class:`RowAdam` for representations."""
         module = self.module
-        likelihood_parameters = [*module.decoder.parameters(), module.px_r]
+        likelihood_parameters = [*module.decoder.parameters(), *module.family_parameters.parameters()]
         decoder = torch.optim.Adam(
             likelihood_parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
         )
