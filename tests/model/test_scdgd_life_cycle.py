@@ -318,7 +318,7 @@ def test_mudata(tmp_path):
         ({"noise_scale": -1.0}, "noise_scale"),
         ({"hyperprior_weight": {"log_var": 3}}, "hyperprior_weight"),
         ({"hyperprior_weight": {"log_var": "twice"}, "prior": "softball"}, r"hyperprior_weight\['log_var'\]"),
-        ({"hyperprior_weight": {"means": "once"}}, "weights only"),
+        ({"hyperprior_weight": {"means": "once"}}, r"GaussianMixture has priors of its parameters \['weights'\] only"),
         ({"n_hidden": 0}, "n_hidden"),
         ({"n_layers": 0}, "n_layers"),
         ({"noise_scale": float("nan")}, "noise_scale"),

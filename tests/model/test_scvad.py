@@ -86,7 +86,7 @@ def test_informative_dimensions_narrow_and_others_keep_the_prior():
 def test_the_mixture_is_stepped_with_the_variances_of_the_cells(adata, monkeypatch):
     model, seen = make(adata), []
     prior = type(model.module.prior)
-    em_step, place = prior.em_step, prior.place
+    e_step, place = prior.e_step, prior.place
 
     def watch(method):
         def call(self, z, *, posterior_var=0.0, **kwargs):
@@ -95,7 +95,7 @@ def test_the_mixture_is_stepped_with_the_variances_of_the_cells(adata, monkeypat
 
         return call
 
-    monkeypatch.setattr(prior, "em_step", watch(em_step))
+    monkeypatch.setattr(prior, "e_step", watch(e_step))
     monkeypatch.setattr(prior, "place", watch(place))
     train(model, 4, mixture_start=1)
     assert len(seen) >= 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -56,6 +56,13 @@ class PriorUpdate:
         lr
             Learning rate.
         """
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What goes on from step to step beside the prior, not copied; from :meth:`begin` on."""
+        return None
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Put back what :meth:`state_dict` gave."""
 
     def after_epoch(
         self,
@@ -133,6 +140,15 @@ class EmpiricalBayesUpdate(PriorUpdate):
     def wants_draws(self) -> bool:
         """Whether there is anything to train."""
         return self.optimizer is not None
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Moments of Adam."""
+        return None if self.optimizer is None else self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Put back what :meth:`state_dict` gave."""
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state)
 
     def after_minibatch(self, encoded: Prior, z: torch.Tensor, lr: float) -> None:
         """E- and M-step."""

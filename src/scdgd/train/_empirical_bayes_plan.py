@@ -180,6 +180,14 @@ class EmpiricalBayesPlan(TrainingPlan):
             prior.draw_start(self.seed)
         self.prior_update.begin(self.lr * self.prior_lr_ratio)
 
+    def training_state(self) -> dict:
+        """What goes on from step to step beside the module and the trainer's optimisers; not copied."""
+        return {"prior": self.prior_update.state_dict()}
+
+    def load_training_state(self, state: dict) -> None:
+        """Put back what :meth:`training_state` gave; when training has started."""
+        self.prior_update.load_state_dict(state["prior"])
+
     def on_train_epoch_start(self) -> None:
         """Begin and end pre-training."""
         super().on_train_epoch_start()
