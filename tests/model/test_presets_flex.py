@@ -96,7 +96,7 @@ def test_stirn_grid_and_code():
     plan = {**preset["train"]["plan_kwargs"], **presets.STIRN_2024_CODE}
     preset = {"model": preset["model"], "train": {**preset["train"], "plan_kwargs": plan}}
     plan = fit(SCVMM, preset, n_components=20).trainer.lightning_module
-    assert plan.detach_responsibilities is False
+    assert plan.prior_update.detach_responsibilities is False
     assert plan.loss_kwargs["encoder_learns_from_prior"] is True
 
 
