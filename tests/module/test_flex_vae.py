@@ -477,7 +477,10 @@ def test_autotune_payload():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"prior": "vampire"}, r"prior.*'normal', 'gaussian_mixture', 'softball', 'dpgmm', 'vamp', 'vmm', 'vade'.*vampire"),
+        (
+            {"prior": "vampire"},
+            r"prior.*'normal', 'gaussian_mixture', 'softball', 'dpgmm', 'vamp', 'vmm', 'vade'.*vampire",
+        ),
         ({"posterior": "realnvp"}, r"posterior.*'normal', 'iaf'.*realnvp"),
         ({"mean_activation": "relu"}, r"mean_activation.*'softmax', 'exp'.*relu"),
         ({"gene_likelihood": "gamma"}, r"gene_likelihood.*'poisson', 'zip', 'constrained_poisson', 'normal'.*gamma"),
