@@ -15,6 +15,7 @@ from scvi.data._constants import (
     ADATA_MINIFY_TYPE,
 )
 from scvi.data._utils import _get_adata_minify_type as get_adata_minify_type
+from scvi.model._utils import get_max_epochs_heuristic as usual_epochs
 from scvi.model._utils import parse_device_args
 from scvi.model.base._archesmixin import _set_params_online_update as freeze_for_query
 from scvi.module._constants import MODULE_KEYS
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from mudata import MuData
     from scvi.data import AnnDataManager
     from scvi.model.base import BaseModelClass
+    from scvi.train import Trainer
+
+#: Where scvi-tools' early stopping counts the epochs of its warm-up.
+_WARM_UP = "_current_step"
 
 __all__ = [
     "ADATA_MINIFY_TYPE",
@@ -38,10 +43,14 @@ __all__ = [
     "known_manager",
     "layer_names",
     "make_actual",
+    "model_of",
     "parse_device",
     "register_manager",
     "registry_of",
+    "restore_counters",
     "set_state_registry",
+    "training_counters",
+    "usual_epochs",
 ]
 
 
@@ -120,6 +129,35 @@ def forget_manager(model: BaseModelClass | weakref.ref, manager: AnnDataManager)
 def forget_model(model_cls: type[BaseModelClass], model_id: str) -> None:
     """Drop what scvi-tools keeps of a model that is gone."""
     model_cls._per_instance_manager_store.pop(model_id, None)
+
+
+def model_of(trainer: Trainer) -> BaseModelClass:
+    """The model that scvi-tools' trainer trains."""
+    return trainer._model
+
+
+def training_counters(trainer: Trainer) -> dict:
+    """What Lightning's loops count, as they are between two epochs."""
+    loop = trainer.fit_loop.epoch_loop
+    return {
+        "epoch": trainer.current_epoch,
+        "manual": loop.manual_optimization.optim_step_progress.state_dict(),
+        "automatic": loop.automatic_optimization.optim_progress.state_dict(),
+        "logged": loop._batches_that_stepped,
+        "warm_ups": {callback.state_key: vars(callback).get(_WARM_UP) for callback in trainer.early_stopping_callbacks},
+    }
+
+
+def restore_counters(trainer: Trainer, counters: dict) -> None:
+    """Let Lightning's loops go on from what :func:`training_counters` gave; when training starts."""
+    progress, loop = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop
+    progress.processed = progress.completed = counters["epoch"]
+    loop.manual_optimization.optim_step_progress.load_state_dict(counters["manual"])
+    loop.automatic_optimization.optim_progress.load_state_dict(counters["automatic"])
+    loop._batches_that_stepped = counters["logged"]
+    for callback in trainer.early_stopping_callbacks:
+        if counters["warm_ups"].get(callback.state_key) is not None:
+            setattr(callback, _WARM_UP, counters["warm_ups"][callback.state_key])
 
 
 def _forget(store: dict, manager: AnnDataManager) -> None:

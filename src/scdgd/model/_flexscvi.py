@@ -8,7 +8,6 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import LayerField
 from scvi.model import SCVI
@@ -25,28 +24,15 @@ from scdgd.module._query_columns import hold_known, sort_query_columns
 from scdgd.prior import Prior
 from scdgd.prior._registry import class_of, components_of, title_of
 from scdgd.prior._update import WITH_ENCODER, update_of
-from scdgd.train import (
-    BestState,
-    EmpiricalBayesPlan,
-    InterruptibleTrainRunner,
-    orderly_training,
-    restored_if_it_diverges,
-)
+from scdgd.train import EmpiricalBayesPlan, InterruptibleTrainRunner
 
 from ._arguments import BUILDING_ENCODERS, FREEZING, SURGERY
 from ._devices import device_of
 from ._encoder_reading_mixin import EncoderReadingMixin
+from ._encoder_run import EncoderRun
 from ._sampling_mixin import PriorSamplingMixin
 from ._setup_mixin import SetupMixin
-from ._training_options import (
-    OF_ALL,
-    TRAINING,
-    check_loading,
-    check_minibatches,
-    check_monitor,
-    check_trainer,
-    merged_plan,
-)
+from ._training_options import OF_ALL, TRAINING
 from ._values import check_values, holds_counts
 
 if TYPE_CHECKING:
@@ -64,8 +50,6 @@ logger = logging.getLogger(__name__)
 
 #: Random cells whose components are counted after training: at least so many, and so many for each component.
 _N_CELLS_FOR_WARNING, _N_CELLS_PER_COMPONENT = 500, 10
-#: scvi-tools drops a last minibatch of fewer cells.
-_MIN_CELLS = 3
 _MAX_NAMED = 5
 #: Arguments of the constructor with a rule, and arguments of modules that the model gives itself.
 _OF_CONSTRUCTOR = (
@@ -286,6 +270,8 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         plan_kwargs: dict | None = None,
         datamodule=None,
         trainer_config: dict | None = None,
+        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_every_n_epochs: int | None = None,
         **trainer_kwargs,
     ) -> None:
         """Train the model, with the arguments of :meth:`scvi.model.SCVI.train`.
@@ -314,6 +300,9 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
             :class:`~scdgd.train.GMVAEPlan` of :class:`SCGMVAE` and :class:`SCVAE`.
         trainer_config, **trainer_kwargs
             Arguments of :class:`~scvi.train.Trainer`.
+        checkpoint_dir, checkpoint_every_n_epochs
+            Folder of checkpoints, from which the same call goes on after the process was killed, and the epochs between
+            them, as for :meth:`SCDGD.train`.
 
         Raises
         ------
@@ -327,58 +316,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         NotImplementedError
             For several devices.
         """
-        device_of(accelerator, devices)
-        trainer_kwargs = check_trainer(trainer_kwargs, trainer_config)
-        early_stopping = trainer_kwargs.pop("early_stopping", False) or early_stopping
-        plan, loading = merged_plan(plan_config, plan_kwargs), check_loading(datasplitter_kwargs)
-        if self.surgery_ is not None:
-            plan.setdefault("weight_decay", 0.0)
-        if self.module is not None:  # training on a data module makes it
-            trial = self._training_plan_cls(self.module, **{**plan, "compile": False})
-        n_pretraining = plan.get("n_pretraining_epochs", 0)
-        if n_pretraining:
-            plan.setdefault("n_pretrained_epochs", self.n_pretrained_epochs_)
-        monitor = trainer_kwargs.get("early_stopping_monitor", "elbo_validation") if early_stopping else None
-        split = {
-            "train_size": train_size,
-            "validation_size": validation_size,
-            "shuffle_set_split": shuffle_set_split,
-            "batch_size": batch_size,
-        }
-        if datamodule is None:
-            monitors = {"early_stopping_monitor": monitor} if early_stopping else {}
-            if trainer_kwargs.get("enable_checkpointing"):
-                monitors["checkpointing_monitor"] = trainer_kwargs.get("checkpointing_monitor", "validation_loss")
-            if trial.reduce_lr_on_plateau:
-                monitors["lr_scheduler_metric"] = trial.lr_scheduler_metric
-            self._check_for_training(split, loading, monitors)
-        best = BestState(monitor, trainer_kwargs.get("early_stopping_mode", "min"))
-        trainer_kwargs["callbacks"] = [*(trainer_kwargs.get("callbacks") or []), best]
-        with orderly_training(self) as interruption, restored_if_it_diverges(self):
-            super().train(
-                max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                **split,
-                load_sparse_tensor=load_sparse_tensor,
-                early_stopping=early_stopping,
-                datasplitter_kwargs=loading,
-                plan_kwargs=plan,
-                datamodule=datamodule,
-                interruption=interruption,
-                **trainer_kwargs,
-            )
-            if n_pretraining:
-                self.n_pretrained_epochs_ = min(self.n_pretrained_epochs_ + self.trainer.current_epoch, n_pretraining)
-            if interruption.ended:
-                logger.warning(
-                    "%s Training stopped after %s epochs; the model holds the %s.",
-                    interruption.cause,
-                    self.trainer.current_epoch,
-                    f"best state, of epoch {best.epoch}" if best.is_compared else "state that it reached",
-                )
-        self._renew_moments()
-        self._warn_of_collapse()
+        EncoderRun(self, locals())()
 
     def _renew_moments(self) -> None:
         """Store the moments of posteriors anew beside counts that are kept, because the encoder has changed."""
@@ -391,35 +329,6 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         finally:
             self.module.minified_data_type = kind
         self.adata.obsm[self._LATENT_QZM_KEY], self.adata.obsm[self._LATENT_QZV_KEY] = mean, variance
-
-    def _check_for_training(self, split: dict, loading: dict, monitors: dict[str, str]) -> None:
-        """Refuse what would fail, or train nothing, before anything changes."""
-        self._validate_anndata(None)
-        if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
-            msg = "Training needs counts, and these data are minified without them. Attach data with counts: `model.adata = adata`."
-            raise ValueError(msg)
-        self.adata_manager.validate_for_training(uses_labels=self.module.dispersion == "gene-label")
-        self._check_labels()
-        if self.adata.n_obs < _MIN_CELLS:
-            msg = f"Minibatches of one or two cells are left out, so training needs {_MIN_CELLS} cells, got {self.adata.n_obs}."
-            raise ValueError(msg)
-        has_batch_norm = any(isinstance(part, torch.nn.BatchNorm1d) for part in self.module.modules())
-        if has_batch_norm:
-            loading.setdefault("least", 2)
-        n_train, n_validation = check_minibatches(
-            self.adata_manager, self._data_splitter_cls, {**split, **loading}, has_batch_norm=has_batch_norm
-        )
-        for name, monitor in monitors.items():
-            check_monitor(name, monitor, self._training_plan_cls, n_validation)
-        n_left_out = self.adata.n_obs - n_train - n_validation
-        if n_left_out and split["validation_size"] is None and "external_indexing" not in loading:
-            logger.warning(
-                "%s of %s cells neither train nor validate: scvi-tools leaves out a last minibatch of fewer than %s. Pass "
-                "`train_size=1` to train on all.",
-                n_left_out,
-                self.adata.n_obs,
-                _MIN_CELLS,
-            )
 
     def _check_labels(self) -> None:
         """Refuse cells whose label has no dispersions, where there are such."""

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS, settings
-from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.utils import track
 
 from scdgd._options import checked
 from scdgd.data import CellIndexField, SparseCountsLoader, SparseCountsSplitter
 from scdgd.inference import gauss_newton
-from scdgd.train import (
-    InterruptibleTrainRunner,
-    Interruption,
-    RepresentationPlan,
-    TrainingCheckpoints,
-    fingerprint,
-    read_checkpoint,
-    restored_if_it_diverges,
-)
+from scdgd.train import InterruptibleTrainRunner, RepresentationPlan
 
 from ._cell_split import complete_split, split_cells
-from ._devices import device_of
-from ._resumption_mixin import ResumptionMixin
-from ._training_options import TRAINING, check_loading, check_minibatches, check_monitor, check_trainer, merged_plan
+from ._training_options import TRAINING
+from ._training_run import TrainingRun
 from ._warm_start_mixin import WarmStartMixin
 
 if TYPE_CHECKING:
@@ -41,23 +30,9 @@ _FULL_EPOCHS_UP_TO = 50_000
 _MIN_EPOCHS = 10
 _MIXTURE_START = 0.4
 _POLISHED_TOGETHER = 512
-#: Arguments of the trainer that the course of training does not depend on.
-_WITHOUT_CONSEQUENCE = {
-    "callbacks",
-    "default_root_dir",
-    "enable_checkpointing",
-    "enable_model_summary",
-    "enable_progress_bar",
-    "log_every_n_steps",
-    "log_save_dir",
-    "logger",
-    "profiler",
-    "progress_bar_refresh_rate",
-    "simple_progress_bar",
-}
 
 
-class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedTrainingMixin):
+class RepresentationTrainingMixin(WarmStartMixin):
     """scvi-tools' training, with a warm start, all cells by default, and held-out cells placed afterwards."""
 
     _training_plan_cls = RepresentationPlan
@@ -159,163 +134,43 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
         NotImplementedError
             For `datamodule` and for several devices.
         """
-        device_of(accelerator, devices)
-        trainer_kwargs = check_trainer(
-            trainer_kwargs,
-            trainer_config,
-            manual_steps="Pass `plan_kwargs={'clip_norm': ...}`, the decoder's largest norm.",
-        )
-        early_stopping = trainer_kwargs.pop("early_stopping", False) or early_stopping
-        self._check_training_options(datamodule, trainer_kwargs, polish)
-        train_size = 1.0 if train_size is None else train_size
-        loading, plan_given = check_loading(datasplitter_kwargs), merged_plan(plan_config, plan_kwargs)
-        if plan_cls is not None:
-            self._training_plan_cls = plan_cls
-        folder, every_n_epochs = self._check_checkpoint_options(checkpoint_dir, checkpoint_every_n_epochs)
-        self._validate_anndata(None)
+        run = RepresentationRun(self, locals())
         if self.is_query_:
             self.infer_representations(n_steps=max_epochs, batch_size=batch_size)
-            return
-        self.adata_manager.validate_for_training()
-        rows = self._rows_to_train()
-        if max_epochs is None:
-            max_epochs = int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / len(rows), _MIN_EPOCHS, _DEFAULT_EPOCHS))
-        given = loading.pop("external_indexing", None)
-        resumed, description = None, {}
-        if folder is not None:
-            description = self._describe_training(
-                max_epochs=max_epochs,
-                batch_size=batch_size,
-                train_size=train_size,
-                validation_size=validation_size,
-                shuffle_set_split=shuffle_set_split,
-                external_indexing=None if given is None else fingerprint(*complete_split(len(rows), given)),
-                early_stopping=early_stopping,
-                warm_start=warm_start,
-                mixture_start=mixture_start,
-                seed=settings.seed,
-                plan_cls=self._training_plan_cls.__name__,
-                plan=sorted(plan_given.items()),
-                loading=sorted(loading.items()),
-                trainer=sorted((k, v) for k, v in trainer_kwargs.items() if k not in _WITHOUT_CONSEQUENCE),
+        else:
+            run()
+
+
+class RepresentationRun(TrainingRun):
+    """A training whose cells have rows of their own: all cells train, and those held out are placed at the end."""
+
+    manual_steps = "Pass `plan_kwargs={'clip_norm': ...}`, the decoder's largest norm."
+    attributes = ("mixture_start_",)
+
+    def check(self) -> None:
+        """Refuse what needs point estimates, or cells without names; take the plan that is asked for."""
+        if self.given["polish"] and self.model.module.posterior.is_learned:
+            msg = "`polish=True` moves point estimates; this model learns posteriors. Leave it out."
+            raise ValueError(msg)
+        if self.given["datamodule"] is not None:
+            msg = "`datamodule` does not tell which cell is which, but each cell has a row of its own; train on an AnnData."
+            raise NotImplementedError(msg)
+        if self.trainer.get("ckpt_path") is not None:
+            msg = (
+                "A checkpoint of Lightning's lacks the optimiser of the representations; use `checkpoint_dir` instead."
             )
-            resumed = read_checkpoint(folder, description)
-        split = given if resumed is None else resumed["split"]
-        if split is None:
-            split = split_cells(len(rows), train_size, validation_size, shuffle_set_split)
-        train, validation, test = complete_split(len(rows), split)
-        held_out = np.sort(np.concatenate([validation, test]))
-        if len(held_out):
-            loading["external_indexing"] = [train, validation, test]
-        loading |= {"train_size": len(train) / len(rows), "batch_size": batch_size}
-        check_minibatches(self.adata_manager, self._data_splitter_cls, loading, has_batch_norm=False)
-        trainer_kwargs = self._choose_monitors(trainer_kwargs, early_stopping, len(validation))
-        plan = self._plan_arguments(max_epochs, mixture_start, rows[train], plan_given)
-        with restored_if_it_diverges(self):
-            if resumed is None:
-                self._prepare(train, rows, warm_start, plan)
-            else:
-                self._resume(resumed, max_epochs)
-            checkpoints, interruption = None, Interruption()
-            if folder is not None:
-                start = self._describe_start(description, (train, validation, test))
-                checkpoints = TrainingCheckpoints(folder, every_n_epochs, self, start, resumed)
-            try:
-                self._fit(
-                    max_epochs=max_epochs,
-                    accelerator=accelerator,
-                    devices=devices,
-                    batch_size=loading.pop("batch_size"),
-                    early_stopping=early_stopping,
-                    load_sparse_tensor=load_sparse_tensor,
-                    train_size=loading.pop("train_size"),
-                    datasplitter_kwargs=loading,
-                    plan_kwargs=plan,
-                    interruption=interruption,
-                    checkpoints=checkpoints,
-                    **trainer_kwargs,
-                )
-                monitor = trainer_kwargs.get("early_stopping_monitor")
-                if early_stopping and monitor not in (self.history_ or {}):
-                    logger.warning(
-                        "%r has no value in any of the epochs, so early stopping had nothing to stop by. Lower "
-                        "`check_val_every_n_epoch`.",
-                        monitor,
-                    )
-                self._finish(rows[train], held_out, rows[held_out], plan["seed"])
-                if polish:
-                    self._polish(np.sort(train), rows[np.sort(train)])
-            finally:
-                interruption.take_effect()
-
-    def _fit(self, *, interruption: Interruption, checkpoints: TrainingCheckpoints | None, **arguments) -> None:
-        """scvi-tools' training; an interrupt ends it like the last epoch, but no process that SIGTERM ends."""
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Total length of `list`")  # the empty validation loader
-                super().train(interruption=interruption, checkpoints=checkpoints, **arguments)
-            if interruption.ended:
-                self._report_interruption(interruption, arguments["max_epochs"], checkpoints)
-        finally:
-            self.module.eval()
-            self._forget_placed_cells()
-            interruption.end_process()
-
-    def _finish(self, train_rows: np.ndarray, held_out: np.ndarray, held_out_rows: np.ndarray, seed: int) -> None:
-        """Place the mixture if that is still to be done, and the held-out cells in what training ended with."""
-        table = self.module.representations.table
-        if not self.module.prior.is_placed:  # training ended, or its best state was, before the epoch had come
-            mean, var = self.module.posterior.moments(table[torch.as_tensor(train_rows, device=table.device)])
-            self.module.prior.place(mean, posterior_var=var, seed=seed)
-        if len(held_out):
-            z = self._infer(self.adata, held_out, self._new_cells, None)
-            table[torch.as_tensor(held_out_rows, device=table.device)] = z
-
-    def _polish(self, positions: np.ndarray, rows: np.ndarray) -> None:
-        """Move training cells at `positions` to the modes of their joint densities."""
-        table = self.module.representations.table
-        loader = super()._make_data_loader(self.adata, indices=positions, batch_size=_POLISHED_TOGETHER)
-        first = 0
-        for tensors in track(loader, description=f"Polishing {len(positions)} cells"):
-            of_batch = torch.as_tensor(rows[first : first + len(tensors[REGISTRY_KEYS.X_KEY])], device=table.device)
-            table[of_batch] = gauss_newton(self.module, tensors, table[of_batch]).z
-            first += len(of_batch)
-
-    def _plan_arguments(self, max_epochs: int, mixture_start: int | None, train_rows: np.ndarray, given: dict) -> dict:
-        """Arguments of the training plan, checked before anything changes."""
-        k = self.module.prior.n_components
-        if len(train_rows) < k:
-            msg = f"{k} components need at least as many training cells, but {len(train_rows)} train."
             raise ValueError(msg)
-        for name in {"train_rows", "cell_names"} & given.keys():
-            msg = f"`{name}` in `plan_kwargs` is what the model says of its cells. Leave it out."
+        if self.given["checkpoint_dir"] is not None and self.model.is_query_:
+            msg = "A query model only places its cells, which writes no checkpoints: leave out `checkpoint_dir`."
             raise ValueError(msg)
-        if mixture_start is None:
-            mixture_start = int(_MIXTURE_START * max_epochs) if self.module.prior.is_broad_at_first else 0
-        plan = {
-            "mixture_start": min(mixture_start, max_epochs - 1),
-            "seed": settings.seed or 0,
-            "train_rows": torch.as_tensor(train_rows) if len(train_rows) < len(self.module.representations) else None,
-            "cell_names": self._trained_cells[CellIndexField.CELL_NAMES_KEY],
-            **given,
-        }
-        self._training_plan_cls(self.module, **plan)
-        return plan
+        if self.given["plan_cls"] is not None:
+            self.model._training_plan_cls = self.given["plan_cls"]
 
-    def _prepare(self, train: np.ndarray, rows: np.ndarray, warm_start: str, plan: dict) -> None:
-        """Start an untrained model; forget what was placed by the state that training is about to change."""
-        self._forget_placed_cells()
-        if not self.is_trained_:
-            self.module.prior.reset()
-            if warm_start == "pca":
-                self._warm_start(train, rows)
-        if not self.module.prior.is_placed:
-            self.mixture_start_ = plan["mixture_start"]
-        self.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
-
-    def _rows_to_train(self) -> np.ndarray:
-        """Row of each cell of the attached AnnData, in its order now; all must have one."""
-        rows, names = self.adata_manager.rows, self.adata_manager.names
+    def check_cells(self) -> None:
+        """Find the row of each cell of the attached AnnData, in its order now; all must have one."""
+        super().check_cells()
+        manager = self.model.adata_manager
+        rows, names = manager.rows, manager.names
         if (rows < 0).any():
             first = ", ".join(names[rows < 0][:5])
             msg = (
@@ -324,31 +179,98 @@ class RepresentationTrainingMixin(WarmStartMixin, ResumptionMixin, UnsupervisedT
                 "`load_query_data(adata, model)`."
             )
             raise ValueError(msg)
-        self.adata_manager.set_rows(rows)
-        return rows
+        manager.set_rows(rows)
+        self.rows = rows
 
-    def _check_training_options(self, datamodule, trainer_kwargs: dict, polish: bool) -> None:
-        if polish and self.module.posterior.is_learned:
-            msg = "`polish=True` moves point estimates; this model learns posteriors. Leave it out."
-            raise ValueError(msg)
-        if datamodule is not None:
-            msg = "`datamodule` does not tell which cell is which, but each cell has a row of its own; train on an AnnData."
-            raise NotImplementedError(msg)
-        if trainer_kwargs.get("ckpt_path") is not None:
-            msg = (
-                "A checkpoint of Lightning's lacks the optimiser of the representations; use `checkpoint_dir` instead."
-            )
-            raise ValueError(msg)
+    def default_epochs(self) -> int:
+        """50, less above 50,000 cells."""
+        return int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / len(self.rows), _MIN_EPOCHS, _DEFAULT_EPOCHS))
 
-    def _choose_monitors(self, trainer_kwargs: dict, early_stopping: bool, n_validation: int) -> dict:
-        """Arguments of the trainer, with monitors that exist."""
+    def split_options(self) -> dict[str, Any]:
+        """All cells train, unless the user says otherwise."""
+        n, given = len(self.rows), self.given
+        split = self.loading.pop("external_indexing", None)
+        split = split if self.resumed is None else self.resumed["split"]
+        if split is None:
+            split = split_cells(n, given["train_size"] or 1.0, given["validation_size"], given["shuffle_set_split"])
+        self.train, validation, test = complete_split(n, split)
+        self.held_out = np.sort(np.concatenate([validation, test]))
+        indexing = {"external_indexing": [self.train, validation, test]} if len(self.held_out) else {}
+        return {"train_size": len(self.train) / n} | indexing
+
+    def default_monitors(self, n_validation: int) -> dict[str, str]:
+        """The ELBO of validation cells, or of training cells where there are none."""
         default = "elbo_validation" if n_validation else "elbo_train"
-        chosen = dict(trainer_kwargs)
-        if early_stopping:
-            chosen.setdefault("early_stopping_monitor", default)
-        if chosen.get("enable_checkpointing"):
-            chosen.setdefault("checkpointing_monitor", default)
-        for name in ("early_stopping_monitor", "checkpointing_monitor"):
-            if name in chosen:
-                check_monitor(name, chosen[name], self._training_plan_cls, n_validation)
-        return chosen
+        return {"early_stopping_monitor": default, "checkpointing_monitor": default}
+
+    def plan_options(self) -> dict[str, Any]:
+        """The plan knows the rows that train, and when the mixture is placed."""
+        module, start, train = self.model.module, self.given["mixture_start"], self.rows[self.train]
+        k = module.prior.n_components
+        if len(train) < k:
+            msg = f"{k} components need at least as many training cells, but {len(train)} train."
+            raise ValueError(msg)
+        for name in {"train_rows", "cell_names"} & self.plan.keys():
+            msg = f"`{name}` in `plan_kwargs` is what the model says of its cells. Leave it out."
+            raise ValueError(msg)
+        if start is None:
+            start = int(_MIXTURE_START * self.max_epochs) if module.prior.is_broad_at_first else 0
+        return {
+            "mixture_start": min(start, self.max_epochs - 1),
+            "seed": settings.seed or 0,
+            "train_rows": torch.as_tensor(train) if len(train) < len(module.representations) else None,
+            "cell_names": self.model._trained_cells[CellIndexField.CELL_NAMES_KEY],
+            **self.plan,
+        }
+
+    def start(self) -> None:
+        """Forget what was placed by the state that training is about to change."""
+        self.model._forget_placed_cells()
+        super().start()
+
+    def prepare(self) -> None:
+        """Start an untrained model."""
+        model = self.model
+        if not model.is_trained_:
+            model.module.prior.reset()
+            if self.given["warm_start"] == "pca":
+                model._warm_start(self.train, self.rows)
+        if not model.module.prior.is_placed:
+            model.mixture_start_ = self.plan_options()["mixture_start"]
+
+    def fit(self) -> None:
+        """As for all models; callbacks may have placed cells meanwhile."""
+        try:
+            super().fit()
+        finally:
+            self.model._forget_placed_cells()
+
+    def finish(self) -> None:
+        """Place the mixture if that is still to be done, and the held-out cells in what training ended with; polish."""
+        model, options = self.model, self.plan_options()
+        monitor = self.trainer.get("early_stopping_monitor")
+        if self.given["early_stopping"] and monitor not in (model.history_ or {}):
+            logger.warning(
+                "%r has no value in any of the epochs, so early stopping had nothing to stop by. Lower "
+                "`check_val_every_n_epoch`.",
+                monitor,
+            )
+        table = model.module.representations.table
+        train, held_out = (torch.as_tensor(self.rows[part], device=table.device) for part in (self.train, self.held_out))
+        if not model.module.prior.is_placed:  # training ended, or its best state was, before the epoch had come
+            mean, var = model.module.posterior.moments(table[train])
+            model.module.prior.place(mean, posterior_var=var, seed=options["seed"])
+        if len(held_out):
+            table[held_out] = model._infer(model.adata, self.held_out, model._new_cells, None)
+        if self.given["polish"]:
+            self._polish(np.sort(self.train))
+
+    def _polish(self, positions: np.ndarray) -> None:
+        """Move training cells at `positions` to the modes of their joint densities."""
+        module, first = self.model.module, 0
+        table, rows = module.representations.table, torch.as_tensor(self.rows[positions])
+        loader = SparseCountsLoader(self.model.adata_manager, indices=positions, batch_size=_POLISHED_TOGETHER)
+        for tensors in track(loader, description=f"Polishing {len(positions)} cells"):
+            of_batch = rows[first : first + len(tensors[REGISTRY_KEYS.X_KEY])].to(table.device)
+            table[of_batch] = gauss_newton(module, tensors, table[of_batch]).z
+            first += len(of_batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -85,6 +84,8 @@ OF_ALL = (
     "plan_kwargs",
     "datamodule",
     "trainer_config",
+    "checkpoint_dir",
+    "checkpoint_every_n_epochs",
 )
 
 #: What plans log after each epoch.
@@ -207,12 +208,6 @@ def check_trainer(given: dict[str, Any], config: Any = None, *, manual_steps: st
         For several devices.
     """
     known = {*_TRAINER.rules, *_TRAINER.further, *TRAINING}
-    if "checkpoint_dir" in given or "checkpoint_every_n_epochs" in given:
-        msg = (
-            "`checkpoint_dir` and `checkpoint_every_n_epochs` are arguments of SCDGD and SCVAD alone. Here, a "
-            "`scvi.train.SaveCheckpoint` in `callbacks` saves the model after epochs."
-        )
-        raise TypeError(msg)
     options = replace(_TRAINER, further=frozenset(known))
     checked = options("train", _of_config(config)) | options("train", given)
     if "ddp" in str(checked.get("strategy", "")).lower():
@@ -332,8 +327,8 @@ def check_monitor(argument: str, monitor: str, plan: type, n_validation: int) ->
 
 def check_minibatches(
     manager: AnnDataManager, splitter: type[SparseCountsSplitter], options: dict[str, Any], *, has_batch_norm: bool
-) -> tuple[int, int]:
-    """Numbers of cells that train and that validate; ValueError if there are no minibatches to train on.
+) -> SparseCountsSplitter:
+    """The splitter of the cells; ValueError if there are no minibatches to train on.
 
     Parameters
     ----------
@@ -348,9 +343,7 @@ def check_minibatches(
     if shares[1] is not None and (total := (0.9 if shares[0] is None else shares[0]) + shares[1]) > 1:
         msg = f"`train_size` (0.9 if not given) and `validation_size` must add up to 1 at most, got {shares}, {total:g} in all."
         raise ValueError(msg)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is made again, and says what it has to say
-        split = splitter(manager, **options)
+    split = splitter(manager, **options)
     n_train, batch_size = split.n_train, options["batch_size"]
     if split.drop_last and n_train < batch_size:
         msg = (
@@ -364,4 +357,4 @@ def check_minibatches(
             "Raise `batch_size`, or build the model with `use_batch_norm='none'`."
         )
         raise ValueError(msg)
-    return n_train, split.n_val
+    return split

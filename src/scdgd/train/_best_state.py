@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_STATE = ("epoch", "is_compared", "_best", "_state", "_failed", "_former")
+
 
 class BestState(Callback):
     """Keeps a copy of the parameters after the best epoch so far, and puts it back when training ends or is interrupted.
@@ -56,6 +58,14 @@ class BestState(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the parameters that training starts from."""
         self._copy(pl_module)
+
+    def state_dict(self) -> dict:
+        """The copy and what it is compared by, for a training that goes on from a checkpoint."""
+        return {name: vars(self)[name] for name in _STATE}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Put back what :meth:`state_dict` gave; when training has started."""
+        vars(self).update(state_dict)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
         """Note which parameters are not finite if the loss is not, before a step makes all of them so."""

@@ -159,17 +159,11 @@ class RepresentationPlan(TrainingPlan):
         )
 
     def training_state(self) -> dict:
-        """What goes on from step to step beside the module: moments, rates and schedule; not copied."""
-        return {
-            "optimizers": [optimizer.state_dict() for optimizer in self.trainer.optimizers],
-            "rows": self.row_optimizer.state_dict(),
-            "places_mixture": self._places_mixture,
-        }
+        """What goes on from step to step beside the module and the trainer's optimisers; not copied."""
+        return {"rows": self.row_optimizer.state_dict(), "places_mixture": self._places_mixture}
 
     def load_training_state(self, state: dict) -> None:
         """Put back what :meth:`training_state` gave; from :meth:`on_fit_start` on."""
-        for optimizer, optimizer_state in zip(self.trainer.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(optimizer_state)
         self.row_optimizer.load_state_dict(state["rows"])
         self._places_mixture = state["places_mixture"]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from scvi.train import SaveCheckpoint, Trainer, TrainRunner
 
+from scdgd._compat import model_of
 from scdgd._files import WritingError
 
 from ._every_cell import EveryCell
@@ -58,7 +59,7 @@ class InterruptibleTrainer(Trainer):
         ValueError
             If there was no minibatch to train on, or Lightning refuses its arguments.
         """
-        was_trained = self._model.is_trained_
+        was_trained = model_of(self).is_trained_
         try:
             with self.interruption:
                 super().fit(*args, **kwargs)
@@ -84,7 +85,7 @@ class InterruptibleTrainer(Trainer):
                 )
                 raise ValueError(msg)
         finally:
-            self._model.is_trained_ = was_trained  # SaveCheckpoint sets it to False, and the history would be lost
+            model_of(self).is_trained_ = was_trained  # SaveCheckpoint sets it to False, and the history would be lost
 
     def _load_best(self) -> None:
         """Do what :class:`scvi.train.SaveCheckpoint` does at the end of a training that was not interrupted."""

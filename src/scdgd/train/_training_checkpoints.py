@@ -12,6 +12,9 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 
+from scdgd._compat import restore_counters, training_counters
+
+from ._best_state import BestState
 from ._interruption import TrainingInterrupted
 
 if TYPE_CHECKING:
@@ -22,14 +25,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Version of the layout of checkpoints.
-_FORMAT = 1
+_FORMAT = 2
 _MAX_NAMED = 5
 
 
 class TrainingCheckpoints(Callback):
     """Writes all that training needs to go on, and puts it back.
 
-    A checkpoint holds the module, the moments of decoder, prior and rows, the schedule, early stopping, the history,
+    A checkpoint holds the module, optimisers and schedules, what the plan gives by ``training_state()`` and takes by
+    ``load_training_state(state)``, early stopping and the best state so far, the history,
     and the states of the random number generators of torch (which also shuffles the cells), NumPy and Python. The
     counts are not in it. It is taken between two epochs, and copied to main memory, so that an interrupt can write the
     last complete one: about ``12 n d`` bytes for the rows. Where one cannot be written, training ends as an interrupt ends
@@ -46,7 +50,7 @@ class TrainingCheckpoints(Callback):
         The model; its module holds the parameters.
     start
         What must be known before training is set up again: `description` of what is trained, `split` of the cells,
-        `mixture_start`, and `is_trained` and `history_before` of the model before training.
+        `attributes` of the model, and its `is_trained` and `history_before` before training.
     resumed
         Content of the checkpoint to go on from, see :func:`read_checkpoint`.
 
@@ -67,25 +71,21 @@ class TrainingCheckpoints(Callback):
         state = self._resumed
         if state is None:
             return
-        pl_module.load_training_state(state["plan"])
-        trainer.fit_loop.epoch_progress.current.processed = state["epoch"]
-        trainer.fit_loop.epoch_progress.current.completed = state["epoch"]
-        trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.load_state_dict(state["optimizer_steps"])
+        restore_counters(trainer, state["counters"])
         trainer.should_stop = state["finished"]
-        for callback in _monitoring(trainer):
+        for callback in _with_state(trainer):
             if callback.state_key in state["callbacks"]:
-                callback.load_state_dict(state["callbacks"][callback.state_key]["state"])
-                vars(callback).update(state["callbacks"][callback.state_key]["counters"])
+                callback.load_state_dict(state["callbacks"][callback.state_key])
+        trainer.callback_metrics.update(state["metrics"])
         _history_of(trainer).update(unpack_history(state["history"]))
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        """Put back the random numbers; or note the state that the last epoch left, and write it if its turn has come.
+        """Put back the rest; or note the state that the last epoch left, and write it if its turn has come.
 
         Only now is the last epoch in the history, and nothing of the next has been drawn.
         """
         if self._resumed is not None:
-            _set_random_state(self._resumed["random"])
-            self._resumed = None
+            self._put_back(trainer, pl_module)
         elif trainer.current_epoch > 0:
             self._unwritten = self._take(trainer, pl_module)
             if trainer.current_epoch % self.every_n_epochs == 0:
@@ -94,7 +94,9 @@ class TrainingCheckpoints(Callback):
                     raise TrainingInterrupted(str(self.failure))
 
     def on_train_end(self, trainer, pl_module) -> None:
-        """Write the end, before any other callback loads its best state."""
+        """Write the end, before Lightning's checkpoints load their best state, and the plan does what it does last."""
+        if self._resumed is not None:  # of a training that had ended
+            self._put_back(trainer, pl_module)
         if trainer.current_epoch > self._written_epoch:
             self._unwritten = self._take(trainer, pl_module, finished=True)
             self._write()
@@ -115,23 +117,33 @@ class TrainingCheckpoints(Callback):
         return f"The same call of `train` goes on after epoch {self._written_epoch}, from {str(self.folder.path)!r}."
 
     def _take(self, trainer, plan, *, finished: bool = False) -> dict:
-        progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         state = {
             "format": _FORMAT,
             **self.start,
             "epoch": trainer.current_epoch,
             "finished": finished,
             "module": self.model.module.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+            "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
             "plan": plan.training_state(),
-            "optimizer_steps": progress.state_dict(),
-            "callbacks": {
-                callback.state_key: {"state": callback.state_dict(), "counters": _counters(callback)}
-                for callback in _monitoring(trainer)
-            },
+            "counters": training_counters(trainer),
+            "callbacks": {callback.state_key: callback.state_dict() for callback in _with_state(trainer)},
+            "metrics": dict(trainer.callback_metrics),
             "history": pack_history(_history_of(trainer)),
             "random": _random_state(),
         }
         return _copy_to_cpu(state)
+
+    def _put_back(self, trainer, plan) -> None:
+        """What plans may have changed at the start of training, and last of all the random numbers."""
+        state, self._resumed = self._resumed, None
+        self.model.module.load_state_dict(state["module"])
+        for optimizer, of_optimizer in zip(trainer.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(of_optimizer)
+        for config, of_scheduler in zip(trainer.lr_scheduler_configs, state["schedulers"], strict=True):
+            config.scheduler.load_state_dict(of_scheduler)
+        plan.load_training_state(state["plan"])
+        _set_random_state(state["random"])
 
     def _write(self) -> None:
         if self._unwritten is None:
@@ -163,8 +175,14 @@ def read_checkpoint(folder: CheckpointFolder, description: dict[str, str]) -> di
             f"formats up to {_FORMAT}. Upgrade with `pip install --upgrade scdgd`."
         )
         raise ValueError(msg)
+    if state["format"] < _FORMAT:
+        msg = (
+            f"The checkpoints in {str(folder.path)!r} are of an earlier version of scdgd, with which that training can be "
+            "finished. Name another `checkpoint_dir` to begin anew with this one."
+        )
+        raise ValueError(msg)
     there = state["description"]
-    differing = [key for key in there if there[key] != description.get(key)]  # older ones say less
+    differing = [key for key in there if there[key] != description.get(key)]
     if differing:
         named = "; ".join(
             f"{key}: {there.get(key)} there, {description.get(key)} here" for key in differing[:_MAX_NAMED]
@@ -212,14 +230,9 @@ def unpack_history(packed: dict[str, dict]) -> dict[str, pd.DataFrame]:
     }
 
 
-def _monitoring(trainer) -> list[Callback]:
-    """Callbacks whose state is part of the training: early stopping, and the best state so far."""
-    return [callback for callback in trainer.callbacks if isinstance(callback, (EarlyStopping, Checkpoint))]
-
-
-def _counters(callback: Callback) -> dict[str, int]:
-    """What scvi-tools' early stopping counts beside Lightning's state: the epochs of its warm-up."""
-    return {name: value for name, value in vars(callback).items() if name == "_current_step"}
+def _with_state(trainer) -> list[Callback]:
+    """Callbacks whose state is part of the training: early stopping, and those that keep the best state so far."""
+    return [c for c in trainer.callbacks if isinstance(c, (EarlyStopping, Checkpoint, BestState))]
 
 
 def _history_of(trainer) -> dict[str, pd.DataFrame]:

@@ -1,0 +1,111 @@
+"""Training of models with an encoder."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from scvi import REGISTRY_KEYS
+from torch.nn import BatchNorm1d
+
+from scdgd._compat import ADATA_MINIFY_TYPE
+from scdgd.train import BestState
+
+from ._training_run import TrainingRun
+
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+
+logger = logging.getLogger(__name__)
+
+#: scvi-tools drops a last minibatch of fewer cells.
+_MIN_CELLS = 3
+
+
+class EncoderRun(TrainingRun):
+    """A training that ends in its best state, or the last good one; pre-training is not done again."""
+
+    attributes = ("n_pretrained_epochs_",)
+
+    def check(self) -> None:
+        """Frozen weights do not decay; a data module has no cells that checkpoints could know again."""
+        if self.given["datamodule"] is not None and self.given["checkpoint_dir"] is not None:
+            msg = (
+                "Checkpoints belong to the cells that the model was set up with, and a `datamodule` does not tell which "
+                "cells it has: leave out one of the two."
+            )
+            raise ValueError(msg)
+        if self.model.surgery_ is not None:
+            self.plan.setdefault("weight_decay", 0.0)
+
+    def split(self) -> None:
+        """As for all models; say which cells do not take part."""
+        super().split()
+        if self.given["datamodule"] is not None or self.resumed is not None:
+            return
+        n_cells = self.model.adata.n_obs
+        n_left_out = n_cells - self.cells.n_train - self.cells.n_val
+        if n_left_out and self.given["validation_size"] is None and "external_indexing" not in self.loading:
+            logger.warning(
+                "%s of %s cells neither train nor validate: scvi-tools leaves out a last minibatch of fewer than %s. Pass "
+                "`train_size=1` to train on all.",
+                n_left_out,
+                n_cells,
+                _MIN_CELLS,
+            )
+
+    def check_cells(self) -> None:
+        """Counts are there, labels are known where they are used, and a minibatch has two cells where batch norm needs them."""
+        model = self.model
+        if model.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+            msg = "Training needs counts, and these data are minified without them. Attach data with counts: `model.adata = adata`."
+            raise ValueError(msg)
+        model.adata_manager.validate_for_training(uses_labels=self._uses_labels)
+        model._check_labels()
+        if model.adata.n_obs < _MIN_CELLS:
+            msg = f"Minibatches of one or two cells are left out, so training needs {_MIN_CELLS} cells, got {model.adata.n_obs}."
+            raise ValueError(msg)
+        self.has_batch_norm = any(isinstance(part, BatchNorm1d) for part in model.module.modules())
+        if self.has_batch_norm:
+            self.loading.setdefault("least", 2)
+
+    def columns(self) -> list[str]:
+        """Labels, too, where they have dispersions."""
+        return [*super().columns(), *([REGISTRY_KEYS.LABELS_KEY] if self._uses_labels else [])]
+
+    def default_monitors(self, n_validation: int) -> dict[str, str]:
+        """Those of scvi-tools."""
+        return {"early_stopping_monitor": "elbo_validation", "checkpointing_monitor": "validation_loss"}
+
+    def plan_options(self) -> dict[str, Any]:
+        """The plan knows what an earlier training has done."""
+        if not self.plan.get("n_pretraining_epochs"):
+            return self.plan
+        return {"n_pretrained_epochs": self.model.n_pretrained_epochs_, **self.plan}
+
+    def guards(self) -> list[Callback]:
+        """The best state, or the last one, is kept."""
+        monitor = self.trainer.get("early_stopping_monitor", "elbo_validation")
+        mode = self.trainer.get("early_stopping_mode", "min")
+        self._best = BestState(monitor if self.given["early_stopping"] else None, mode)
+        return [self._best]
+
+    def fit(self) -> None:
+        """As for all models; note how much of pre-training is done."""
+        super().fit()
+        if n := self.plan.get("n_pretraining_epochs"):
+            model = self.model
+            model.n_pretrained_epochs_ = min(model.n_pretrained_epochs_ + model.trainer.current_epoch, n)
+
+    def state_in_words(self) -> str:
+        """The best state, where one was to be kept."""
+        return f"best state, of epoch {self._best.epoch}" if self._best.is_compared else super().state_in_words()
+
+    def finish(self) -> None:
+        """Renew what is stored beside counts; warn of a mixture that does not cluster."""
+        self.model._renew_moments()
+        self.model._warn_of_collapse()
+
+    @property
+    def _uses_labels(self) -> bool:
+        return self.model.module.dispersion == "gene-label"
