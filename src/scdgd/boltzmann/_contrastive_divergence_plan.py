@@ -36,6 +36,8 @@ Rate = float | tuple[tuple[float, int], ...]
 _MAX_PARAMETER = 1e6
 #: Training cells whose free energy is compared with that of validation cells.
 _N_CELLS_FOR_FREE_ENERGY = 1_000
+#: What tells where in its stages a training is.
+_NOW = ("_stage", "_n_updates", "_first_epoch", "_random_of_cells")
 
 
 _SHARE = Number(least=0, most=1)
@@ -225,7 +227,28 @@ class ContrastiveDivergencePlan(pl.LightningModule):
                 bounded=self.bound_means,
             )
             self.module.is_placed.fill_(True)
+        self._random_of_cells = torch.get_rng_state()
         self._some_cells = list(map(self._read, first_cells(self._minibatches(), _N_CELLS_FOR_FREE_ENERGY)))
+
+    def training_state(self) -> dict[str, Any]:
+        """What goes on from step to step beside the module and the optimiser; of cells, how they were drawn."""
+        return {
+            "now": {name: vars(self)[name] for name in _NOW},
+            "average": None if self._average is None else self._average.state(),
+            "stages": [stage.training_state() for stage in self._stages],
+        }
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`training_state` gave; when training has started."""
+        vars(self).update(state["now"])
+        torch.set_rng_state(self._random_of_cells)
+        self._some_cells = list(map(self._read, first_cells(self._minibatches(), _N_CELLS_FOR_FREE_ENERGY)))
+        self._average = None
+        if state["average"] is not None:
+            self._average = ParameterAverage(self.optimizers().param_groups[0]["params"])
+            self._average.load_state(state["average"])
+        for stage, of_stage in zip(self._stages, state["stages"], strict=True):
+            stage.load_training_state(of_stage)
 
     def on_train_epoch_start(self) -> None:
         """Begin the next stage when its time has come, and averages in the last part of it."""

@@ -35,3 +35,13 @@ class ParameterAverage:
         if self._n:
             for parameter, mean in self._means:
                 parameter.copy_(mean)
+
+    def state(self) -> tuple[int, list[torch.Tensor]]:
+        """How many were counted, and their means."""
+        return self._n, [mean for _, mean in self._means]
+
+    def load_state(self, state: tuple[int, list[torch.Tensor]]) -> None:
+        """Go on from what :meth:`state` gave, for the same parameters."""
+        self._n, means = state
+        for (_, mean), value in zip(self._means, means, strict=True):
+            mean.copy_(value)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.model.base import BaseModelClass, RNASeqMixin, UnsupervisedTrainingMixin
+from scvi.model.base import BaseModelClass, RNASeqMixin
 from scvi.utils import setup_anndata_dsp
 
 from scdgd._compat import get_state_registry, is_registered, make_actual
@@ -24,29 +22,24 @@ from scdgd.data import (
     SparseCountsSplitter,
 )
 from scdgd.model._arguments import BUILDING_ENCODERS, SETUP
-from scdgd.model._devices import device_of
 from scdgd.model._setup_mixin import SetupMixin
 from scdgd.model._training_options import OF_ALL as _OF_TRAIN
-from scdgd.model._training_options import TRAINING, check_loading, check_minibatches, check_trainer, merged_plan
-from scdgd.train import InterruptibleTrainRunner, orderly_training, restored_if_it_diverges
+from scdgd.model._training_options import TRAINING
+from scdgd.train import InterruptibleTrainRunner
 
+from ._boltzmann_run import BoltzmannRun
 from ._contrastive_divergence_plan import ContrastiveDivergencePlan
 from ._deep_machine import DeepBoltzmannMachine
 from ._likelihood_mixin import BoltzmannLikelihoodMixin
-from ._one_thread import one_thread
 from ._reading_mixin import BoltzmannReadingMixin
 from ._sampling_mixin import BoltzmannSamplingMixin
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
     from lightning.pytorch import LightningDataModule
 
-logger = logging.getLogger(__name__)
-
-#: Cells whose likelihood is estimated after training.
-_N_CELLS_FOR_LIKELIHOOD = 1_000
-_DEFAULT_EPOCHS = 110
 #: Mean of size factors, or its inverse, that is still a size of cells relative to each other.
 _MOST_SIZE = 100.0
 
@@ -57,7 +50,6 @@ class SCDBM(
     BoltzmannSamplingMixin,
     SetupMixin,
     RNASeqMixin,
-    UnsupervisedTrainingMixin,
     BaseModelClass,
 ):
     r"""Deep Boltzmann machine of counts, scDBM (Treppner et al. 2021).
@@ -244,6 +236,8 @@ class SCDBM(
         datamodule: LightningDataModule | None = None,
         trainer_config: dict | None = None,
         estimate_likelihood: bool = True,
+        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_every_n_epochs: int | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         """Train layer by layer, then jointly.
@@ -276,6 +270,9 @@ class SCDBM(
             Not supported.
         trainer_config, **trainer_kwargs
             Arguments of :class:`~scvi.train.Trainer`.
+        checkpoint_dir, checkpoint_every_n_epochs
+            Folder of checkpoints, from which the same call goes on after the process was killed, and the epochs between
+            them, as for :meth:`SCDGD.train`.
 
         Raises
         ------
@@ -288,64 +285,7 @@ class SCDBM(
         NotImplementedError
             For several devices, and for `datamodule`.
         """
-        device_of(accelerator, devices)
-        trainer_kwargs = check_trainer(
-            trainer_kwargs, trainer_config, manual_steps="Lower `lr` in `plan_kwargs` where training diverges."
-        )
-        early_stopping = trainer_kwargs.pop("early_stopping", False) or early_stopping
-        plan, loading = merged_plan(plan_config, plan_kwargs), check_loading(datasplitter_kwargs)
-        if early_stopping:
-            msg = (
-                "`early_stopping` has nothing to watch: each stage has another objective. Compare `max_epochs` by "
-                "`get_marginal_ll` of held-out cells."
-            )
-            raise ValueError(msg)
-        if datamodule is not None:
-            msg = "SCDBM trains on the cells that it was set up with, of which it keeps chains: leave out `datamodule`."
-            raise NotImplementedError(msg)
-        max_epochs = _DEFAULT_EPOCHS if max_epochs is None else max_epochs
-        if train_size is None or train_size < 1:
-            trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
-        self._validate_anndata(None)
-        self.adata_manager.validate_for_training()
-        split = {
-            "train_size": train_size,
-            "validation_size": validation_size,
-            "shuffle_set_split": shuffle_set_split,
-            "batch_size": batch_size,
-        }
-        check_minibatches(self.adata_manager, self._data_splitter_cls, {**split, **loading}, has_batch_norm=False)
-        trial = self._training_plan_cls(self.module, **plan)
-        if not bool(self.module.is_pretrained):
-            trial.stage_ends(max_epochs)
-        with orderly_training(self) as interruption, one_thread(), restored_if_it_diverges(self):
-            super().train(
-                max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                **split,
-                load_sparse_tensor=load_sparse_tensor,
-                datasplitter_kwargs=loading,
-                plan_kwargs=plan,
-                interruption=interruption,
-                **trainer_kwargs,
-            )
-            if interruption.ended:
-                logger.warning("%s Training stopped after %s epochs.", interruption.cause, self.trainer.current_epoch)
-        if not bool(self.module.is_pretrained):
-            logger.warning("Training ended before all layers were trained together; train again to begin anew.")
-        elif estimate_likelihood and "reconstruction_loss_train" in (self.history_ or ()):  # not with `logger=False`
-            self._note_likelihood()
-
-    def _note_likelihood(self) -> None:
-        cells = np.asarray(self.train_indices)
-        if len(cells) > _N_CELLS_FOR_LIKELIHOOD:
-            cells = np.sort(np.random.default_rng(0).choice(cells, _N_CELLS_FOR_LIKELIHOOD, replace=False))
-        name = "log_likelihood_train"
-        epoch = pd.Index([len(self.history_["reconstruction_loss_train"]) - 1], name="epoch")
-        new = pd.DataFrame({name: [self.get_marginal_ll(indices=cells, seed=0)]}, index=epoch)
-        old = self.history_.get(name)
-        self.history_[name] = new if old is None else pd.concat([old, new])
+        BoltzmannRun(self, locals())()
 
     @classmethod
     def load_query_data(cls, *args: Any, **kwargs: Any) -> None:

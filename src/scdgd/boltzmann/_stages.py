@@ -63,6 +63,13 @@ class BottomStage:
         self.module, self.machine, self.chains = module, module.bottom(), chains
         self.n_copies = 1 if module.n_layers == 1 else 2
 
+    def training_state(self) -> dict:
+        """Chains are part of the machine."""
+        return {}
+
+    def load_training_state(self, state: dict) -> None:
+        """Nothing to put back."""
+
     def copies(self, given: Conditions) -> Conditions:
         """Conditions of all copies together."""
         return given._replace(size=self.n_copies * given.size)
@@ -120,6 +127,16 @@ class UpperStage:
         )
         self.n_on: torch.Tensor | None = None
 
+    def training_state(self) -> dict:
+        """Chains, and biases that the deep machine does not have."""
+        return {"n_on": self.n_on, "lower_bias": self.machine.lower_bias}
+
+    @torch.no_grad()
+    def load_training_state(self, state: dict) -> None:
+        """Put back what :meth:`training_state` gave."""
+        self.machine.lower_bias.copy_(state["lower_bias"])
+        self.n_on = None if state["n_on"] is None else state["n_on"].to(self.machine.lower_bias.device)
+
     @torch.no_grad()
     def begin(self, mean: torch.Tensor) -> None:
         """Start with the mean activations ``(H_below,)`` of the lower layer, and random chains."""
@@ -176,6 +193,15 @@ class JointStage:
         self.module, self.chains, self.sums = module, chains, sums
         self.n_updates = 0
         self._states: list[torch.Tensor] = []
+
+    def training_state(self) -> dict:
+        """States that are summed over, and when they are chosen anew."""
+        return {"n_updates": self.n_updates, "states": self._states}
+
+    def load_training_state(self, state: dict) -> None:
+        """Put back what :meth:`training_state` gave."""
+        self.n_updates = state["n_updates"]
+        self._states = [h.to(self.module.biases[0].device) for h in state["states"]]
 
     @torch.no_grad()
     def begin(self) -> None:

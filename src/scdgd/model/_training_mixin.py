@@ -256,7 +256,9 @@ class RepresentationRun(TrainingRun):
                 monitor,
             )
         table = model.module.representations.table
-        train, held_out = (torch.as_tensor(self.rows[part], device=table.device) for part in (self.train, self.held_out))
+        train, held_out = (
+            torch.as_tensor(self.rows[part], device=table.device) for part in (self.train, self.held_out)
+        )
         if not model.module.prior.is_placed:  # training ended, or its best state was, before the epoch had come
             mean, var = model.module.posterior.moments(table[train])
             model.module.prior.place(mean, posterior_var=var, seed=options["seed"])

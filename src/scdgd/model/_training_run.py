@@ -72,7 +72,7 @@ class TrainingRun:
     """One call of `train`, in four steps: :meth:`split`, :meth:`start`, :meth:`fit`, :meth:`finish`.
 
     What is the same for all models is here: arguments, checkpoints, interruption, what becomes of a model that diverges.
-    What differs is in a subclass for each kind of model, by the methods from :meth:`check` to :meth:`state_in_words`.
+    What differs is in a subclass for each kind of model, by the methods from :meth:`check` to :meth:`goes_on_in_words`.
 
     Parameters
     ----------
@@ -242,6 +242,10 @@ class TrainingRun:
         """What an interrupted training leaves."""
         return "state that it reached"
 
+    def goes_on_in_words(self) -> str:
+        """What another call of `train` does after an interruption, without checkpoints."""
+        return "`train()` goes on from it."
+
     def _choose_monitors(self, plan: LightningModule) -> None:
         """Name what is watched; refuse what no epoch will have."""
         n_validation = self.cells.n_val
@@ -278,7 +282,9 @@ class TrainingRun:
             **model.init_params_["kwargs"],
             **self.given,
             "max_epochs": self.max_epochs,
-            "external_indexing": None if indexing is None else fingerprint(*complete_split(model.adata.n_obs, indexing)),
+            "external_indexing": None
+            if indexing is None
+            else fingerprint(*complete_split(model.adata.n_obs, indexing)),
             "seed": settings.seed,
             "plan_cls": model._training_plan_cls.__name__,
             "plan": sorted(self.plan.items()),
@@ -289,9 +295,7 @@ class TrainingRun:
             "class": type(model).__name__,
             "cells": fingerprint(manager.names, manager.fingerprints),
             "genes": fingerprint(model._genes),
-            "columns": fingerprint(
-                *(np.asarray(manager.get_from_registry(key), np.float64) for key in self.columns())
-            ),
+            "columns": fingerprint(*(np.asarray(manager.get_from_registry(key), np.float64) for key in self.columns())),
             **{
                 name: re.sub(" at 0x[0-9a-f]+", "", repr(value))
                 for name, value in said.items()
@@ -325,5 +329,5 @@ class TrainingRun:
             trainer.current_epoch,
             trainer.max_epochs,
             self.state_in_words(),
-            "`train()` goes on from it." if checkpoints is None else checkpoints.where_it_goes_on(),
+            self.goes_on_in_words() if checkpoints is None else checkpoints.where_it_goes_on(),
         )

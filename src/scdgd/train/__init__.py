@@ -8,7 +8,7 @@ from ._checkpoint_folder import CheckpointFolder
 from ._divergence import TrainingDivergedError, restored_if_it_diverges
 from ._empirical_bayes_plan import EmpiricalBayesPlan
 from ._gmvae_plan import GMVAEPlan
-from ._interruption import Interruption, orderly_training
+from ._interruption import Interruption
 from ._laplace_plan import LaplacePlan
 from ._pca_clusters import PCAClusters
 from ._plan_options import OF_TRAINING_PLAN as OF_TRAINING_PLAN  # rules, no part of the interface
@@ -32,7 +32,6 @@ __all__ = [
     "TrainingCheckpoints",
     "TrainingDivergedError",
     "fingerprint",
-    "orderly_training",
     "pack_history",
     "read_checkpoint",
     "restored_if_it_diverges",

@@ -130,6 +130,18 @@ class GMVAEPlan(TrainingPlan):
         if not starts:
             self.n_warm_start_epochs = 0
 
+    def training_state(self) -> dict:
+        """The reference components, and for how long they are a reference."""
+        return {
+            "n_warm_start_epochs": self.n_warm_start_epochs,
+            "reference": None if self._reference is None else self._reference.state(),
+        }
+
+    def load_training_state(self, state: dict) -> None:
+        """Put back what :meth:`training_state` gave; when training has started."""
+        self.n_warm_start_epochs, reference = state["n_warm_start_epochs"], state["reference"]
+        self._reference = None if reference is None else PCAClusters.from_state(reference).to(self.device)
+
     def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
         """As in scvi-tools, with reference components where they are wanted."""
         if len(batch[REGISTRY_KEYS.X_KEY]) == 1 and any(isinstance(m, BatchNorm1d) for m in self.module.modules()):

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
-import warnings
-from typing import TYPE_CHECKING
 
 from lightning.pytorch.callbacks import Callback
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from scvi.model.base import BaseModelClass
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -110,23 +102,6 @@ class Interruption(Callback):
             self.insists = True
             raise KeyboardInterrupt
         self.signum = signum
-
-
-@contextlib.contextmanager
-def orderly_training(model: BaseModelClass) -> Iterator[Interruption]:
-    """Around a training of `model`, whose module ends in evaluation mode; then a signal has its effect."""
-    interruption = Interruption()
-    if model.module is not None:  # training on a data module makes it
-        model.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Total length of `list`")  # an empty validation loader
-            yield interruption
-    finally:
-        if model.module is not None:
-            model.module.eval()  # where training did not begin or end well, too
-        interruption.end_process()
-        interruption.take_effect()
 
 
 def _may_replace(signum: int, handler) -> bool:

@@ -61,6 +61,20 @@ class PCAClusters(torch.nn.Module):
         for name, value in (("loadings", loadings), ("offset", mean @ loadings), ("centres", centres)):
             self.register_buffer(name, torch.as_tensor(value.copy(), dtype=torch.float32))
 
+    def state(self) -> dict:
+        """What :meth:`from_state` needs."""
+        return {"target": self.target, **self.state_dict()}
+
+    @classmethod
+    def from_state(cls, state: dict) -> PCAClusters:
+        """Clusters as they were, without the cells that they were fitted to."""
+        clusters = cls.__new__(cls)
+        torch.nn.Module.__init__(clusters)
+        clusters.target = state["target"]
+        for name in state.keys() - {"target"}:
+            clusters.register_buffer(name, state[name])
+        return clusters
+
     @torch.no_grad()
     def forward(self, counts: SparseCounts) -> torch.Tensor:
         """Clusters of cells with counts ``(b, g)``, shape ``(b,)``."""
