@@ -188,15 +188,6 @@ class EmpiricalBayesPlan(TrainingPlan):
         """Put back what :meth:`training_state` gave; when training has started."""
         self.prior_update.load_state_dict(state["prior"])
 
-    def training_state(self) -> dict:
-        """What goes on from step to step beside the module and the trainer's optimisers; not copied."""
-        return {"prior": None if self._prior_optimizer is None else self._prior_optimizer.state_dict()}
-
-    def load_training_state(self, state: dict) -> None:
-        """Put back what :meth:`training_state` gave; when training has started."""
-        if self._prior_optimizer is not None:
-            self._prior_optimizer.load_state_dict(state["prior"])
-
     def on_train_epoch_start(self) -> None:
         """Begin and end pre-training."""
         super().on_train_epoch_start()
