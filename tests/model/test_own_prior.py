@@ -132,3 +132,27 @@ def test_a_prior_that_no_file_can_name_is_refused_when_it_is_saved(tmp_path):
     with pytest.raises(ValueError, match="Local.*module that can be imported"):
         model.save(tmp_path / "model")
     assert not list(tmp_path.glob("model/*"))
+
+
+def test_a_model_that_was_saved_under_a_former_name_loads_without_a_word(tmp_path):
+    adata = simulate(60, 15)
+    FlexSCVI.setup_anndata(adata)
+    model = FlexSCVI(adata, prior="gaussian_mixture", n_components=3, n_latent=2, n_hidden=8)
+    model.init_params_["non_kwargs"]["prior"] = "gmm"
+    model.save(tmp_path / "model")
+    again = FlexSCVI.load(tmp_path / "model", adata=adata, accelerator="cpu")
+    assert again.init_params_["non_kwargs"]["prior"] == "gaussian_mixture"
+    assert again.module.prior.covariance_type == "full"
+
+
+@pytest.mark.parametrize("model_class", [SCDGD, FlexSCVI])
+def test_queries_have_the_prior_of_their_reference(model_class):
+    adata, new = simulate(80, 15), simulate(20, 15, seed=1)
+    new.obs_names = new.obs_names + " new"
+    model_class.setup_anndata(adata)
+    prior = StudentMixture(3, 2, dof=6)
+    model = train(model_class(adata, prior=prior, n_latent=2, n_hidden=8), 2)
+    query = model_class.load_query_data(new, model, accelerator="cpu")
+    assert query.module.prior.dof == 6
+    for key, value in model.module.prior.state_dict().items():
+        assert torch.equal(query.module.prior.state_dict()[key], value), key
