@@ -162,8 +162,7 @@ def _run(
     except KeyboardInterrupt:
         msg = "no epoch was complete, so nothing was written"
         raise KeyboardInterrupt(msg) from None
-    written: list[Path] = []
-    try:
+    with _written() as written:
         if report is not None:
             _report.draw(adata, model, job, report)
         _write(adata, output)
@@ -175,13 +174,21 @@ def _run(
         if report is not None:
             write_summary(summary, report)
             written.append(report)
+    return summary.table(written=", ".join(map(str, written))), summary.was_interrupted
+
+
+@contextlib.contextmanager
+def _written() -> Iterator[list[Path]]:
+    """A list of what the block has written, which it says if it fails or is interrupted."""
+    written: list[Path] = []
+    try:
+        yield written
     except OSError as error:
         msg = f"{str(error).rstrip('.')}. {_listed(written).capitalize() if not written else _listed(written)} was written before it."
         raise _UserError(msg) from error
     except KeyboardInterrupt:
         msg = f"{_listed(written)} was written"
         raise KeyboardInterrupt(msg) from None
-    return summary.table(written=", ".join(map(str, written))), summary.was_interrupted
 
 
 def _listed(paths: Sequence[Path]) -> str:

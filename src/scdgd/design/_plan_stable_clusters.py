@@ -62,18 +62,7 @@ def stable_clusters(
     show_progress
         Whether to show progress bars.
     """
-    n_pilot = adata.n_obs
-    if n_pilot < _MIN_PILOT:
-        msg = f"Clusters of halves of the pilot need at least {_MIN_PILOT} cells, but there are {n_pilot}."
-        raise ValueError(msg)
-    if n_replicates != int(n_replicates) or n_replicates < _MIN_REPLICATES:
-        msg = f"`n_replicates` must be an integer of at least {_MIN_REPLICATES}, got {n_replicates}."
-        raise ValueError(msg)
-    if sizes is None:
-        sizes = np.array([int(multiple * n_pilot) for multiple in _MULTIPLES])
-    if sizes.min() < _MIN_PILOT // 2:
-        msg = f"Clusters need at least {_MIN_PILOT // 2} cells, but `sizes` begins with {sizes.min()}."
-        raise ValueError(msg)
+    sizes = _checked_sizes(sizes, adata.n_obs, n_replicates)
     model, counts = _generator(model, adata, counts, seed, show_progress)
     scores = replicate_scores(
         model,
@@ -91,12 +80,28 @@ def stable_clusters(
         f"For two experiments to agree on their clusters (Leiden, resolution {target.resolution:g}) with an adjusted Rand "
         f"index of {target.ari:g}, {needed_in_words(numbers, table, interval)}; {last['n']:,.0f} cells give about "
         f"{last['estimate']:.2f} ({last['lower']:.2f} to {last['upper']:.2f}). That is extrapolated from synthetic replicates "
-        f"of the {n_pilot} pilot cells by {type(model).__name__}, {ASSUMED} and that the generator errs about as much at "
+        f"of the {adata.n_obs} pilot cells by {type(model).__name__}, {ASSUMED} and that the generator errs about as much at "
         "all sizes as it does at half the pilot's."
     )
     return Plan(
         target, table, *numbers, interval, "adjusted Rand index between replicates", target.ari, sentence=sentence
     )
+
+
+def _checked_sizes(sizes: np.ndarray | None, n_pilot: int, n_replicates: int) -> np.ndarray:
+    """Sizes of the experiments; ValueError if the pilot, they or the replicates are too few."""
+    if n_pilot < _MIN_PILOT:
+        msg = f"Clusters of halves of the pilot need at least {_MIN_PILOT} cells, but there are {n_pilot}."
+        raise ValueError(msg)
+    if n_replicates != int(n_replicates) or n_replicates < _MIN_REPLICATES:
+        msg = f"`n_replicates` must be an integer of at least {_MIN_REPLICATES}, got {n_replicates}."
+        raise ValueError(msg)
+    if sizes is None:
+        sizes = np.array([int(multiple * n_pilot) for multiple in _MULTIPLES])
+    if sizes.min() < _MIN_PILOT // 2:
+        msg = f"Clusters need at least {_MIN_PILOT // 2} cells, but `sizes` begins with {sizes.min()}."
+        raise ValueError(msg)
+    return sizes
 
 
 def _generator(
