@@ -110,6 +110,15 @@ def test_priors_of_the_elbo_move_with_the_networks(prior):
         assert differ(after_networks, after_prior, prior=True) == differ(after_networks, after_prior, prior=False) == []
 
 
+@pytest.mark.parametrize("prior", EMPIRICAL_BAYES)
+def test_the_elbo_trains_any_prior_on_request(prior):
+    watch = watched(make(prior=prior), 1, plan_kwargs={"prior_update": "gradient"})
+    for before, after_networks, after_prior in watch.states:
+        moved = differ(before, after_networks, prior=True)
+        assert {"prior.wishart.raw_diagonal", "prior.log_var"} & set(moved)
+        assert differ(after_networks, after_prior, prior=True) == []
+
+
 @pytest.mark.parametrize("prior", [*EMPIRICAL_BAYES, *BY_ELBO])
 def test_groups_of_the_optimiser(prior):
     plan = EmpiricalBayesPlan(make(prior=prior).module, lr=1e-3, prior_lr_ratio=5.0, weight_decay=0.1)
