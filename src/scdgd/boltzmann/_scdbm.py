@@ -27,7 +27,7 @@ from scdgd.model._training_options import OF_ALL as _OF_TRAIN
 from scdgd.model._training_options import TRAINING
 from scdgd.train import InterruptibleTrainRunner
 
-from ._boltzmann_run import BoltzmannRun
+from ._run import BoltzmannRun
 from ._contrastive_divergence_plan import ContrastiveDivergencePlan
 from ._deep_machine import DeepBoltzmannMachine
 from ._likelihood_mixin import BoltzmannLikelihoodMixin
