@@ -27,11 +27,11 @@ from scdgd.model._training_options import OF_ALL as _OF_TRAIN
 from scdgd.model._training_options import TRAINING
 from scdgd.train import InterruptibleTrainRunner
 
-from ._run import BoltzmannRun
 from ._contrastive_divergence_plan import ContrastiveDivergencePlan
 from ._deep_machine import DeepBoltzmannMachine
 from ._likelihood_mixin import BoltzmannLikelihoodMixin
 from ._reading_mixin import BoltzmannReadingMixin
+from ._run import BoltzmannRun
 from ._sampling_mixin import BoltzmannSamplingMixin
 
 if TYPE_CHECKING:
