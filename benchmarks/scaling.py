@@ -111,6 +111,9 @@ def measure(path: str, new_path: str, in_memory: bool, epochs: int) -> dict:
     watch = Stopwatch(sampler)
 
     class Phases(Callback):
+        def on_fit_start(self, trainer, plan) -> None:
+            watch.enter("mixture")
+
         def on_train_batch_start(self, trainer, plan, batch, batch_idx) -> None:
             if batch_idx == 0:
                 watch.enter("epoch")
@@ -119,16 +122,10 @@ def measure(path: str, new_path: str, in_memory: bool, epochs: int) -> dict:
             if batch_idx == trainer.num_training_batches - 1:
                 watch.enter("mixture")
 
-    class Watched(SCDGD):
-        def _warm_start(self, *args) -> None:
-            watch.enter("warm_start")
-            super()._warm_start(*args)
-            watch.enter("mixture")
-
     watch.enter("setup")
-    Watched.setup_anndata(adata)
-    model = Watched(adata)
-    watch.enter("mixture")
+    SCDGD.setup_anndata(adata)
+    model = SCDGD(adata)
+    watch.enter("warm_start")
     model.train(epochs, accelerator="cpu", batch_size=128, enable_progress_bar=False, callbacks=[Phases()])
     watch.enter("clusters")
     model.get_cluster_assignments()

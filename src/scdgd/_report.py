@@ -14,6 +14,7 @@ from anndata import AnnData
 
 from scdgd._compat import layer_names
 from scdgd._summary import Summary
+from scdgd.data import counts_of
 from scdgd.metrics import held_out_log_likelihood, n_used_components
 from scdgd.model import SCDGD
 from scdgd.tl._annotate import write_results
@@ -73,11 +74,12 @@ def build(adata: AnnData, job: Job) -> SCDGD:
 
     scvi.settings.seed = job.seed
     _check_keys(adata, job)
+    counts = counts_of(adata, job.layer)
     cells = AnnData(
-        X=adata.X if job.layer is None else None,
+        X=counts if job.layer is None else None,
         obs=adata.obs[[job.batch_key] if job.batch_key else []].copy(),
         var=adata.var[[]].copy(),
-        layers={} if job.layer is None else {job.layer: adata.layers[job.layer]},
+        layers={} if job.layer is None else {job.layer: counts},
     )
     return _build_on(cells, job)
 
@@ -200,8 +202,7 @@ def cluster_pca(adata: AnnData, n_clusters: int, *, layer: str | None = None, se
     import scanpy as sc
     from sklearn.cluster import KMeans
 
-    counts = adata.X if layer is None else adata.layers[layer]
-    cells = AnnData(counts.astype(np.float32), obs=adata.obs[[]], var=adata.var[[]])
+    cells = AnnData(counts_of(adata, layer).astype(np.float32), obs=adata.obs[[]], var=adata.var[[]])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # small or repetitive data sets; the clusters are right all the same
         sc.pp.normalize_total(cells)
@@ -209,7 +210,11 @@ def cluster_pca(adata: AnnData, n_clusters: int, *, layer: str | None = None, se
         if cells.n_vars > _MAX_BASELINE_GENES:
             sc.pp.highly_variable_genes(cells, n_top_genes=_MAX_BASELINE_GENES, subset=True)
         n_comps = min(20, cells.n_obs - 1, cells.n_vars - 1)
-        scores = sc.pp.pca(cells.X, n_comps=n_comps, random_state=seed) if n_comps > 0 else np.zeros((cells.n_obs, 1))
+        scores = (
+            sc.pp.pca(counts_of(cells), n_comps=n_comps, random_state=seed)
+            if n_comps > 0
+            else np.zeros((cells.n_obs, 1))
+        )
         return KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(scores)
 
 

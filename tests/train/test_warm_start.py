@@ -10,8 +10,9 @@ import pytest
 from scipy import sparse
 from sklearn.decomposition import PCA
 
-from scdgd.data import iter_row_blocks
-from scdgd.train import _warm_start, whitened_pca
+from scdgd.data import _cell_source, iter_row_blocks
+from scdgd.train import whitened_pca
+from scdgd.train._start import _whitened_pca
 
 FORMATS = {
     "csr_matrix": sparse.csr_matrix,
@@ -73,9 +74,9 @@ def test_backed_counts(to_format, tmp_path):
 def test_blocks_do_not_matter(monkeypatch):
     counts = sparse.csr_matrix(draw())
     whole = whitened_pca(counts, 4)
-    monkeypatch.setattr(_warm_start, "iter_row_blocks", lambda x: iter_row_blocks(x, max_elements=7 * 25))
-    monkeypatch.setattr(_warm_start, "_BLOCK_CELLS", 13)
-    monkeypatch.setattr(_warm_start, "_SPLIT_CELLS", 17)
+    monkeypatch.setattr(_cell_source, "iter_row_blocks", lambda x, _: iter_row_blocks(x, 7 * 25))
+    monkeypatch.setattr(_whitened_pca, "_BLOCK_CELLS", 13)
+    monkeypatch.setattr(_whitened_pca, "_SPLIT_CELLS", 17)
     np.testing.assert_allclose(whitened_pca(counts, 4), whole, atol=1e-5)
 
 
@@ -99,7 +100,7 @@ def test_scores_are_centred_within_each_batch():
 def test_blocks_do_not_matter_within_batches(monkeypatch):
     counts, batch, train = draw(), np.arange(200) // 70, np.arange(0, 200, 3)
     whole = whitened_pca(counts, 8, batch=batch, train_indices=train)
-    monkeypatch.setattr(_warm_start, "_SPLIT_CELLS", 17)
+    monkeypatch.setattr(_whitened_pca, "_SPLIT_CELLS", 17)
     np.testing.assert_allclose(whitened_pca(counts, 8, batch=batch, train_indices=train), whole, atol=1e-5)
 
 
@@ -137,7 +138,7 @@ def test_a_batch_without_training_cells_is_projected():
 
 def test_subset_of_cells_gives_nearly_the_same_loadings(monkeypatch):
     counts = draw(600)
-    monkeypatch.setattr(_warm_start, "_MAX_CELLS", 400)
+    monkeypatch.setattr(_whitened_pca, "_MAX_CELLS", 400)
     scores, expected = whitened_pca(counts, 3), expected_scores(counts, 3, np.arange(600))
     correlation = np.abs(np.corrcoef(scores.T, expected.T)[:3, 3:].diagonal())
     assert (correlation > 0.98).all()
@@ -229,12 +230,12 @@ def test_sparse_counts_are_never_made_dense(to_format):
 
 
 def test_scores_are_whitened_in_place(monkeypatch):
-    monkeypatch.setattr(_warm_start, "_SPLIT_CELLS", 1_000)
+    monkeypatch.setattr(_whitened_pca, "_SPLIT_CELLS", 1_000)
     scores = np.random.default_rng(0).normal(3, 2, size=(100_000, 20)).astype(np.float32)
     batch = np.arange(100_000) % 2
     tracemalloc.start()
     try:
-        _warm_start._centre_and_whiten(scores, np.arange(100_000), batch)
+        _whitened_pca._centre_and_whiten(scores, np.arange(100_000), batch)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

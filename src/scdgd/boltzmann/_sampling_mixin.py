@@ -13,6 +13,7 @@ from scvi import REGISTRY_KEYS
 
 from scdgd._compat import get_state_registry
 from scdgd._options import Flag, Instance, Integer, Number, Optional, Text
+from scdgd.data import counts_of
 from scdgd.model._arguments import READING, reading
 
 from ._conditions import Conditions
@@ -163,7 +164,7 @@ class BoltzmannSamplingMixin:
         sampler = self._sampler(batch_size)
         fixed = _fixed_genes(sampler.genes, counts.var_names, genes)
         some = counts[:, sampler.genes[fixed]]
-        x = sparse.csr_matrix(some.X if layer is None else some.layers[layer])
+        x = sparse.csr_matrix(counts_of(some, layer))
         _check_fixed_counts(x, some)
         given = Conditions(self._batches_of(counts), self._sizes_of(counts, library_size))
         options = {"n_samples": n_samples, "n_steps": n_steps, "collapse": collapse, "exact": exact, "seed": seed}

@@ -9,8 +9,12 @@ import numpy as np
 from anndata.abc import CSRDataset
 from scipy import sparse
 
+from ._matrix import as_native
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ._matrix import Matrix
 
 #: Rows that are read though nobody asked for them, rather than reading before and after them.
 _MAX_GAP = 8
@@ -35,11 +39,11 @@ class BackedCounts:
         self.shape = dataset.shape
 
     @staticmethod
-    def can_read(counts) -> bool:
+    def can_read(counts: Matrix) -> bool:
         """Whether `counts` are compressed sparse rows in an HDF5 file."""
         return isinstance(counts, CSRDataset) and isinstance(counts.group, h5py.Group)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict:
         msg = (
             "Counts that stay in a file cannot be sent to another process. "
             "Load data with `num_workers=0`, or read the counts into memory with `adata.to_memory()`."
@@ -53,7 +57,7 @@ class BackedCounts:
             self._held, self._held_rows = self._read(rows), rows
 
     def __getitem__(self, rows: np.ndarray) -> sparse.csr_matrix:
-        """The `rows` ``(m,)``, ascending and each once, shape ``(m, g)``, float32."""
+        """The `rows` ``(m,)``, ascending and each once, shape ``(m, g)``, in the type of the file."""
         held = np.searchsorted(self._held_rows, rows)
         if len(rows) and held[-1] < len(self._held_rows) and np.array_equal(self._held_rows[held], rows):
             return self._held[held]
@@ -62,13 +66,13 @@ class BackedCounts:
     def _read(self, rows: np.ndarray) -> sparse.csr_matrix:
         lengths = self._indptr[rows + 1] - self._indptr[rows]
         indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        values = np.empty(indptr[-1], np.float32)
+        values = np.empty(indptr[-1], self._values.dtype)
         genes = np.empty(indptr[-1], self._genes.dtype)
         for first, last in _spans(rows):
             entries, there = slice(indptr[first], indptr[last]), self._entries_of(rows[first:last])
             values[entries] = self._values[there[0] : there[1]][there[2]]
             genes[entries] = self._genes[there[0] : there[1]][there[2]]
-        return sparse.csr_matrix((values, genes, indptr), shape=(len(rows), self.shape[1]))
+        return sparse.csr_matrix((as_native(values), genes, indptr), shape=(len(rows), self.shape[1]))
 
     def _entries_of(self, rows: np.ndarray) -> tuple[int, int, slice | np.ndarray]:
         """First and last entry to read for a span of rows, and which of what is read belongs to them."""

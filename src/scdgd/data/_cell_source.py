@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from scvi.data import AnnDataManager
+
+    from ._matrix import Matrix
 
 _MAX_BLOCK_ELEMENTS = 2**24
 
@@ -102,7 +104,7 @@ class CellSource(ABC):
 class CellsInMemory(CellSource):
     """Cells whose counts are a NumPy array or a SciPy matrix, compressed rows at best: others are converted once."""
 
-    def __init__(self, counts: np.ndarray | sparse.spmatrix, *args) -> None:
+    def __init__(self, counts: np.ndarray | sparse.spmatrix, *args: Any) -> None:
         super().__init__(counts.shape, *args)
         # other formats have no rows to slice, or take a pass over all non-zeros for each slice
         self._counts = counts.tocsr() if sparse.issparse(counts) else counts
@@ -121,7 +123,7 @@ class CellsInMemory(CellSource):
 class CellsInFile(CellSource):
     """Cells whose counts stay on disk as AnnData keeps them, read by its own look-up: dense, or compressed columns."""
 
-    def __init__(self, counts, *args) -> None:
+    def __init__(self, counts: Matrix, *args: Any) -> None:
         super().__init__(counts.shape, *args)
         self._counts = counts
 
@@ -135,18 +137,15 @@ class CellsInFile(CellSource):
 
 
 class CellsInHDF5(CellsInFile):
-    """Cells whose counts stay in an HDF5 file as compressed rows, read by :class:`BackedCounts` in single precision.
-
-    Blocks have the type of the file.
-    """
+    """Cells whose counts stay in an HDF5 file as compressed rows, read by :class:`BackedCounts`."""
 
     reads_runs = True
 
-    def __init__(self, counts, *args) -> None:
+    def __init__(self, counts: Matrix, *args: Any) -> None:
         super().__init__(counts, *args)
         self._reader = BackedCounts(counts)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict:
         return self._reader.__getstate__()
 
     def ascending_rows(self, positions: np.ndarray) -> sparse.csr_matrix:
@@ -158,7 +157,7 @@ class CellsInHDF5(CellsInFile):
         self._reader.hold(positions)
 
 
-def cell_source(counts, *args) -> CellSource:
+def cell_source(counts: Matrix | CellSource, *args: Any) -> CellSource:
     """The source of counts ``(n, g)`` in memory or on disk, or a source as it is.
 
     Parameters
@@ -204,7 +203,7 @@ def registered_cells(adata_manager: AnnDataManager) -> CellSource:
 
 
 def iter_row_blocks(
-    counts, max_elements: int = _MAX_BLOCK_ELEMENTS
+    counts: Matrix, max_elements: int = _MAX_BLOCK_ELEMENTS
 ) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix]]:
     """Yield ``(first_row, block)`` with blocks of at most `max_elements` entries, dense or CSR.
 

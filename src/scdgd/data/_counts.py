@@ -14,7 +14,11 @@ from ._fingerprints import fingerprints_of
 from ._matrix import check_structure, require_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from ._matrix import Matrix
+
+    Block = np.ndarray | sparse.csr_matrix
 
 _MAX_NAMED = 5
 _ELSE = (
@@ -34,7 +38,7 @@ class CountSummary(NamedTuple):
 
 
 def check_counts(
-    counts, cell_names: Sequence[str], gene_names: Sequence[str], location: str, *, is_count_data: bool = True
+    counts: Matrix, cell_names: Sequence[str], gene_names: Sequence[str], location: str, *, is_count_data: bool = True
 ) -> CountSummary:
     """Raise unless `counts` are raw counts: finite, non-negative integers with at least one count per cell.
 
@@ -83,7 +87,9 @@ def check_counts(
     return CountSummary(totals, fingerprints, largest)
 
 
-def _check_block(block, cell_names: np.ndarray, gene_names: np.ndarray, location: str, is_count_data: bool) -> None:
+def _check_block(
+    block: Block, cell_names: np.ndarray, gene_names: np.ndarray, location: str, is_count_data: bool
+) -> None:
     values = block.data if sparse.issparse(block) else block
     if values.dtype == bool or np.issubdtype(values.dtype, np.unsignedinteger) or values.size == 0:
         return
@@ -115,7 +121,15 @@ def _check_block(block, cell_names: np.ndarray, gene_names: np.ndarray, location
         _raise_offending(block, lambda v: v != np.rint(v), problem, remedy, cell_names, gene_names, location)
 
 
-def _raise_offending(block, is_bad, problem: str, remedy: str, cell_names, gene_names, location: str) -> None:
+def _raise_offending(
+    block: Block,
+    is_bad: Callable[[np.ndarray], np.ndarray],
+    problem: str,
+    remedy: str,
+    cell_names: np.ndarray,
+    gene_names: np.ndarray,
+    location: str,
+) -> None:
     entries = sparse.coo_matrix(block)
     if not sparse.issparse(block):  # coo_matrix keeps NaN but the dense mask is what was tested
         rows, columns = np.nonzero(is_bad(block))

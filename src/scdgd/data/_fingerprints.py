@@ -10,7 +10,7 @@ from scipy import sparse
 from ._matrix import as_native
 
 
-def fingerprints_of(block, *, is_count_data: bool = True) -> np.ndarray:
+def fingerprints_of(block: np.ndarray | sparse.spmatrix, *, is_count_data: bool = True) -> np.ndarray:
     r"""64-bit hashes :math:`\sum_j h_j x_{ij} \bmod 2^{64}` of the counts of some cells ``(m, g)``, shape ``(m,)``.
 
     Equal counts give equal hashes in any storage format. Of values that are no counts, of their bits.

@@ -11,8 +11,10 @@ from ._matrix import as_native, require_matrix
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from ._matrix import Matrix
 
-def counts_of(adata: AnnData, layer: str | None = None):
+
+def counts_of(adata: AnnData, layer: str | None = None) -> Matrix:
     """The counts in a layer, or in ``X``, shape ``(n, g)``, as they are stored if NumPy and SciPy compute with them so.
 
     Parameters

@@ -8,11 +8,13 @@ import pandas as pd
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
+#: What counts may stand in, in memory or on disk; Zarr arrays too, which need not be installed.
+Matrix = np.ndarray | sparse.spmatrix | sparse.sparray | h5py.Dataset | CSRDataset | CSCDataset
 #: Arrays on disk that give rows by position.
 _ON_DISK = (h5py.Dataset, CSRDataset, CSCDataset)
 
 
-def require_matrix(counts, location: str) -> None:
+def require_matrix(counts: Matrix, location: str) -> None:
     """Raise unless `counts` are of a kind that all of the package reads, with parts that fit together.
 
     NumPy arrays, SciPy's sparse matrices and arrays, and what AnnData keeps on disk.
@@ -55,7 +57,7 @@ def require_matrix(counts, location: str) -> None:
         check_structure(counts, location)
 
 
-def check_structure(counts, location: str) -> None:
+def check_structure(counts: sparse.spmatrix, location: str) -> None:
     """Raise ValueError unless pointers and indices of compressed rows or columns are inside the matrix.
 
     SciPy's operations trust them: with an index that is too large they read and write memory that is not theirs.
@@ -78,7 +80,7 @@ def check_structure(counts, location: str) -> None:
         raise ValueError(msg)
 
 
-def as_native(block):
+def as_native(block: np.ndarray | sparse.spmatrix) -> np.ndarray | sparse.spmatrix:
     """The block in a type that SciPy and torch compute with: no half or extended precision, bytes in the machine's order."""
     if block.dtype == np.float16:
         return block.astype(np.float32)
@@ -87,5 +89,5 @@ def as_native(block):
     return block if block.dtype.isnative else block.astype(block.dtype.newbyteorder("="))
 
 
-def _is_zarr(counts) -> bool:
+def _is_zarr(counts: Matrix) -> bool:
     return type(counts).__module__.partition(".")[0] == "zarr"

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
 
+from scdgd.data import counts_of
 from scdgd.metrics import ReferenceEmbedding, cluster_scores, gene_correlation_error, gene_mads
 
 from ._pilot_ledger import COLUMNS, FAILED, MESSAGE
@@ -52,7 +53,7 @@ class Reference(NamedTuple):
 
     def score(self, synthetic: AnnData) -> dict[str, float]:
         """Scores of synthetic cells; those of embeddings and clusters have the seed of the study."""
-        real, counts = self.adata.X, synthetic[:, self.adata.var_names].X
+        real, counts = counts_of(self.adata), counts_of(synthetic[:, self.adata.var_names])
         clusters = cluster_scores(
             real,
             self.labels,

@@ -239,7 +239,7 @@ class PilotStudy:
         Those of :func:`scdgd.metrics.cluster_scores`.
         """
         reference = self._reference
-        counts, embedding = reference.adata.X, reference.embedding
+        counts, embedding = counts_of(reference.adata), reference.embedding
         options = {"space": reference.space, "resolution": reference.resolution, "seed": reference.seed}
         return cluster_scores(counts, self.labels, counts, embedding=embedding, **options)
 

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import stats
 from scvi.utils import track
 
+from scdgd.data import counts_of
 from scdgd.tl import sample_cells
 
 from ._stability_clusters import pilot_embedding, replicate_ari
@@ -73,7 +74,7 @@ def replicate_scores(
     n_half = n_pilot // 2
     sizes = sorted({n_half, *sizes})
     pool = sample_cells(model, _POOL * 2 * max(sizes), mode="posterior", seed=seed)
-    source = model.adata.obs_names.get_indexer(pool.obs["source_cell"].astype(str))
+    pooled, source = counts_of(pool), model.adata.obs_names.get_indexer(pool.obs["source_cell"].astype(str))
     embedding = pilot_embedding(counts, seed)
     synthetic, halves = {n: np.empty(n_replicates) for n in sizes}, np.empty(n_replicates)
     rounds = range(n_replicates)
@@ -83,7 +84,7 @@ def replicate_scores(
         for n in sizes:
             weights = rng.exponential(size=n_pilot)[source]
             cells = rng.choice(len(source), 2 * n, replace=False, p=weights / weights.sum())
-            synthetic[n][r] = replicate_ari(pool.X[cells[:n]], pool.X[cells[n:]], embedding, resolution, r)
+            synthetic[n][r] = replicate_ari(pooled[cells[:n]], pooled[cells[n:]], embedding, resolution, r)
     return ReplicateScores(synthetic, halves, n_half)
 
 

@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 
 from scdgd._options import Choice, Integer, Number, checked
-from scdgd.data import SparseCounts
+from scdgd.data import SparseCounts, counts_of
 from scdgd.inference import pareto_shape
 from scdgd.likelihood import LIKELIHOODS, family_of
 
@@ -168,7 +168,7 @@ def _halves(model: BaseModelClass, adata: AnnData, epsilon: float, seed: int) ->
     if size_factor_key is not None:
         inferred.obs[size_factor_key] = inferred.obs[size_factor_key] * epsilon
     model._validate_anndata(inferred)
-    return inferred, sparse.csr_matrix(scored.X if layer is None else scored.layers[layer])
+    return inferred, sparse.csr_matrix(counts_of(scored, layer))
 
 
 def _plug_in(half: InferredHalf, x: SparseCounts) -> _CellScores:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from scdgd._options import Choice, Integer, checked
+from scdgd.train._start import fitted_pca, log_normalised, rows_differ
 
 from ._sparse_columns import checked_counts
 
@@ -108,32 +109,14 @@ class ReferenceEmbedding:
         return scores if self._umap is None else self._umap.transform(scores)
 
 
-def log_normalised(counts: np.ndarray | sparse.spmatrix, target: float) -> sparse.csr_matrix:
-    r"""Scaled logarithms :math:`\log(1 + x_{ij} N / N_i)`; cells without counts stay zero.
-
-    Parameters
-    ----------
-    counts
-        Shape ``(n, g)``, dense or sparse.
-    target
-        Total count :math:`N` that cells are scaled to.
-    """
-    counts = sparse.csr_matrix(counts, dtype=float)
-    totals = np.asarray(counts.sum(axis=1)).ravel()
-    factors = np.divide(target, totals, out=np.zeros_like(totals), where=totals > 0)
-    return (sparse.diags_array(factors) @ counts).tocsr().log1p()
-
-
 def _principal_axes(x: sparse.csr_matrix, n_components: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean, shape ``(g,)``, and leading axes of variance, shape ``(d, g)``."""
-    from sklearn.decomposition import PCA
-
     mean, n_most = np.asarray(x.mean(axis=0)).ravel(), min(x.shape) - 1
-    if (x.max(axis=0) - x.min(axis=0)).nnz == 0:  # cells do not differ: any axis will do
+    if not rows_differ(x):  # any axis will do
         return mean, np.eye(1, x.shape[1])
     if n_components > n_most:  # small enough to be dense
         return mean, np.linalg.svd(x.toarray() - mean, full_matrices=False)[2][: max(1, n_most)]
-    pca = PCA(n_components, svd_solver="arpack", random_state=seed).fit(x)
+    pca = fitted_pca(x, n_components, seed)
     return pca.mean_, pca.components_
 
 

@@ -46,7 +46,7 @@ class RawCounts:
         """Counts of the cells of a mask, or at positions."""
         return RawCounts(self._source, self._cells[np.asarray(cells)])
 
-    def mean(self, axis: int = 0, dtype=None, out=None) -> np.ndarray:
+    def mean(self, axis: int = 0, dtype: None = None, out: None = None) -> np.ndarray:
         """Mean over cells, shape ``(g,)``."""
         return self.statistics().mean
 

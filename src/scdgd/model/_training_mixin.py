@@ -11,14 +11,14 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.utils import track
 
 from scdgd._options import checked
-from scdgd.data import CellIndexField, SparseCountsLoader, SparseCountsSplitter
+from scdgd.data import CellIndexField, SparseCountsLoader, SparseCountsSplitter, registered_cells
 from scdgd.inference import gauss_newton
 from scdgd.train import InterruptibleTrainRunner, RepresentationPlan
+from scdgd.train._start import start_representations
 
 from ._cell_split import complete_split, split_cells
 from ._training_options import TRAINING
 from ._training_run import TrainingRun
-from ._warm_start_mixin import WarmStartMixin
 
 if TYPE_CHECKING:
     import os
@@ -32,7 +32,7 @@ _MIXTURE_START = 0.4
 _POLISHED_TOGETHER = 512
 
 
-class RepresentationTrainingMixin(WarmStartMixin):
+class RepresentationTrainingMixin:
     """scvi-tools' training, with a warm start, all cells by default, and held-out cells placed afterwards."""
 
     _training_plan_cls = RepresentationPlan
@@ -234,7 +234,8 @@ class RepresentationRun(TrainingRun):
         if not model.is_trained_:
             model.module.prior.reset()
             if self.given["warm_start"] == "pca":
-                model._warm_start(self.train, self.rows)
+                cells, seed = registered_cells(model.adata_manager), settings.seed or 0
+                start_representations(model.module, cells, self.train, self.rows, seed)
         if not model.module.prior.is_placed:
             model.mixture_start_ = self.plan_options()["mixture_start"]
 

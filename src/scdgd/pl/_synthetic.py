@@ -86,7 +86,7 @@ def synthetic(
             "`real[:, synthetic.var_names]`."
         )
         raise ValueError(msg)
-    counts = {"real": counts_of(real, layer), "synthetic": synthetic.X}
+    counts = {"real": counts_of(real, layer), "synthetic": counts_of(synthetic)}
     axes = get_axes(ax, 3 + len(genes), figsize or (3.3 * (3 + len(genes)), 3.2))
     _draw_library_sizes(axes[0], counts)
     _draw_zeros(axes[1], counts)

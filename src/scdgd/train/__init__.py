@@ -10,12 +10,11 @@ from ._empirical_bayes_plan import EmpiricalBayesPlan
 from ._gmvae_plan import GMVAEPlan
 from ._interruption import Interruption
 from ._laplace_plan import LaplacePlan
-from ._pca_clusters import PCAClusters
 from ._plan_options import OF_TRAINING_PLAN as OF_TRAINING_PLAN  # rules, no part of the interface
 from ._representation_plan import RepresentationPlan
+from ._start import PCAClusters, whitened_pca
 from ._trainer import InterruptibleTrainer, InterruptibleTrainRunner
 from ._training_checkpoints import TrainingCheckpoints, fingerprint, pack_history, read_checkpoint, unpack_history
-from ._warm_start import whitened_pca
 
 __all__ = [
     "BestState",

@@ -18,8 +18,8 @@ from scdgd._options import SEED, Choice, Flag, Integer, Number, Optional, checke
 from scdgd.data import as_sparse_counts, first_cells
 from scdgd.prior._update import PRIOR_EPS, WITH_ENCODER, update_of
 
-from ._output_start import start_outputs
 from ._plan_options import DECAY, EPOCHS, RATE, check_further
+from ._start import start_outputs
 from ._training_cells import training_cells
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from scdgd._options import SEED, Choice, Integer, Number, checked
 from scdgd.data import as_sparse_counts, first_cells
 from scdgd.module import ComponentRegularization
 
-from ._output_start import start_outputs
-from ._pca_clusters import PCAClusters
 from ._plan_options import EPOCHS, check_further
+from ._start import PCAClusters, start_outputs
 from ._training_cells import training_cells
 
 if TYPE_CHECKING:

@@ -8,13 +8,15 @@ import numpy as np
 import torch
 
 from scdgd.data import SparseCounts
+from scdgd.prior._placement import kmeans_centres
+
+from ._principal_components import column_means, fitted_pca
 
 if TYPE_CHECKING:
     from scipy import sparse
 
 _N_PRINCIPAL_COMPONENTS = 20
 _N_STARTS = 10
-_NO_VARIANCE = 1e-10
 
 
 class PCAClusters(torch.nn.Module):
@@ -42,21 +44,13 @@ class PCAClusters(torch.nn.Module):
     def __init__(
         self, counts: sparse.csr_matrix, n_clusters: int, seed: int = 0, *, log_normalise: bool = True
     ) -> None:
-        from sklearn.cluster import KMeans
-        from sklearn.decomposition import PCA
-
         super().__init__()
         self.target = float(np.median(np.asarray(counts.sum(1)))) if log_normalise else None
         logged = self._units(SparseCounts.from_scipy(counts, torch.float64)).to_scipy()
-        n_axes = min(_N_PRINCIPAL_COMPONENTS, min(logged.shape) - 1)
-        mean = np.asarray(logged.mean(0)).ravel()
-        spread = np.asarray(logged.multiply(logged).mean(0)).ravel() - mean**2
-        if n_axes >= 1 and spread.max() > _NO_VARIANCE:
-            loadings = PCA(n_axes, svd_solver="arpack", random_state=seed).fit(logged).components_.T
-        else:
-            loadings = np.ones((len(mean), 1))
-        scores = logged @ loadings - mean @ loadings
-        centres = KMeans(n_clusters, n_init=_N_STARTS, random_state=seed).fit(scores).cluster_centers_
+        pca = fitted_pca(logged, min(_N_PRINCIPAL_COMPONENTS, min(logged.shape) - 1), seed)
+        loadings, mean = np.ones((logged.shape[1], 1)) if pca is None else pca.components_.T, column_means(logged)
+        scores = torch.as_tensor(logged @ loadings - mean @ loadings)
+        centres = kmeans_centres(scores, n_clusters, seed, n_starts=_N_STARTS).numpy()
         centres = centres[np.argsort(centres[:, 0])]
         for name, value in (("loadings", loadings), ("offset", mean @ loadings), ("centres", centres)):
             self.register_buffer(name, torch.as_tensor(value.copy(), dtype=torch.float32))

@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from scdgd.data import as_native, iter_row_blocks
+from scdgd.data import cell_source
+
+from ._principal_components import column_means, fitted_pca, log_normalised
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from scdgd.data import CellSource
 
 logger = logging.getLogger(__name__)
 
 _MAX_CELLS = 20_000
 _BLOCK_CELLS = 1_000
 _SPLIT_CELLS = 100_000
-_NO_VARIANCE = 1e-10
 
 
 def whitened_pca(
-    counts,
+    counts: np.ndarray | sparse.spmatrix | CellSource,
     n_latent: int,
     *,
     train_indices: np.ndarray | None = None,
@@ -40,7 +43,7 @@ def whitened_pca(
     Parameters
     ----------
     counts
-        Raw counts ``(n, g)``, dense, sparse or backed.
+        Raw counts ``(n, g)``, dense, sparse or backed, or a :class:`~scdgd.data.CellSource`.
     n_latent
         Number of components ``d``.
     train_indices
@@ -56,50 +59,36 @@ def whitened_pca(
     -------
     Scores, shape ``(n, d)``, float32.
     """
-    from sklearn.decomposition import PCA
-
-    rng = np.random.default_rng(seed)
-    n_cells, n_genes = counts.shape
+    cells, rng = cell_source(counts), np.random.default_rng(seed)
+    n_cells, n_genes = cells.shape
     train = np.arange(n_cells) if train_indices is None else np.asarray(train_indices)
-    sample = _take_rows(counts, np.sort(rng.choice(train, min(len(train), _MAX_CELLS), replace=False)))
+    sample = _take_rows(cells, np.sort(rng.choice(train, min(len(train), _MAX_CELLS), replace=False)))
     target = float(np.median(np.asarray(sample.sum(axis=1)).ravel()))
     scores = np.empty((n_cells, n_latent), dtype=np.float32)
     for block in _split(scores):
         block[:] = rng.normal(scale=0.01, size=block.shape)
-    rank = min(n_latent, n_genes - 1, sample.shape[0] - 1)
-    if rank < 1:
-        logger.info("The warm start needs at least 2 cells and 2 genes; representations start near zero.")
-        return scores
-    units = partial(_log_normalise, target=target) if log_normalise else partial(sparse.csr_matrix, dtype=np.float64)
+    units = partial(log_normalised, target=target) if log_normalise else partial(sparse.csr_matrix, dtype=np.float64)
     logged = units(sample)
-    mean = np.asarray(logged.mean(axis=0)).ravel()
-    if (np.asarray(logged.multiply(logged).mean(axis=0)).ravel() - mean**2).max() < _NO_VARIANCE:
-        logger.info("All cells have the same profile; representations start near zero.")
+    pca = fitted_pca(logged, min(n_latent, n_genes - 1, sample.shape[0] - 1), seed)
+    if pca is None:
+        logger.info(
+            "The warm start needs at least 2 cells and 2 genes, and cells with different profiles; representations start near zero."
+        )
         return scores
-    pca = PCA(rank, svd_solver="arpack", random_state=seed).fit(logged)
     axes = pca.components_[pca.explained_variance_ > 1e-8 * pca.explained_variance_[0]].T  # (g, rank)
-    rank = axes.shape[1]
-    for first, block in iter_row_blocks(counts):
+    mean, rank = column_means(logged), axes.shape[1]
+    for first, block in cells.blocks():
         scores[first : first + block.shape[0], :rank] = units(block) @ axes - mean @ axes
     batch = np.zeros(n_cells, dtype=int) if batch is None else np.asarray(batch).ravel().astype(int)
     _centre_and_whiten(scores[:, :rank], train, batch)
     return scores
 
 
-def _take_rows(counts, rows: np.ndarray) -> sparse.csr_matrix:
+def _take_rows(cells: CellSource, rows: np.ndarray) -> sparse.csr_matrix:
     """Rows as CSR, gathered in blocks so that dense counts are never copied whole."""
-    blocks = [
-        sparse.csr_matrix(as_native(counts[rows[i : i + _BLOCK_CELLS]])) for i in range(0, len(rows), _BLOCK_CELLS)
-    ]
-    return sparse.vstack(blocks, format="csr")
-
-
-def _log_normalise(counts, target: float) -> sparse.csr_matrix:
-    """``log1p`` of counts scaled to `target` per cell, as CSR."""
-    counts = sparse.csr_matrix(counts, dtype=np.float64)
-    totals = np.asarray(counts.sum(axis=1)).ravel()
-    scaled = sparse.csr_matrix(sparse.diags(target / np.maximum(totals, 1)) @ counts)
-    return scaled.log1p()
+    return sparse.vstack(
+        [cells.rows(rows[i : i + _BLOCK_CELLS]) for i in range(0, len(rows), _BLOCK_CELLS)], format="csr"
+    )
 
 
 def _centre_and_whiten(scores: np.ndarray, train: np.ndarray, batch: np.ndarray) -> None:

@@ -1,0 +1,17 @@
+"""Where training starts, from the training cells: representations, clusters, outputs of decoders."""
+
+from ._outputs import start_outputs
+from ._pca_clusters import PCAClusters
+from ._principal_components import fitted_pca, log_normalised, rows_differ
+from ._representations import start_representations
+from ._whitened_pca import whitened_pca
+
+__all__ = [
+    "PCAClusters",
+    "fitted_pca",
+    "log_normalised",
+    "rows_differ",
+    "start_outputs",
+    "start_representations",
+    "whitened_pca",
+]

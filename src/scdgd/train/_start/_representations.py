@@ -1,0 +1,66 @@
+"""Where representations and decoder of an untrained model with one representation a cell start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+
+from ._gene_means import gene_moments, totals_and_size
+from ._whitened_pca import whitened_pca
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scipy import sparse
+
+    from scdgd.data import CellSource
+    from scdgd.module import DGDModule
+
+
+@torch.no_grad()
+def start_representations(
+    module: DGDModule, cells: CellSource, train: np.ndarray, rows: np.ndarray, seed: int = 0
+) -> None:
+    """Representations from whitened PCA, decoder at the mean profile; both from training cells only.
+
+    Parameters
+    ----------
+    module
+        The module to start.
+    cells
+        All cells with a row, also those that do not train.
+    train
+        Positions of those that do.
+    rows
+        Row of each cell in the table, shape ``(n,)``.
+    seed
+        Of :func:`~scdgd.train.whitened_pca`.
+    """
+    holds_counts = module.likelihood.is_of_counts
+    options = {"train_indices": train, "batch": cells.columns[REGISTRY_KEYS.BATCH_KEY], "seed": seed}
+    table, n_latent = module.representations.table, module.prior.n_latent
+    z = whitened_pca(cells, n_latent, **options, log_normalise=holds_counts)
+    table[torch.as_tensor(rows, device=table.device), :n_latent] = torch.as_tensor(z, device=table.device)
+    if holds_counts:
+        sizes = cells.columns.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+        blocks = _blocks_of(cells, train)
+        totals, size = totals_and_size(
+            (block, module.size.total(block, None if sizes is None else sizes[some].ravel())) for some, block in blocks
+        )
+        module.decoder.start_at_profile((totals / size).float())
+        return
+    mean, variance = gene_moments(block for _, block in _blocks_of(cells, train))
+    module.decoder.start_at_profile(module.likelihood.eta_of(mean))
+    module.family_parameters.start_at(variance)
+
+
+def _blocks_of(cells: CellSource, some: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | sparse.csr_matrix]]:
+    """Positions and counts of some cells, in order."""
+    is_wanted = np.zeros(len(cells), dtype=bool)
+    is_wanted[some] = True
+    for first, block in cells.blocks():
+        wanted = np.flatnonzero(is_wanted[first : first + block.shape[0]])
+        yield first + wanted, block[wanted]
