@@ -28,18 +28,11 @@ LONG = {
 }
 #: Functions without some annotations, by file: as with `LONG`.
 NOT_ANNOTATED = {
-    "data/_backed_counts.py": 2,
-    "data/_cell_source.py": 6,
-    "data/_counts.py": 3,
-    "data/_fingerprints.py": 1,
-    "data/_layers.py": 1,
-    "data/_matrix.py": 4,
     "likelihood/_base.py": 1,
     "likelihood/_single_counts.py": 2,
     "model/_encoder_reading_mixin.py": 5,
     "model/_flexscvi.py": 4,
     "model/_posterior_mixin.py": 9,
-    "model/_raw_counts.py": 1,
     "model/_reading_mixin.py": 8,
     "model/_representation_mixin.py": 5,
     "model/_saving_mixin.py": 3,
@@ -47,7 +40,6 @@ NOT_ANNOTATED = {
     "model/_scgmvae.py": 3,
     "model/_sciaf.py": 1,
     "model/_training_mixin.py": 3,
-    "model/_warm_start_mixin.py": 3,
     "module/_checkpoint_format.py": 1,
     "module/_dgd.py": 3,
     "module/_flex_vae.py": 2,
@@ -63,7 +55,6 @@ NOT_ANNOTATED = {
     "train/_representation_plan.py": 2,
     "train/_trainer.py": 2,
     "train/_training_checkpoints.py": 9,
-    "train/_warm_start.py": 3,
 }
 _NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 

@@ -15,11 +15,8 @@ def random_rows(n_cells: int, seed: int) -> torch.Tensor | slice:
     return torch.as_tensor(np.random.default_rng(seed).choice(n_cells, MAX_CELLS, replace=False))
 
 
-def kmeans_centres(z: torch.Tensor, n_components: int, seed: int, *, n_starts: int = 1) -> torch.Tensor:
-    """K-means centres of the rows of `z`, shape ``(k, d)``; the distinct rows, repeated, where there are too few.
-
-    The best of `n_starts` runs.
-    """
+def kmeans_centres(z: torch.Tensor, n_components: int, seed: int) -> torch.Tensor:
+    """K-means centres of the rows of `z`, shape ``(k, d)``; the distinct rows, repeated, where there are too few."""
     from sklearn.cluster import KMeans
 
     rows = z.detach().cpu().numpy()
@@ -27,5 +24,5 @@ def kmeans_centres(z: torch.Tensor, n_components: int, seed: int, *, n_starts: i
     if len(distinct) <= n_components:
         centres = distinct[np.arange(n_components) % len(distinct)]
     else:
-        centres = KMeans(n_components, n_init=n_starts, random_state=seed).fit(rows).cluster_centers_
+        centres = KMeans(n_components, n_init=1, random_state=seed).fit(rows).cluster_centers_
     return torch.as_tensor(centres, dtype=z.dtype, device=z.device)

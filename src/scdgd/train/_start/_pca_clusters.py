@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from scdgd.data import SparseCounts
-from scdgd.prior._placement import kmeans_centres
 
 from ._principal_components import column_means, fitted_pca
 
@@ -44,13 +43,15 @@ class PCAClusters(torch.nn.Module):
     def __init__(
         self, counts: sparse.csr_matrix, n_clusters: int, seed: int = 0, *, log_normalise: bool = True
     ) -> None:
+        from sklearn.cluster import KMeans
+
         super().__init__()
         self.target = float(np.median(np.asarray(counts.sum(1)))) if log_normalise else None
         logged = self._units(SparseCounts.from_scipy(counts, torch.float64)).to_scipy()
         pca = fitted_pca(logged, min(_N_PRINCIPAL_COMPONENTS, min(logged.shape) - 1), seed)
         loadings, mean = np.ones((logged.shape[1], 1)) if pca is None else pca.components_.T, column_means(logged)
-        scores = torch.as_tensor(logged @ loadings - mean @ loadings)
-        centres = kmeans_centres(scores, n_clusters, seed, n_starts=_N_STARTS).numpy()
+        scores = logged @ loadings - mean @ loadings
+        centres = KMeans(n_clusters, n_init=_N_STARTS, random_state=seed).fit(scores).cluster_centers_
         centres = centres[np.argsort(centres[:, 0])]
         for name, value in (("loadings", loadings), ("offset", mean @ loadings), ("centres", centres)):
             self.register_buffer(name, torch.as_tensor(value.copy(), dtype=torch.float32))
