@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 
@@ -66,7 +66,8 @@ class Likelihood(ABC):
         Further parameters of the family, each of shape ``(g,)`` or ``(..., b, g)``.
     """
 
-    #: Parameters beside the output, by name, in the order of the arguments.
+    #: Parameters beside the output, by name, in the order of the arguments. They are attributes, under their own name in
+    #: the shape that they are given in, and under that of the argument of a distribution as ``(..., b, g)``.
     own_parameters: ClassVar[Mapping[str, FamilyParameter]] = MappingProxyType({})
     #: Their names.
     parameter_names: ClassVar[tuple[str, ...]] = ()
@@ -87,12 +88,13 @@ class Likelihood(ABC):
     #: Whether the law of one part of a binomially split count given the other is known.
     can_be_split: ClassVar[bool] = False
 
-    def __init_subclass__(cls, **kwargs) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.parameter_names = tuple(cls.own_parameters)
-        for i, name in enumerate(cls.own_parameters):
-            if not hasattr(cls, name):
-                setattr(cls, name, _parameter(i, name))
+        for i, (name, parameter) in enumerate(cls.own_parameters.items()):
+            properties = {name: _parameter(i, name), parameter.argument or name: _argument(i, parameter)}
+            for attribute in (attribute for attribute in properties if not hasattr(cls, attribute)):
+                setattr(cls, attribute, properties[attribute])
 
     def __init__(self, output: torch.Tensor, *parameters: torch.Tensor) -> None:
         self._input, self.parameters = output, parameters
@@ -196,6 +198,13 @@ def _parameter(i: int, name: str) -> property:
     return property(lambda self: self.parameters[i], doc=f"Parameter ``{name}``, of the shape that it was given in.")
 
 
+def _argument(i: int, parameter: FamilyParameter) -> property:
+    return property(
+        lambda self: parameter.natural(self.parameters[i]).expand_as(self._input),
+        doc=f"Argument ``{parameter.argument}`` of the distribution of single values, shape ``(..., b, g)``.",
+    )
+
+
 class ValueLikelihood(Likelihood):
     r"""Distribution of values that are not counts, whose linear predictor :math:`\eta` is the decoder's output itself.
 
@@ -208,7 +217,9 @@ class ValueLikelihood(Likelihood):
     is_real = True
 
     @classmethod
-    def distribution(cls, mean, scale, parameters):
+    def distribution(
+        cls, mean: torch.Tensor, scale: torch.Tensor, parameters: Mapping[str, torch.Tensor]
+    ) -> Distribution:
         """As :meth:`Likelihood.distribution`: the distribution of whole cells, whose log probabilities are sums over genes."""
         names = (p.argument or name for name, p in cls.own_parameters.items())
         given = zip(cls.own_parameters.values(), (parameters[name] for name in names), strict=True)
@@ -318,7 +329,9 @@ class CountLikelihood(Likelihood):
         return counts.sum_of(self.constant_terms(counts.values.double(), of_entries))
 
     @classmethod
-    def distribution(cls, mean, scale, parameters):
+    def distribution(
+        cls, mean: torch.Tensor, scale: torch.Tensor, parameters: Mapping[str, torch.Tensor]
+    ) -> Distribution:
         """As :meth:`Likelihood.distribution`."""
         return CountDistribution.of(cls)(mean, scale, validate_args=False, **parameters)
 

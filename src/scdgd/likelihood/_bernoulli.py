@@ -13,7 +13,9 @@ from ._base import ValueLikelihood, over_genes
 from ._count_distribution import Normalized
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from torch.distributions import Distribution
 
 #: Share of ones of a gene, beyond which a fit does not start.
 _LEAST_SHARE = 1e-4
@@ -38,7 +40,9 @@ class Bernoulli(ValueLikelihood):
         super().__init__(logits)
 
     @classmethod
-    def distribution(cls, mean, scale, parameters):
+    def distribution(
+        cls, mean: torch.Tensor, scale: torch.Tensor, parameters: Mapping[str, torch.Tensor]
+    ) -> Distribution:
         """PyTorch's own; `mean` are logits."""
         return SingleBernoulli(logits=mean, validate_args=False)
 

@@ -15,7 +15,7 @@ from ._count_distribution import CountDistribution, Normalized
 from ._single_counts import single_log_prob
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ._base import CountLikelihood
 
@@ -78,7 +78,9 @@ class Categorised(Likelihood):
         return type(f"Categorised{base.__name__}", (_OfBase,), {"base_family": base, "own_parameters": own})
 
     @classmethod
-    def distribution(cls, mean, scale, parameters):
+    def distribution(
+        cls, mean: torch.Tensor, scale: torch.Tensor, parameters: Mapping[str, torch.Tensor]
+    ) -> Distribution:
         """As :meth:`Likelihood.distribution`, with the mean of the base."""
         of_base = {name: value for name, value in parameters.items() if name != "class_logits"}
         base = CountDistribution.of(cls.base_family)(mean, scale, validate_args=False, **of_base)

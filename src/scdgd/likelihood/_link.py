@@ -97,7 +97,9 @@ class Softmax(Link):
         """See the class."""
         return torch.softmax(output, dim=-1)
 
-    def likelihood(self, family, output, log_size, parameters):
+    def likelihood(
+        self, family: type[Likelihood], output: torch.Tensor, log_size: torch.Tensor, parameters: Sequence[torch.Tensor]
+    ) -> Likelihood:
         """As :meth:`Link.likelihood`."""
         return family.from_softmax(output, log_size, *parameters)
 

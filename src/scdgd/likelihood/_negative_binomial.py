@@ -16,8 +16,10 @@ from ._bounds import MAX_LOG_THETA, MAX_PRODUCT, STIRLING_THETA
 from ._terms import Terms, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import ModuleType
+
+    from torch.distributions import Distribution
 
     from scdgd.data import SparseCounts
 
@@ -59,14 +61,11 @@ class NegativeBinomial(CountLikelihood):
         super().__init__(log_mean, log_theta)
 
     @classmethod
-    def distribution(cls, mean, scale, parameters):
+    def distribution(
+        cls, mean: torch.Tensor, scale: torch.Tensor, parameters: Mapping[str, torch.Tensor]
+    ) -> Distribution:
         """scvi-tools' own."""
         return distributions.NegativeBinomial(mu=mean, scale=scale, **parameters)
-
-    @property
-    def theta(self) -> torch.Tensor:
-        """Inverse dispersion, shape ``(..., b, g)``."""
-        return self.log_theta.exp().expand_as(self._input)
 
     @staticmethod
     def compiled_terms() -> ModuleType:

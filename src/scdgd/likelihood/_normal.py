@@ -13,7 +13,9 @@ from scdgd.data import SparseCounts, as_sparse_counts
 from ._base import FamilyParameter, ValueLikelihood, over_genes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from torch.distributions import Distribution
 
 #: Of genes that do not vary, where a fit starts.
 _LEAST_VARIANCE = 1e-4
@@ -45,7 +47,9 @@ class Normal(ValueLikelihood):
         super().__init__(mean, log_scale)
 
     @classmethod
-    def distribution(cls, mean, scale, parameters):
+    def distribution(
+        cls, mean: torch.Tensor, scale: torch.Tensor, parameters: Mapping[str, torch.Tensor]
+    ) -> Distribution:
         """scvi-tools' own."""
         return distributions.Normal(mean, parameters["scale"], normal_mu=scale, validate_args=False)
 

@@ -15,8 +15,10 @@ from ._negative_binomial import _log_factorial
 from ._terms import Terms, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import ModuleType
+
+    from torch.distributions import Distribution
 
     from scdgd.data import SparseCounts
 
@@ -42,7 +44,9 @@ class Poisson(CountLikelihood):
         super().__init__(log_mean)
 
     @classmethod
-    def distribution(cls, mean, scale, parameters):
+    def distribution(
+        cls, mean: torch.Tensor, scale: torch.Tensor, parameters: Mapping[str, torch.Tensor]
+    ) -> Distribution:
         """scvi-tools' own."""
         return distributions.Poisson(rate=mean, scale=scale, validate_args=False)
 

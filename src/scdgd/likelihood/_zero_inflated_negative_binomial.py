@@ -10,9 +10,11 @@ from ._negative_binomial import LOG_THETA, NegativeBinomial
 from ._zero_inflation import ZI_LOGITS, ZeroInflated
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import ModuleType
 
     import torch
+    from torch.distributions import Distribution
 
 
 class ZeroInflatedNegativeBinomial(ZeroInflated):
@@ -38,14 +40,11 @@ class ZeroInflatedNegativeBinomial(ZeroInflated):
         super().__init__(log_mean, log_theta, zi_logits)
 
     @classmethod
-    def distribution(cls, mean, scale, parameters):
+    def distribution(
+        cls, mean: torch.Tensor, scale: torch.Tensor, parameters: Mapping[str, torch.Tensor]
+    ) -> Distribution:
         """scvi-tools' own."""
         return distributions.ZeroInflatedNegativeBinomial(mu=mean, scale=scale, **parameters)
-
-    @property
-    def theta(self) -> torch.Tensor:
-        """Inverse dispersion, shape ``(..., b, g)``."""
-        return self.log_theta.exp().expand_as(self._input)
 
     @staticmethod
     def compiled_terms() -> ModuleType:

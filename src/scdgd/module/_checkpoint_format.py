@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scdgd._constants import CHECKPOINT_FORMAT
 
@@ -27,7 +27,9 @@ class CheckpointFormatMixin:
         """Names that earlier versions gave to tensors of the module, and those of today; ``None`` for what is gone."""
         return {}
 
-    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args, **kwargs) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         for former, name in self.former_names.items():
             if prefix + former in state_dict:
                 value = state_dict.pop(prefix + former)

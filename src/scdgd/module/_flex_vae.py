@@ -144,9 +144,7 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
         latent_distribution: Literal["normal", "ln"] = "normal",
         **kwargs,
     ) -> None:
-        family, gene_likelihood = family_of(gene_likelihood), name_of(gene_likelihood)
-        if k_max > 0:
-            family, gene_likelihood = Categorised.of(family, k_max), f"{gene_likelihood}, k_max {k_max}"
+        family, gene_likelihood = _family_and_name(gene_likelihood, k_max)
         mean_activation = mean_activation or family.links[0]
         check_options(
             posterior=(posterior, get_args(PosteriorName)),
@@ -160,13 +158,11 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
         if latent_distribution == "ln" and (class_of(prior) is not StandardNormal or posterior != "normal"):
             msg = "`latent_distribution='ln'` goes with `prior='normal'` and `posterior='normal'` only."
             raise ValueError(msg)
-        needless = {
+        of_layers = {
             "decoder_dropout_rate": decoder_dropout_rate,
             "extra_decoder_kwargs": kwargs.get("extra_decoder_kwargs"),
         }
-        for name in [name for name, value in needless.items() if decoder == "linear" and value]:
-            msg = f"`{name}` is for hidden layers, and `decoder='linear'` has none. Leave it out."
-            raise ValueError(msg)
+        _check_linear(decoder, of_layers)
         hidden_sizes = _hidden_sizes(n_hidden, n_layers)
         super().__init__(
             n_input,
@@ -464,6 +460,19 @@ def _evaluation_mode(network: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         network.train(was_training)
+
+
+def _check_linear(decoder: DecoderName, of_layers: dict[str, object]) -> None:
+    """Raise ValueError where a decoder without hidden layers has options of them."""
+    for name in [name for name, value in of_layers.items() if decoder == "linear" and value]:
+        msg = f"`{name}` is for hidden layers, and `decoder='linear'` has none. Leave it out."
+        raise ValueError(msg)
+
+
+def _family_and_name(gene_likelihood: GeneLikelihood, k_max: int) -> tuple[type[Likelihood], str]:
+    """The likelihood, counts below `k_max` with probabilities of their own, and what it is called."""
+    family, name = family_of(gene_likelihood), name_of(gene_likelihood)
+    return (Categorised.of(family, k_max), f"{name}, k_max {k_max}") if k_max > 0 else (family, name)
 
 
 def _hidden_sizes(n_hidden: int | Sequence[int], n_layers: int) -> list[int]:

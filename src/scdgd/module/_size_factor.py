@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -11,114 +11,72 @@ import torch
 from scdgd.data import SparseCounts, as_sparse_counts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scipy import sparse
 
 SizeFactor = Literal["observed", "max", "mean", "registered", "none"]
 
 
-class Size(ABC):
+@dataclass(frozen=True)
+class Size:
     """Where the size factor :math:`s_i` of a cell comes from.
 
     A factor derived from counts is at least that of a single count, so its log is finite.
     """
 
-    #: The name by which models take it.
-    name: ClassVar[str]
-    #: Name of the link that goes with it, unless another is asked for.
-    usual_link: ClassVar[str] = "softplus"
-    #: Whether there are counts that it is a size of.
-    is_of_counts: ClassVar[bool] = True
-    #: Whether it is the total count.
-    is_total: ClassVar[bool] = False
-
-    @abstractmethod
-    def log(self, counts: SparseCounts | torch.Tensor, registered: torch.Tensor | None = None) -> torch.Tensor:
-        """Log size factor of each cell, from counts ``(b, g)`` or the registered ones ``(b, 1)``: ``(b, 1)``."""
-
-    @abstractmethod
-    def total(self, block: sparse.csr_matrix, registered: np.ndarray | None = None) -> float:
-        """Sum of the size factors of a block of cells, for the mean profile."""
-
-
-class ObservedTotal(Size):
-    """Total count."""
-
-    name = "observed"
-    usual_link = "softmax"
-    is_total = True
+    name: str
+    """The name by which models take it."""
+    of_cells: Callable[[SparseCounts | torch.Tensor, torch.Tensor | None], torch.Tensor]
+    """Sizes ``(b, 1)``, from counts ``(b, g)`` or registered sizes ``(b, 1)``."""
+    total: Callable[[sparse.csr_matrix, np.ndarray | None], float]
+    """Their sum over a block of cells, for the mean profile."""
+    usual_link: str = "softplus"
+    """Name of the link that goes with it, unless another is asked for."""
+    is_of_counts: bool = True
+    """Whether there are counts that it is a size of."""
+    is_total: bool = False
+    """Whether it is the total count."""
 
     def log(self, counts: SparseCounts | torch.Tensor, registered: torch.Tensor | None = None) -> torch.Tensor:
-        """As :meth:`Size.log`."""
-        return _totals(counts).log()
+        """Log size factor of each cell, ``(b, 1)``."""
+        return self.of_cells(counts, registered).log()
 
-    def total(self, block: sparse.csr_matrix, registered: np.ndarray | None = None) -> float:
-        """As :meth:`Size.total`."""
-        return float(block.sum())
-
-
-class Maximum(Size):
-    """Maximum count over genes (Schuster & Krogh 2023)."""
-
-    name = "max"
-
-    def log(self, counts: SparseCounts | torch.Tensor, registered: torch.Tensor | None = None) -> torch.Tensor:
-        """As :meth:`Size.log`."""
-        return as_sparse_counts(counts).maxima().clamp(min=1).log().unsqueeze(1)
-
-    def total(self, block: sparse.csr_matrix, registered: np.ndarray | None = None) -> float:
-        """As :meth:`Size.total`."""
-        largest = block.max(axis=1)
-        largest = largest.todense() if hasattr(largest, "todense") else largest
-        return float(np.maximum(np.asarray(largest).ravel(), 1).sum())
+    def __reduce__(self) -> tuple:
+        """By its name."""
+        return _size, (self.name,)
 
 
-class Mean(Size):
-    """Mean count over genes."""
-
-    name = "mean"
-
-    def log(self, counts: SparseCounts | torch.Tensor, registered: torch.Tensor | None = None) -> torch.Tensor:
-        """As :meth:`Size.log`."""
-        return (_totals(counts) / counts.shape[-1]).log()
-
-    def total(self, block: sparse.csr_matrix, registered: np.ndarray | None = None) -> float:
-        """As :meth:`Size.total`."""
-        return float(block.sum()) * (1 / block.shape[1])
+def _totals(counts: SparseCounts | torch.Tensor) -> torch.Tensor:
+    return as_sparse_counts(counts).totals().clamp(min=1).unsqueeze(1)
 
 
-class Registered(Size):
-    """The column named by ``size_factor_key``."""
-
-    name = "registered"
-
-    def log(self, counts: SparseCounts | torch.Tensor, registered: torch.Tensor | None = None) -> torch.Tensor:
-        """As :meth:`Size.log`."""
-        return registered.log()
-
-    def total(self, block: sparse.csr_matrix, registered: np.ndarray | None = None) -> float:
-        """As :meth:`Size.total`."""
-        return registered.sum()
+def _ones(counts: SparseCounts | torch.Tensor) -> torch.Tensor:
+    counts = as_sparse_counts(counts)
+    return counts.values.new_ones(len(counts), 1)
 
 
-class One(Size):
-    """One, for values that are not counts."""
-
-    name = "none"
-    usual_link = "identity"
-    is_of_counts = False
-
-    def log(self, counts: SparseCounts | torch.Tensor, registered: torch.Tensor | None = None) -> torch.Tensor:
-        """As :meth:`Size.log`."""
-        counts = as_sparse_counts(counts)
-        return counts.values.new_zeros(len(counts), 1)
-
-    def total(self, block: sparse.csr_matrix, registered: np.ndarray | None = None) -> float:
-        """As :meth:`Size.total`."""
-        return float(block.shape[0])
+def _sum_of_maxima(block: sparse.csr_matrix, _: np.ndarray | None) -> float:
+    largest = block.max(axis=1)
+    largest = largest.todense() if hasattr(largest, "todense") else largest
+    return float(np.maximum(np.asarray(largest).ravel(), 1).sum())
 
 
 #: Sizes by the names of ``size_factor``.
-SIZES: dict[str, Size] = {size.name: size for size in (ObservedTotal(), Maximum(), Mean(), Registered(), One())}
+SIZES: dict[str, Size] = {
+    size.name: size
+    for size in (
+        Size("observed", lambda x, _: _totals(x), lambda block, _: float(block.sum()), "softmax", is_total=True),
+        Size("max", lambda x, _: as_sparse_counts(x).maxima().clamp(min=1).unsqueeze(1), _sum_of_maxima),
+        Size("mean", lambda x, _: _totals(x) / x.shape[-1], lambda block, _: float(block.sum()) * (1 / block.shape[1])),
+        Size("registered", lambda _, registered: registered, lambda _, registered: registered.sum()),
+        Size("none", lambda x, _: _ones(x), lambda block, _: float(block.shape[0]), "identity", is_of_counts=False),
+    )
+}
+
+
+def _size(name: str) -> Size:
+    return SIZES[name]
 
 
 def log_size_factor(
@@ -138,7 +96,3 @@ def log_size_factor(
         Registered size factors ``(b, 1)``.
     """
     return SIZES[kind].log(counts, registered)
-
-
-def _totals(counts: SparseCounts | torch.Tensor) -> torch.Tensor:
-    return as_sparse_counts(counts).totals().clamp(min=1).unsqueeze(1)
