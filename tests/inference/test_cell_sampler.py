@@ -14,7 +14,6 @@ from scvi.model import SCVI, LinearSCVI
 import scdgd.inference._cell_sampler as cell_sampler
 import scdgd.inference._growing_csr as growing_csr
 from scdgd.inference import CellSampler, LogNormalLibrary, noise_baseline
-from scdgd.inference._any_module import log_size_of
 from scdgd.inference._growing_csr import GrowingCSR
 from scdgd.inference._registered_sampler import spread_evenly
 from scdgd.model import SCDGD, SCGMVAE, SCVAD, SCVAE, SCVAMP, SCVMM, FlexSCVI
@@ -181,13 +180,13 @@ def test_replicates_have_the_decoded_mean_of_their_cell(name):
 @pytest.mark.parametrize("name", ["SCDGD", "SCVI"])
 def test_counts_are_decoded_with_the_batch_of_their_donor(name, mode, monkeypatch):
     sampler, seen = sampler_of(model_of(name), batch_size=16), []
-    decode = cell_sampler.decode
+    decode = sampler.module.decode
 
-    def spy(module, z, log_size, tensors):
+    def spy(z, log_size, tensors):
         seen.append((z, log_size, tensors["batch"]))
-        return decode(module, z, log_size, tensors)
+        return decode(z, log_size, tensors)
 
-    monkeypatch.setattr(cell_sampler, "decode", spy)
+    monkeypatch.setattr(sampler.module, "decode", spy)
     cells = getattr(sampler, f"sample_{mode}")(200, np.arange(60), seed=0)
     z, log_size, batch = (torch.cat(part).numpy() for part in zip(*seen, strict=True))
     totals = np.asarray(sampler.manager.adata.X.sum(1)).ravel()
@@ -251,7 +250,7 @@ def test_registered_sizes_are_sizes(model_class):
     sampler = sampler_of(model)
     (tensors,) = sampler._minibatches(np.arange(60))
     np.testing.assert_allclose(
-        log_size_of(model.module, tensors).ravel().numpy(), np.log(model.adata.obs["size"]), rtol=1e-4, atol=1e-6
+        sampler.module.log_size(tensors).ravel().numpy(), np.log(model.adata.obs["size"]), rtol=1e-4, atol=1e-6
     )
     totals = np.asarray(sampler.sample_prior(900, np.arange(60), library=500, seed=0).counts.sum(1)).ravel()
     np.testing.assert_allclose(totals.mean(), 500, atol=5 * totals.std() / 30)
@@ -266,7 +265,7 @@ def test_minified_data_keep_their_sizes():
     model.minify_adata()
     sampler = sampler_of(model)
     (tensors,) = sampler._minibatches(np.arange(60))
-    np.testing.assert_allclose(log_size_of(model.module, tensors).exp().ravel().numpy(), totals, rtol=1e-5)
+    np.testing.assert_allclose(sampler.module.log_size(tensors).exp().ravel().numpy(), totals, rtol=1e-5)
     cells = sampler.sample_posterior(60 * 200, np.arange(60), seed=0)
     np.testing.assert_allclose(((cells.z - mean[cells.donors]) ** 2).mean(0), variance.mean(0), rtol=0.1)
 

@@ -14,6 +14,7 @@ from scvi import REGISTRY_KEYS
 from scdgd._compat import get_state_registry
 from scdgd._options import Flag, Instance, Integer, Number, Optional, Text
 from scdgd.data import counts_of
+from scdgd.inference._registered_sampler import of_component
 from scdgd.model._arguments import READING, reading
 
 from ._conditions import Conditions
@@ -21,6 +22,8 @@ from ._sampler import BoltzmannSampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from scdgd.inference import Library
 
 
 class BoltzmannSamplingMixin:
@@ -34,6 +37,19 @@ class BoltzmannSamplingMixin:
             self._validate_anndata(None)
             manager = self.adata_manager
         return BoltzmannSampler(self.module, self.registry, manager, batch_size=batch_size)
+
+    def _synthetic_cells(
+        self, n_cells: int, mode: str, batch_size: int | None, *, component, batch, library: Library, seed: int | None
+    ) -> AnnData:
+        """Chains, or replicates of cells, of those that are assigned to a component if it is given."""
+        sampler = self._sampler(batch_size)
+        if mode == "prior":
+            return sampler.sample_prior(n_cells, component=component, batch=batch, library=library, seed=seed)
+        donors = sampler.donors_of(batch)
+        if component is not None:
+            assigned = self.get_cluster_assignments(indices=donors, batch_size=batch_size)
+            donors, _ = of_component(donors, assigned, component, self.module.n_patterns)
+        return sampler.sample_posterior(n_cells, donors, library=library, seed=seed)
 
     @reading(library_size=Optional(Number(above=0)), n_steps=Integer(1), collapse=Flag(), exact=Flag())
     def prior_predictive_sample(

@@ -20,6 +20,7 @@ from ._refinement import refined
 from ._registered_sampler import Library
 from ._seeding import seeded, undisturbed
 from ._starts import best_component_means
+from ._stock_module import latent_module
 from ._variational import place_variational
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "LaplacePosterior",
     "LaplaceTerm",
     "laplace_term",
+    "latent_module",
     "log_prob_of_pairs",
     "log_standard_normal",
     "importance_samples",

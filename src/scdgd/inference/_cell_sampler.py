@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS, settings
-from scvi.module import VAE
 from scvi.utils import track
 
-from ._any_module import check_module, decode, draw_posterior, log_size_of, n_components_of, prior_of
 from ._growing_csr import GrowingCSR
 from ._library import LogNormalLibrary
 from ._registered_sampler import RegisteredSampler, check_library, positive_integer, spread_evenly
 from ._seeding import seeded
+from ._stock_module import knows_prior, latent_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy import sparse
     from scvi.data import AnnDataManager
+    from scvi.module.base import BaseModuleClass
 
-    from scdgd.module import DGDModule
-
-    from ._any_module import Tensors
     from ._registered_sampler import Library
+
+    Tensors = dict[str, torch.Tensor]
 
 #: Draws of a posterior that are made at once, so that finding it is paid for once.
 _DRAWS_TOGETHER = 25
@@ -75,17 +74,26 @@ class CellSampler(RegisteredSampler):
     """
 
     def __init__(
-        self, module: DGDModule | VAE, adata_manager: AnnDataManager, *, batch_size: int | None = None
+        self, module: BaseModuleClass, adata_manager: AnnDataManager, *, batch_size: int | None = None
     ) -> None:
-        check_module(module)
+        if not knows_prior(module):
+            msg = (
+                f"Cells are drawn from models of scdgd, `scvi.model.SCVI` and `scvi.model.LinearSCVI`, not from a model "
+                f"with the module {type(module).__name__}, whose prior is another one. Use the model's own "
+                "`posterior_predictive_sample`, if it has one."
+            )
+            raise TypeError(msg)
         super().__init__(
-            module, adata_manager.registry, adata_manager, settings.batch_size if batch_size is None else batch_size
+            latent_module(module),
+            adata_manager.registry,
+            adata_manager,
+            settings.batch_size if batch_size is None else batch_size,
         )
 
     @property
     def n_components(self) -> int:
         """Number of components of the prior, one for stock models."""
-        return n_components_of(self.module)
+        return self.module.prior.n_components
 
     @torch.inference_mode()
     def sample_prior(
@@ -121,15 +129,14 @@ class CellSampler(RegisteredSampler):
         n_cells = positive_integer("n_cells", n_cells)
         self._check_library(library)
         chosen = np.random.default_rng(seed).choice(donors, n_cells)
-        prior = prior_of(self.module)
+        prior = self.module.given_prior()
         rows = _Rows(n_cells, len(self.genes), prior.n_latent)
         with seeded(seed):
             sizes = self._fitted_sizes(donors) if library == "lognormal" else None
             for tensors in self._shown(chosen, n_cells):
                 z, components = prior.sample(len(tensors[REGISTRY_KEYS.X_KEY]), component)
-                if isinstance(self.module, VAE):  # identity, or softmax for the logistic normal
-                    z = self.module.z_encoder.z_transformation(z)
-                log_size = self._log_size(sizes, tensors, log_size_of(self.module, tensors))
+                z = self.module.transformed(z)
+                log_size = self._log_size(sizes, tensors, self.module.log_size(tensors))
                 rows.append(self._draw_counts(z, log_size, tensors, library), z, components)
         return SyntheticCells(*rows.finish(), chosen)
 
@@ -155,7 +162,7 @@ class CellSampler(RegisteredSampler):
         n_cells = positive_integer("n_cells", n_cells)
         self._check_library(library)
         sources, copies = spread_evenly(n_cells, donors, np.random.default_rng(seed))
-        prior, order = prior_of(self.module), []
+        prior, order = self.module.given_prior(), []
         rows = _Rows(n_cells, len(self.genes), prior.n_latent)
         first = 0
         with seeded(seed):
@@ -196,8 +203,7 @@ class CellSampler(RegisteredSampler):
 
     def _check_library(self, library: Library) -> None:
         check_library(library)
-        link = getattr(self.module, "link", None)  # modules of scvi-tools have none
-        if library != "empirical" and link is not None and not link.takes_size:
+        if library != "empirical" and not self.module.has_size:
             msg = (
                 f"`library={library!r}` has no effect: this model decodes values whatever the size of a cell "
                 "(`mean_activation` is 'rate' or 'identity', or `size_factor='none'`). Use `library='empirical'`."
@@ -225,7 +231,7 @@ class CellSampler(RegisteredSampler):
         copies = torch.as_tensor(copies, device=self.module.device)
         for first in range(0, int(copies.max()), _DRAWS_TOGETHER):
             n = min(_DRAWS_TOGETHER, int(copies.max()) - first)
-            z, log_size = draw_posterior(self.module, tensors, n)  # (n, b, d), (n, b, 1)
+            z, log_size = self.module.draw_posterior(tensors, n)  # (n, b, d), (n, b, 1)
             wanted = first + torch.arange(n, device=copies.device).unsqueeze(1) < copies  # (n, b)
             cells = torch.arange(len(copies), device=copies.device).expand_as(wanted)[wanted]
             parts = (part.split(self.batch_size) for part in (z[wanted], log_size.expand(n, -1, -1)[wanted], cells))
@@ -236,9 +242,9 @@ class CellSampler(RegisteredSampler):
 
     def _draw_counts(self, z: torch.Tensor, log_size: torch.Tensor, tensors: Tensors, library: Library) -> np.ndarray:
         """Counts ``(b, g)`` at representations ``(b, d)``, with the covariates of `tensors`."""
-        px = decode(self.module, z, log_size, tensors)
+        px = self.module.decode(z, log_size, tensors)
         if isinstance(library, Real):
-            px = decode(self.module, z, log_size + np.log(library) - px.mean.sum(-1, keepdim=True).log(), tensors)
+            px = self.module.decode(z, log_size + np.log(library) - px.mean.sum(-1, keepdim=True).log(), tensors)
         return px.sample().cpu().numpy()
 
 

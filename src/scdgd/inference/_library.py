@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from scvi import REGISTRY_KEYS
 
-from ._any_module import log_size_of
+from ._stock_module import latent_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from scvi.module import VAE
-
-    from scdgd.module import DGDModule
+    from scvi.module.base import BaseModuleClass
 
 
 class LogNormalLibrary(NamedTuple):
@@ -26,7 +24,7 @@ class LogNormalLibrary(NamedTuple):
     """Standard deviations, shape ``(n_batch,)``."""
 
     @classmethod
-    def fit(cls, module: DGDModule | VAE, minibatches: Iterable[dict[str, torch.Tensor]]) -> LogNormalLibrary:
+    def fit(cls, module: BaseModuleClass, minibatches: Iterable[dict[str, torch.Tensor]]) -> LogNormalLibrary:
         """Maximum likelihood: moments of the log sizes of the cells of each batch.
 
         Parameters
@@ -36,9 +34,9 @@ class LogNormalLibrary(NamedTuple):
         minibatches
             Minibatches of all cells to fit.
         """
-        logs, batches = [], []
+        logs, batches, module = [], [], latent_module(module)
         for tensors in minibatches:
-            logs.append(log_size_of(module, tensors).ravel().double())
+            logs.append(module.log_size(tensors).ravel().double())
             batches.append(tensors[REGISTRY_KEYS.BATCH_KEY].ravel().long())
         log_size, batch = torch.cat(logs), torch.cat(batches)
         n = torch.bincount(batch).clamp(min=1)

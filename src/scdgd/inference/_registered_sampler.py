@@ -143,3 +143,20 @@ def positive_integer(name: str, value: int) -> int:
         msg = f"`{name}` must be a positive integer, got {value!r}."
         raise ValueError(msg)
     return int(value)
+
+
+def of_component(
+    donors: np.ndarray, assigned: np.ndarray, component: int, n_components: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the donors that are assigned to a component."""
+    if component not in range(n_components):
+        msg = f"`component` must be one of 0 ... {n_components - 1}, got {component}."
+        raise ValueError(msg)
+    members = assigned == component
+    if not members.any():
+        msg = (
+            f"No cell is assigned to component {component}, so there is none to replicate. Use `mode='prior'`, or one of "
+            f"the components {np.unique(assigned).tolist()}."
+        )
+        raise ValueError(msg)
+    return donors[members], assigned[members]

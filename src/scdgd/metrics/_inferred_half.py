@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.module import LDVAE, VAE
 
 from scdgd._compat import MODULE_KEYS
 from scdgd.data import as_sparse_counts
-from scdgd.inference import encoder_samples, log_standard_normal, posterior_samples
-from scdgd.module import GMVAE, DGDModule, FlexVAE
+from scdgd.inference import encoder_samples, latent_module, posterior_samples
+from scdgd.inference._stock_module import knows_prior
 
 from ._count_splitting import conditional_of_other_half
 
@@ -36,7 +35,7 @@ class InferredHalf:
     """
 
     def __init__(self, module: BaseModuleClass, tensors: dict[str, torch.Tensor], epsilon: float) -> None:
-        self.module, self.epsilon = module, epsilon
+        self.module, self.epsilon, self.latent = module, epsilon, latent_module(module)
         self.tensors = {key: value.to(module.device) for key, value in tensors.items()}
         self.x = as_sparse_counts(self.tensors[REGISTRY_KEYS.X_KEY])
         self.outputs = module.inference(**module._get_inference_input(self.tensors))
@@ -55,9 +54,8 @@ class InferredHalf:
         Size factors are those of this half. Encoders' representations are taken before scvi-tools' transformation to the
         simplex, which its models with ``latent_distribution="ln"`` make.
         """
-        if isinstance(self.module, VAE):
-            z = self.module.z_encoder.z_transformation(z)
-        inputs = self.module._get_generative_input(self.tensors, {**self.outputs, MODULE_KEYS.Z_KEY: z})
+        outputs = {**self.outputs, MODULE_KEYS.Z_KEY: self.latent.transformed(z)}
+        inputs = self.module._get_generative_input(self.tensors, outputs)
         return self.module.generative(**inputs)[MODULE_KEYS.PX_KEY]
 
     def decode_other(self, z: torch.Tensor) -> CountLikelihood:
@@ -88,17 +86,15 @@ class InferredHalf:
         TypeError
             If the prior and posterior of the module are not known here.
         """
-        if isinstance(self.module, DGDModule):
+        if not knows_prior(self.module):
+            msg = f"The posterior of a {type(self.module).__name__} is not known here; score it with `form='plug_in'`."
+            raise TypeError(msg)
+        if self.latent.keeps_rows:
             rows = self.module.representations(self.tensors[REGISTRY_KEYS.INDICES_KEY].ravel())
             samples = posterior_samples(self.module, self.tensors, rows, n_samples)
             return samples.z, samples.log_weights
-        # other subclasses, such as SCANVAE, have priors of their own
-        if type(self.module) not in (VAE, LDVAE, FlexVAE, GMVAE):
-            msg = f"The posterior of a {type(self.module).__name__} is not known here; score it with `form='plug_in'`."
-            raise TypeError(msg)
-        qz, x, log_prior = self.outputs[MODULE_KEYS.QZ_KEY], self.x.to_dense(), log_standard_normal
-        if isinstance(self.module, FlexVAE):
-            with torch.inference_mode(False), torch.no_grad():
-                log_prior = self.module.given_prior().log_prob
+        with torch.inference_mode(False), torch.no_grad():
+            log_prior = self.latent.given_prior().log_prob
+        qz, x = self.outputs[MODULE_KEYS.QZ_KEY], self.x.to_dense()
         samples = encoder_samples(self.module, self.decode, x, qz, n_samples, log_prior)
         return samples.z, samples.log_weights

@@ -13,7 +13,6 @@ from scvi.utils import track
 from scdgd._compat import MODULE_KEYS
 from scdgd.data import SparseCounts
 from scdgd.likelihood._base import mean_of
-from scdgd.module import LinearDecoder
 
 from ._aggregated_posterior import AggregatedPosteriorMixin, anchor_cells, importance_weights
 from ._cells import positions_of
@@ -154,7 +153,7 @@ class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
         """
         self._check_if_trained(warn=False)
         decoder = self.module.decoder
-        if not isinstance(decoder, LinearDecoder):
+        if not self.module.has_linear_decoder:
             msg = "Loadings are those of a linear decoder, and this one has hidden layers. Choose `decoder='linear'`."
             raise ValueError(msg)
         columns = [f"Z_{i}" for i in range(decoder.n_latent)]

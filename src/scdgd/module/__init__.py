@@ -11,6 +11,7 @@ from ._flex_parts import DecoderName, PosteriorName
 from ._flex_vae import FlexVAE
 from ._gmvae import GMVAE, ComponentRegularization
 from ._hidden_layers import HiddenActivation, HiddenLayers
+from ._latent_module import EncodedLatentMixin, LatentModule
 from ._linear_decoder import LinearDecoder
 from ._observation_rules import usual_size_and_link
 from ._representation_table import RepresentationTable
@@ -26,6 +27,7 @@ __all__ = [
     "DGDModule",
     "Decoder",
     "DecoderName",
+    "EncodedLatentMixin",
     "FamilyParameters",
     "FlexVAE",
     "FlowPosterior",
@@ -33,6 +35,7 @@ __all__ = [
     "HiddenLayers",
     "HyperpriorWeight",
     "InverseAutoregressiveFlow",
+    "LatentModule",
     "LinearDecoder",
     "MixturePosterior",
     "OutputActivation",

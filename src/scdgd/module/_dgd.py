@@ -85,6 +85,8 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         data set (eq. 3 of the paper) or ``"per_cell"`` (its eq. 4, and the released code).
     """
 
+    keeps_rows = True
+
     def __init__(
         self,
         n_genes: int,
@@ -181,6 +183,36 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             MODULE_KEYS.CONT_COVS_KEY: tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
         }
 
+    @property
+    def has_size(self) -> bool:
+        """Whether decoded profiles are multiplied with the size of a cell."""
+        return self.link.takes_size
+
+    def given_prior(self) -> Prior:
+        """The prior."""
+        return self.prior
+
+    def transformed(self, z: torch.Tensor) -> torch.Tensor:
+        """Identity."""
+        return z
+
+    def decode(
+        self, z: torch.Tensor, log_size: torch.Tensor, tensors: dict[str, torch.Tensor]
+    ) -> CountLikelihood | ValueLikelihood:
+        """See :class:`LatentModule`."""
+        return self.generative(z, log_size, **self.covariates(tensors))[MODULE_KEYS.PX_KEY]
+
+    def draw_posterior(self, tensors: dict[str, torch.Tensor], n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :class:`LatentModule`."""
+        rows = self.representations(tensors[REGISTRY_KEYS.INDICES_KEY].ravel())
+        return self._draws(tensors, rows, n), self.log_size(tensors)
+
+    def _draws(self, tensors: dict[str, torch.Tensor], rows: torch.Tensor, n: int) -> torch.Tensor:
+        if self.posterior_sampler is None:
+            msg = "The posterior has no sampler: use the methods of the model, or set `module.posterior_sampler`."
+            raise RuntimeError(msg)
+        return self.posterior_sampler(self, tensors, rows, n)  # (n, b, d)
+
     @auto_move_data
     def inference(
         self,
@@ -219,11 +251,8 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             z = self.posterior.draw(representation)
         elif n_samples == 1 and not self.samples_posterior:
             z, _ = self.posterior.moments(representation)
-        elif self.posterior_sampler is None:
-            msg = "The posterior has no sampler: use the methods of the model, or set `module.posterior_sampler`."
-            raise RuntimeError(msg)
         else:
-            z = self.posterior_sampler(self, tensors, representation, n_samples)  # (s, b, d)
+            z = self._draws(tensors, representation, n_samples)
             z = z.squeeze(0) if n_samples == 1 else z
         if n_samples > 1:
             library = library.expand(n_samples, *library.shape)

@@ -15,8 +15,6 @@ from scdgd._compat import MODULE_KEYS
 from scdgd.likelihood import LINKS
 from scdgd.likelihood._link import Exp, MeanActivation, Softplus
 
-from ._linear_decoder import LinearDecoder
-
 if TYPE_CHECKING:
     from torch.distributions import Distribution
 
@@ -64,7 +62,7 @@ class FlexOutputsMixin:
         if not further:
             return
         decoded = [name for name, p in further.items() if p.is_decoded]
-        if decoded and isinstance(self.decoder, LinearDecoder):
+        if decoded and self.has_linear_decoder:
             msg = f"A linear decoder gives no {decoded}, which `gene_likelihood={self.gene_likelihood!r}` needs."
             raise ValueError(msg)
         self.parameter_decoders, self.gene_parameters = nn.ModuleDict(), nn.ParameterDict()
@@ -82,7 +80,7 @@ class FlexOutputsMixin:
         Outputs are on the scale of the values, whatever it is, and take steps of the size of the rate from zero.
         """
         eta = self.likelihood.eta_of(mean)
-        if isinstance(self.decoder, LinearDecoder):
+        if self.has_linear_decoder:
             self.decoder.start_at_outputs(eta)
         else:
             self.decoder.px_scale_decoder[0].bias.copy_(eta)

@@ -33,6 +33,7 @@ from ._flex_parts import (
     linear_decoder_like,
     replace_hidden_layers,
 )
+from ._latent_module import EncodedLatentMixin
 from ._sparse_first_layer import forward_sparse
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from scdgd.prior import EncoderInput
 
 
-class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
+class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
     r"""scVI's variational autoencoder with any prior of :mod:`scdgd.prior` and a Gaussian or flow posterior.
 
     .. math::
@@ -178,11 +179,12 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
             **kwargs,
         )
         self.normalize_input, self.n_prior_samples, self.likelihood = normalize_input, n_prior_samples, family
-        self.link = self._checked_link(mean_activation, has_linear_decoder=decoder == "linear")
+        self.has_linear_decoder = decoder == "linear"
+        self.link = self._checked_link(mean_activation, has_linear_decoder=self.has_linear_decoder)
         published = {"activation": activation, "norm_after_activation": norm_after_activation}
         if len(set(hidden_sizes)) > 1 or activation != "relu" or norm_after_activation or decoder_dropout_rate > 0:
             replace_hidden_layers(self, hidden_sizes, decoder_dropout_rate, published)
-        if decoder == "linear":
+        if self.has_linear_decoder:
             self.decoder = linear_decoder_like(self, has_zero_inflation="zi_logits" in family.parameter_names)
         self._make_parameters()
         if not self.link.is_of_counts:
@@ -299,6 +301,11 @@ class FlexVAE(CheckpointFormatMixin, FlexOutputsMixin, VAE):
     def encoder_layers(self) -> list[FCLayers]:
         """Hidden layers of the encoders of the posterior, which see covariates."""
         return [self.z_encoder.encoder]
+
+    @property
+    def has_size(self) -> bool:
+        """Whether decoded profiles are multiplied with the size of a cell."""
+        return self.link.takes_size
 
     def given_prior(self) -> Prior:
         """The prior for the encoder as it is now; pseudo-inputs are encoded once, in evaluation mode."""

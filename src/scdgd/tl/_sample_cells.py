@@ -10,10 +10,9 @@ from anndata import AnnData
 
 from scdgd import inference
 from scdgd._options import SEED, Choice, Either, Integer, Number, Optional, Text, checked
-from scdgd.boltzmann import BoltzmannSampler, DeepBoltzmannMachine
 from scdgd.data import counts_of
 from scdgd.inference import CellSampler
-from scdgd.module import DGDModule
+from scdgd.inference._registered_sampler import of_component
 
 if TYPE_CHECKING:
     from scvi.model import SCVI, LinearSCVI
@@ -99,9 +98,9 @@ def sample_cells(
     >>> replicates = scdgd.tl.sample_cells(model, adata.n_obs, mode="posterior", library=5_000, seed=0)
     """
     _check_model(model)
-    if isinstance(model.module, DeepBoltzmannMachine):
+    if hasattr(model, "_synthetic_cells"):  # of a model without a continuous latent space
         options = {"component": component, "batch": batch, "library": library, "seed": seed}
-        return _from_boltzmann(model, n_cells, mode, batch_size, **options)
+        return model._synthetic_cells(n_cells, mode, batch_size, **options)
     sampler = CellSampler(model.module, model.adata_manager, batch_size=batch_size)
     donors, latent_key = sampler.donors_of(batch), _latent_key(model)
     if mode == "prior":
@@ -109,8 +108,8 @@ def sample_cells(
         return sampler.to_anndata(cells, latent_key)
     assigned = _assignments(model, donors, sampler.n_components, batch_size)
     if component is not None:
-        donors, assigned = _of_component(donors, assigned, component, sampler.n_components)
-    if isinstance(model.module, DGDModule):
+        donors, assigned = of_component(donors, assigned, component, sampler.n_components)
+    if sampler.module.keeps_rows:
         model.get_latent_representation(indices=donors, batch_size=batch_size)  # finds their rows, or places them
     cells = sampler.sample_posterior(n_cells, donors, library=library, seed=seed)
     components = pd.Series(assigned, index=donors).loc[cells.donors].to_numpy()
@@ -152,28 +151,6 @@ def noise_baseline(
     return AnnData(counts, obs=obs, var=pd.DataFrame(index=adata.var_names))
 
 
-def _from_boltzmann(
-    model: SCDBM,
-    n_cells: int,
-    mode: str,
-    batch_size: int | None,
-    *,
-    component: int | None,
-    batch: str | None,
-    library: Library,
-    seed: int | None,
-) -> AnnData:
-    """Chains, or replicates of cells, of those that are assigned to a component if it is given."""
-    sampler = BoltzmannSampler(model.module, model.registry, model.adata_manager, batch_size=batch_size)
-    if mode == "prior":
-        return sampler.sample_prior(n_cells, component=component, batch=batch, library=library, seed=seed)
-    donors = sampler.donors_of(batch)
-    if component is not None:
-        assigned = model.get_cluster_assignments(indices=donors, batch_size=batch_size)
-        donors, _ = _of_component(donors, assigned, component, model.module.n_patterns)
-    return sampler.sample_posterior(n_cells, donors, library=library, seed=seed)
-
-
 def _check_model(model: BaseModelClass) -> None:
     name = type(model).__name__
     if not hasattr(model, "is_trained_"):
@@ -199,20 +176,3 @@ def _assignments(model: BaseModelClass, donors: np.ndarray, n_components: int, b
     if n_components == 1:
         return np.zeros(len(donors), np.int64)
     return model.get_cluster_assignments(indices=donors, batch_size=batch_size)
-
-
-def _of_component(
-    donors: np.ndarray, assigned: np.ndarray, component: int, n_components: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Those of the donors that are assigned to a component."""
-    if component not in range(n_components):
-        msg = f"`component` must be one of 0 ... {n_components - 1}, got {component}."
-        raise ValueError(msg)
-    members = assigned == component
-    if not members.any():
-        msg = (
-            f"No cell is assigned to component {component}, so there is none to replicate. Use `mode='prior'`, or one of "
-            f"the components {np.unique(assigned).tolist()}."
-        )
-        raise ValueError(msg)
-    return donors[members], assigned[members]

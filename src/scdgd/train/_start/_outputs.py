@@ -9,7 +9,6 @@ from scvi import REGISTRY_KEYS
 
 from scdgd._constants import NORMALIZED_TOTAL
 from scdgd.data import as_sparse_counts, first_cells
-from scdgd.module._linear_decoder import LinearDecoder
 
 from ._gene_means import gene_moments, totals_and_size
 
@@ -33,7 +32,7 @@ def start_outputs(module: FlexVAE, minibatches: Iterable[dict[str, torch.Tensor]
     if not module.link.is_of_counts:
         if not bool(module.placed):
             module.start_at_moments(*gene_moments(_counts(tensors) for tensors in cells))
-    elif isinstance(module.decoder, LinearDecoder) and not bool(module.decoder.placed):
+    elif module.has_linear_decoder and not bool(module.decoder.placed):
         totals, size = totals_and_size((_counts(tensors), _size(module, tensors)) for tensors in cells)
         module.decoder.start_at_profile((0.5 + totals).float() / size)
 
