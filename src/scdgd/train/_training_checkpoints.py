@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,10 @@ from ._interruption import TrainingInterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from lightning.pytorch import LightningModule
+    from scvi.model.base import BaseModelClass
+    from scvi.train import Trainer
 
     from ._checkpoint_folder import CheckpointFolder
 
@@ -60,13 +64,15 @@ class TrainingCheckpoints(Callback):
         Why the last checkpoint could not be written; ``None`` if it was.
     """
 
-    def __init__(self, folder: CheckpointFolder, every_n_epochs: int, model, start: dict, resumed: dict | None) -> None:
+    def __init__(
+        self, folder: CheckpointFolder, every_n_epochs: int, model: BaseModelClass, start: dict, resumed: dict | None
+    ) -> None:
         self.folder, self.every_n_epochs, self.model, self.start = folder, every_n_epochs, model, start
         self._resumed, self._unwritten = resumed, None
         self.failure: OSError | None = None
         self._written_epoch = 0 if resumed is None else resumed["epoch"]
 
-    def on_train_start(self, trainer, pl_module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put back what the trainer holds."""
         state = self._resumed
         if state is None:
@@ -79,7 +85,7 @@ class TrainingCheckpoints(Callback):
         trainer.callback_metrics.update(state["metrics"])
         _history_of(trainer).update(unpack_history(state["history"]))
 
-    def on_train_epoch_start(self, trainer, pl_module) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put back the rest; or note the state that the last epoch left, and write it if its turn has come.
 
         Only now is the last epoch in the history, and nothing of the next has been drawn.
@@ -93,7 +99,7 @@ class TrainingCheckpoints(Callback):
                 if self.failure is not None:
                     raise TrainingInterrupted(str(self.failure))
 
-    def on_train_end(self, trainer, pl_module) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the end, before Lightning's checkpoints load their best state, and the plan does what it does last."""
         if self._resumed is not None:  # of a training that had ended
             self._put_back(trainer, pl_module)
@@ -105,7 +111,7 @@ class TrainingCheckpoints(Callback):
                     "%s Training is complete, and the model holds its end. %s", self.failure, self.where_it_goes_on()
                 )
 
-    def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the last complete epoch of an interrupted training."""
         if isinstance(exception, (KeyboardInterrupt, SystemExit)):
             self._write()
@@ -116,7 +122,7 @@ class TrainingCheckpoints(Callback):
             return f"There is no checkpoint in {str(self.folder.path)!r} yet, so the same call of `train` begins anew."
         return f"The same call of `train` goes on after epoch {self._written_epoch}, from {str(self.folder.path)!r}."
 
-    def _take(self, trainer, plan, *, finished: bool = False) -> dict:
+    def _take(self, trainer: Trainer, plan: LightningModule, *, finished: bool = False) -> dict:
         state = {
             "format": _FORMAT,
             **self.start,
@@ -134,7 +140,7 @@ class TrainingCheckpoints(Callback):
         }
         return _copy_to_cpu(state)
 
-    def _put_back(self, trainer, plan) -> None:
+    def _put_back(self, trainer: Trainer, plan: LightningModule) -> None:
         """What plans may have changed at the start of training, and last of all the random numbers."""
         state, self._resumed = self._resumed, None
         self.model.module.load_state_dict(state["module"])
@@ -230,12 +236,12 @@ def unpack_history(packed: dict[str, dict]) -> dict[str, pd.DataFrame]:
     }
 
 
-def _with_state(trainer) -> list[Callback]:
+def _with_state(trainer: Trainer) -> list[Callback]:
     """Callbacks whose state is part of the training: early stopping, and those that keep the best state so far."""
     return [c for c in trainer.callbacks if isinstance(c, (EarlyStopping, Checkpoint, BestState))]
 
 
-def _history_of(trainer) -> dict[str, pd.DataFrame]:
+def _history_of(trainer: Trainer) -> dict[str, pd.DataFrame]:
     """What scvi-tools' logger has noted; empty for other loggers, which keep their own."""
     history = getattr(trainer.logger, "history", None)
     return history if isinstance(history, dict) else {}
@@ -261,7 +267,7 @@ def _set_random_state(state: dict) -> None:
     random.setstate(state["python"])
 
 
-def _copy_to_cpu(value):
+def _copy_to_cpu(value: Any) -> Any:
     """A copy of nested containers, with tensors in main memory, that later steps do not touch."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
