@@ -24,15 +24,19 @@ class CheckpointFormatMixin:
 
     @property
     def former_names(self) -> dict[str, str | None]:
-        """Names that earlier versions gave to tensors of the module, and those of today; ``None`` for what is gone."""
+        """Names that earlier versions gave to tensors of the module, and those of today; ``None`` for what is gone.
+
+        A name that ends with a dot stands for all that begin with it.
+        """
         return {}
 
     def _load_from_state_dict(
         self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         for former, name in self.former_names.items():
-            if prefix + former in state_dict:
-                value = state_dict.pop(prefix + former)
+            begins = (prefix + former,) if former.endswith(".") else ()
+            for key in [key for key in state_dict if key == prefix + former or key.startswith(begins)]:
+                value = state_dict.pop(key)
                 if name is not None:
-                    state_dict[prefix + name] = value
+                    state_dict[prefix + name + key.removeprefix(prefix + former)] = value
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

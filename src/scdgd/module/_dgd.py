@@ -8,32 +8,37 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import nn
 
 from scdgd._compat import MODULE_KEYS
-from scdgd.likelihood import GeneLikelihood, Link, family_of, name_of
+from scdgd.likelihood import GeneLikelihood, Link, name_of
 from scdgd.posterior import Point
 
 from ._checkpoint_format import CheckpointFormatMixin
 from ._decoder import Activation, Decoder
-from ._family_parameters import FamilyParameters
-from ._observation_rules import check_size_and_link
+from ._observation import Observation, covariates_of
 from ._representation_table import RepresentationTable
-from ._size_factor import SIZES, SizeFactor
+from ._size_factor import SizeFactor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from scdgd.data import SparseCounts
-    from scdgd.likelihood import CountLikelihood, ValueLikelihood
+    from scdgd.likelihood import CountLikelihood, Likelihood, ValueLikelihood
     from scdgd.likelihood._link import OutputActivation
     from scdgd.posterior import RowPosterior
     from scdgd.prior import Prior
+
+    from ._family_parameters import FamilyParameters
+    from ._size_factor import Size
 
 HyperpriorWeight = Literal["once", "per_cell"]
 
 #: Draws ``(s, b, d)`` of posteriors, given module, minibatch, rows of the table ``(b, w)`` and the number ``s``.
 PosteriorSampler = Callable[["DGDModule", dict, torch.Tensor, int], torch.Tensor]
 
+#: Name of the observation of genes.
+GENES = "genes"
 #: Key of inference outputs: the rows of the table that autograd differentiates, before noise is added.
 REPRESENTATION_KEY = "representation"
 
@@ -108,8 +113,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         hyperprior_weight: Mapping[str, HyperpriorWeight] | None = None,
     ) -> None:
         super().__init__()
-        self.likelihood, self.gene_likelihood = family_of(gene_likelihood), name_of(gene_likelihood)
-        self.dispersion, self.size = dispersion, SIZES[size_factor]
+        self.gene_likelihood, self.dispersion = name_of(gene_likelihood), dispersion
         self.posterior = Point() if posterior is None else posterior
         self.hyperprior_weight = dict(hyperprior_weight or {})
         self.n_batch = n_batch
@@ -118,7 +122,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         self.posterior.start(self.representations.table)
         self.posterior_sampler: PosteriorSampler | None = None
         self.samples_posterior = False
-        self.decoder = Decoder(
+        decoder = Decoder(
             prior.n_latent,
             n_genes,
             n_cats_per_cov=[n_batch, *n_cats_per_cov],
@@ -128,23 +132,52 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             activation=activation,
             output_activation=output_activation,
         )
-        check_size_and_link(self.gene_likelihood, self.likelihood, self.size, self.link)
         n_batch_own = n_batch if dispersion == "gene-batch" else None
-        self.family_parameters = FamilyParameters(self.likelihood, n_genes, n_batch_own, dispersion_floor)
+        genes = Observation(
+            decoder, gene_likelihood, size_factor, n_batch=n_batch_own, dispersion_floor=dispersion_floor
+        )
+        self.observations = nn.ModuleDict({GENES: genes})
 
     @property
     def former_names(self) -> dict[str, str | None]:
-        """Format 2 had one parameter of genes for all families, whatever it was, and logits in the decoder."""
+        """Format 2 had no observations, one parameter of genes for all families, and logits in the decoder."""
         of_genes = [name for name, p in self.likelihood.own_parameters.items() if not p.is_decoded]
+        parameters = f"observations.{GENES}.family_parameters."
         return {
-            "px_r": f"family_parameters.{of_genes[0]}" if of_genes else None,
-            "decoder.zi_logits": "family_parameters.zi_logits",
+            "px_r": f"{parameters}{of_genes[0]}" if of_genes else None,
+            "decoder.zi_logits": f"{parameters}zi_logits",
+            "decoder.": f"observations.{GENES}.decoder.",
         }
+
+    @property
+    def genes(self) -> Observation:
+        """The observation that scvi-tools' methods are about: the counts of genes."""
+        return self.observations[GENES]
+
+    @property
+    def decoder(self) -> Decoder:
+        """Decoder of the genes."""
+        return self.genes.decoder
+
+    @property
+    def likelihood(self) -> type[Likelihood]:
+        """Family of the counts of genes."""
+        return self.genes.family
+
+    @property
+    def family_parameters(self) -> FamilyParameters:
+        """What the family has beside the linear predictor."""
+        return self.genes.family_parameters
+
+    @property
+    def size(self) -> Size:
+        """What decoded profiles are multiplied with."""
+        return self.genes.size
 
     @property
     def link(self) -> Link:
         """From outputs of the decoder to the linear predictor of the likelihood."""
-        return self.decoder.link
+        return self.genes.link
 
     @property
     def log_theta(self) -> torch.Tensor:
@@ -155,7 +188,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
 
     def log_size(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``."""
-        return self.size.log(tensors[REGISTRY_KEYS.X_KEY], tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
+        return self.genes.log_size(tensors)
 
     def _get_inference_input(self, tensors: dict[str, torch.Tensor], **kwargs) -> dict:
         return {
@@ -174,14 +207,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             **self.covariates(tensors),
         }
 
-    @staticmethod
-    def covariates(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
-        """Batch and covariates of a minibatch, as :meth:`generative` takes them."""
-        return {
-            MODULE_KEYS.BATCH_INDEX_KEY: tensors[REGISTRY_KEYS.BATCH_KEY],
-            MODULE_KEYS.CAT_COVS_KEY: tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
-            MODULE_KEYS.CONT_COVS_KEY: tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
-        }
+    covariates = staticmethod(covariates_of)
 
     @property
     def has_size(self) -> bool:
@@ -276,10 +302,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         """Decode representations ``(..., d)`` to the likelihood of counts ``(..., g)``, under ``px``."""
         if transform_batch is not None:
             batch_index = torch.full_like(batch_index, transform_batch)
-        categories = [batch_index] if cat_covs is None else [batch_index, *torch.split(cat_covs, 1, dim=1)]
-        output = self.decoder.pre_activation(z, categories, cont_covs)
-        parameters = self.family_parameters.of_cells(batch_index)
-        return {MODULE_KEYS.PX_KEY: self.link.likelihood(self.likelihood, output, library, parameters)}
+        return {MODULE_KEYS.PX_KEY: self.genes.likelihood(z, library, batch_index, cat_covs, cont_covs)}
 
     def loss(
         self,
@@ -310,14 +333,18 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             Number of training cells ``n``; the size of the table if not given.
         """
         n = len(self.representations) if n_obs is None else n_obs
-        reconstruction_loss = -generative_outputs[MODULE_KEYS.PX_KEY].log_prob(tensors[REGISTRY_KEYS.X_KEY])  # (b,)
+        log_prob = generative_outputs[MODULE_KEYS.PX_KEY].log_prob(self.genes.values(tensors))  # (b,)
+        z = inference_outputs[MODULE_KEYS.Z_KEY]
+        for name, observation in self.observations.items():
+            if name != GENES:
+                log_prob = log_prob + observation.log_prob(tensors, z)
         mean, var = self.posterior.moments(inference_outputs[REPRESENTATION_KEY])
-        expected = self.prior.expected_log_prob(inference_outputs[MODULE_KEYS.Z_KEY], mean, var)
+        expected = self.prior.expected_log_prob(z, mean, var)
         kl_divergence = -self.posterior.entropy(var) - expected  # (b,)
         neg_log_hyperprior = -self.weighted_hyper_log_prob(n)
         return LossOutput(
-            loss=(reconstruction_loss + kl_weight * kl_divergence).mean() + neg_log_hyperprior / n,
-            reconstruction_loss=reconstruction_loss,
+            loss=(-log_prob + kl_weight * kl_divergence).mean() + neg_log_hyperprior / n,
+            reconstruction_loss=-log_prob,
             kl_local={MODULE_KEYS.KL_Z_KEY: kl_divergence},
             kl_global={"neg_log_prior_params": neg_log_hyperprior},
         )

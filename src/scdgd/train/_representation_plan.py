@@ -131,11 +131,15 @@ class RepresentationPlan(TrainingPlan):
         self.train_rows, self.cell_names = train_rows, cell_names
 
     def configure_optimizers(self):
-        """Adam for the decoder (with the dispersion), Adam for the prior, :class:`RowAdam` for representations."""
+        """Adam for the prior, Adam for all other parameters, :class:`RowAdam` for the rows."""
         module = self.module
-        likelihood_parameters = [*module.decoder.parameters(), *module.family_parameters.parameters()]
+        of_prior = {id(parameter) for parameter in module.prior.parameters()}
         decoder = torch.optim.Adam(
-            likelihood_parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
+            [parameter for parameter in module.parameters() if id(parameter) not in of_prior],
+            lr=self.lr,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
         )
         prior = torch.optim.Adam(
             module.prior.parameters(),

@@ -1,0 +1,120 @@
+"""One measured modality: where its values stand, and how they depend on representations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from scvi import REGISTRY_KEYS
+from torch import nn
+
+from scdgd._compat import MODULE_KEYS
+from scdgd.likelihood import family_of, name_of
+
+from ._family_parameters import FamilyParameters
+from ._observation_rules import check_size_and_link
+from ._size_factor import SIZES, SizeFactor
+
+if TYPE_CHECKING:
+    from scdgd.data import SparseCounts
+    from scdgd.likelihood import CountLikelihood, GeneLikelihood, Likelihood, Link, ValueLikelihood
+
+    from ._decoder import Decoder
+
+
+class Observation(nn.Module):
+    r"""Values :math:`x_i` of one modality, given representations.
+
+    .. math::
+        \log p(x_i \mid z_i) = \sum_j \log p(x_{ij} \mid \eta_{ij}, \psi_j), \qquad
+        \eta_i = \mathrm{link}(f_\vartheta(z_i), s_i)
+
+    with decoder :math:`f_\vartheta`, size :math:`s_i` and parameters :math:`\psi` of the family. Of several modalities of
+    the same cells, log probabilities add, and so do gradients and Fisher informations.
+
+    Parameters
+    ----------
+    decoder
+        Decoder, with its link.
+    gene_likelihood
+        Family, by its name or its class.
+    size_factor
+        How sizes are found, see :func:`log_size_factor`.
+    n_batch
+        Number of batches if each has parameters of the family of its own; ``None`` for the same in all.
+    dispersion_floor
+        Least inverse dispersion, 0 or 1.
+    key
+        Under which the values stand in a minibatch.
+    size_key
+        Under which registered sizes stand, if there are any.
+
+    Raises
+    ------
+    ValueError
+        If family, link and size do not go together.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        gene_likelihood: GeneLikelihood | type[Likelihood],
+        size_factor: SizeFactor = "observed",
+        *,
+        n_batch: int | None = None,
+        dispersion_floor: int = 0,
+        key: str = REGISTRY_KEYS.X_KEY,
+        size_key: str = REGISTRY_KEYS.SIZE_FACTOR_KEY,
+    ) -> None:
+        super().__init__()
+        self.family, self.size = family_of(gene_likelihood), SIZES[size_factor]
+        self.key, self.size_key = key, size_key
+        self.decoder = decoder
+        check_size_and_link(name_of(gene_likelihood), self.family, self.size, self.link)
+        self.family_parameters = FamilyParameters(self.family, decoder.output.out_features, n_batch, dispersion_floor)
+
+    @property
+    def link(self) -> Link:
+        """From outputs of the decoder to the linear predictor of the likelihood."""
+        return self.decoder.link
+
+    def values(self, tensors: dict[str, torch.Tensor]) -> SparseCounts | torch.Tensor:
+        """What was measured in the cells of a minibatch, shape ``(b, g)``."""
+        return tensors[self.key]
+
+    def log_size(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``."""
+        return self.size.log(tensors[self.key], tensors.get(self.size_key))
+
+    def likelihood(
+        self,
+        z: torch.Tensor,
+        log_size: torch.Tensor,
+        batch_index: torch.Tensor,
+        cat_covs: torch.Tensor | None = None,
+        cont_covs: torch.Tensor | None = None,
+    ) -> CountLikelihood | ValueLikelihood:
+        """Distribution of the values ``(..., b, g)`` at representations ``(..., b, d)``, sizes and covariates."""
+        categories = [batch_index] if cat_covs is None else [batch_index, *torch.split(cat_covs, 1, dim=1)]
+        output = self.decoder.pre_activation(z, categories, cont_covs)
+        return self.link.likelihood(self.family, output, log_size, self.family_parameters.of_cells(batch_index))
+
+    def log_prob(self, tensors: dict[str, torch.Tensor], z: torch.Tensor) -> torch.Tensor:
+        """Log probability of a minibatch at representations ``(..., b, d)``, shape ``(..., b)``, in nats."""
+        return self.likelihood(z, self.log_size(tensors), **covariates_of(tensors)).log_prob(self.values(tensors))
+
+    @torch.no_grad()
+    def start_at(self, profile: torch.Tensor, variance: torch.Tensor | None = None) -> None:
+        """Start every cell at one mean profile ``(g,)``, and dispersions at what a variance ``(g,)`` says of them."""
+        self.decoder.start_at_profile(profile)
+        if variance is not None:
+            self.family_parameters.start_at(variance)
+
+
+def covariates_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+    """Batch and covariates of a minibatch, as :meth:`Observation.likelihood` takes them."""
+    return {
+        MODULE_KEYS.BATCH_INDEX_KEY: tensors[REGISTRY_KEYS.BATCH_KEY],
+        MODULE_KEYS.CAT_COVS_KEY: tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
+        MODULE_KEYS.CONT_COVS_KEY: tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+    }

@@ -1,0 +1,73 @@
+"""Observations: what one modality says of a cell, and what several of them say together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from scdgd.model import SCDGD, SCVAD
+from scdgd.module import Decoder, Observation
+from scdgd.train import RepresentationPlan
+from tests.conftest import simulate
+
+
+@pytest.fixture(params=[SCDGD, SCVAD])
+def module(request):
+    adata = simulate(40, 12, n_batches=2)
+    request.param.setup_anndata(adata, batch_key="batch")
+    model = request.param(adata, n_components=2, n_latent=3, n_hidden=8)
+    model.module.minibatch = next(iter(model._make_data_loader(adata, batch_size=16)))
+    return model.module.train()
+
+
+def chromatin(module) -> Observation:
+    """Open and closed peaks of the same cells, under a key of their own."""
+    decoder = Decoder(3, 5, n_cats_per_cov=[2], n_hidden=4, output_activation="identity")
+    module.minibatch["peaks"] = torch.bernoulli(torch.full((16, 5), 0.4))
+    return Observation(decoder, "bernoulli", "none", key="peaks")
+
+
+def outputs_of(module):
+    torch.manual_seed(0)
+    inferred = module.inference(**module._get_inference_input(module.minibatch))
+    generated = module.generative(**module._get_generative_input(module.minibatch, inferred))
+    loss = module.loss(module.minibatch, inferred, generated)
+    loss.loss.backward()
+    return inferred, generated["px"], loss
+
+
+def test_one_is_what_the_module_decodes(module):
+    inferred, px, loss = outputs_of(module)
+    log_prob = module.genes.log_prob(module.minibatch, inferred["z"])
+    assert torch.equal(log_prob, px.log_prob(module.minibatch["X"]))
+    assert torch.equal(log_prob, -loss.reconstruction_loss["reconstruction_loss"])
+
+
+def test_log_probabilities_and_gradients_of_several_add(module):
+    one, _, loss_of_one = outputs_of(module)
+    module.observations["chromatin"] = observation = chromatin(module)
+    both, _, loss = outputs_of(module)
+    z = both["z"].detach().requires_grad_()
+    log_prob = observation.log_prob(module.minibatch, z)
+    (gradient,) = torch.autograd.grad(-log_prob.mean(), z)
+    assert_close(loss.loss, loss_of_one.loss - log_prob.mean())
+    rows, rows_of_one = both["representation"].grad, one["representation"].grad
+    assert_close(rows[:, :3], rows_of_one[:, :3] + gradient)
+    logits = observation.likelihood(z, observation.log_size(module.minibatch), module.minibatch["batch"]).eta
+    expected = torch.distributions.Bernoulli(logits=logits).log_prob(module.minibatch["peaks"]).sum(-1)
+    assert_close(log_prob, expected)
+
+
+def test_every_parameter_of_a_second_one_is_in_an_optimiser(module):
+    module.observations["chromatin"] = chromatin(module)
+    optimizers = RepresentationPlan(module).configure_optimizers()
+    stepped = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    assert len(stepped) == len({id(p) for p in stepped})
+    assert {id(p) for p in stepped} == {id(p) for p in module.parameters()}
+
+
+def test_parts_that_do_not_go_together_are_refused():
+    decoder = Decoder(3, 5, output_activation="identity")
+    with pytest.raises(ValueError, match="does not go with"):
+        Observation(decoder, "nb", "observed")
