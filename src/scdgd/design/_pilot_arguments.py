@@ -42,12 +42,7 @@ def checked_sizes(sizes: Sequence[int], n_obs: int) -> tuple[int, ...]:
 def checked_labels(labels: str | Sequence | np.ndarray | pd.Series, adata: AnnData) -> np.ndarray:
     """Reference cluster of each cell, as text, shape ``(n,)``.
 
-    Parameters
-    ----------
-    labels
-        Column of ``adata.obs``; or one label for each cell, in the order of the cells, or a series with their names.
-    adata
-        The cells.
+    From a column of ``adata.obs``; or one label for each cell, in the order of the cells, or a series with their names.
 
     Raises
     ------

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anndata import AnnData
+    from scipy import sparse
 
 _LIBRARIES = ("lightning.pytorch", "lightning.fabric", "scvi", "scdgd")
 
@@ -54,18 +55,15 @@ class Reference(NamedTuple):
     def score(self, synthetic: AnnData) -> dict[str, float]:
         """Scores of synthetic cells; those of embeddings and clusters have the seed of the study."""
         real, counts = counts_of(self.adata), counts_of(synthetic[:, self.adata.var_names])
-        clusters = cluster_scores(
-            real,
-            self.labels,
-            counts,
-            embedding=self.embedding,
-            space=self.space,
-            resolution=self.resolution,
-            seed=self.seed,
-        )
+        clusters = self.score_clusters(counts)
         ratio = float((counts.sum() / counts.shape[0]) / (real.sum() / real.shape[0]))
         genes = {f"mad_{name}": value for name, value in gene_mads(real, counts)._asdict().items()}
         return clusters | genes | {"correlation_error": gene_correlation_error(real, counts), "mean_count_ratio": ratio}
+
+    def score_clusters(self, counts: sparse.csr_matrix) -> dict[str, float]:
+        """:func:`scdgd.metrics.cluster_scores` of counts ``(m, g)``."""
+        options = {"space": self.space, "resolution": self.resolution, "seed": self.seed}
+        return cluster_scores(counts_of(self.adata), self.labels, counts, embedding=self.embedding, **options)
 
 
 class Fit(NamedTuple):
@@ -82,20 +80,9 @@ class Fit(NamedTuple):
 
 
 def run_fit(fit: Fit, model: PilotModel, reference: Reference) -> pd.DataFrame:
-    """Rows of one fit, all modes; if something fails, rows that say so, with the reason.
+    """Rows of one fit, all modes, with a column ``"message"``; if something fails, rows that say so, with the reason.
 
-    Parameters
-    ----------
-    fit
-        Which one.
-    model
-        Its factory and modes.
-    reference
-        The cells.
-
-    Returns
-    -------
-    Columns of results, and ``"message"``. The last row of each mode is ``"failed"``.
+    The last row of each mode is ``"failed"``.
     """
     rows: list[tuple] = []
     start = time.perf_counter()

@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from scvi.model import SCVI
+    from scvi.model.base import BaseModelClass
 
     from scdgd.model import SCDBM, SCDGD
-
-_QUIET = {"enable_progress_bar": False}
 
 
 @dataclass(frozen=True)
@@ -72,29 +71,27 @@ def fit_scdbm(pilot: AnnData) -> SCDBM:
     """Train SCDBM with its defaults, without the estimate of the likelihood that ends it."""
     from scdgd.model import SCDBM
 
-    SCDBM.setup_anndata(pilot)
-    model = SCDBM(pilot)
-    model.train(estimate_likelihood=False, **_QUIET)
-    return model
+    return _fitted(SCDBM, pilot, estimate_likelihood=False)
 
 
 def fit_scvi(pilot: AnnData) -> SCVI:
     """Train stock SCVI with scvi-tools' defaults."""
     from scvi.model import SCVI
 
-    SCVI.setup_anndata(pilot)
-    model = SCVI(pilot)
-    model.train(**_QUIET)
-    return model
+    return _fitted(SCVI, pilot)
 
 
 def fit_scdgd(pilot: AnnData) -> SCDGD:
     """Train SCDGD with its defaults."""
     from scdgd.model import SCDGD
 
-    SCDGD.setup_anndata(pilot)
-    model = SCDGD(pilot)
-    model.train(**_QUIET)
+    return _fitted(SCDGD, pilot)
+
+
+def _fitted(kind: type[BaseModelClass], pilot: AnnData, **options: bool) -> BaseModelClass:
+    kind.setup_anndata(pilot)
+    model = kind(pilot)
+    model.train(enable_progress_bar=False, **options)
     return model
 
 
@@ -138,17 +135,7 @@ def checked_models(models: Mapping[str, PilotModel | Callable] | None) -> dict[s
 
 
 def draw_cells(generator: Any, n_cells: int, mode: str, seed: int) -> AnnData:
-    """Cells of a trained model or of a sampler.
-
-    Parameters
-    ----------
-    generator
-        What a factory returned.
-    n_cells
-        Number of cells.
-    mode, seed
-        As for :func:`scdgd.tl.sample_cells`.
-    """
+    """Cells of what a factory returned, a trained model or a sampler; see :func:`scdgd.tl.sample_cells`."""
     if callable(generator) and not hasattr(generator, "is_trained_"):
         return generator(n_cells, mode=mode, seed=seed)
     return sample_cells(generator, n_cells, mode=mode, seed=seed)

@@ -44,20 +44,9 @@ def boxplots(
 ) -> None:
     """Draw one box for each size of pilots, model and mode.
 
-    Parameters
-    ----------
-    ax
-        Where to draw.
-    values
-        Rows of one metric, as :meth:`PilotStudy.run` returns them.
-    metric
-        Its name.
-    plate
-        Number of cells of a plate; sizes that are plates are also named so.
-    models
-        Models to draw; all if not given. Colours are the same as with all.
-    line
-        Value of the real cells; that which is right for the metric if not given.
+    `values` are the rows of one `metric`, as :meth:`PilotStudy.run` returns them. Sizes that are plates, of `plate` cells
+    each, are also named so. Only some of the `models` may be drawn; colours are the same as with all. The `line` is the value
+    of the real cells; that which is right for the metric if not given.
     """
     title, right = _METRICS.get(metric, (metric.replace("_", " "), None))
     sizes = sorted(values["n_pilot"].unique())

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from scdgd._options import Choice, Flag, Instance, Integer, Names, Number, Optional, PathLike, Text, checked
 from scdgd.data import check_counts, counts_of
-from scdgd.metrics import ReferenceEmbedding, cluster_scores, leiden_clusters
+from scdgd.metrics import ReferenceEmbedding, leiden_clusters
 from scdgd.pl._figure import finish, get_axes, plotting
 
 from ._pilot_arguments import checked_labels, checked_sizes, fingerprint
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 #: Cells of a plate; pilots of the paper have one to six plates.
 PLATE = 384
 _LEAST_CELLS, _MAX_NAMED = 10, 5
+_OF_FIT = ["model", "mode", "n_pilot", "repeat"]
 
 
 class PilotStudy:
@@ -210,7 +211,7 @@ class PilotStudy:
         book = None if ledger is None else PilotLedger(ledger, self._settings)
         rows = pd.DataFrame(columns=[*COLUMNS, MESSAGE]) if book is None else book.open(modes)
         is_done = rows["metric"].eq(FAILED) & rows["value"].eq(0)
-        done = set(rows.loc[is_done, ["model", "mode", "n_pilot", "repeat"]].itertuples(index=False, name=None))
+        done = set(rows.loc[is_done, _OF_FIT].itertuples(index=False, name=None))
         left = [fit for fit in self._fits() if any((fit.model, m, *fit[1:]) not in done for m in modes[fit.model])]
         found = [rows]
         fits = self._run(left, n_jobs)
@@ -238,10 +239,7 @@ class PilotStudy:
         -------
         Those of :func:`scdgd.metrics.cluster_scores`.
         """
-        reference = self._reference
-        counts, embedding = counts_of(reference.adata), reference.embedding
-        options = {"space": reference.space, "resolution": reference.resolution, "seed": reference.seed}
-        return cluster_scores(counts, self.labels, counts, embedding=embedding, **options)
+        return self._reference.score_clusters(counts_of(self._reference.adata))
 
     @checked(metric=Text("the name of a metric"))
     def summary(self, metric: str = "cluster_size_error") -> pd.DataFrame:
@@ -336,17 +334,13 @@ class PilotStudy:
     def _in_order(self, found: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Results of this study's fits, the last of each, in the order of its fits and modes; and failures."""
         rows = pd.concat([frame for frame in found if len(frame)], ignore_index=True)
-        order = {
-            (fit.model, mode, *fit[1:]): i
-            for i, (fit, mode) in enumerate(
-                (fit, mode) for fit in self._fits() for mode in self.models[fit.model].modes
-            )
-        }
-        place = pd.Series(list(rows[["model", "mode", "n_pilot", "repeat"]].itertuples(index=False, name=None)))
+        wanted = ((fit.model, mode, *fit[1:]) for fit in self._fits() for mode in self.models[fit.model].modes)
+        order = {key: i for i, key in enumerate(wanted)}
+        place = pd.Series(list(rows[_OF_FIT].itertuples(index=False, name=None)))
         rows = rows.assign(place=place.map(order)).dropna(subset="place")
         rows = rows.drop_duplicates(["place", "metric"], keep="last").sort_values("place", kind="stable")
         has_failed = rows["metric"].eq(FAILED) & rows["value"].eq(1)
-        failures = rows.loc[has_failed, ["model", "mode", "n_pilot", "repeat", MESSAGE]]
+        failures = rows.loc[has_failed, [*_OF_FIT, MESSAGE]]
         results = rows[COLUMNS].astype({"n_pilot": int, "repeat": int, "value": float})
         return results.reset_index(drop=True), failures.reset_index(drop=True)
 

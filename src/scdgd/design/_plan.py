@@ -112,23 +112,14 @@ def plan(
     if isinstance(target, FindType) and target.frequency is not None:
         return find_type(TypeFrequency(known=target.frequency), target, sizes, interval)
     counts = _counts_of(pilot_adata, layer)
+    options = {"interval": interval, "seed": seed, "show_progress": show_progress}
     if isinstance(target, StableClusters):
-        return stable_clusters(
-            pilot_adata,
-            counts,
-            target,
-            model,
-            sizes,
-            n_replicates,
-            interval=interval,
-            seed=seed,
-            show_progress=show_progress,
-        )
+        return stable_clusters(pilot_adata, counts, target, model, sizes, n_replicates, **options)
     labels = groups_of(pilot_adata, groups, counts, seed)
     if isinstance(target, FindType):
         target = replace(target, group=rarest(labels) if target.group is None else str(target.group))
         return find_type(TypeFrequency(size_of(labels, target.group), len(labels)), target, sizes, interval)
-    return marker_power(counts, labels, target, sizes, interval=interval, seed=seed, show_progress=show_progress)
+    return marker_power(counts, labels, target, sizes, **options)
 
 
 def _counts_of(adata: AnnData, layer: str | None) -> sparse.csr_matrix:

@@ -24,17 +24,6 @@ def find_type(frequency: TypeFrequency, target: FindType, sizes: np.ndarray | No
     the beta-binomial predictive distribution. Their interval holds the numbers that would be needed if the frequency were
     known, at the quantiles of its posterior. Of a type that the pilot lacks, only a lower end is given: what is needed if
     its frequency is at the upper confidence bound.
-
-    Parameters
-    ----------
-    frequency
-        What is known of the frequency.
-    target
-        What is to be reached.
-    sizes
-        Further cells to tabulate; ``None`` for a grid.
-    interval
-        Probability of the intervals.
     """
     tail = (1 - interval) / 2
     is_unseen = frequency.known is None and frequency.n_found == 0
@@ -53,17 +42,8 @@ def find_type(frequency: TypeFrequency, target: FindType, sizes: np.ndarray | No
     name = "the type" if target.group is None else repr(target.group)
     numbers = (n_cells, n_lower, n_upper)
     words = _unseen_in_words if is_unseen else _in_words
-    return Plan(
-        target=target,
-        table=table,
-        n_cells=n_cells,
-        n_lower=n_lower,
-        n_upper=n_upper,
-        interval=interval,
-        quantity=f"cells of {name}",
-        goal=target.n_cells,
-        sentence=words(frequency, target, name, numbers, interval),
-    )
+    sentence = words(frequency, target, name, numbers, interval)
+    return Plan(target, table, *numbers, interval, f"cells of {name}", target.n_cells, sentence=sentence)
 
 
 def _needed_at(frequency: float, target: FindType) -> float:

@@ -19,18 +19,7 @@ if TYPE_CHECKING:
 
 
 def groups_of(adata: AnnData, groups: str | Sequence | None, counts: sparse.csr_matrix, seed: int) -> pd.Categorical:
-    """Group of each cell of the pilot, missing where it has none.
-
-    Parameters
-    ----------
-    adata
-        Pilot of ``n`` cells.
-    groups
-        Column of ``obs``, or the groups, shape ``(n,)``. ``None``: Leiden clusters of the pilot.
-    counts
-        Raw counts, ``(n, g)``.
-    seed
-        Seed of the clusters.
+    """Group of each cell of the pilot, missing where it has none; see :func:`scdgd.design.plan`.
 
     Raises
     ------

@@ -32,22 +32,8 @@ def marker_power(
 ) -> Plan:
     """Further cells until a share of the markers between two groups is called; see :func:`power_curve`.
 
-    Parameters
-    ----------
-    counts
-        Raw counts of the pilot, ``(N, g)``.
-    groups
-        Groups of its cells.
-    target
-        What is to be reached.
-    sizes
-        Further cells, of all groups together; ``None`` for a grid from a quarter of the pilot to 32 times of it.
-    interval
-        Probability of the intervals.
-    seed
-        Seed of all draws.
-    show_progress
-        Whether to show a progress bar.
+    `counts` are raw, ``(N, g)``, and `groups` those of its cells. Sizes, of all groups together, are from a quarter of the
+    pilot to 32 times of it where none are given; the rest is as for :func:`scdgd.design.plan`.
     """
     names = (str(target.group_1), str(target.group_2))
     n_1, n_2 = (size_of(groups, name) for name in names)
@@ -55,16 +41,8 @@ def marker_power(
     n_pilot = counts.shape[0]
     if sizes is None:
         sizes = np.unique(np.geomspace(max(2, _SPAN[0] * n_pilot), _SPAN[1] * n_pilot, _N_SIZES).round()).astype(int)
-    table = power_curve(
-        counts[in_1],
-        counts[in_2],
-        n_pilot - n_1 - n_2,
-        sizes.tolist(),
-        target,
-        interval=interval,
-        seed=seed,
-        show_progress=show_progress,
-    )
+    options = {"interval": interval, "seed": seed, "show_progress": show_progress}
+    table = power_curve(counts[in_1], counts[in_2], n_pilot - n_1 - n_2, sizes.tolist(), target, **options)
     numbers, last = needed(table, target.power), table.iloc[-1]
     sentence = (
         f"To call {target.power:.0%} of the marker genes between {names[0]!r} and {names[1]!r} (AUC of at least "

@@ -41,38 +41,12 @@ def stable_clusters(
 ) -> Plan:
     """Further cells until two experiments of that size agree on their clusters; see :func:`stability_curve`.
 
-    Parameters
-    ----------
-    adata
-        Pilot of ``N`` cells.
-    counts
-        Its raw counts, ``(N, g)``.
-    target
-        What is to be reached.
-    model
-        Trained on the pilot, or a function that trains one; ``None`` for SCDGD.
-    sizes
-        Further cells of each experiment; ``None`` for half to four times the pilot.
-    n_replicates
-        Pairs of experiments for each size.
-    interval
-        Probability of the intervals.
-    seed
-        Seed of all draws.
-    show_progress
-        Whether to show progress bars.
+    `counts` are the raw counts of the pilot, ``(N, g)``; the rest is as for :func:`scdgd.design.plan`.
     """
     sizes = _checked_sizes(sizes, adata.n_obs, n_replicates)
     model, counts = _generator(model, adata, counts, seed, show_progress)
-    scores = replicate_scores(
-        model,
-        counts,
-        sizes.tolist(),
-        resolution=target.resolution,
-        n_replicates=int(n_replicates),
-        seed=seed,
-        show_progress=show_progress,
-    )
+    options = {"resolution": target.resolution, "n_replicates": int(n_replicates), "seed": seed}
+    scores = replicate_scores(model, counts, sizes.tolist(), show_progress=show_progress, **options)
     table = stability_curve(scores, interval)
     table = table[table["n"].isin(sizes)].reset_index(drop=True)
     numbers, last = needed(table, target.ari), table.iloc[-1]
@@ -83,9 +57,8 @@ def stable_clusters(
         f"of the {adata.n_obs} pilot cells by {type(model).__name__}, {ASSUMED} and that the generator errs about as much at "
         "all sizes as it does at half the pilot's."
     )
-    return Plan(
-        target, table, *numbers, interval, "adjusted Rand index between replicates", target.ari, sentence=sentence
-    )
+    quantity = "adjusted Rand index between replicates"
+    return Plan(target, table, *numbers, interval, quantity, target.ari, sentence=sentence)
 
 
 def _checked_sizes(sizes: np.ndarray | None, n_pilot: int, n_replicates: int) -> np.ndarray:
@@ -135,7 +108,8 @@ def _generator(
 
 def _check_trained_on(model: object, pilot: AnnData) -> None:
     """Raise unless the model's cells are those of the pilot, and its genes among them."""
-    cells, genes = getattr(model, "adata", pilot).obs_names, getattr(model, "adata", pilot).var_names
+    adata = getattr(model, "adata", pilot)
+    cells, genes = adata.obs_names, adata.var_names
     if not cells.equals(pilot.obs_names) or not genes.isin(pilot.var_names).all():
         msg = (
             f"`model` must be trained on the {pilot.n_obs} cells of the pilot in their order, and on genes of it, but this "

@@ -68,16 +68,8 @@ def rejection_probability(
         Z \sim \mathcal N\Big(\frac{\delta}{\sqrt{1/n_1 + 1/n_2}},\;
         \frac{v_1 / n_1 + v_2 / n_2}{v_0 (1/n_1 + 1/n_2)}\Big), \qquad P(\lvert Z \rvert > z_{1 - \alpha / 2})
 
-    Parameters
-    ----------
-    effects
-        Standardized effects :math:`\delta = (\mathrm{AUC} - \tfrac12) / \sqrt{v_0}`.
-    ratios
-        :math:`v_1 / v_0` and :math:`v_2 / v_0` along the first axis.
-    n_1, n_2
-        Cells of the groups.
-    level
-        Level of the test.
+    with standardized effects :math:`\delta = (\mathrm{AUC} - \tfrac12) / \sqrt{v_0}`, the `ratios` :math:`v_1 / v_0` and
+    :math:`v_2 / v_0` along their first axis, and groups of :math:`n_1` and :math:`n_2` cells.
     """
     inverse = 1 / n_1 + 1 / n_2
     mean = np.abs(effects) / np.sqrt(inverse)
@@ -92,16 +84,8 @@ def fdr_level(effects: np.ndarray, ratios: np.ndarray, n_1: float, n_2: float, f
     .. math::
         \max \Big\{ \alpha : g \alpha \le \mathrm{fdr} \cdot \sum_j P(p_j \le \alpha) \Big\}
 
-    Parameters
-    ----------
-    effects, ratios, n_1, n_2
-        As for :func:`rejection_probability`; shapes ``(g,)`` and ``(2, g)``.
-    fdr
-        False discovery rate.
-
-    Returns
-    -------
-    The level, by bisection of its logarithm; ``fdr / g``, that of the smallest p-value, if no larger one will do.
+    Found by bisection of its logarithm; ``fdr / g``, that of the smallest p-value, if no larger one will do. Arguments are
+    those of :func:`rejection_probability`, of shapes ``(g,)`` and ``(2, g)``.
     """
     n_genes = len(effects)
     low, high = np.log(fdr / n_genes), np.log(fdr)
@@ -128,18 +112,14 @@ def power_draws(
 
     Parameters
     ----------
-    pilot
-        Effects in the pilot.
+    pilot, target
+        Effects in the pilot; what a marker is, and the false discovery rate.
     sizes
         Further cells ``n``.
     n_cells
         Cells of the pilot in group 1, in group 2 and in neither.
-    target
-        What a marker is, and the false discovery rate.
-    n_draws
-        Number of draws ``s``.
-    seed
-        Seed of the draws.
+    n_draws, seed
+        Number of draws ``s``, and their seed.
 
     Returns
     -------
@@ -188,16 +168,8 @@ def power_curve(
         Counts of the pilot's cells in the groups, ``(n_1, g)`` and ``(n_2, g)``.
     n_others
         Cells of the pilot in neither group.
-    sizes
-        Further cells ``n``.
-    target
-        What is to be reached.
-    interval
-        Probability of the interval.
-    seed
-        Seed of draws and folds.
-    show_progress
-        Whether to show a progress bar.
+    sizes, target, interval, seed, show_progress
+        As for :func:`scdgd.design.plan`.
 
     Returns
     -------

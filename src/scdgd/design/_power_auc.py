@@ -39,16 +39,14 @@ def auc(counts_1: sparse.csr_matrix, counts_2: sparse.csr_matrix) -> AUC:
     (DeLong et al. 1988). If both groups are alike they are :math:`v_0 = \tfrac1{12} \big(1 - \sum_u (t_u^3 - t_u) / (n^3 -
     n)\big)` with ties of :math:`t_u` cells. Each :math:`v` is estimated with two more cells of variance :math:`v_0`.
 
-    Parameters
-    ----------
-    counts_1, counts_2
-        Counts of the groups, ``(n_1, g)`` and ``(n_2, g)``.
+    Counts of the groups have shapes ``(n_1, g)`` and ``(n_2, g)``.
     """
     n_1, n_2 = counts_1.shape[0], counts_2.shape[0]
     shares = [_shares(counts) for counts in (counts_1, counts_2)]
-    blocks = []
-    for first in range(0, counts_1.shape[1], _GENES_TOGETHER):
-        blocks.append(_auc_of(*(share[:, first : first + _GENES_TOGETHER].toarray() for share in shares), n_1, n_2))
+    blocks = [
+        _auc_of(*(share[:, first : first + _GENES_TOGETHER].toarray() for share in shares), n_1, n_2)
+        for first in range(0, counts_1.shape[1], _GENES_TOGETHER)
+    ]
     return AUC(*(np.concatenate(parts, axis=-1) for parts in zip(*blocks, strict=True)))
 
 

@@ -19,13 +19,7 @@ class EffectPrior:
 
     on a grid of :math:`\sigma_k` with :math:`\pi` of highest likelihood, by EM (the adaptive shrinkage of Stephens 2017,
     without its penalty). The largest observed effects are the luckiest ones; their posterior means are smaller.
-
-    Parameters
-    ----------
-    effects
-        Estimated effects :math:`\hat\delta`, shape ``(g,)``.
-    errors
-        Their standard errors ``s``, shape ``(g,)``.
+    Estimated `effects` :math:`\hat\delta` and their standard `errors` ``s`` have shape ``(g,)``.
     """
 
     def __init__(self, effects: np.ndarray, errors: np.ndarray) -> None:
@@ -63,12 +57,7 @@ class EffectPrior:
 class StratifiedPrior:
     """One :class:`EffectPrior` for each stratum of genes: those that vary little can differ little.
 
-    Parameters
-    ----------
-    effects, errors
-        Estimated effects and their standard errors, shape ``(g,)``.
-    level
-        What the genes are sorted by, shape ``(g,)``. Strata hold about 300 genes each, at most 20 of them.
+    Genes are sorted by `level` ``(g,)`` into strata of about 300 genes each, at most 20 of them.
     """
 
     def __init__(self, effects: np.ndarray, errors: np.ndarray, level: np.ndarray) -> None:

@@ -54,20 +54,12 @@ def replicate_scores(
 
     Parameters
     ----------
-    model
-        Model trained on the pilot.
-    counts
-        Counts of the pilot, of the model's genes, ``(N, g)``.
+    model, counts
+        Model trained on the pilot, and the pilot's counts of the model's genes, ``(N, g)``.
     sizes
         Cells of each replicate.
-    resolution
-        Of Leiden.
-    n_replicates
-        Number ``r`` of pairs for each size.
-    seed
-        Seed of all draws.
-    show_progress
-        Whether to show a progress bar.
+    resolution, n_replicates, seed, show_progress
+        Resolution of Leiden and number ``r`` of pairs for each size; the rest as for :func:`scdgd.design.plan`.
     """
     rng = np.random.default_rng(seed)
     n_pilot = counts.shape[0]
@@ -104,16 +96,7 @@ def stability_curve(scores: ReplicateScores, interval: float = 0.9) -> pd.DataFr
     one pair. At other sizes the generator may err otherwise: the shift is taken for a random walk, with a step of the same
     variance for each doubling of the size.
 
-    Parameters
-    ----------
-    scores
-        Of synthetic pairs and of halves of the pilot.
-    interval
-        Probability of the interval.
-
-    Returns
-    -------
-    Columns ``n``, ``estimate``, ``lower``, ``upper``.
+    The columns are ``n``, ``estimate``, ``lower``, ``upper``; `interval` is the probability between the last two.
     """
     at_half = _artanh(scores.synthetic[scores.n_half])
     shift = _artanh(scores.halves).mean() - at_half.mean()

@@ -55,20 +55,16 @@ def replicate_ari(
     .. math::
         \tfrac12 \big(\mathrm{ARI}(c_A, \hat c_{B \to A}) + \mathrm{ARI}(c_B, \hat c_{A \to B})\big)
 
+    It is 1 if both agree in full.
+
     Parameters
     ----------
     counts_a, counts_b
         Counts of the same genes, ``(n, g)`` and ``(m, g)``.
     embedding
         Shared coordinates, those of the pilot.
-    resolution
-        Of Leiden.
-    seed
-        Seed of the solvers.
-
-    Returns
-    -------
-    Mean adjusted Rand index of both directions; 1 if both agree in full.
+    resolution, seed
+        Of Leiden, and of the solvers.
     """
     from sklearn.metrics import adjusted_rand_score
 
