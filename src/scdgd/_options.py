@@ -7,7 +7,7 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -391,6 +391,17 @@ def checked(**rules: Rule) -> Callable[[_Function], _Function]:
     return decorate
 
 
+def checked_by(table: Mapping[str, Rule]) -> Callable[[_Function], _Function]:
+    """:func:`checked`, by those rules of a table that are of arguments which the function has."""
+
+    def decorate(function: _Function) -> _Function:
+        """The function behind its checks."""
+        has = inspect.signature(function).parameters
+        return checked(**{name: rule for name, rule in table.items() if name in has})(function)
+
+    return decorate
+
+
 def rules_of(function: Callable) -> dict[str, Rule]:
     """Rules of the arguments of a function that :func:`checked` decorates; empty for others."""
     return getattr(function, "rules", {})
@@ -463,32 +474,3 @@ def _names(parameters: Iterable[str]) -> list[str]:
 
 def _title(function: Callable) -> str:
     return function.__qualname__.removesuffix(".__init__")
-
-
-__all__ = [
-    "SEED",
-    "Anything",
-    "Choice",
-    "Either",
-    "Flag",
-    "Function",
-    "Instance",
-    "Integer",
-    "ListOf",
-    "Names",
-    "Number",
-    "Optional",
-    "Options",
-    "PathLike",
-    "Rule",
-    "Sequence",
-    "Subclass",
-    "Text",
-    "check_options",
-    "check_positive_integers",
-    "checked",
-    "constructor_options",
-    "rules_of",
-    "shown",
-    "unknown_name",
-]

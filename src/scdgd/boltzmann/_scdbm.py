@@ -12,7 +12,7 @@ from scvi.utils import setup_anndata_dsp
 
 from scdgd._compat import get_state_registry, is_registered, make_actual
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd._options import Flag, Integer, Number, checked
+from scdgd._options import Flag, Integer, Number, checked_by
 from scdgd.data import (
     BatchField,
     CountsField,
@@ -23,7 +23,6 @@ from scdgd.data import (
 )
 from scdgd.model._arguments import BUILDING_ENCODERS, SETUP
 from scdgd.model._setup_mixin import SetupMixin
-from scdgd.model._training_options import OF_ALL as _OF_TRAIN
 from scdgd.model._training_options import TRAINING
 from scdgd.train import InterruptibleTrainRunner
 
@@ -95,14 +94,7 @@ class SCDBM(
     _train_runner_cls = InterruptibleTrainRunner
     _latent_key = "X_scdbm"
 
-    @checked(
-        adata=BUILDING_ENCODERS["adata"],
-        registry=BUILDING_ENCODERS["registry"],
-        n_hidden=BUILDING_ENCODERS["n_hidden"],
-        theta=Number(above=0),
-        n_particles=Integer(1),
-        use_library_size=Flag(),
-    )
+    @checked_by(BUILDING_ENCODERS | {"theta": Number(above=0), "n_particles": Integer(1), "use_library_size": Flag()})
     def __init__(
         self,
         adata: AnnData | None = None,
@@ -155,9 +147,7 @@ class SCDBM(
 
     @classmethod
     @setup_anndata_dsp.dedent
-    @checked(
-        **{name: rule for name, rule in SETUP.items() if name not in ("mdata", "modalities", "standardize_covariates")}
-    )
+    @checked_by(SETUP)
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -216,9 +206,7 @@ class SCDBM(
         ]
         cls._register(adata, fields, setup_method_args, kwargs)
 
-    @checked(
-        **{name: rule for name, rule in TRAINING.items() if name in (*_OF_TRAIN, "estimate_likelihood")},
-    )
+    @checked_by(TRAINING)
     def train(
         self,
         max_epochs: int | None = None,

@@ -15,7 +15,7 @@ from scvi.module import VAE
 
 from scdgd._compat import ADATA_MINIFY_TYPE, freeze_for_query, get_adata_minify_type, get_state_registry, registry_of
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd._options import Choice, Text, checked, shown, unknown_name
+from scdgd._options import Choice, Text, checked, checked_by, shown, unknown_name
 from scdgd.data import CountsField, SparseCountsLoader, SparseCountsSplitter
 from scdgd.likelihood import name_of
 from scdgd.metrics import n_used_components
@@ -32,7 +32,7 @@ from ._encoder_reading_mixin import EncoderReadingMixin
 from ._encoder_run import EncoderRun
 from ._sampling_mixin import PriorSamplingMixin
 from ._setup_mixin import SetupMixin
-from ._training_options import OF_ALL, TRAINING
+from ._training_options import TRAINING
 from ._values import check_values, holds_counts
 
 if TYPE_CHECKING:
@@ -51,25 +51,7 @@ logger = logging.getLogger(__name__)
 #: Random cells whose components are counted after training: at least so many, and so many for each component.
 _N_CELLS_FOR_WARNING, _N_CELLS_PER_COMPONENT = 500, 10
 _MAX_NAMED = 5
-#: Arguments of the constructor with a rule, and arguments of modules that the model gives itself.
-_OF_CONSTRUCTOR = (
-    "adata",
-    "registry",
-    "n_hidden",
-    "n_latent",
-    "n_layers",
-    "dropout_rate",
-    "dispersion",
-    "gene_likelihood",
-    "use_observed_lib_size",
-    "latent_distribution",
-    "prior",
-    "n_components",
-    "prior_kwargs",
-    "posterior",
-    "posterior_kwargs",
-    "decoder",
-)
+#: Arguments of modules that the model gives itself.
 _NOT_OF_USERS = {
     "self",
     "kwargs",
@@ -157,7 +139,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
     surgery_: dict | None = None
     n_pretrained_epochs_ = 0
 
-    @checked(**{name: rule for name, rule in BUILDING_ENCODERS.items() if name in _OF_CONSTRUCTOR})
+    @checked_by(BUILDING_ENCODERS)
     def __init__(
         self,
         adata: AnnData | None = None,
@@ -253,7 +235,7 @@ class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
         further = [] if minified is None else cls._get_fields_for_adata_minification(minified)
         return [_MinifiableCountsField(layer, holds_counts=is_count_data), *further]
 
-    @checked(**{name: rule for name, rule in TRAINING.items() if name in OF_ALL})
+    @checked_by(TRAINING)
     def train(
         self,
         max_epochs: int | None = None,

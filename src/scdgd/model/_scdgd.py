@@ -15,7 +15,7 @@ from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 
 from scdgd._compat import get_state_registry, is_registered
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd._options import Choice, Instance, Options, checked, shown, unknown_name
+from scdgd._options import Choice, Instance, Options, checked, checked_by, shown, unknown_name
 from scdgd.inference import NEW_CELLS, NewCellsConfig
 from scdgd.likelihood import family_of, name_of
 from scdgd.module import DGDModule, usual_size_and_link
@@ -131,7 +131,7 @@ class SCDGD(
     _latent_key = "X_scdgd"
     _hyperprior_weight = _HYPERPRIOR_WEIGHT
 
-    @checked(**{name: rule for name, rule in BUILDING.items() if name != "initial_scale"})
+    @checked_by(BUILDING)
     def __init__(
         self,
         adata: AnnData | MuData | None = None,

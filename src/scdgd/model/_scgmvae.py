@@ -10,7 +10,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from scdgd._compat import get_state_registry
-from scdgd._options import Integer, checked
+from scdgd._options import Integer, checked_by
 from scdgd.likelihood import name_of
 from scdgd.metrics import n_used_components
 from scdgd.module import GMVAE
@@ -28,20 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OF_CONSTRUCTOR = (
-    "adata",
-    "registry",
-    "n_hidden",
-    "n_latent",
-    "n_layers",
-    "dropout_rate",
-    "dispersion",
-    "gene_likelihood",
-    "use_observed_lib_size",
-    "n_components",
-    "component_weights",
-    "max_components_per_cell",
-)
 #: Random cells whose components are counted after training.
 _N_CELLS_FOR_WARNING = 2_000
 
@@ -100,7 +86,7 @@ class SCGMVAE(FlexSCVI):
         "`scdgd.model.SCGMVAE` with more components."
     )
 
-    @checked(**{name: rule for name, rule in BUILDING_ENCODERS.items() if name in _OF_CONSTRUCTOR})
+    @checked_by(BUILDING_ENCODERS)
     def __init__(
         self,
         adata: AnnData | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from scdgd._options import checked
+from scdgd._options import checked_by
 from scdgd.posterior import Gaussian
 
 from ._arguments import BUILDING
@@ -47,7 +47,7 @@ class SCVAD(SCDGD):
     _latent_key = "X_scvad"
     _hyperprior_weight = {"log_var": "once", "weights": "once", "means": "once"}
 
-    @checked(**{name: rule for name, rule in BUILDING.items() if name != "noise_scale"})
+    @checked_by(BUILDING)
     def __init__(
         self,
         adata: AnnData | MuData | None = None,

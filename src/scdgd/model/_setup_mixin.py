@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from scvi.utils import setup_anndata_dsp
 
 from scdgd._compat import make_actual, register_manager
-from scdgd._options import checked, unknown_name
+from scdgd._options import checked_by, unknown_name
 from scdgd.data import (
     BatchField,
     CategoricalCovariatesField,
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 #: What scvi-tools hands on when it registers data for a model that exists.
 _OF_TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")
-_OF_ANNDATA = {name: rule for name, rule in SETUP.items() if name not in ("mdata", "modalities")}
-_OF_MUDATA = {name: rule for name, rule in SETUP.items() if name not in ("adata", "is_count_data")}
 
 
 class SetupMixin:
@@ -45,7 +43,7 @@ class SetupMixin:
 
     @classmethod
     @setup_anndata_dsp.dedent
-    @checked(**_OF_ANNDATA)
+    @checked_by(SETUP)
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -135,7 +133,7 @@ class CellSetupMixin(SetupMixin):
 
     @classmethod
     @setup_anndata_dsp.dedent
-    @checked(**_OF_MUDATA)
+    @checked_by(SETUP)
     def setup_mudata(
         cls,
         mdata: MuData,

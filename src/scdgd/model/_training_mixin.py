@@ -10,7 +10,7 @@ import torch
 from scvi import REGISTRY_KEYS, settings
 from scvi.utils import track
 
-from scdgd._options import checked
+from scdgd._options import checked_by
 from scdgd.data import CellIndexField, SparseCountsLoader, SparseCountsSplitter, registered_cells
 from scdgd.inference import gauss_newton
 from scdgd.train import InterruptibleTrainRunner, RepresentationPlan
@@ -40,7 +40,7 @@ class RepresentationTrainingMixin:
     _data_loader_cls = SparseCountsLoader
     _train_runner_cls = InterruptibleTrainRunner
 
-    @checked(**{name: rule for name, rule in TRAINING.items() if name != "estimate_likelihood"})
+    @checked_by(TRAINING)
     def train(
         self,
         max_epochs: int | None = None,

@@ -68,26 +68,6 @@ TRAINING: dict[str, Rule] = {
     "estimate_likelihood": Flag(),
 }
 
-#: Those that all models have.
-OF_ALL = (
-    "max_epochs",
-    "accelerator",
-    "devices",
-    "train_size",
-    "validation_size",
-    "shuffle_set_split",
-    "load_sparse_tensor",
-    "batch_size",
-    "early_stopping",
-    "datasplitter_kwargs",
-    "plan_config",
-    "plan_kwargs",
-    "datamodule",
-    "trainer_config",
-    "checkpoint_dir",
-    "checkpoint_every_n_epochs",
-)
-
 #: What plans log after each epoch.
 _METRICS = (
     *(
