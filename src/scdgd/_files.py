@@ -32,16 +32,7 @@ def parts_left(path: Path) -> list[Path]:
 def written_whole(path: str | os.PathLike, n_bytes: int | None = None) -> Iterator[Path]:
     """Write a file under another name, flush it to the disk, and rename it: a process that dies leaves the old one.
 
-    Parameters
-    ----------
-    path
-        The file.
-    n_bytes
-        How large it will be, for the message where there is no space; ``None`` if that is not known.
-
-    Yields
-    ------
-    Where to write.
+    Yields where to write. How large the file will be, `n_bytes`, is for the message where there is no space.
 
     Raises
     ------

@@ -10,18 +10,9 @@ if TYPE_CHECKING:
 
 
 def names_from(package: str, here: str, names: tuple[str, ...]) -> Callable[[str], Any]:
-    """A module's ``__getattr__`` that takes `names` from `package` when they are asked for.
+    """A module's ``__getattr__`` that takes `names` from `package` when they are asked for; `here` is the module, for the error.
 
     Users import them from where they look for them, though what is there does not know the package, which stands on it.
-
-    Parameters
-    ----------
-    package
-        Absolute name of the package that defines them.
-    here
-        Name of the module, for the error.
-    names
-        The names.
     """
 
     def get(name: str) -> Any:

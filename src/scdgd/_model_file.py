@@ -54,17 +54,8 @@ def write_model(
     All is written beside the former files and flushed. Then the files take their places, the model's last. A process that
     dies before leaves the former model; between the two, former data are still there, and :func:`find_data` knows them by
     their digest, which the model holds.
-
-    Parameters
-    ----------
-    folder, prefix
-        Where, and what names of files begin with.
-    content
-        State, names of genes and attributes.
-    data
-        Data to write with it.
-    save_kwargs, write_kwargs
-        Arguments of :func:`torch.save` and of the writer of `data`.
+    Names of files begin with `prefix`; `content` are state, names of genes and attributes; further arguments are those of
+    :func:`torch.save` and of the writer of `data`.
 
     Raises
     ------
@@ -104,13 +95,6 @@ def read_model(folder: Path, prefix: str, map_location: torch.device | str | Non
     Files of tensors and plain values are read as such. Those that hold other objects, as files of earlier versions and of
     models with a prior of one's own do, are read by pickle, which can run code; a log message says so.
 
-    Parameters
-    ----------
-    folder, prefix
-        Where, and what names of files begin with.
-    map_location
-        Device of the tensors.
-
     Raises
     ------
     ValueError
@@ -132,16 +116,7 @@ def read_model(folder: Path, prefix: str, map_location: torch.device | str | Non
 
 
 def find_data(folder: Path, prefix: str, content: dict[str, Any], *, is_mudata: bool) -> Path | None:
-    """The data that were saved with a model; ``None`` if there are none.
-
-    Parameters
-    ----------
-    folder, prefix
-        Where, and what names of files begin with.
-    content
-        Result of :func:`read_model`.
-    is_mudata
-        Whether the model is one of MuData.
+    """The data that were saved with a model, of which :func:`read_model` gave the `content`; ``None`` if there are none.
 
     Raises
     ------

@@ -408,15 +408,7 @@ def rules_of(function: Callable) -> dict[str, Rule]:
 
 
 def constructor_options(kind: type, *given: str) -> Rule:
-    """What may be handed on to the constructor of a class, beside arguments that are given.
-
-    Parameters
-    ----------
-    kind
-        The class.
-    given
-        Names of the arguments that are given otherwise.
-    """
+    """What may be handed on to the constructor of a class, beside arguments that are `given` otherwise."""
     parameters = inspect.signature(kind).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return Instance(Mapping, "a dictionary of options")

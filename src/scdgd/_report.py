@@ -58,13 +58,6 @@ def build(adata: AnnData, job: Job) -> SCDGD:
     Registration writes columns of its own, so it gets an AnnData that shares the counts and holds nothing else. Labels
     are not among what it holds: no model of this job ever sees them.
 
-    Parameters
-    ----------
-    adata
-        Cells with raw counts.
-    job
-        What to do.
-
     Raises
     ------
     ValueError
@@ -104,26 +97,14 @@ def _check_keys(adata: AnnData, job: Job) -> None:
 
 
 def run(adata: AnnData, model: SCDGD, job: Job, *, score_held_out: bool) -> Summary:
-    """Train the model, write its results into `adata`, and compare them with labels if there are any.
+    """Train the model that :func:`build` made, write its results into `adata`, and compare them with labels if there are any.
 
-    Parameters
-    ----------
-    adata
-        The cells that `model` was built on.
-    model
-        Result of :func:`build`.
-    job
-        What to do.
-    score_held_out
-        Train a second model on 80% of the cells and score it on the others.
-
-    Returns
-    -------
-    The summary, without the total time.
+    With `score_held_out` a second model trains on 80% of the cells and is scored on the others. The summary lacks the total
+    time.
     """
     logger.info("Training on %d cells and %d genes", adata.n_obs, adata.n_vars)
     start = time.perf_counter()
-    _train(model, job)
+    model.train(job.max_epochs, enable_progress_bar=job.show_progress)
     seconds = time.perf_counter() - start
     responsibilities = model.get_cluster_assignments(soft=True)
     write_results(adata, model.get_latent_representation(), responsibilities)
@@ -138,7 +119,7 @@ def run(adata: AnnData, model: SCDGD, job: Job, *, score_held_out: bool) -> Summ
         seconds_training=seconds,
         n_epochs=model.trainer.current_epoch,
         max_epochs=model.trainer.max_epochs,
-        was_interrupted=_was_interrupted(model),
+        was_interrupted=model.trainer.interruption.ended,
     )
     if job.labels_key is not None:
         summary = dataclasses.replace(summary, **_compare_with_labels(adata, model, job))
@@ -155,14 +136,6 @@ def run(adata: AnnData, model: SCDGD, job: Job, *, score_held_out: bool) -> Summ
                 n_held_out=len(score.per_cell),
             )
     return summary
-
-
-def _train(model: SCDGD, job: Job) -> None:
-    model.train(job.max_epochs, enable_progress_bar=job.show_progress)
-
-
-def _was_interrupted(model: SCDGD) -> bool:
-    return model.trainer.interruption.ended
 
 
 def _compare_with_labels(adata: AnnData, model: SCDGD, job: Job) -> dict:
@@ -183,21 +156,8 @@ def _compare_with_labels(adata: AnnData, model: SCDGD, job: Job) -> dict:
 def cluster_pca(adata: AnnData, n_clusters: int, *, layer: str | None = None, seed: int = 0) -> np.ndarray:
     """Clusters as most analyses find them: log-normalised counts, variable genes, PCA, and k-means.
 
-    Parameters
-    ----------
-    adata
-        Cells with raw counts.
-    n_clusters
-        Number of clusters.
-    layer
-        Layer of the counts; ``None`` for ``X``.
-    seed
-        Seed of k-means.
-
-    Returns
-    -------
-    Cluster of each cell, shape ``(n,)``: k-means (10 starts) on 20 principal components of the 2,000 most variable
-    genes, or of all genes if there are fewer.
+    Cluster of each cell, shape ``(n,)``: k-means (10 starts) on 20 principal components of the 2,000 most variable genes, or
+    of all genes if there are fewer, of the raw counts in `layer`, or in ``X``.
     """
     import scanpy as sc
     from sklearn.cluster import KMeans
@@ -231,8 +191,8 @@ def _score_held_out(cells: AnnData, job: Job) -> HeldOutScore | None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*have no count in any cell.*")  # said once, for the first model
         model = _build_on(cells[~is_test].copy(), job)
-        _train(model, job)
-        if _was_interrupted(model):
+        model.train(job.max_epochs, enable_progress_bar=job.show_progress)
+        if model.trainer.interruption.ended:
             raise KeyboardInterrupt
         return held_out_log_likelihood(model, cells[is_test].copy(), seed=job.seed)
 

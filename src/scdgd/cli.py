@@ -42,11 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Standard output gets the table of results and nothing else; progress and messages go to standard error.
 
-    Parameters
-    ----------
-    argv
-        Arguments; those of the process if not given.
-
     Returns
     -------
     Exit status: 0, or 1 after one line on standard error. Wrong usage exits with 2. After Ctrl-C it is 130: if training had
@@ -138,6 +133,7 @@ def _run(
 ) -> tuple[str, bool]:
     """Train, write everything that was asked for, and return the table, and whether Ctrl-C came before the end."""
     from scdgd import _report
+    from scdgd._files import written_whole
     from scdgd._summary import write_summary
 
     job = _job(args)
@@ -165,7 +161,8 @@ def _run(
     with _written() as written:
         if report is not None:
             _report.draw(adata, model, job, report)
-        _write(adata, output)
+        with written_whole(output) as part:
+            adata.write_h5ad(part, compression="gzip")
         written.append(output)
         if args.save_model is not None:
             model.save(args.save_model, overwrite=True)
@@ -267,14 +264,6 @@ def _prepare_file(path: Path) -> None:
     if path.is_dir():
         msg = f"The output {path} is a directory. Name a file."
         raise _UserError(msg)
-
-
-def _write(adata: AnnData, path: Path) -> None:
-    """Write beside the target first: whatever happens, there is never half a file."""
-    from scdgd._files import written_whole
-
-    with written_whole(path) as part:
-        adata.write_h5ad(part, compression="gzip")
 
 
 @contextlib.contextmanager

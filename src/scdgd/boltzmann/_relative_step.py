@@ -16,16 +16,7 @@ def relative_step(module: DeepBoltzmannMachine, optimizer: torch.optim.Optimizer
 
     With :math:`u = 1 - e^a`, the derivative of log-odds :math:`a - \log u = \log(\mu / \theta)` by :math:`a` is
     :math:`1 / u`, so a weight of :math:`u` is a unit of :math:`\log\mu`. Dispersions move at constant means, and
-    :math:`W^1` is centred (Montavon & Müller 2012).
-
-    Parameters
-    ----------
-    module
-        The machine, with gradients.
-    optimizer
-        Optimiser of its parameters.
-    activation
-        Mean activations of the first hidden layer.
+    :math:`W^1` is centred (Montavon & Müller 2012). The machine has gradients.
     """
     visible, weight, bias = module.visible, module.weights[0], module.biases[0]
     old_bias, old_weight, old_theta = visible.bias.clone(), weight.clone(), visible.log_theta.clone()

@@ -31,8 +31,6 @@ def place_machine(
 
     Parameters
     ----------
-    module
-        The machine.
     minibatches
         Minibatches of all training cells.
     n_copies

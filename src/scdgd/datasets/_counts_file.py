@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
+
+from scdgd._files import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,14 +22,10 @@ _INT32_MAX = np.iinfo(np.int32).max
 
 def write_by_chunks(adata: AnnData, counts: Iterator[sparse.csr_matrix], path: Path) -> None:
     """Write `adata` with `counts`, chunk by chunk; the file appears under its name when it is complete."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        adata.write_h5ad(partial)
-        with h5py.File(partial, "r+") as file:
+    with written_whole(path) as part:
+        adata.write_h5ad(part)
+        with h5py.File(part, "r+") as file:
             _write_counts(file, counts, adata.shape)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write_counts(file: h5py.File, counts: Iterator[sparse.csr_matrix], shape: tuple[int, int]) -> None:

@@ -98,15 +98,7 @@ def conditional_of_other_half(
     :math:`x^{\mathrm{te}} \sim \mathrm{Poisson}((1-\epsilon)\mu)`. Zero inflation is shared, too: it goes on with
     probability :math:`\pi / (\pi + (1 - \pi) p_0)` after a zero, where :math:`p_0 = (1 + \epsilon\mu/\theta)^{-\theta}`
     or, for a Poisson, :math:`e^{-\epsilon\mu}`, and is excluded by any other count.
-
-    Parameters
-    ----------
-    px
-        Law of the first part, with the mean :math:`\epsilon\mu`, of shape ``(b, g)``.
-    x_inferred
-        The first part, shape ``(b, g)``.
-    epsilon
-        Share of the first part.
+    The law `px` of the first part has the mean :math:`\epsilon\mu`, shape ``(b, g)``, as the part itself.
     """
     ratio = (1 - epsilon) / epsilon
     if hasattr(px, "theta"):

@@ -24,14 +24,8 @@ if TYPE_CHECKING:
 class InferredHalf:
     r"""Minibatch of ``b`` cells, of whose counts the module sees :math:`x^{\mathrm{tr}}`.
 
-    Parameters
-    ----------
-    module
-        The module, in evaluation mode.
-    tensors
-        Minibatch of the inferred halves, as the data loader gives it.
-    epsilon
-        Share of the counts in these halves.
+    The module is in evaluation mode; `tensors` are a minibatch of the inferred halves, as the data loader gives it, with a
+    share `epsilon` of the counts.
     """
 
     def __init__(self, module: BaseModuleClass, tensors: dict[str, torch.Tensor], epsilon: float) -> None:
@@ -71,15 +65,8 @@ class InferredHalf:
 
         With a table, `q` surrounds the refined Laplace approximation (:func:`scdgd.inference.posterior_samples`) and `p`
         is the model's own prior; with an encoder, see :func:`scdgd.inference.encoder_samples`.
-
-        Parameters
-        ----------
-        n_samples
-            Draws ``s`` of each cell, rounded up to an even number.
-
-        Returns
-        -------
-        Draws ``(s, b, d)``, and logs of the weights up to a constant of each cell, ``(s, b)``.
+        There are `n_samples` draws ``(s, b, d)`` of each cell, rounded up to an even number, with logs of the weights up to
+        a constant of each cell, ``(s, b)``.
 
         Raises
         ------

@@ -14,12 +14,7 @@ if TYPE_CHECKING:
 def checked_counts(counts: np.ndarray | sparse.spmatrix, name: str = "counts") -> np.ndarray | sparse.spmatrix:
     """Finite numbers, none of them negative, with at least one row.
 
-    Parameters
-    ----------
-    counts
-        Shape ``(n, g)``, dense or sparse.
-    name
-        Of the argument, in messages.
+    They have shape ``(n, g)``, dense or sparse; `name` is that of the argument, in messages.
 
     Raises
     ------

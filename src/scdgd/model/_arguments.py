@@ -298,13 +298,7 @@ def reading(*names: str, **rules: Rule) -> Callable:
 
 
 def nested_options_of(model_class: type) -> dict[str, dict[str, Rule]]:
-    """Rules of what a model takes in dictionaries, and as further arguments of `train`, by their name.
-
-    Parameters
-    ----------
-    model_class
-        A model of this package.
-    """
+    """Rules of what a model takes in dictionaries, and as further arguments of `train`, by their name."""
     of_plans = [rules_of(vars(kind).get("__init__")) for kind in reversed(model_class._training_plan_cls.__mro__)]
     found = {
         "plan_kwargs": {name: rule for rules in (OF_TRAINING_PLAN, *of_plans) for name, rule in rules.items()},
@@ -317,13 +311,7 @@ def nested_options_of(model_class: type) -> dict[str, dict[str, Rule]]:
 
 
 def options_of(model_class: type) -> dict[str, dict[str, Rule]]:
-    """Rules of all arguments of a model, by method, in the order of the class.
-
-    Parameters
-    ----------
-    model_class
-        A model of this package.
-    """
+    """Rules of all arguments of a model, by method, in the order of the class."""
     constructors = [rules_of(vars(kind).get("__init__")) for kind in reversed(model_class.__mro__)]
     further = getattr(model_class, "_further_arguments", frozenset)()
     found = {"__init__": {name: rule for rules in constructors for name, rule in rules.items()}}

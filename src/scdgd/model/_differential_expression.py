@@ -49,26 +49,16 @@ def differential_expression(
 ) -> pd.DataFrame:
     """Statistics of each gene and comparison, as of :meth:`scvi.model.SCVI.differential_expression`.
 
+    Data frame of ``g`` rows for each comparison, the clearest first.
+
     Parameters
     ----------
-    manager
-        Manager of the cells.
-    compared
-        Groups to compare.
     expression
         Normalised expression ``(s, g)`` of `n_samples_overall` draws from the posteriors of cells.
     representations
         Representations by which outliers are left out; ``None`` to keep all cells.
-    genes
-        Names of the genes, shape ``(g,)``.
-    mode, fdr, all_stats, silent
-        As in scvi-tools.
     **options
         Of :meth:`scvi.model.base.DifferentialComputation.get_bayes_factors`.
-
-    Returns
-    -------
-    Data frame of ``g`` rows for each comparison, the clearest first.
     """
     cells = _RegisteredCells(manager)
     computation = DifferentialComputation(expression, representations, cells)

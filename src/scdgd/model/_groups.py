@@ -18,15 +18,8 @@ _MAX_NAMED = 5
 def cells_of(given: Any, obs: pd.DataFrame, name: str) -> np.ndarray:
     """Mask ``(n,)`` of the cells that an argument names.
 
-    Parameters
-    ----------
-    given
-        Positions, a mask, names of cells, or a query of ``obs``. A Series of truth values with the names of the cells is
-        taken by name, whatever its order.
-    obs
-        Columns of the ``n`` cells.
-    name
-        The argument, for messages.
+    By positions, a mask, names of cells, or a query of ``obs``. A Series of truth values with the names of the cells is
+    taken by name, whatever its order.
 
     Raises
     ------
@@ -98,12 +91,7 @@ def _some(mask: np.ndarray, name: str) -> np.ndarray:
 class Comparison:
     """Two groups of cells that are compared.
 
-    Parameters
-    ----------
-    first, second
-        Masks, shape ``(n,)``.
-    names
-        Names of the groups, if they have any.
+    Masks of shape ``(n,)``, and the names of the groups, if they have any.
 
     Raises
     ------
@@ -129,17 +117,8 @@ def comparisons(
 ) -> list[Comparison]:
     """What :meth:`scvi.model.SCVI.differential_expression` is asked to compare.
 
-    Parameters
-    ----------
-    obs
-        Columns of the ``n`` cells.
-    groupby, group1, group2
-        Column, and one or several of its values: each of `group1` is compared with the cells of `group2` together, or with
-        all others.
-    idx1, idx2
-        Cells in place of groups, see :func:`cells_of`.
-    subset_idx
-        Cells among which groups are compared; all if not given.
+    Each of `group1`, one or several values of a column, is compared with the cells of `group2` together, or with all
+    others; or cells `idx1` with `idx2`, see :func:`cells_of`. All of them are among those of `subset_idx`, if it is given.
 
     Raises
     ------

@@ -30,13 +30,7 @@ class RawCounts:
     """Counts of some cells of a matrix that is never copied as a whole.
 
     scvi-tools' differential expression takes it for a matrix of which it needs rows and their mean.
-
-    Parameters
-    ----------
-    source
-        Where the counts are.
-    cells
-        Positions of cells; ``None`` for all.
+    Of those at positions `cells` of the source; ``None`` for all.
     """
 
     def __init__(self, source: CellSource, cells: np.ndarray | None = None) -> None:

@@ -171,12 +171,8 @@ LOADING = Options(
 def check_trainer(given: dict[str, Any], config: Any = None, *, manual_steps: str | None = None) -> dict[str, Any]:
     """Arguments of the trainer in their plain types, those of a configuration included.
 
-    Parameters
-    ----------
-    given, config
-        Arguments, and a configuration that they take precedence over.
-    manual_steps
-        What to use in place of clipping by Lightning, which cannot clip where a plan steps its optimisers itself.
+    Those `given` take precedence over `config`. Where a plan steps its optimisers itself Lightning cannot clip, and
+    `manual_steps` says what to use in its place.
 
     Raises
     ------
@@ -280,14 +276,7 @@ def _check_config(name: str, value: Any) -> None:
 def check_monitor(argument: str, monitor: str, plan: type, n_validation: int) -> None:
     """Refuse a monitored metric that no epoch will have.
 
-    Parameters
-    ----------
-    argument, monitor
-        Name of the argument, and of the metric.
-    plan
-        Class of the training plan. One that logs more than scvi-tools' names that in an attribute ``metrics``.
-    n_validation
-        Number of validation cells.
+    A training plan that logs more than scvi-tools' names that in an attribute ``metrics``.
 
     Raises
     ------
@@ -310,14 +299,7 @@ def check_minibatches(
 ) -> SparseCountsSplitter:
     """The splitter of the cells; ValueError if there are no minibatches to train on.
 
-    Parameters
-    ----------
-    manager
-        Manager of the cells.
-    splitter, options
-        Class of the data splitter, and all its arguments.
-    has_batch_norm
-        Whether a minibatch needs two cells.
+    With batch norm a minibatch needs two cells; `options` are all arguments of the `splitter`.
     """
     shares = [options.get("train_size"), options.get("validation_size")]
     if shares[1] is not None and (total := (0.9 if shares[0] is None else shares[0]) + shares[1]) > 1:

@@ -69,19 +69,7 @@ def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str
 def write_results(
     adata: AnnData | MuData, z: np.ndarray, responsibilities: np.ndarray, *, prefix: str = "scdgd"
 ) -> None:
-    """Write arrays with one row per cell under the names that :func:`annotate` lists.
-
-    Parameters
-    ----------
-    adata
-        AnnData of ``n`` cells.
-    z
-        Representations, shape ``(n, d)``.
-    responsibilities
-        Probabilities of components, shape ``(n, k)``.
-    prefix
-        Start of the names.
-    """
+    """Write representations ``(n, d)`` and probabilities of components ``(n, k)`` under the names of :func:`annotate`."""
     names = [str(component) for component in range(responsibilities.shape[1])]
     adata.obsm[f"X_{prefix}"] = z
     adata.obsm[f"{prefix}_responsibilities"] = responsibilities

@@ -70,16 +70,8 @@ _OF_AUTOMATIC_STEPS = (
 def check_further(plan: type, options: dict[str, Any], of_loss: Iterable[str] = (), *, is_manual: bool = False) -> dict:
     """Options that a plan hands on to that of scvi-tools, which takes any name, in their plain types.
 
-    Parameters
-    ----------
-    plan
-        The plan.
-    options
-        What was given beside the arguments of the plan.
-    of_loss
-        Names of arguments of the loss.
-    is_manual
-        Whether the plan steps its optimisers itself, so that some options of scvi-tools would be without effect.
+    They are what was given beside the arguments of the plan; `of_loss` are names of arguments of the loss. Where a plan steps
+    its optimisers itself (`is_manual`), some options of scvi-tools would be without effect.
 
     Raises
     ------

@@ -14,11 +14,6 @@ def training_cells(trainer: Trainer) -> Iterable[dict]:
     """Minibatches of the training cells in random order, by a loader of their own.
 
     A loop over ``trainer.train_dataloader`` would begin anew the loader that the trainer may be in the middle of.
-
-    Parameters
-    ----------
-    trainer
-        A trainer that is fitting.
     """
     source = trainer.datamodule
     return source.training_cells() if hasattr(source, "training_cells") else source.train_dataloader()
