@@ -28,22 +28,8 @@ def score_and_information(
     update is that of subtraction, which discourages small :math:`\theta`.
 
     With size factors, a cell's dispersion is :math:`s_i \theta` (see :class:`~scdgd.boltzmann.NegativeBinomialLayer`); its terms
-    are those above at :math:`s_i \theta`, times :math:`s_i` and :math:`s_i^2`.
-
-    Parameters
-    ----------
-    counts, means
-        Counts and means of the same cells, shapes ``(n, g)``.
-    theta
-        Inverse dispersions, shape ``(g,)``.
-    penalty
-        :math:`\lambda`, on the scale of the sum over cells.
-    size
-        Size factors :math:`s_i`, shape ``(n,)``; ones if not given.
-
-    Returns
-    -------
-    ``U`` and ``I``, shapes ``(g,)``.
+    are those above at :math:`s_i \theta`, times :math:`s_i` and :math:`s_i^2`. Arguments have the shapes of
+    :func:`fit_dispersion`, :math:`\lambda` the scale of the sum over cells; ``U`` and ``I`` have shapes ``(g,)``.
     """
     s = _column(size, counts)
     r = s * theta

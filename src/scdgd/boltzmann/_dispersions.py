@@ -30,14 +30,7 @@ def score_dispersions(
 ) -> None:
     """Set dispersions by :func:`~scdgd.boltzmann.fit_dispersion`, with means at the probabilities of each cell's own first layer.
 
-    Parameters
-    ----------
-    module
-        The machine.
-    minibatches
-        Counts, conditions and probabilities ``(n, H_1)`` of all cells.
-    penalty, n_iterations
-        Of the scoring.
+    Minibatches are counts, conditions and probabilities ``(n, H_1)`` of all cells.
     """
     counts, first, batches, sizes = [], [], [], []
     for v, given, q in minibatches:
@@ -52,14 +45,6 @@ def score_dispersions(
         natural = module.visible.bias[batches, some] + first @ module.weights[0][some].T
         means = size.unsqueeze(1) * theta[some] / torch.expm1(-natural.clamp(max=-1e-6))
         y = torch.as_tensor(counts[:, some].toarray()).to(means)
-        fitted.append(
-            fit_dispersion(
-                y.double(),
-                means.double(),
-                theta[some].double(),
-                penalty=penalty,
-                n_iterations=n_iterations,
-                size=size.double(),
-            )
-        )
+        options = {"penalty": penalty, "n_iterations": n_iterations, "size": size.double()}
+        fitted.append(fit_dispersion(y.double(), means.double(), theta[some].double(), **options))
     module.visible.set_theta(torch.cat(fitted).to(theta))

@@ -53,12 +53,10 @@ class BoltzmannLikelihoodMixin:
 
         Parameters
         ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
+        adata, indices, batch_size
+            As for :meth:`get_latent_representation`.
         n_mc_samples, n_steps
             Number of chains and of intermediate distributions of annealed importance sampling.
-        batch_size
-            Cells per minibatch.
         return_mean
             Whether to return the mean over cells.
         seed

@@ -11,13 +11,7 @@ if TYPE_CHECKING:
 
 
 class ParameterAverage:
-    """Mean of parameters over updates, which noise of single updates hardly moves (Polyak & Juditsky 1992).
-
-    Parameters
-    ----------
-    parameters
-        The parameters.
-    """
+    """Mean of parameters over updates, which noise of single updates hardly moves (Polyak & Juditsky 1992)."""
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         self._n, self._means = 0, [(parameter, parameter.detach().clone()) for parameter in parameters]

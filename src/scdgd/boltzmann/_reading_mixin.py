@@ -83,8 +83,7 @@ class BoltzmannReadingMixin(ReadingMixin):
         if layer not in range(1, self.module.n_layers + 1):
             msg = f"`layer` must be one of 1 ... {self.module.n_layers}, got {layer!r}."
             raise ValueError(msg)
-        parts = [q[layer - 1] for _, _, q in self._mean_field(adata, indices, batch_size)]
-        q = torch.cat(parts)
+        q = torch.cat([q[layer - 1] for _, _, q in self._mean_field(adata, indices, batch_size)])
         if return_dist:
             return q.cpu().numpy(), (q * (1 - q)).cpu().numpy()
         return (q if give_mean else torch.bernoulli(q)).cpu().numpy()
@@ -139,10 +138,8 @@ class BoltzmannReadingMixin(ReadingMixin):
 
         Parameters
         ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
-        batch_size
-            Cells per minibatch.
+        adata, indices, batch_size
+            As for :meth:`get_latent_representation`.
         return_mean
             Whether to return the mean over cells; else values of all cells, shape ``(n,)``.
 
@@ -155,10 +152,9 @@ class BoltzmannReadingMixin(ReadingMixin):
         RuntimeError
             If the model is not trained.
         """
-        module, errors = self.module, []
-        for v, given, q in self._mean_field(adata, indices, batch_size):
-            errors.append(-module.visible.log_prob(v, module.shift(q[0]), given.batch, given.size).cpu())
-        errors = torch.cat(errors)
+        module, cells = self.module, self._mean_field(adata, indices, batch_size)
+        log_prob, shift = module.visible.log_prob, module.shift
+        errors = torch.cat([-log_prob(v, shift(q[0]), given.batch, given.size).cpu() for v, given, q in cells])
         return {"reconstruction_loss": float(errors.mean()) if return_mean else errors}
 
     def _decoded(self, decoding: Decoding) -> np.ndarray:
@@ -190,12 +186,10 @@ class BoltzmannReadingMixin(ReadingMixin):
 
         Parameters
         ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
+        adata, indices, batch_size
+            As for :meth:`get_latent_representation`.
         give_mean
             Of scvi-tools' signature, without effect.
-        batch_size
-            Cells per minibatch.
 
         Returns
         -------

@@ -89,16 +89,8 @@ class BoltzmannSampler(RegisteredSampler):
     ) -> AnnData:
         r"""Replicates of cells, :math:`h^1 \sim q(h^1 \mid v_i)` and then :math:`v \sim p(v \mid h^1)`.
 
-        Copies are spread as in :meth:`CellSampler.sample_posterior`.
-
-        Parameters
-        ----------
-        n_cells
-            Number of cells ``n``.
-        donors
-            Positions of the cells to replicate, shape ``(m,)``.
-        library, seed
-            As for :meth:`sample_prior`.
+        Copies of the cells at positions `donors` ``(m,)`` are spread as in :meth:`CellSampler.sample_posterior`; the rest is as
+        for :meth:`sample_prior`.
         """
         n_cells, rng = positive_integer("n_cells", n_cells), np.random.default_rng(seed)
         self._check_library(library)
@@ -137,18 +129,8 @@ class BoltzmannSampler(RegisteredSampler):
     ) -> AnnData:
         """Cells with fixed counts of some genes; see :meth:`scdgd.model.SCDBM.conditional_sample`.
 
-        Parameters
-        ----------
-        fixed
-            Whether a gene is fixed, shape ``(g,)``.
-        counts
-            Counts of the fixed genes, in the model's order, shape ``(n, fixed.sum())``.
-        given
-            Conditions of the ``n`` cells.
-        names
-            Names of the cells, length ``n``.
-        n_samples, n_steps, collapse, exact, seed
-            As in the model's method.
+        Counts ``(n, fixed.sum())`` are those of the genes that are `fixed`, a mask ``(g,)``, in the model's order; conditions and
+        names are those of the ``n`` cells.
         """
         n_samples, n_steps = positive_integer("n_samples", n_samples), positive_integer("n_steps", n_steps)
         rows = torch.arange(counts.shape[0]).repeat_interleave(n_samples)

@@ -69,9 +69,8 @@ class StateSumsMixin:
             If there are too many states; :func:`~scdgd.boltzmann.annealed_log_partition` then estimates it.
         """
         if given.evidence is None:  # cells that are conditioned alike have one sum
-            pairs, which = torch.unique(
-                torch.stack([given.batch.to(given.size), given.size]), dim=1, return_inverse=True
-            )
+            pairs = torch.stack([given.batch.to(given.size), given.size])
+            pairs, which = torch.unique(pairs, dim=1, return_inverse=True)
             given = Conditions(pairs[0].long(), pairs[1])
         values = torch.empty_like(given.size)
         for cells, log_joint in self._log_joint_of_states(self.odd_states(), given):

@@ -50,20 +50,9 @@ def categorise(values: pd.Series, column: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_categories(values: pd.Series, known: np.ndarray, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of a column of new cells among known categories, -1 where there is none, and the categories that are not known.
+    """Codes ``(n,)``, int64, of new cells among `known` categories ``(c,)``, -1 where there is none; and unknown ones, sorted.
 
-    Parameters
-    ----------
-    values
-        A category of each cell, none missing, shape ``(n,)``.
-    known
-        Categories of the model, shape ``(c,)``.
-    column
-        Where it stands, as the user would write it.
-
-    Returns
-    -------
-    Codes ``(n,)``, int64, and unknown categories, sorted.
+    No cell lacks a category; `column` is where they stand, as the user would write it.
 
     Raises
     ------

@@ -192,11 +192,10 @@ def registered_cells(adata_manager: AnnDataManager) -> CellSource:
         raise ValueError(msg)
     keys = [key for key in adata_manager.data_registry if key != REGISTRY_KEYS.X_KEY]
     registered = AnnTorchDataset(adata_manager, keys)
+    stored = registered.data.items()
     columns = {
-        key: np.asarray(column)
-        for key, column in registered.data.items()
-        if not isinstance(column, str)  # how data are minified
-    }
+        key: np.asarray(column) for key, column in stored if not isinstance(column, str)
+    }  # how data are minified
     names = getattr(adata_manager, "names", adata_manager.adata.obs_names)
     counts = adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
     return cell_source(counts, names, columns, registered.keys_and_dtypes)

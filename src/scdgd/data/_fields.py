@@ -183,16 +183,9 @@ def _require_unique(names: pd.Index, what: str, remedy: str) -> None:
 
 
 def check_genes(expected: np.ndarray, received: pd.Index, *, since_setup: bool = False) -> None:
-    """Raise ValueError unless genes are those of the model, in their order.
+    """Raise ValueError unless the genes at hand are those of the model, ``(g,)``, in their order.
 
-    Parameters
-    ----------
-    expected
-        Names of the genes of the model, shape ``(g,)``.
-    received
-        Names of the genes at hand.
-    since_setup
-        Whether the data at hand are those that the model was set up with, changed in place since then.
+    The data may be those that the model was set up with, changed in place since then (`since_setup`).
     """
     received = received.astype(str)
     if np.array_equal(expected.astype(str), np.asarray(received)):

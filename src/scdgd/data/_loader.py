@@ -87,7 +87,8 @@ class RunShuffledSampler(Sampler[BufferedItems]):
         """An order drawn from torch's global generator: one number, as :class:`torch.utils.data.RandomSampler` does."""
         generator = torch.Generator().manual_seed(int(torch.empty((), dtype=torch.int64).random_()))
         order = self._runs(generator)
-        firsts = list(range(0, self.n_cells, self._buffer_size))
+        n_together = max(1, _BUFFER_CELLS // self.batch_size) * self.batch_size
+        firsts = list(range(0, self.n_cells, n_together))
         if len(firsts) > 1 and self.n_cells - firsts[-1] < self.least:
             firsts.pop()
         for buffer in np.split(order, firsts[1:]):
@@ -104,10 +105,6 @@ class RunShuffledSampler(Sampler[BufferedItems]):
         elif len(parts) > 1 and len(parts[-1]) < self.least:
             parts[-2:] = [np.concatenate(parts[-2:])]
         yield from parts
-
-    @property
-    def _buffer_size(self) -> int:
-        return max(1, _BUFFER_CELLS // self.batch_size) * self.batch_size
 
     def _runs(self, generator: torch.Generator) -> np.ndarray:
         """All cells, run by run, in random order of the runs, shape ``(n,)``."""
@@ -144,15 +141,7 @@ class _Minibatches(BatchSampler):
 
 
 class _OneBuffer(Sampler[BufferedItems]):
-    """Minibatches of cells that are few enough to be read at once, in the order that they have in memory.
-
-    Parameters
-    ----------
-    minibatches
-        The order.
-    positions
-        Of the cells in the file, shape ``(n,)``.
-    """
+    """Minibatches of cells at `positions` ``(n,)`` of a file, few enough to be read at once, in the order of those in memory."""
 
     def __init__(self, minibatches: _Minibatches, positions: np.ndarray) -> None:
         self.minibatches, self.buffer = minibatches, np.argsort(positions)

@@ -122,12 +122,17 @@ class CellRegistration(AnnDataManager):
             if key in self.data_registry and key not in self._columns:
                 value = super().get_from_registry(key)
                 self._columns[key] = value.reset_index(drop=True) if isinstance(value, pd.DataFrame) else value.copy()
+        for _, obs, key in self._columns_of_user():
+            if key in obs:  # labels need not be there
+                self._sources.setdefault(key, obs[key].reset_index(drop=True).copy())
+
+    def _columns_of_user(self) -> Iterator[tuple[str, pd.DataFrame, str]]:
+        """Keys of the registry, and where the columns stand that they are made of: ``obs`` and name."""
         for field in self.fields:
             plain = getattr(field, "adata_field", field)
             where = field.get_modality(self.adata) if hasattr(field, "get_modality") else self.adata
-            for key in getattr(plain, "sources", ()):
-                if key in where.obs:  # labels need not be there
-                    self._sources.setdefault(key, where.obs[key].reset_index(drop=True).copy())
+            for column in getattr(plain, "sources", ()):
+                yield plain.registry_key, where.obs, column
 
     def get_from_registry(self, registry_key: str) -> np.ndarray | pd.DataFrame:
         """As in scvi-tools; columns of cells are those that were registered, in the order of the cells now."""
@@ -187,17 +192,13 @@ class CellRegistration(AnnDataManager):
     def changed_columns(self, *, with_labels: bool = True) -> list[str]:
         """Columns of the user that sort the cells otherwise than when they were registered, as the user would write them."""
         changed = []
-        for field in self.fields:
-            plain = getattr(field, "adata_field", field)
-            where = field.get_modality(self.adata) if hasattr(field, "get_modality") else self.adata
-            is_left_out = plain.registry_key == REGISTRY_KEYS.LABELS_KEY and not with_labels
-            for key in () if is_left_out else getattr(plain, "sources", ()):
-                are_numbers = plain.registry_key in _NUMBERS
-                if key not in where.obs and key not in self._sources:
-                    continue
-                is_there = key in where.obs and key in self._sources
-                if not is_there or not _are_same(self._sources[key], where.obs[key], are_numbers):
-                    changed.append(f"adata.obs['{key}']")
+        for registry_key, obs, key in self._columns_of_user():
+            is_left_out = registry_key == REGISTRY_KEYS.LABELS_KEY and not with_labels
+            if is_left_out or (key not in obs and key not in self._sources):
+                continue
+            is_there = key in obs and key in self._sources
+            if not is_there or not _are_same(self._sources[key], obs[key], registry_key in _NUMBERS):
+                changed.append(f"adata.obs['{key}']")
         return changed
 
     def _compare(self, n_entries: int) -> None:

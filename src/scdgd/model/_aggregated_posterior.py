@@ -146,14 +146,8 @@ def importance_weights(
     .. math::
         w(z) \propto \sum_{a \in A} \frac{p(x_a \mid z)\, p(z)}{\hat p(x_a)\, \sum_{a'} q(z \mid x_{a'})}
 
-    Parameters
-    ----------
-    log_ratio, log_q
-        :math:`\log p(x_a \mid z) - \log \hat p(x_a)` and :math:`\log q(z \mid x_a)`, parts of shape ``(m, a)``.
-    log_prior
-        :math:`\log p(z)`, shape ``(m,)``.
-    truncation
-        Whether to raise small weights to the mean (Ionides 2008), as scvi-tools does.
+    from :math:`\log p(x_a \mid z) - \log \hat p(x_a)` and :math:`\log q(z \mid x_a)`, parts of shape ``(m, a)``, and
+    :math:`\log p(z)`, ``(m,)``. With `truncation` small weights are raised to the mean (Ionides 2008), as in scvi-tools.
     """
     log_weights = torch.logsumexp(torch.cat(log_ratio, 1), 1) + log_prior - torch.logsumexp(torch.cat(log_q, 1), 1)
     if truncation:

@@ -23,14 +23,8 @@ def sort_query_columns(module: FlexVAE, n_known: Sequence[int]) -> None:
 
     It appends the columns of new categories behind those of all covariates, so that with more than one covariate
     columns come to belong to other categories; and it draws weights for a category that was the only one, and had
-    none. Here new columns go behind those of their covariate, and such a category has weights of zero.
-
-    Parameters
-    ----------
-    module
-        Module of the query model, changed in place.
-    n_known
-        Numbers of categories of batch and covariates in the reference.
+    none. Here new columns go behind those of their covariate, and such a category has weights of zero. The module is
+    changed in place; `n_known` are the numbers of categories of batch and covariates in the reference.
     """
     known = _known_columns(module, n_known)
     for layers in (*module.encoder_layers, module.l_encoder.encoder, module.decoder.px_decoder):
@@ -44,16 +38,8 @@ def hold_known(module: FlexVAE, n_known: Sequence[int], *, holds_first_layer: bo
     Hooks of scvi-tools let all categories of a layer train; here known ones stay in the encoder, and as an embedding. Its
     frozen batch norms keep their statistics, but normalise minibatches of training by the statistics of these: a new
     batch is then centred in training and not afterwards, and a category of all its cells has no gradient. Here they
-    normalise as they do afterwards.
-
-    Parameters
-    ----------
-    module
-        Module of the query model, frozen by scvi-tools, changed in place.
-    n_known
-        Numbers of categories of batch and covariates in the reference.
-    holds_first_layer
-        Whether weights of known categories in the first layer are held, as those of genes are by default.
+    normalise as they do afterwards. Weights of known categories in the first layer may be held, too, as those of genes are by
+    default. Arguments are those of :func:`sort_query_columns`, of a module that scvi-tools has frozen.
     """
     module.prior.requires_grad_(False)
     _hold_batch_norms(module)

@@ -29,12 +29,7 @@ def modified_cholesky(covariances: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     a positive definite matrix, so that gradient steps need no constraint.
 
     Eigenvalues are raised to at least 1e-6 first: this is the maximum-likelihood covariance under that bound, and
-    with a QR decomposition of its root no factorisation can fail.
-
-    Parameters
-    ----------
-    covariances
-        Symmetric matrices, shape ``(k, d, d)``; singular ones are welcome.
+    with a QR decomposition of its root no factorisation can fail. So singular matrices ``(k, d, d)`` are welcome.
 
     Returns
     -------
@@ -75,18 +70,10 @@ def as_posterior_var(posterior_var: float | torch.Tensor, z: torch.Tensor, *, de
 
 
 def trace_product(precisions: torch.Tensor, posterior_var: float | torch.Tensor) -> torch.Tensor:
-    r"""The traces :math:`\operatorname{tr}(\Lambda_c S_i)`, as one product of matrices.
+    r"""The traces :math:`\operatorname{tr}(\Lambda_c S_i)`, shape ``(n, k)``, as one product of matrices.
 
-    Parameters
-    ----------
-    precisions
-        :math:`\Lambda_c`: diagonals ``(k, d)`` or matrices ``(k, d, d)``.
-    posterior_var
-        :math:`S_i`: a number, diagonals ``(n, d)`` or, with matrices only, symmetric matrices ``(n, d, d)``.
-
-    Returns
-    -------
-    Shape ``(n, k)``, or ``(k,)`` for a number.
+    Precisions :math:`\Lambda_c` are diagonals ``(k, d)`` or matrices ``(k, d, d)``. Spreads :math:`S_i` are diagonals ``(n, d)``;
+    with matrices also symmetric matrices ``(n, d, d)``; or a number, and traces ``(k,)``.
     """
     dense_spread = torch.is_tensor(posterior_var) and posterior_var.ndim == 3
     if precisions.ndim == 3 and not dense_spread:

@@ -10,16 +10,8 @@ import torch
 def negative_hessian(log_prob: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> torch.Tensor:
     r"""Curvature :math:`-\nabla^2 \log p(z)` of a density by automatic differentiation, one dimension after the other.
 
-    Parameters
-    ----------
-    log_prob
-        Log density, ``(..., d)`` to ``(...)``, of each row alone.
-    z
-        Points, shape ``(..., d)``.
-
-    Returns
-    -------
-    Symmetric matrices, shape ``(..., d, d)``; differentiable where `z` or parameters are.
+    Symmetric matrices ``(..., d, d)`` at points ``(..., d)``, differentiable where these or parameters are. The log density of
+    a row depends on that row alone.
     """
     wants_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():

@@ -31,14 +31,8 @@ class ExpectationMaximization(GaussianComponents):
         A mixture that is placed already stays as it is unless a start is likelier. The starts see at most 20,000 random
         cells; a last step of EM sees all.
 
-        Parameters
-        ----------
-        z
-            Representations, shape ``(n, d)``.
-        posterior_var
-            Spread of each representation around its row of `z`, as for :meth:`e_step`.
-        seed
-            Seed of the starts.
+        Representations `z` are ``(n, d)``, with spreads `posterior_var` around them as for :meth:`e_step`; `seed` is that of
+        the starts.
         """
         posterior_var = as_posterior_var(posterior_var, z, dense=self.is_dense)
         every_z, every_var, rows = z, posterior_var, random_rows(len(z), seed)
@@ -93,14 +87,8 @@ class ExpectationMaximization(GaussianComponents):
         as if each component had :math:`\nu` (`pseudo_count`) cells more with the covariance of all: the mode under an
         inverse-Wishart density of scale :math:`\nu \bar\Sigma`. Without it a component of fewer than ``d`` cells would
         be flat. Variances, or eigenvalues, are at least 1e-6; the floor of the weights keeps their logs finite. A
-        component without cells keeps its mean and a covariance of its own.
-
-        Parameters
-        ----------
-        moments
-            Of all cells, from :meth:`e_step`.
-        dirichlet_weight
-            How often :math:`\kappa` the Dirichlet prior is counted.
+        component without cells keeps its mean and a covariance of its own. The moments are those of all cells, from
+        :meth:`e_step`; the Dirichlet prior is counted `dirichlet_weight` :math:`\kappa` times.
         """
         self._m_step(moments, update_covariance=self.covariance_type != "fixed", dirichlet_weight=dirichlet_weight)
 

@@ -40,13 +40,7 @@ class Moments:
     shared_var: float = 0.0
 
     def __add__(self, other: Moments) -> Moments:
-        """Moments of the cells of both.
-
-        Raises
-        ------
-        ValueError
-            If variances are shared, but not between the two.
-        """
+        """Moments of the cells of both; ValueError if variances are shared, but not between the two."""
         if self.shared_var != other.shared_var:
             msg = f"Moments of cells with variances {self.shared_var} and {other.shared_var} do not add up."
             raise ValueError(msg)
@@ -72,14 +66,9 @@ class Moments:
         return (self.second - sizes.unsqueeze(-1) * outer) * alive.unsqueeze(-1)
 
     def covariance(self, means: torch.Tensor, covariance_type: str, pseudo_count: float) -> torch.Tensor:
-        """Covariances that maximise EM's bound, shape ``(k, ...)`` or ``(1, ...)`` where components share one.
+        """Covariances that maximise EM's bound for means ``(k, d)``, shape ``(k, ...)`` or ``(1, ...)`` where they are shared.
 
-        Parameters
-        ----------
-        means
-            Means of the components, shape ``(k, d)``.
-        covariance_type, pseudo_count
-            As for :class:`~scdgd.prior.GaussianMixture`.
+        Their type and the pseudo-count are as for :class:`~scdgd.prior.GaussianMixture`.
         """
         scatter, sizes, shared_var = self.scatter(means), self.sizes.unsqueeze(-1), self.shared_var
         if covariance_type in ("diag", "spherical"):
@@ -104,18 +93,8 @@ def collect_moments(
 ) -> Moments:
     """Moments of all cells, block by block: nothing is larger than ``(block, max(k, d), d)``.
 
-    Parameters
-    ----------
-    z
-        Representations, shape ``(n, d)``.
-    posterior_var
-        Their spread: a number, ``(n, d)`` or, if `dense`, ``(n, d, d)``.
-    responsibilities
-        Of blocks of both, shape ``(block, k)``.
-    n_components
-        Number of components ``k``.
-    dense
-        Whether second moments are matrices.
+    Of representations ``(n, d)`` and their spread, a number, ``(n, d)`` or, if `dense`, as second moments, ``(n, d, d)``;
+    `responsibilities` are those of blocks of both, shape ``(block, k)``.
     """
     k, d = n_components, z.shape[1]
     shapes = (k,), (k, d), (k, d, d) if dense else (k, d)

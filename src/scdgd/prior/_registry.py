@@ -44,13 +44,7 @@ def current_name(prior: Any) -> Any:
 
 
 class PriorRule(Rule):
-    """A prior: its name, its class, or the prior itself.
-
-    Parameters
-    ----------
-    has_encoder
-        Whether the model has an encoder, which some priors are made of.
-    """
+    """A prior: its name, its class, or the prior itself. Some are made of the model's encoder, if it has one."""
 
     def __init__(self, *, has_encoder: bool) -> None:
         self.has_encoder = has_encoder
@@ -122,18 +116,9 @@ def make_prior(
     options: dict[str, Any] | None = None,
     pseudo_inputs: Callable[[], PseudoInputs] | None = None,
 ) -> Prior:
-    """A prior by its name or class, or a copy of one.
+    """A prior of ``k`` components and ``d`` dimensions by its name or class, or a copy of one.
 
-    Parameters
-    ----------
-    prior
-        Name, class, or the prior.
-    n_components, n_latent
-        Numbers ``k`` of components, which a prior itself knows, and ``d`` of dimensions.
-    options
-        Further arguments of the constructor.
-    pseudo_inputs
-        Makes encoder inputs; ``None`` for a model without an encoder.
+    It has further `options` of its constructor. What makes encoder inputs is ``None`` for a model without an encoder.
 
     Raises
     ------

@@ -45,17 +45,7 @@ class PriorUpdate:
         return False
 
     def after_minibatch(self, encoded: Prior, z: torch.Tensor, lr: float) -> None:
-        """Step on draws from the posteriors of a minibatch.
-
-        Parameters
-        ----------
-        encoded
-            The prior for the encoder as it is now.
-        z
-            Draws, shape ``(b, d)``.
-        lr
-            Learning rate.
-        """
+        """Step of rate `lr` on draws ``(b, d)`` from the posteriors of a minibatch, `encoded` being the prior for the encoder now."""
 
     def state_dict(self) -> dict[str, Any] | None:
         """What goes on from step to step beside the prior, not copied; from :meth:`begin` on."""
@@ -175,16 +165,7 @@ WITH_ROWS = ("em", "gradient")
 
 
 def update_of(prior: Prior, offered: tuple[str, ...], wanted: str | None = None) -> type[PriorUpdate]:
-    """The strategy that trains a prior.
-
-    Parameters
-    ----------
-    prior
-        The prior, which names those that it can be trained by.
-    offered
-        Names of those that can be carried out.
-    wanted
-        Name of the one that is asked for; ``None`` for the prior's own choice.
+    """The strategy that trains a prior: the one `wanted`, or its own choice, among those `offered`, which can be carried out.
 
     Raises
     ------

@@ -120,15 +120,13 @@ class EmpiricalBayesPlan(TrainingPlan):
     ) -> None:
         of_loss = set(inspect.signature(module.loss).parameters) - _GIVEN_TO_LOSS
         kwargs = check_further(type(self), kwargs, of_loss)
-        if prior_lr_ratio is None:
-            prior_lr_ratio = module.prior.lr_ratio
         update = update_of(module.prior, WITH_ENCODER, prior_update)
         if prior_update is not None and update.by_gradient:  # of the ELBO, which holds priors with steps of their own
             kwargs["encoder_learns_from_prior"] = True
         self.n_pretraining_epochs = max(n_pretraining_epochs - n_pretrained_epochs, 0)
         self._has_pretraining = n_pretraining_epochs > 0
         super().__init__(module, n_epochs_kl_warmup=n_epochs_kl_warmup, **kwargs)
-        self.prior_lr_ratio = prior_lr_ratio
+        self.prior_lr_ratio = module.prior.lr_ratio if prior_lr_ratio is None else prior_lr_ratio
         of_update = {"prior_batch_size": prior_batch_size, "detach_responsibilities": detach_responsibilities}
         self.prior_update = update(module.prior, **({} if update.by_gradient else of_update))
         self.pretraining_lr, self.kernel_l1, self.kernel_l2 = pretraining_lr, kernel_l1, kernel_l2
@@ -194,9 +192,9 @@ class EmpiricalBayesPlan(TrainingPlan):
         if not self._has_pretraining:
             return
         if self.is_pretraining and self.current_epoch == 0 and self.pretraining_lr is not None:
-            self._set_lr(self.pretraining_lr)
+            self.optimizers().param_groups[0]["lr"] = self.pretraining_lr
         if self.current_epoch == self.n_pretraining_epochs:
-            self._set_lr(self.lr)
+            self.optimizers().param_groups[0]["lr"] = self.lr
             if not self.module.prior.is_placed:
                 self._place_prior()
 
@@ -238,9 +236,6 @@ class EmpiricalBayesPlan(TrainingPlan):
         kernels = [m.weight for m in self.module.modules() if isinstance(m, torch.nn.Linear) and m.weight.requires_grad]
         return sum(self.kernel_l1 * kernel.abs().sum() + self.kernel_l2 * kernel.square().sum() for kernel in kernels)
 
-    def _set_lr(self, lr: float) -> None:
-        self.optimizers().param_groups[0]["lr"] = lr
-
     @torch.no_grad()
     def _place_pseudo_inputs(self, pseudo_inputs) -> None:
         counts, continuous = [], []
@@ -251,8 +246,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         rng = np.random.default_rng(self.seed)
         rows = rng.choice(counts.shape[0], pseudo_inputs.n_components, replace=False)
         continuous = None if pseudo_inputs.continuous is None else torch.cat(continuous)[rows]
-        dense = torch.as_tensor(counts[rows].toarray())
-        pseudo_inputs.place(dense, continuous)
+        pseudo_inputs.place(torch.as_tensor(counts[rows].toarray()), continuous)
 
     @torch.no_grad()
     def _place_prior(self) -> None:
