@@ -14,8 +14,8 @@ from ._deep_machine import DeepBoltzmannMachine
 from ._dispersion_scoring import fit_dispersion
 from ._gibbs_chains import GibbsCells, draw_exactly, run_chains, split_rhat
 from ._negative_binomial_layer import NegativeBinomialLayer
-from ._one_thread import one_thread
 from ._restricted_machine import RestrictedBoltzmannMachine
+from ._run import one_thread
 from ._sampler import BoltzmannSampler
 from ._scdbm import SCDBM as SCDBM  # its page is that of scdgd.model
 from ._stages import BottomStage, ChainOptions, JointStage, UpperStage

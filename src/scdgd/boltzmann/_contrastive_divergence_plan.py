@@ -15,7 +15,7 @@ from scdgd.train import TrainingDivergedError
 from scdgd.train._training_cells import training_cells
 
 from ._calibration import calibrate_hidden
-from ._dispersions import score_dispersions
+from ._dispersion_scoring import score_dispersions
 from ._parameter_average import ParameterAverage
 from ._relative_step import relative_step
 from ._schedule import epoch_shares_of, stage_ends

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import torch
 
 from scdgd.model._training_run import TrainingRun
 
-from ._one_thread import one_thread
-
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ._contrastive_divergence_plan import ContrastiveDivergencePlan
 
 logger = logging.getLogger(__name__)
@@ -80,3 +82,19 @@ class BoltzmannRun(TrainingRun):
         new = pd.DataFrame({name: [self.model.get_marginal_ll(indices=cells, seed=0)]}, index=epoch)
         old = self.model.history_.get(name)
         self.model.history_[name] = new if old is None else pd.concat([old, new])
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread inside the block.
+
+    Several threads cut a sum into parts, so its last digits depend on their number. Where states are drawn, one digit
+    turns a unit on or off, and what follows is another training. Matrices of a Boltzmann machine are small: two threads
+    take twice the processor time for a sixth less of the user's.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

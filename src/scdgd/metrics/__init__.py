@@ -4,7 +4,6 @@ from ._artificial_zeros import ArtificialZeros, artificial_zeros, erase_counts
 from ._bimodality import bimodality_coefficient
 from ._cluster_sizes import ClusterSizeError, cluster_proportions, cluster_size_error
 from ._cluster_transfer import cluster_scores, map_to_clusters
-from ._clusters import n_used_components
 from ._count_histogram import count_histogram
 from ._count_splitting import split_counts
 from ._davies_bouldin import davies_bouldin
@@ -12,7 +11,7 @@ from ._gene_correlation import gene_correlation_error
 from ._gene_mads import GeneMADs, gene_mads
 from ._gene_statistics import GeneStatistics, gene_statistics
 from ._held_out import HeldOutScore, held_out_log_likelihood
-from ._latent_use import active_units, merged_accuracy, merged_labels, n_principal_components
+from ._latent_use import active_units, merged_accuracy, merged_labels, n_principal_components, n_used_components
 from ._leiden import leiden_clusters
 from ._library_size_curve import library_size_curve
 from ._reference_embedding import ReferenceEmbedding

@@ -56,6 +56,21 @@ def n_principal_components(z: np.ndarray, *, share: float = 0.95) -> int:
     return int(np.searchsorted(variances.cumsum(), share * total * (1 - 1e-12)) + 1)
 
 
+@checked(min_share=Number(least=0, most=1))
+def n_used_components(assignments: np.ndarray, *, min_share: float = 0.01) -> int:
+    """Number of components that hold at least `min_share` of the cells.
+
+    Parameters
+    ----------
+    assignments
+        Component of each cell, shape ``(n,)``, of any type.
+    min_share
+        Least share of the cells.
+    """
+    _, sizes = np.unique(np.asarray(assignments), return_counts=True)
+    return int((sizes >= min_share * sizes.sum()).sum())
+
+
 def merged_labels(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     r"""Label of each cell's cluster, which is that of the cluster's most probable member.
 
