@@ -106,10 +106,7 @@ DONY_2020 = {
 #: ``FlexSCVI(prior="normal")``. Without it nothing keeps the variance of posteriors, which vanishes.
 DONY_2020_AE = {
     "model": {**DONY_2020["model"], "prior": "normal"},
-    "train": {
-        **DONY_2020["train"],
-        "plan_kwargs": {**DONY_2020["train"]["plan_kwargs"], "max_kl_weight": 0.0},
-    },
+    "train": {**DONY_2020["train"], "plan_kwargs": {**DONY_2020["train"]["plan_kwargs"], "max_kl_weight": 0.0}},
 }
 
 _STIRN_MODEL = {
@@ -136,10 +133,7 @@ _STIRN_PLAN = {
 
 
 def _stirn(lr: float, **model: Any) -> dict[str, dict]:
-    return {
-        "model": {**_STIRN_MODEL, **model},
-        "train": {**_STIRN_TRAIN, "plan_kwargs": {"lr": lr, **_STIRN_PLAN}},
-    }
+    return {"model": {**_STIRN_MODEL, **model}, "train": {**_STIRN_TRAIN, "plan_kwargs": {"lr": lr, **_STIRN_PLAN}}}
 
 
 #: Stirn & Knowles 2024, for ``SCVMM``, by data set. Batch size and rate ratio were tuned on labels over
@@ -161,12 +155,7 @@ STIRN_2024_CODE = {"detach_responsibilities": False, "encoder_learns_from_prior"
 
 #: VaDE (Jiang et al. 2017) as Stirn & Knowles 2024 compare with it, for ``FlexSCVI``.
 JIANG_2017 = {
-    "model": {
-        "prior": "vade",
-        "n_components": 10,
-        "n_latent": 10,
-        "n_hidden": (500, 500, 2000),
-    },
+    "model": {"prior": "vade", "n_components": 10, "n_latent": 10, "n_hidden": (500, 500, 2000)},
     "train": {
         "batch_size": 256,
         "plan_kwargs": {
@@ -225,10 +214,7 @@ GRONBECH_2020 = {
     "default": {"model": _GRONBECH_MODEL, "train": _GRONBECH_TRAIN},
     "pbmc": {
         "model": {**_GRONBECH_MODEL, "n_latent": 100, "n_layers": 2, "gene_likelihood": "nb"},
-        "train": {
-            **_GRONBECH_TRAIN,
-            "plan_kwargs": {**_GRONBECH_TRAIN["plan_kwargs"], "n_epochs_kl_warmup": 200},
-        },
+        "train": {**_GRONBECH_TRAIN, "plan_kwargs": {**_GRONBECH_TRAIN["plan_kwargs"], "n_epochs_kl_warmup": 200}},
     },
     "tcga": {
         "model": {**_GRONBECH_MODEL, "n_latent": 50, "n_hidden": 1000, "n_layers": 2, "gene_likelihood": "nb"},

@@ -13,14 +13,7 @@ from scvi.utils import setup_anndata_dsp
 from scdgd._compat import get_state_registry, is_registered, make_actual
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Flag, Integer, Number, checked_by
-from scdgd.data import (
-    BatchField,
-    CountsField,
-    LabelsField,
-    SizeFactorField,
-    SparseCountsLoader,
-    SparseCountsSplitter,
-)
+from scdgd.data import BatchField, CountsField, LabelsField, SizeFactorField, SparseCountsLoader, SparseCountsSplitter
 from scdgd.model._arguments import BUILDING_ENCODERS, SETUP
 from scdgd.model._setup_mixin import SetupMixin
 from scdgd.model._training_options import TRAINING
@@ -44,12 +37,7 @@ _MOST_SIZE = 100.0
 
 
 class SCDBM(
-    BoltzmannReadingMixin,
-    BoltzmannLikelihoodMixin,
-    BoltzmannSamplingMixin,
-    SetupMixin,
-    RNASeqMixin,
-    BaseModelClass,
+    BoltzmannReadingMixin, BoltzmannLikelihoodMixin, BoltzmannSamplingMixin, SetupMixin, RNASeqMixin, BaseModelClass
 ):
     r"""Deep Boltzmann machine of counts, scDBM (Treppner et al. 2021).
 

@@ -20,13 +20,7 @@ from ._covariates import (
     MuDataSizeFactorField,
     SizeFactorField,
 )
-from ._fields import (
-    CellIndexField,
-    CountsField,
-    MuDataCellIndexField,
-    MuDataCountsField,
-    find_rows,
-)
+from ._fields import CellIndexField, CountsField, MuDataCellIndexField, MuDataCountsField, find_rows
 from ._first_cells import first_cells
 from ._layers import counts_of
 from ._loader import RunShuffledSampler, SparseCountsDataset, SparseCountsLoader

@@ -57,11 +57,7 @@ class CountsField(LayerField):
         require_matrix(self.get_field_data(adata), self.location)
         _replace_sparse_array(adata, self.attr_key)
         self.summary = check_counts(
-            self.get_field_data(adata),
-            adata.obs_names,
-            adata.var_names,
-            self.location,
-            is_count_data=self.holds_counts,
+            self.get_field_data(adata), adata.obs_names, adata.var_names, self.location, is_count_data=self.holds_counts
         )
         state = {self.HOLDS_COUNTS_KEY: self.holds_counts, self.LARGEST_KEY: self.summary.largest}
         return super().register_field(adata) | state
@@ -112,10 +108,7 @@ class CellIndexField(NumericalObsField):
     def register_field(self, adata: AnnData) -> dict:
         """The cells of `adata` define the rows."""
         self.rows = np.arange(adata.n_obs)
-        return {
-            self.CELL_NAMES_KEY: unique_cell_names(adata),
-            self.FINGERPRINTS_KEY: self.counts.summary.fingerprints,
-        }
+        return {self.CELL_NAMES_KEY: unique_cell_names(adata), self.FINGERPRINTS_KEY: self.counts.summary.fingerprints}
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Find the cells of `adata_target` among those of the model."""

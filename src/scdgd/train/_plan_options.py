@@ -7,19 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scvi.train import TrainingPlan
 
-from scdgd._options import (
-    Choice,
-    Flag,
-    Function,
-    Instance,
-    Integer,
-    ListOf,
-    Number,
-    Optional,
-    Options,
-    Rule,
-    Text,
-)
+from scdgd._options import Choice, Flag, Function, Instance, Integer, ListOf, Number, Optional, Options, Rule, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
