@@ -227,16 +227,11 @@ class Subclass(Rule):
 
 
 @dataclass(frozen=True)
-class Function(Rule):
+class Function(Instance):
     """Anything that can be called."""
 
+    kinds: type = Callable
     words: str = "a function"
-
-    def __call__(self, name: str, value: Any) -> Callable:
-        """The function."""
-        if not callable(value):
-            self.refuse(name, value, TypeError)
-        return value
 
 
 @dataclass(frozen=True)

@@ -209,16 +209,8 @@ def _job(args: argparse.Namespace) -> Job:
             rule(f"--{name.replace('_', '-')}", getattr(args, name))
         except ValueError as error:
             raise _UserError(str(error).replace("`", "")) from error
-    return Job(
-        model=args.model,
-        n_components=args.n_components,
-        layer=args.layer,
-        batch_key=args.batch_key,
-        labels_key=args.labels_key,
-        max_epochs=args.max_epochs,
-        seed=args.seed,
-        show_progress=sys.stderr.isatty(),
-    )
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Job) if field.name in args}
+    return Job(**given, show_progress=sys.stderr.isatty())
 
 
 def _read(path: Path) -> AnnData:

@@ -69,16 +69,9 @@ TRAINING: dict[str, Rule] = {
 }
 
 #: What plans log after each epoch.
-_METRICS = (
-    *(
-        f"{name}_{of}"
-        for name in ("elbo", "reconstruction_loss", "kl_local", "kl_global")
-        for of in ("train", "validation")
-    ),
-    "train_loss",
-    "validation_loss",
-    "kl_weight",
-)
+_OF_CELLS = ("elbo", "reconstruction_loss", "kl_local", "kl_global")
+_METRICS = {f"{name}_{of}" for name in _OF_CELLS for of in ("train", "validation")}
+_METRICS |= {"train_loss", "validation_loss", "kl_weight"}
 _CALLBACK = Instance(pl.Callback, "a callback of Lightning")
 _SOME_BATCHES = Optional(
     Either(Integer(1), Number(above=0, most=1), words="a number of minibatches, or a share of them")
@@ -141,29 +134,25 @@ OF_LOADING: dict[str, Rule] = {
     "num_workers": Integer(0),
     "persistent_workers": Flag(),
 }
+
+
+def _arguments_of(*kinds: type) -> set[str]:
+    """Names of arguments of constructors."""
+    return {name for kind in kinds for name in inspect.signature(kind.__init__).parameters} - {"self", "kwargs"}
+
+
 _TRAINER = Options(
     OF_TRAINER,
     of="`train` and scvi.train.Trainer",
-    further=frozenset(
-        {
-            *inspect.signature(Trainer.__init__).parameters,
-            *inspect.signature(pl.Trainer.__init__).parameters,
-            "ckpt_path",
-        }
-        - {"self", "kwargs"}
-    ),
+    further=frozenset(_arguments_of(Trainer, pl.Trainer) | {"ckpt_path"}),
     are_arguments=True,
 )
 LOADING = Options(
     OF_LOADING,
     of="the data splitter and torch's loader",
     further=frozenset(
-        {
-            *inspect.signature(SparseCountsSplitter.__mro__[1].__init__).parameters,
-            *inspect.signature(SparseCountsLoader.__init__).parameters,
-            *inspect.signature(DataLoader.__init__).parameters,
-        }
-        - {"self", "kwargs", "adata_manager", "dataset", "sampler", "batch_sampler", "shuffle", "indices", "collate_fn"}
+        _arguments_of(SparseCountsSplitter.__mro__[1], SparseCountsLoader, DataLoader)
+        - {"adata_manager", "dataset", "sampler", "batch_sampler", "shuffle", "indices", "collate_fn"}
     ),
 )
 
