@@ -39,7 +39,15 @@ class BoltzmannSamplingMixin:
         return BoltzmannSampler(self.module, self.registry, manager, batch_size=batch_size)
 
     def _synthetic_cells(
-        self, n_cells: int, mode: str, batch_size: int | None, *, component, batch, library: Library, seed: int | None
+        self,
+        n_cells: int,
+        mode: str,
+        batch_size: int | None,
+        *,
+        component: int | None,
+        batch: str | None,
+        library: Library,
+        seed: int | None,
     ) -> AnnData:
         """Chains, or replicates of cells, of those that are assigned to a component if it is given."""
         sampler = self._sampler(batch_size)

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     from scdgd.prior import EncoderInput
 
+_OF_FLOW = constructor_options(InverseAutoregressiveFlow, "n_latent")
+
 
 class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
     r"""scVI's variational autoencoder with any prior of :mod:`scdgd.prior` and a Gaussian or flow posterior.
@@ -146,24 +148,12 @@ class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
         **kwargs,
     ) -> None:
         family, gene_likelihood = _family_and_name(gene_likelihood, k_max)
-        mean_activation = mean_activation or family.links[0]
-        check_options(
-            posterior=(posterior, get_args(PosteriorName)),
-            decoder=(decoder, get_args(DecoderName)),
-            mean_activation=(mean_activation, get_args(MeanActivation)),
-        )
+        _check_names(posterior, decoder, mean_activation := mean_activation or family.links[0])
         check_positive_integers(n_latent=n_latent, n_prior_samples=n_prior_samples)
         prior = PriorRule(has_encoder=True)("prior", prior)
-        of_flow = constructor_options(InverseAutoregressiveFlow, "n_latent")
-        posterior_kwargs = of_flow("posterior_kwargs", posterior_kwargs or {})
-        if latent_distribution == "ln" and (class_of(prior) is not StandardNormal or posterior != "normal"):
-            msg = "`latent_distribution='ln'` goes with `prior='normal'` and `posterior='normal'` only."
-            raise ValueError(msg)
-        of_layers = {
-            "decoder_dropout_rate": decoder_dropout_rate,
-            "extra_decoder_kwargs": kwargs.get("extra_decoder_kwargs"),
-        }
-        _check_linear(decoder, of_layers)
+        posterior_kwargs = _OF_FLOW("posterior_kwargs", posterior_kwargs or {})
+        _check_distribution(latent_distribution, prior, posterior)
+        _check_linear(decoder, {"decoder_dropout_rate": decoder_dropout_rate, **kwargs})
         hidden_sizes = _hidden_sizes(n_hidden, n_layers)
         super().__init__(
             n_input,
@@ -181,28 +171,34 @@ class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
         self.normalize_input, self.n_prior_samples, self.likelihood = normalize_input, n_prior_samples, family
         self.has_linear_decoder = decoder == "linear"
         self.link = self._checked_link(mean_activation, has_linear_decoder=self.has_linear_decoder)
-        published = {"activation": activation, "norm_after_activation": norm_after_activation}
         if len(set(hidden_sizes)) > 1 or activation != "relu" or norm_after_activation or decoder_dropout_rate > 0:
-            replace_hidden_layers(self, hidden_sizes, decoder_dropout_rate, published)
+            self._replace_layers(hidden_sizes, decoder_dropout_rate, activation, norm_after_activation)
+        self._make_outputs()
+        of_flow = {"n_context": hidden_sizes[-1], **posterior_kwargs}
+        self.flow = InverseAutoregressiveFlow(n_latent, **of_flow) if posterior == "iaf" else None
+        encoded = (n_continuous_cov, (n_batch, *(n_cats_per_cov or ()))) if self.encode_covariates else (0, ())
+        pseudo_inputs = partial(PseudoInputs, n_components, n_input, *encoded, nonnegative=self._is_nonnegative)
+        self.prior = make_prior(prior, n_components, n_latent, prior_kwargs, pseudo_inputs)
+
+    @property
+    def _is_nonnegative(self) -> bool:
+        """Whether the encoder sees no negative values."""
+        return self.log_variational or not self.likelihood.is_real
+
+    def _replace_layers(self, sizes: list[int], dropout_rate: float, activation: str, norm_after: bool) -> None:
+        """Hidden layers that scvi-tools does not build."""
+        replace_hidden_layers(
+            self, sizes, dropout_rate, {"activation": activation, "norm_after_activation": norm_after}
+        )
+
+    def _make_outputs(self) -> None:
+        """What stands behind the hidden layers of the decoder."""
         if self.has_linear_decoder:
-            self.decoder = linear_decoder_like(self, has_zero_inflation="zi_logits" in family.parameter_names)
+            has_zero_inflation = "zi_logits" in self.likelihood.parameter_names
+            self.decoder = linear_decoder_like(self, has_zero_inflation=has_zero_inflation)
         self._make_parameters()
         if not self.link.is_of_counts:
             self.register_buffer("placed", torch.tensor(False))
-        if posterior == "iaf":
-            self.flow = InverseAutoregressiveFlow(n_latent, **{"n_context": hidden_sizes[-1], **posterior_kwargs})
-        else:
-            self.flow = None
-        categories = (n_batch, *(n_cats_per_cov or ())) if self.encode_covariates else ()
-        pseudo_inputs = partial(
-            PseudoInputs,
-            n_components,
-            n_input,
-            n_continuous_cov * self.encode_covariates,
-            categories,
-            nonnegative=self.log_variational or not family.is_real,
-        )
-        self.prior = make_prior(prior, n_components, n_latent, prior_kwargs, pseudo_inputs)
 
     def _encoder_counts(self, x: SparseCounts | torch.Tensor) -> SparseCounts | torch.Tensor:
         """Counts in the units of the encoder, before log1p: raw or normalised."""
@@ -469,9 +465,26 @@ def _evaluation_mode(network: torch.nn.Module) -> Iterator[None]:
         network.train(was_training)
 
 
-def _check_linear(decoder: DecoderName, of_layers: dict[str, object]) -> None:
+def _check_names(posterior: str, decoder: str, mean_activation: str) -> None:
+    """Raise ValueError for parts that there are not."""
+    check_options(
+        posterior=(posterior, get_args(PosteriorName)),
+        decoder=(decoder, get_args(DecoderName)),
+        mean_activation=(mean_activation, get_args(MeanActivation)),
+    )
+
+
+def _check_distribution(latent_distribution: str, prior: PriorName | type[Prior] | Prior, posterior: str) -> None:
+    """Raise ValueError for a logistic normal with parts that know nothing of it."""
+    if latent_distribution == "ln" and (class_of(prior) is not StandardNormal or posterior != "normal"):
+        msg = "`latent_distribution='ln'` goes with `prior='normal'` and `posterior='normal'` only."
+        raise ValueError(msg)
+
+
+def _check_linear(decoder: DecoderName, options: dict[str, object]) -> None:
     """Raise ValueError where a decoder without hidden layers has options of them."""
-    for name in [name for name, value in of_layers.items() if decoder == "linear" and value]:
+    of_layers = [name for name in ("decoder_dropout_rate", "extra_decoder_kwargs") if options.get(name)]
+    for name in of_layers if decoder == "linear" else ():
         msg = f"`{name}` is for hidden layers, and `decoder='linear'` has none. Leave it out."
         raise ValueError(msg)
 

@@ -71,7 +71,7 @@ class Prior(nn.Module, ABC):
         self.n_components, self.n_latent = int(n_components), int(n_latent)
 
     @classmethod
-    def make(cls, n_components: int, n_latent: int, pseudo_inputs: PseudoInputs | None = None, **options) -> Self:
+    def make(cls, n_components: int, n_latent: int, pseudo_inputs: PseudoInputs | None = None, **options: Any) -> Self:
         """A prior of this class, whatever its constructor takes.
 
         Parameters

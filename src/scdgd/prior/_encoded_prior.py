@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import torch
 
@@ -76,7 +76,7 @@ class EncodedPrior(Prior):
     def _encoded(self, mean: torch.Tensor, var: torch.Tensor) -> ComponentMixture:
         """The mixture for encoded pseudo-inputs, moments of shape ``(k, d)``."""
 
-    def _refuse(self, *args, **kwargs) -> NoReturn:
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
         name = type(self).__name__
         msg = (
             f"The components of a {name} are encoded pseudo-inputs: call `encoded_by(encode)` first and ask its result."
