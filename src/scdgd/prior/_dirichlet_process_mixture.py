@@ -67,15 +67,7 @@ class DirichletProcessMixture(GaussianComponents):
 
     def encoded_by(self, encode: Encode | None = None) -> ComponentMixture:
         """The mixture with the factors of its precisions computed once; it needs no encoder."""
-        factors = self.wishart()
-
-        def hyper_log_prob() -> dict[str, torch.Tensor]:
-            """Log densities of the owner's parameters, with the factors that were computed already."""
-            log_normal = -0.5 * (math.log(2 * math.pi) + self.means.square())
-            precisions = self.wishart.log_prob(factors)
-            return {**self.dirichlet.hyper_log_prob(), "means": log_normal.sum(), "precisions": precisions.sum()}
-
-        return ComponentMixture(self.dirichlet(), self.means, factors, hyper_log_prob=hyper_log_prob)
+        return process_mixture(self.dirichlet, self.wishart, self.means)
 
     @property
     def weights(self) -> torch.Tensor:
@@ -101,3 +93,19 @@ class DirichletProcessMixture(GaussianComponents):
 
     def _sample_components(self, components: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         return self.encoded_by()._sample_components(components, generator)
+
+
+def process_mixture(
+    dirichlet: DirichletProcessWeights, wishart: WishartPrecisions, means: torch.Tensor, var: torch.Tensor | float = 0.0
+) -> ComponentMixture:
+    """A Dirichlet process mixture of means ``(k, d)``, or of moments of uncertain ones; factors are computed once."""
+    factors = wishart()
+
+    def hyper_log_prob() -> dict[str, torch.Tensor]:
+        """Log densities of the owner's parameters, with the factors that were computed already."""
+        log_normal = -0.5 * (math.log(2 * math.pi) + means.square() + var)
+        terms = {"means": log_normal.sum(), "precisions": wishart.log_prob(factors).sum()}
+        return {**dirichlet.hyper_log_prob(), **terms}
+
+    mean_var = var if torch.is_tensor(var) else None
+    return ComponentMixture(dirichlet(), means, factors, mean_var=mean_var, hyper_log_prob=hyper_log_prob)

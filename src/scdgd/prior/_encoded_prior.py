@@ -35,7 +35,7 @@ class EncodedPrior(Prior):
         self.pseudo_inputs = pseudo_inputs
 
     @classmethod
-    def make(cls, n_components: int, n_latent: int, pseudo_inputs: PseudoInputs | None = None, **options) -> Self:
+    def make(cls, n_components: int, n_latent: int, pseudo_inputs: PseudoInputs | None = None, **options: Any) -> Self:
         """As for any prior; there are as many components as pseudo-inputs."""
         return cls(pseudo_inputs, n_latent, **options)
 

@@ -33,7 +33,7 @@ class StandardNormal(GaussianComponents):
         self.means = nn.Parameter(torch.zeros(1, self.n_latent), requires_grad=False)
 
     @classmethod
-    def make(cls, n_components: int, n_latent: int, pseudo_inputs: PseudoInputs | None = None, **options) -> Self:
+    def make(cls, n_components: int, n_latent: int, pseudo_inputs: PseudoInputs | None = None, **options: Any) -> Self:
         """As for any prior; the number of components is one."""
         return cls(n_latent, **options)
 

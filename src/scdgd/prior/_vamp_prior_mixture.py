@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, ClassVar, get_args
 
 import torch
 
 from scdgd._options import Choice, checked
 
-from ._component_mixture import ComponentMixture
 from ._dirichlet import ConcentrationPrior, DirichletProcessWeights, WeightSpace
+from ._dirichlet_process_mixture import process_mixture
 from ._encoded_prior import EncodedPrior
 from ._wishart import PrecisionType, WishartPrecisions
 
 if TYPE_CHECKING:
+    from ._component_mixture import ComponentMixture
     from ._pseudo_inputs import PseudoInputs
 
 
@@ -80,13 +80,4 @@ class VampPriorMixture(EncodedPrior):
     hyper_log_prob = EncodedPrior._refuse
 
     def _encoded(self, mean: torch.Tensor, var: torch.Tensor) -> ComponentMixture:
-        factors = self.wishart()
-
-        def hyper_log_prob() -> dict[str, torch.Tensor]:
-            """Log densities of the owner's parameters, with the factors that were computed already."""
-            expected_log_normal = -0.5 * (math.log(2 * math.pi) + mean.square() + var)
-            precisions = self.wishart.log_prob(factors)
-            terms = {"means": expected_log_normal.sum(), "precisions": precisions.sum()}
-            return {**self.dirichlet.hyper_log_prob(), **terms}
-
-        return ComponentMixture(self.dirichlet(), mean, factors, mean_var=var, hyper_log_prob=hyper_log_prob)
+        return process_mixture(self.dirichlet, self.wishart, mean, var)
