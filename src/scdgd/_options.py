@@ -57,7 +57,6 @@ class Integer(Rule):
 
     @property
     def words(self) -> str:
-        """What is accepted."""
         if self.most is not None:
             return f"an integer from {self.least} to {self.most}"
         if self.least == 1:
@@ -85,7 +84,6 @@ class Number(Rule):
 
     @property
     def words(self) -> str:
-        """What is accepted."""
         if self.above == 0 and self.most is None and self.below is None:
             return "a positive number"
         limits = (("of at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below))
@@ -115,7 +113,6 @@ class Choice(Rule):
 
     @property
     def words(self) -> str:
-        """What is accepted."""
         return f"one of {list(self.values)}"
 
     def __call__(self, name: str, value: Any) -> Any:
@@ -147,7 +144,6 @@ class Text(Rule):
     words: str = "a name"
 
     def __call__(self, name: str, value: Any) -> str:
-        """The text."""
         if not isinstance(value, str):
             one = value[0] if isinstance(value, list | tuple) and len(value) == 1 else None
             if isinstance(one, str):
@@ -167,7 +163,6 @@ class Names(Rule):
     may_be_empty: bool = True
 
     def __call__(self, name: str, value: Any) -> list[str]:
-        """The texts as a list."""
         if isinstance(value, str):
             msg = f"`{name}` is a list of names, got {value!r}. Write `{name}=[{value!r}]`."
             raise TypeError(msg)
@@ -189,7 +184,6 @@ class PathLike(Rule):
     words: str = "a path"
 
     def __call__(self, name: str, value: Any) -> str:
-        """The path as text."""
         if not isinstance(value, str | os.PathLike):
             self.refuse(name, value, TypeError)
         path = os.fspath(value)
@@ -206,7 +200,6 @@ class Instance(Rule):
     words: str
 
     def __call__(self, name: str, value: Any) -> Any:
-        """The object."""
         if not isinstance(value, self.kinds):
             self.refuse(name, value, TypeError)
         return value
@@ -220,7 +213,6 @@ class Subclass(Rule):
     words: str
 
     def __call__(self, name: str, value: Any) -> type:
-        """The class."""
         if not (isinstance(value, type) and issubclass(value, self.base)):
             self.refuse(name, value, TypeError)
         return value
@@ -241,7 +233,6 @@ class Anything(Rule):
     words: str
 
     def __call__(self, name: str, value: Any) -> Any:
-        """The value as it is."""
         return value
 
 
@@ -254,13 +245,11 @@ class ListOf(Rule):
 
     @property
     def words(self) -> str:
-        """What is accepted."""
         if isinstance(self.rules, tuple):
             return f"{len(self.rules)} values, each {self.rules[0].words}"
         return f"a sequence of values, each {self.rules.words}" + (f" ({self.least} at least)" if self.least else "")
 
     def __call__(self, name: str, value: Any) -> tuple:
-        """The items as a tuple."""
         if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
             self.refuse(name, value, TypeError)
         items = tuple(value)
@@ -298,7 +287,6 @@ class Optional(Rule):
 
     @property
     def words(self) -> str:
-        """What is accepted."""
         return f"{self.rule.words} or None"
 
     def __call__(self, name: str, value: Any) -> Any:
@@ -318,7 +306,6 @@ class Options(Rule):
 
     @property
     def words(self) -> str:
-        """What is accepted."""
         return f"a dictionary of options{f' of {self.of}' if self.of else ''}"
 
     def __call__(self, name: str, value: Any) -> dict[str, Any]:

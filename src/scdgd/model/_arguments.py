@@ -53,7 +53,6 @@ class _Minibatches(Rule):
     words = "a data loader, or minibatches as scvi-tools makes them (dictionaries of tensors)"
 
     def __call__(self, name: str, value: Any) -> Any:
-        """The loader."""
         is_list = isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value)
         if not (is_list or isinstance(value, DataLoader | Iterator)):
             self.refuse(name, value, TypeError)
@@ -70,7 +69,6 @@ class _Family(Rule):
 
     @property
     def words(self) -> str:
-        """What is accepted."""
         return f"one of {list(self.values)}, or a subclass of CountLikelihood or ValueLikelihood of scdgd.likelihood"
 
     def __call__(self, name: str, value: Any) -> Any:
@@ -88,7 +86,6 @@ class _Registry(Rule):
     words = "the registry of a model (`model.registry`)"
 
     def __call__(self, name: str, value: Any) -> Mapping:
-        """The registry."""
         if not isinstance(value, Mapping) or "field_registries" not in value:
             self.refuse(name, value, TypeError)
         return value

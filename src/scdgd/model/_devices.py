@@ -18,7 +18,6 @@ class _Accelerator(Rule):
     words = "the name of an accelerator"
 
     def __call__(self, name: str, value: Any) -> str:
-        """The name."""
         if not isinstance(value, str):
             self.refuse(name, value, TypeError)
         known = sorted(AcceleratorRegistry.available_accelerators())
