@@ -55,13 +55,7 @@ __all__ = [
 
 
 def make_actual(adata: AnnData) -> None:
-    """Turn a view into an AnnData of its own, in place, as scvi-tools does for queries.
-
-    Raises
-    ------
-    TypeError
-        If it is no AnnData.
-    """
+    """Turn a view into an AnnData of its own, in place, as scvi-tools does for queries; TypeError if it is no AnnData."""
     if not isinstance(adata, AnnData):
         msg = f"`adata` must be an AnnData, got {type(adata).__name__}."
         raise TypeError(msg)

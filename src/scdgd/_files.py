@@ -32,12 +32,8 @@ def parts_left(path: Path) -> list[Path]:
 def written_whole(path: str | os.PathLike, n_bytes: int | None = None) -> Iterator[Path]:
     """Write a file under another name, flush it to the disk, and rename it: a process that dies leaves the old one.
 
-    Yields where to write. How large the file will be, `n_bytes`, is for the message where there is no space.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; the message names the folder, and what is free there.
+    Yields where to write. How large the file will be, `n_bytes`, is for the message where there is no space. OSError if it
+    cannot be written; the message names the folder, and what is free there.
     """
     path = Path(path)
     part = part_of(path)

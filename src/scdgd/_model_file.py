@@ -118,10 +118,7 @@ def read_model(folder: Path, prefix: str, map_location: torch.device | str | Non
 def find_data(folder: Path, prefix: str, content: dict[str, Any], *, is_mudata: bool) -> Path | None:
     """The data that were saved with a model, of which :func:`read_model` gave the `content`; ``None`` if there are none.
 
-    Raises
-    ------
-    ValueError
-        If the data beside the model belong to another save.
+    ValueError if the data beside the model belong to another save.
     """
     path = folder / f"{prefix}{MDATA_NAME if is_mudata else ADATA_NAME}"
     if _DATA_KEY not in content:  # of earlier versions, or of scvi-tools

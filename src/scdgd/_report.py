@@ -56,12 +56,8 @@ def build(adata: AnnData, job: Job) -> SCDGD:
     """An untrained model of the counts in `adata`, which is left as it is.
 
     Registration writes columns of its own, so it gets an AnnData that shares the counts and holds nothing else. Labels
-    are not among what it holds: no model of this job ever sees them.
-
-    Raises
-    ------
-    ValueError
-        If counts, columns or options are not as they must be.
+    are not among what it holds: no model of this job ever sees them. ValueError if counts, columns or options are not as
+    they must be.
     """
     import scvi
 

@@ -52,12 +52,8 @@ def categorise(values: pd.Series, column: str) -> tuple[np.ndarray, np.ndarray]:
 def find_categories(values: pd.Series, known: np.ndarray, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Codes ``(n,)``, int64, of new cells among `known` categories ``(c,)``, -1 where there is none; and unknown ones, sorted.
 
-    No cell lacks a category; `column` is where they stand, as the user would write it.
-
-    Raises
-    ------
-    TypeError
-        If values are of another kind than those that are known.
+    No cell lacks a category; `column` is where they stand, as the user would write it. TypeError if values are of another
+    kind than those that are known.
     """
     kind, known_kind = _check_kinds(values, column), kinds_of(known)
     if known_kind and not kind <= known_kind:

@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 
 
 def checked_sizes(sizes: Sequence[int], n_obs: int) -> tuple[int, ...]:
-    """Numbers of cells of pilots, all different and none above the number of cells.
-
-    Raises
-    ------
-    ValueError
-        If they are not.
-    """
+    """Numbers of cells of pilots; ValueError unless they are all different and none is above the number of cells."""
     sizes = ListOf(Integer(1))("sizes", np.ravel(np.asarray(sizes, dtype=object)))
     if not sizes or len(set(sizes)) < len(sizes):
         msg = f"`sizes` must be different numbers of cells, got {sizes}."
@@ -40,14 +34,9 @@ def checked_sizes(sizes: Sequence[int], n_obs: int) -> tuple[int, ...]:
 
 
 def checked_labels(labels: str | Sequence | np.ndarray | pd.Series, adata: AnnData) -> np.ndarray:
-    """Reference cluster of each cell, as text, shape ``(n,)``.
+    """Reference cluster of each cell, as text, shape ``(n,)``; ValueError if a cell has none.
 
     From a column of ``adata.obs``; or one label for each cell, in the order of the cells, or a series with their names.
-
-    Raises
-    ------
-    ValueError
-        If a cell has no label.
     """
     if isinstance(labels, str):
         if labels not in adata.obs:

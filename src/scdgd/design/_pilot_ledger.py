@@ -50,12 +50,9 @@ class PilotLedger:
             raise ValueError(msg)
 
     def open(self, modes: Mapping[str, tuple[str, ...]]) -> pd.DataFrame:
-        """Rows of whole fits; the file holds nothing else afterwards.
+        """Rows of whole fits, which have rows of all `modes` of their model; the file holds nothing else afterwards.
 
-        Parameters
-        ----------
-        modes
-            Modes by model; a fit is whole if it has rows of all of them. Other models' rows stay as they are.
+        Rows of models without modes stay as they are.
         """
         rows = self._read()
         kept = rows[is_whole(rows, modes)]
@@ -66,10 +63,7 @@ class PilotLedger:
     def append(self, rows: pd.DataFrame) -> None:
         """Add the rows of a fit.
 
-        Raises
-        ------
-        OSError
-            If they cannot be written; what was there is left, and half a line of them is dropped at the next start.
+        OSError if they cannot be written: what was there is left, and half a line of them is dropped at the next start.
         """
         lines = rows.to_csv(index=False, header=False, lineterminator="\n").encode()
         with readable_errors(self.path, len(lines)), self.path.open("ab", buffering=0) as file:

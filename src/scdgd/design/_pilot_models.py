@@ -108,12 +108,7 @@ def add_noise(pilot: AnnData) -> Callable:
 def checked_models(models: Mapping[str, PilotModel | Callable] | None) -> dict[str, PilotModel]:
     """Models by name, each with its modes.
 
-    Raises
-    ------
-    TypeError
-        If a model is neither a factory nor a :class:`PilotModel`.
-    ValueError
-        If there are none, or one has no modes.
+    TypeError if one is neither a factory nor a :class:`PilotModel`; ValueError if there are none, or one has no modes.
     """
     models = default_models() if models is None else dict(models)
     if not models:

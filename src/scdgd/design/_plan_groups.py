@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 def groups_of(adata: AnnData, groups: str | Sequence | None, counts: sparse.csr_matrix, seed: int) -> pd.Categorical:
     """Group of each cell of the pilot, missing where it has none; see :func:`scdgd.design.plan`.
 
-    Raises
-    ------
-    KeyError
-        If there is no such column.
-    ValueError
-        If the groups are not one a cell, or all are missing.
+    KeyError if there is no such column, ValueError if the groups are not one a cell, or all are missing.
     """
     if groups is None:
         clusters = leiden_clusters(pilot_embedding(counts, seed).coordinates, resolution=1.0, seed=seed)
@@ -49,13 +44,7 @@ def groups_of(adata: AnnData, groups: str | Sequence | None, counts: sparse.csr_
 
 
 def size_of(groups: pd.Categorical, name: str) -> int:
-    """Number of cells of a group, which may have none if it is a category.
-
-    Raises
-    ------
-    ValueError
-        If there is no such group.
-    """
+    """Number of cells of a group, which may have none if it is a category; ValueError if there is no such group."""
     if str(name) not in groups.categories:
         msg = (
             f"There is no group {name!r} in the pilot. There are: {', '.join(groups.categories[:20])}. To plan for a type "

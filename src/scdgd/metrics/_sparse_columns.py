@@ -14,14 +14,8 @@ if TYPE_CHECKING:
 def checked_counts(counts: np.ndarray | sparse.spmatrix, name: str = "counts") -> np.ndarray | sparse.spmatrix:
     """Finite numbers, none of them negative, with at least one row.
 
-    They have shape ``(n, g)``, dense or sparse; `name` is that of the argument, in messages.
-
-    Raises
-    ------
-    TypeError
-        If they are an AnnData, or no numbers.
-    ValueError
-        If they are not; the message says how many are not finite, or the least and largest value.
+    They have shape ``(n, g)``, dense or sparse; `name` is that of the argument, in messages. TypeError if they are an AnnData,
+    or no numbers; ValueError if they are not as said, with how many are not finite, or the least and largest value.
     """
     if hasattr(counts, "obs_names"):
         msg = f"`{name}` must be a matrix of counts, not {type(counts).__name__}. Pass `adata.X`, or a layer."

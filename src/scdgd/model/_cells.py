@@ -13,14 +13,8 @@ if TYPE_CHECKING:
 def positions_of(indices: Sequence[int] | Sequence[bool] | None, n_cells: int) -> np.ndarray:
     """Positions of the cells that `indices`, or a mask, name among ``n`` cells; all of them for ``None``.
 
-    Raises
-    ------
-    ValueError
-        If no cell is named, or a mask has another length.
-    IndexError
-        If there is no such cell.
-    TypeError
-        If `indices` are neither integers nor a mask.
+    ValueError if no cell is named, or a mask has another length; IndexError if there is no such cell; TypeError if `indices`
+    are neither integers nor a mask.
     """
     if indices is None:
         return np.arange(n_cells)

@@ -69,13 +69,7 @@ ACCELERATOR, ONE_DEVICE = _Accelerator(), _OneDevice()
 
 
 def device_of(accelerator: str, devices: int | list[int] | str) -> torch.device:
-    """The device that two arguments mean.
-
-    Raises
-    ------
-    ValueError
-        If they do not go together.
-    """
+    """The device that two arguments mean; ValueError if they do not go together."""
     try:
         return parse_device(accelerator, devices)
     except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:

@@ -19,18 +19,8 @@ def cells_of(given: Any, obs: pd.DataFrame, name: str) -> np.ndarray:
     """Mask ``(n,)`` of the cells that an argument names.
 
     By positions, a mask, names of cells, or a query of ``obs``. A Series of truth values with the names of the cells is
-    taken by name, whatever its order.
-
-    Raises
-    ------
-    ValueError
-        If a mask has another length, a query fails, or no cell is named.
-    IndexError
-        If there is no such position.
-    KeyError
-        If there is no cell of that name.
-    TypeError
-        If it is none of these.
+    taken by name, whatever its order. ValueError if a mask has another length, a query fails, or no cell is named; IndexError
+    and KeyError if there is no such position or name; TypeError if it is none of these.
     """
     n = len(obs)
     if isinstance(given, str):
@@ -89,14 +79,9 @@ def _some(mask: np.ndarray, name: str) -> np.ndarray:
 
 
 class Comparison:
-    """Two groups of cells that are compared.
+    """Two groups of cells that are compared: masks ``(n,)``, and the names of the groups, if they have any.
 
-    Masks of shape ``(n,)``, and the names of the groups, if they have any.
-
-    Raises
-    ------
-    ValueError
-        If a group is empty, or a cell is in both.
+    ValueError if a group is empty, or a cell is in both.
     """
 
     def __init__(self, first: np.ndarray, second: np.ndarray, names: tuple[Any, Any] | None = None) -> None:
@@ -119,11 +104,7 @@ def comparisons(
 
     Each of `group1`, one or several values of a column, is compared with the cells of `group2` together, or with all
     others; or cells `idx1` with `idx2`, see :func:`cells_of`. All of them are among those of `subset_idx`, if it is given.
-
-    Raises
-    ------
-    ValueError
-        If nothing is named, a column or group is not there, or groups are empty or overlap.
+    ValueError if nothing is named, a column or group is not there, or groups are empty or overlap.
     """
     within = np.ones(len(obs), dtype=bool) if subset_idx is None else cells_of(subset_idx, obs, "subset_idx")
     if idx1 is not None:

@@ -161,16 +161,8 @@ def check_trainer(given: dict[str, Any], config: Any = None, *, manual_steps: st
     """Arguments of the trainer in their plain types, those of a configuration included.
 
     Those `given` take precedence over `config`. Where a plan steps its optimisers itself Lightning cannot clip, and
-    `manual_steps` says what to use in its place.
-
-    Raises
-    ------
-    TypeError
-        If there is no such argument; the nearest are named.
-    ValueError
-        If one is out of range, or impossible with manual steps.
-    NotImplementedError
-        For several devices.
+    `manual_steps` says what to use in its place. TypeError if there is no such argument, with the nearest; ValueError if one
+    is out of range, or impossible with manual steps; NotImplementedError for several devices.
     """
     known = {*_TRAINER.rules, *_TRAINER.further, *TRAINING}
     options = replace(_TRAINER, further=frozenset(known))
@@ -215,13 +207,7 @@ def _of_config(config: Any) -> dict[str, Any]:
 
 
 def check_loading(given: dict[str, Any] | None) -> dict[str, Any]:
-    """Arguments of the data splitter in their plain types.
-
-    Raises
-    ------
-    TypeError
-        If there is no such argument; the nearest are named.
-    """
+    """Arguments of the data splitter in their plain types; TypeError if there is no such argument, with the nearest."""
     loading = LOADING("datasplitter_kwargs", given or {})
     if loading.get("persistent_workers") and not loading.get("num_workers", settings.dl_num_workers):
         msg = "`persistent_workers=True` keeps workers, and there are none: pass `num_workers=2`, or leave it out."
@@ -230,13 +216,7 @@ def check_loading(given: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def check_reading(given: dict[str, Any]) -> None:
-    """Refuse further arguments of reading methods that a data loader does not take.
-
-    Raises
-    ------
-    TypeError
-        If there is no such argument; the nearest are named.
-    """
+    """Refuse, by TypeError, further arguments of reading methods that a data loader does not take; the nearest are named."""
     known = {*LOADING.rules, *LOADING.further, *_OF_LOADERS}
     for name in given:
         if name not in known:
@@ -244,13 +224,7 @@ def check_reading(given: dict[str, Any]) -> None:
 
 
 def merged_plan(config: Any, given: Any) -> dict[str, Any]:
-    """Options of the plan, those given before those of a configuration.
-
-    Raises
-    ------
-    TypeError
-        If they are no dictionary or configuration.
-    """
+    """Options of the plan, those given before those of a configuration; TypeError if they are neither of the two."""
     _check_config("plan_config", config)
     _check_config("plan_kwargs", given)
     return merge_kwargs(config, given, name="plan")
@@ -263,14 +237,9 @@ def _check_config(name: str, value: Any) -> None:
 
 
 def check_monitor(argument: str, monitor: str, plan: type, n_validation: int) -> None:
-    """Refuse a monitored metric that no epoch will have.
+    """Refuse, by ValueError, a monitored metric that no epoch will have: there is none, or no validation cells are there for it.
 
     A training plan that logs more than scvi-tools' names that in an attribute ``metrics``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such metric, or it needs validation cells and there are none.
     """
     known = {*_METRICS, *getattr(plan, "metrics", ())}
     if monitor not in known:

@@ -61,13 +61,7 @@ def plotting(**rules: Rule) -> Callable[[Plot], Plot]:
 
 
 def get_axes(ax: Axes | Sequence[Axes] | None, n_panels: int, figsize: tuple[float, float]) -> list[Axes]:
-    """The given axes, or those of a new figure with `n_panels` in a row.
-
-    Raises
-    ------
-    ValueError
-        If the number of axes is not the number of panels.
-    """
+    """The given axes, or those of a new figure with `n_panels` in a row; ValueError if there are not as many as panels."""
     import matplotlib.pyplot as plt
 
     if ax is None:

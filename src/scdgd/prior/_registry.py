@@ -118,13 +118,7 @@ def make_prior(
     """A prior of ``k`` components and ``d`` dimensions by its name or class, or a copy of one.
 
     It has further `options` of its constructor. What makes encoder inputs is ``None`` for a model without an encoder.
-
-    Raises
-    ------
-    ValueError
-        If an option is out of range, a prior needs an encoder, or has another number of dimensions.
-    TypeError
-        If there is no such option.
+    ValueError if an option is out of range, a prior needs an encoder, or has other dimensions; TypeError for unknown options.
     """
     options, kind = options or {}, class_of(prior)
     if isinstance(prior, Prior):

@@ -167,10 +167,7 @@ WITH_ROWS = ("em", "gradient")
 def update_of(prior: Prior, offered: tuple[str, ...], wanted: str | None = None) -> type[PriorUpdate]:
     """The strategy that trains a prior: the one `wanted`, or its own choice, among those `offered`, which can be carried out.
 
-    Raises
-    ------
-    ValueError
-        If the prior cannot be trained in that way, or in none that is offered.
+    ValueError if the prior cannot be trained in that way, or in none that is offered.
     """
     possible = [name for name in prior.updates if name in offered]
     if wanted is not None and wanted not in possible or not possible:

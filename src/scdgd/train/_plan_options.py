@@ -59,14 +59,8 @@ def check_further(plan: type, options: dict[str, Any], of_loss: Iterable[str] = 
     """Options that a plan hands on to that of scvi-tools, which takes any name, in their plain types.
 
     They are what was given beside the arguments of the plan; `of_loss` are names of arguments of the loss. Where a plan steps
-    its optimisers itself (`is_manual`), some options of scvi-tools would be without effect.
-
-    Raises
-    ------
-    TypeError
-        If there is no such option; the nearest are named.
-    ValueError
-        If an option is out of range, or without effect.
+    its optimisers itself (`is_manual`), some options of scvi-tools would be without effect. TypeError if there is no such
+    option, with the nearest; ValueError if one is out of range, or without effect.
     """
     of_classes = [
         inspect.signature(kind.__init__).parameters for kind in plan.__mro__ if issubclass(kind, TrainingPlan)

@@ -14,14 +14,9 @@ _NO_VARIANCE = 1e-10
 
 
 def log_normalised(counts: np.ndarray | sparse.spmatrix, target: float) -> sparse.csr_matrix:
-    r"""Scaled logarithms :math:`\log(1 + x_{ij} N / N_i)`, double precision; cells without counts stay zero.
+    r"""Logarithms :math:`\log(1 + x_{ij} N / N_i)` of counts ``(n, g)``, dense or sparse, with the total `target` :math:`N`.
 
-    Parameters
-    ----------
-    counts
-        Shape ``(n, g)``, dense or sparse.
-    target
-        Total count :math:`N` that cells are scaled to.
+    In double precision; cells without counts stay zero.
     """
     counts = sparse.csr_matrix(counts, dtype=np.float64)
     totals = np.asarray(counts.sum(axis=1)).ravel()
@@ -32,14 +27,7 @@ def log_normalised(counts: np.ndarray | sparse.spmatrix, target: float) -> spars
 def fitted_pca(x: sparse.csr_matrix, n_axes: int, seed: int) -> PCA | None:
     """Principal components of rows ``(n, g)`` that stay sparse; ``None`` if there are no axes, or rows do not differ.
 
-    Parameters
-    ----------
-    x
-        Rows.
-    n_axes
-        Number of components, fewer than rows and columns.
-    seed
-        Seed of the solver.
+    There are `n_axes`, fewer than rows and columns.
     """
     from sklearn.decomposition import PCA
 

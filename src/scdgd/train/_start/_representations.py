@@ -26,18 +26,7 @@ def start_representations(
 ) -> None:
     """Representations from whitened PCA, decoder at the mean profile; both from training cells only.
 
-    Parameters
-    ----------
-    module
-        The module to start.
-    cells
-        All cells with a row, also those that do not train.
-    train
-        Positions of those that do.
-    rows
-        Row of each cell in the table, shape ``(n,)``.
-    seed
-        Of :func:`~scdgd.train.whitened_pca`.
+    Of all `cells` with a row, whose `rows` in the table ``(n,)`` are given, those at positions `train` do train.
     """
     holds_counts = module.likelihood.is_of_counts
     options = {"train_indices": train, "batch": cells.columns[REGISTRY_KEYS.BATCH_KEY], "seed": seed}
