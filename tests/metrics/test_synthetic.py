@@ -14,11 +14,8 @@ from sklearn.metrics import roc_auc_score
 import scdgd.metrics._gene_correlation as gene_correlation
 import scdgd.metrics._two_sample_classifier as two_sample_classifier
 from scdgd.metrics import (
-    artificial_zeros,
-    bimodality_coefficient,
     classifier_auc,
     count_histogram,
-    erase_counts,
     gene_correlation_error,
     gene_mads,
     gene_statistics,
@@ -145,29 +142,7 @@ def test_zero_curve_by_hand():
         zero_curve(real, 0 * synthetic)
 
 
-# ---------------------------------------------------------------- bimodality
-
-
-@FORMATS
-@pytest.mark.parametrize("log1p", [True, False])
-def test_bimodality_coefficient(as_format, log1p):
-    counts = counts_of()
-    counts[:, 3] = 2
-    x, n = np.log1p(counts) if log1p else counts, 83
-    found = bimodality_coefficient(as_format(counts), log1p=log1p)
-    assert np.isnan(found[[0, 3]]).all()
-    x = np.delete(x, [0, 3], axis=1)
-    skewness, kurtosis = stats.skew(x, bias=False), stats.kurtosis(x, bias=False)
-    expected = (skewness**2 + 1) / (kurtosis + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3)))
-    np.testing.assert_allclose(np.delete(found, [0, 3]), expected, rtol=1e-8)
-
-
-def test_bimodality_of_known_laws():
-    rng, n = np.random.default_rng(0), 50_000
-    columns = [rng.uniform(5, 9, n), rng.normal(50, 3, n), rng.integers(2, size=n) * 8.0]
-    np.testing.assert_allclose(
-        bimodality_coefficient(np.column_stack(columns), log1p=False), [5 / 9, 1 / 3, 1], atol=0.01
-    )
+# ---------------------------------------------------------------- histograms
 
 
 def test_count_histogram():
@@ -230,43 +205,6 @@ def test_classifier_auc_takes_a_subset_and_a_seed():
     assert 0 <= classifier_auc(real[:, -1:], synthetic[:, -1:]) <= 1  # one gene
 
 
-# ---------------------------------------------------------------- artificial zeros
-
-
-@FORMATS
-def test_erased_counts(as_format):
-    counts = counts_of(2_000)
-    erased = erase_counts(as_format(counts), probability=0.2, seed=0)
-    kept = erased.toarray()[counts > 0] > 0
-    assert abs(kept.mean() - 0.8) < 5 * np.sqrt(0.16 / kept.size)
-    np.testing.assert_array_equal(erased.toarray()[counts > 0][kept], counts[counts > 0][kept])
-    assert (erased.data > 0).all()
-    with pytest.raises(ValueError, match="`probability`.*got 1"):
-        erase_counts(counts, probability=1)
-
-
-def test_artificial_zeros_are_reproduced_or_filled_in():
-    counts = counts_of(500)
-    given = []
-
-    def copies(x):
-        given.append(x)
-        return x
-
-    found = artificial_zeros(sparse.csr_matrix(counts), copies, seed=0)
-    assert found.error == 0
-    assert found.filled_in == 0
-    assert (given[0].sum(1) > 0).all()
-    left = np.asarray(erase_counts(counts, seed=0).sum(1)).ravel() > 0
-    np.testing.assert_allclose(found.original, (counts[left] == 0).mean(0))
-    imputes = artificial_zeros(counts, lambda x: counts[left], seed=0)
-    assert imputes.filled_in == pytest.approx(1)
-    np.testing.assert_allclose(imputes.error, np.abs(imputes.erased - imputes.original).mean())
-    assert np.isnan(artificial_zeros(counts, copies, probability=0).filled_in)
-    with pytest.raises(ValueError, match="returned 3 genes of the 12"):
-        artificial_zeros(counts, lambda x: x[:, :3])
-
-
 # ---------------------------------------------------------------- all together
 
 
@@ -286,8 +224,6 @@ def test_scores_are_those_of_their_functions():
     assert scores["correlation_error"] == gene_correlation_error(real, synthetic)
     assert scores["classifier_auc"] == classifier_auc(real, synthetic)
     assert scores["library_ks"] == stats.ks_2samp(real.sum(1), synthetic.sum(1)).statistic
-    difference = abs(bimodality_coefficient(real) - bimodality_coefficient(synthetic))
-    assert scores["mad_bimodality"] == pytest.approx(np.nanmean(difference))
 
 
 @pytest.mark.parametrize(
@@ -308,8 +244,6 @@ def test_sets_that_cannot_be_compared_are_refused(score):
 def test_too_little_to_correlate_or_to_have_a_shape():
     with pytest.raises(ValueError, match="there are 1"):
         gene_correlation_error(counts_of()[:, :2], counts_of()[:, :2])
-    with pytest.raises(ValueError, match="at least 4 cells, got 3"):
-        bimodality_coefficient(counts_of(3))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Scores of models, clusterings and synthetic cells."""
 
-from ._artificial_zeros import ArtificialZeros, artificial_zeros, erase_counts
-from ._bimodality import bimodality_coefficient
 from ._cluster_sizes import ClusterSizeError, cluster_proportions, cluster_size_error
 from ._cluster_transfer import cluster_scores, map_to_clusters
 from ._count_histogram import count_histogram
@@ -20,22 +18,18 @@ from ._two_sample_classifier import classifier_auc
 from ._zero_curve import zero_curve
 
 __all__ = [
-    "ArtificialZeros",
     "ClusterSizeError",
     "GeneMADs",
     "GeneStatistics",
     "HeldOutScore",
     "ReferenceEmbedding",
     "active_units",
-    "artificial_zeros",
-    "bimodality_coefficient",
     "classifier_auc",
     "cluster_proportions",
     "cluster_scores",
     "cluster_size_error",
     "count_histogram",
     "davies_bouldin",
-    "erase_counts",
     "gene_correlation_error",
     "gene_mads",
     "gene_statistics",

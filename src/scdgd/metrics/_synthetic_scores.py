@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from scipy.stats import ks_2samp
 
 from scdgd._options import Integer, checked
 
-from ._bimodality import bimodality_coefficient
 from ._gene_correlation import gene_correlation_error
 from ._gene_mads import gene_mads
 from ._sparse_columns import checked_pair
@@ -36,8 +34,8 @@ def synthetic_scores(
     Returns
     -------
     ``"mad_median"``, ``"mad_iqr"``, ``"mad_cv"``, ``"mad_zero_fraction"`` (:func:`gene_mads`), ``"correlation_error"``
-    (:func:`gene_correlation_error`), ``"library_ks"`` (Kolmogorov-Smirnov distance of total counts),
-    ``"mad_bimodality"`` (of :func:`bimodality_coefficient`) and ``"classifier_auc"`` (:func:`classifier_auc`).
+    (:func:`gene_correlation_error`), ``"library_ks"`` (Kolmogorov-Smirnov distance of total counts) and
+    ``"classifier_auc"`` (:func:`classifier_auc`).
 
     Raises
     ------
@@ -49,7 +47,5 @@ def synthetic_scores(
     scores["correlation_error"] = gene_correlation_error(real, synthetic)
     totals = (np.asarray(counts.sum(1)).ravel() for counts in (real, synthetic))
     scores["library_ks"] = float(ks_2samp(*totals, method="asymp").statistic)
-    difference = pd.Series(np.abs(bimodality_coefficient(real) - bimodality_coefficient(synthetic)))
-    scores["mad_bimodality"] = float(difference.mean())  # without genes that are constant in a set
     scores["classifier_auc"] = classifier_auc(real, synthetic, seed=seed)
     return scores
