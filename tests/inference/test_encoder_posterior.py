@@ -14,7 +14,7 @@ from torch.distributions import Normal
 
 from scdgd.inference import encoder_samples
 from scdgd.inference._encoder_posterior import (
-    _DecodedDensity,
+    DecodedDensity,
     _fisher_scoring,
     fisher_of_counts,
     log_standard_normal,
@@ -203,7 +203,7 @@ def test_scoring_reaches_the_mode_from_afar_and_leaves_cells_that_have_arrived()
     weight = torch.rand(2, 20, generator=torch.Generator().manual_seed(0))  # from below a plain step goes far too far
     decode = lambda z: Poisson((z @ weight + 1).exp(), validate_args=False)
     x = torch.poisson(decode(torch.tensor([[1.0, -0.5], [1.0, -0.5]])).rate, torch.Generator().manual_seed(0))
-    density = _DecodedDensity(decode, x, log_standard_normal)
+    density = DecodedDensity(decode, x, log_standard_normal)
     scale = torch.ones(2, 2)
     for start in ([-4.0, -4.0], [-3.0, -3.0], [2.0, 2.0]):
         posterior = _fisher_scoring(density, torch.tensor([start, [0.0, 0.0]]), scale)
@@ -220,7 +220,7 @@ def test_scoring_reaches_the_mode_from_afar_and_leaves_cells_that_have_arrived()
 def test_the_encoder_lends_its_precision_where_there_is_no_other():
     class Saddle:
         value_and_gradient = staticmethod(lambda z: (z.new_zeros(len(z)), torch.zeros_like(z)))
-        curvature = staticmethod(lambda z: -torch.eye(2).expand(len(z), 2, 2))
+        curvature = first_curvature = staticmethod(lambda z: -torch.eye(2).expand(len(z), 2, 2))
 
     scale = torch.tensor([[0.5, 2.0]])
     posterior = _fisher_scoring(Saddle(), torch.zeros(1, 2), scale)

@@ -11,16 +11,16 @@ from scvi import REGISTRY_KEYS
 from scdgd.inference import (
     GaussNewtonConfig,
     NewCellsConfig,
-    _fisher,
     best_component_means,
     fisher_information,
     gauss_newton,
     place_new_cells,
 )
-from scdgd.inference._fisher import count_information, hidden_jacobian, shared_count_information
+from scdgd.inference._distinct_rows import distinct_rows
+from scdgd.inference._fisher import count_information, shared_count_information
 from scdgd.inference._gauss_newton import _start, _try_step, damped_step, secant_update
 from scdgd.inference._gene_subset import choose_genes
-from scdgd.inference._joint_density import JointDensity, distinct_rows
+from scdgd.inference._joint_density import JointDensity
 from scdgd.module import DGDModule
 from scdgd.prior import GaussianMixture
 
@@ -106,7 +106,7 @@ def test_information_of_a_softmax_is_its_expansion():
     module = make_module()
     tensors = draw(module, 9)
     density, z = JointDensity(module, tensors), torch.randn(9, 3).double()
-    _, jacobian = hidden_jacobian(module.decoder, z, density.covariates)
+    jacobian = density.module.genes.linearise(z, *choose_genes(module, None), **density.covariates).jacobian
     j = module.decoder.output.weight @ jacobian.mT  # (b, g, d)
     mean = density.likelihood(z).mean
     w = mean / (1 + mean / module.log_theta.exp())
@@ -171,8 +171,9 @@ def test_information_of_cells_that_share_a_representation(variant, n_genes):
 
 def test_the_first_curvature_is_computed_once_for_each_component(monkeypatch):
     module, decoded = make_module(), []
+    linearise = module.genes.linearise
     monkeypatch.setattr(
-        _fisher, "hidden_jacobian", lambda decoder, z, c: decoded.append(len(z)) or hidden_jacobian(decoder, z, c)
+        module.genes, "linearise", lambda z, *args, **c: decoded.append(len(z)) or linearise(z, *args, **c)
     )
     gauss_newton(module, draw(module), config=CONFIG._replace(max_steps=0))
     assert decoded[0] <= module.prior.n_components
@@ -292,9 +293,9 @@ def test_other_starts_and_none_at_all():
 def test_damping_halves_where_a_step_was_taken_and_quadruples_where_not():
     module = make_module()
     density, z = JointDensity(module, draw(module)), torch.randn(50, 3).double()
-    search = _start(density, z, CONFIG, choose_genes(module, None))
+    search = _start(density, z, CONFIG)
     uphill, downhill = search.gradient[:25], -1e-6 * search.gradient[25:]
-    _try_step(search, torch.cat([1e-6 * uphill, downhill]), secant=True)
+    _try_step(search, torch.cat([1e-6 * uphill, downhill]), CONFIG)
     assert (search.damping[:25] == 4 * CONFIG.damping).all()
     assert (search.damping[25:] == CONFIG.damping / 2).all()
     assert torch.equal(search.z[:25], z[:25])

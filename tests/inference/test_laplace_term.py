@@ -10,6 +10,7 @@ from scvi import REGISTRY_KEYS
 
 from scdgd.inference import _laplace_term, fisher_information, laplace_term
 from scdgd.inference._gene_subset import choose_genes
+from scdgd.inference._joint_density import JointDensity
 from scdgd.module import DGDModule
 from scdgd.prior import GaussianMixture, SoftballMixture
 from tests.inference.test_gauss_newton import VARIANTS, draw, make_module
@@ -127,14 +128,12 @@ def test_rows_do_not_depend_on_each_other_and_a_broken_one_is_nan(monkeypatch):
     """Because a plan names the cells whose loss is not finite."""
     module, tensors, z = make(6)
     whole = laplace_term(module, tensors, z).log_volume
-    curvature = _laplace_term.curvature
+    curvature = JointDensity.curvature
 
-    def indefinite(density, z, subset):
-        return curvature(density, z, subset) - 1e6 * torch.diag_embed(
-            (torch.arange(6) == 2).double()[:, None].expand(6, 3)
-        )
+    def indefinite(density, z):
+        return curvature(density, z) - 1e6 * torch.diag_embed((torch.arange(6) == 2).double()[:, None].expand(6, 3))
 
-    monkeypatch.setattr(_laplace_term, "curvature", indefinite)
+    monkeypatch.setattr(JointDensity, "curvature", indefinite)
     broken = laplace_term(module, tensors, z).log_volume
     assert broken.isnan().tolist() == [False, False, True, False, False, False]
     keep = [0, 1, 3, 4, 5]

@@ -20,6 +20,7 @@ from scdgd.inference import (
     posterior_samples,
     refined,
 )
+from scdgd.inference._joint_density import JointDensity
 from scdgd.inference._refinement import natural_gradient_steps
 from scdgd.module import DGDModule, VADModule
 from scdgd.prior import GaussianMixture
@@ -334,7 +335,7 @@ def test_all_weights_are_equal_where_the_proposal_is_the_target(monkeypatch):
     monkeypatch.setattr(_importance, "_INFLATIONS", (1.0, 1.0))
     posterior = posterior_of_gaussians()
     module, tensors, _ = toy(3, n_cells=4)
-    monkeypatch.setattr(_importance, "log_joint_density", lambda density, z: posterior.log_prob(z) + 1.7)
+    monkeypatch.setattr(JointDensity, "log_joint", lambda density, z: posterior.log_prob(z) + 1.7)
     samples = importance_samples(module, tensors, posterior, 50)
     assert samples.z.shape == (50, 4, 3)
     np.testing.assert_allclose(samples.log_evidence(), 1.7, atol=1e-4)

@@ -4,10 +4,10 @@ from scdgd._lazy import names_from
 
 from ._cell_sampler import CellSampler, SyntheticCells
 from ._encoder_posterior import encoder_samples, log_standard_normal
-from ._fisher import fisher_information
 from ._gauss_newton import GaussNewtonConfig, MAPEstimate, gauss_newton
 from ._growing_csr import GrowingCSR
 from ._importance import ImportanceSamples, importance_samples, log_prob_of_pairs
+from ._joint_density import fisher_information
 from ._laplace import LaplacePosterior, laplace_posterior
 from ._laplace_term import LaplaceTerm, laplace_term
 from ._library import LogNormalLibrary

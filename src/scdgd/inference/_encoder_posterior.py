@@ -11,7 +11,7 @@ from scvi.distributions import Poisson, ZeroInflatedNegativeBinomial
 from scdgd.likelihood import ConstrainedPoisson, ZeroInflatedPoisson
 from scdgd.likelihood.distributions import CountDistribution
 
-from ._gauss_newton import damped_step
+from ._gauss_newton import GaussNewtonConfig, climb
 from ._importance import ImportanceSamples, weighted_draws
 from ._joint_density import frozen
 from ._laplace import LaplacePosterior
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from torch.distributions import Distribution, Normal
 
-_MAX_STEPS, _TOLERANCE = 10, 0.1
-_DAMPING, _MIN_DAMPING, _MAX_DAMPING = 0.01, 1e-6, 1e8
+#: Fisher scoring: a curvature of all genes, computed anew after every step.
+_SCORING = GaussNewtonConfig(
+    max_steps=10, tolerance=0.1, n_refreshes=None, secant=False, damping=0.01, damping_factors=(0.1, 10.0)
+)
 #: Added to means before their logs, as scvi-tools does.
 _TINY = 1e-8
 _LOG_2PI = math.log(2 * math.pi)
@@ -79,14 +81,17 @@ def encoder_samples(
     The draws and their weights, with the exact joint density.
     """
     with frozen(module):
-        density = _DecodedDensity(decode, x, log_prior)
+        density = DecodedDensity(decode, x, log_prior)
         posterior = _fisher_scoring(density, qz.loc.clone(), qz.scale)
         proposal = natural_gradient_steps(posterior, lambda z: density.value_and_gradient(z)[1], density.curvature)
         return weighted_draws(proposal, density.log_joint, n_samples)
 
 
-class _DecodedDensity:
-    """Negative log joint density of cells with counts `x` ``(b, g)``, see :func:`encoder_samples`."""
+class DecodedDensity:
+    """Negative log joint density of cells with counts `x` ``(b, g)``, see :func:`encoder_samples`.
+
+    Indexing gives some of the cells; the whole minibatch is decoded for them, because `decode` takes no other.
+    """
 
     def __init__(
         self,
@@ -95,51 +100,51 @@ class _DecodedDensity:
         log_prior: Callable[[torch.Tensor], torch.Tensor],
     ) -> None:
         self.decode, self.x, self.log_prior = decode, x, log_prior
+        self.cells = torch.arange(len(x), device=x.device)
+
+    def __getitem__(self, rows: torch.Tensor) -> DecodedDensity:
+        part = DecodedDensity(self.decode, self.x, self.log_prior)
+        part.cells = self.cells[rows]
+        return part
 
     def log_joint(self, z: torch.Tensor) -> torch.Tensor:
-        """Log joint densities at ``(s, b, d)``, shape ``(s, b)``."""
+        """Log joint densities of all cells at ``(s, b, d)``, shape ``(s, b)``."""
         return torch.stack([self._log_joint(one) for one in z]).to(z.dtype)
 
     def _log_joint(self, z: torch.Tensor) -> torch.Tensor:
         return self.decode(z).log_prob(self.x).sum(-1, dtype=torch.float64) + self.log_prior(z)
 
+    def _among_all(self, z: torch.Tensor) -> torch.Tensor:
+        """Representations of the minibatch, with those of these cells."""
+        return z.detach().new_zeros(len(self.x), z.shape[1]).index_copy(0, self.cells, z.detach())
+
     def value_and_gradient(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute :math:`J`, shape ``(b,)``, and its gradient, shape ``(b, d)``."""
         with torch.enable_grad():
-            leaf = z.detach().requires_grad_()
+            leaf = self._among_all(z).requires_grad_()
             value = -self._log_joint(leaf)
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
-        return value.detach(), gradient
+        return value.detach()[self.cells], gradient[self.cells]
 
     def curvature(self, z: torch.Tensor) -> torch.Tensor:
         """Fisher information of the counts plus the curvature of the prior, shape ``(b, d, d)``."""
         with torch.enable_grad():
-            leaf = z.detach().requires_grad_()
+            leaf = self._among_all(z).requires_grad_()
             (gradient,) = torch.autograd.grad(self.log_prior(leaf).sum(), leaf, create_graph=True)
             rows = [torch.autograd.grad(column.sum(), leaf, retain_graph=True)[0] for column in gradient.unbind(1)]
         values, vectors = torch.linalg.eigh(torch.stack(rows, dim=1))
-        return fisher_of_counts(self.decode, z) + (vectors * values.abs().unsqueeze(1)) @ vectors.mT
+        of_counts = fisher_of_counts(self.decode, leaf.detach())
+        return (of_counts + (vectors * values.abs().unsqueeze(1)) @ vectors.mT)[self.cells]
+
+    first_curvature = curvature
 
 
-def _fisher_scoring(density: _DecodedDensity, z: torch.Tensor, scale: torch.Tensor) -> LaplacePosterior:
+def _fisher_scoring(density: DecodedDensity, z: torch.Tensor, scale: torch.Tensor) -> LaplacePosterior:
     """Laplace approximation near `z` ``(b, d)``; the precision is that of `scale` ``(b, d)`` where there is no other."""
-    value, gradient = density.value_and_gradient(z)
-    curvature, damping = density.curvature(z), torch.full_like(z[:, 0], _DAMPING)
-    for _ in range(_MAX_STEPS):
-        delta, promise = damped_step(curvature, gradient, damping)
-        moving = promise >= _TOLERANCE  # a cell that has arrived stays, whatever the others do
-        if not moving.any():
-            break
-        new_value, new_gradient = density.value_and_gradient(z + delta)
-        better = moving & (new_value < value)
-        z = torch.where(better.unsqueeze(1), z + delta, z)
-        gradient = torch.where(better.unsqueeze(1), new_gradient, gradient)
-        value = torch.where(better, new_value, value)
-        changed = (damping * torch.where(better, 0.1, 10.0)).clamp(_MIN_DAMPING, _MAX_DAMPING)
-        damping, curvature = torch.where(moving, changed, damping), density.curvature(z)
-    cholesky, failed = torch.linalg.cholesky_ex(curvature)
+    found = climb(density, z, _SCORING)
+    cholesky, failed = torch.linalg.cholesky_ex(density.curvature(found.z))
     cholesky = torch.where((failed == 0)[:, None, None], cholesky, torch.diag_embed(1 / scale))
-    return LaplacePosterior(z, cholesky, value, failed > 0)
+    return LaplacePosterior(found.z, cholesky, found.neg_log_joint, failed > 0)
 
 
 def fisher_of_counts(decode: Callable[[torch.Tensor], Distribution], z: torch.Tensor) -> torch.Tensor:

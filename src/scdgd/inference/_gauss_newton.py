@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
-from ._fisher import curvature, fisher_information, shared_count_information
-from ._gene_subset import GeneSubset, choose_genes
-from ._joint_density import JointDensity, frozen, owned
+from ._gene_subset import choose_genes
+from ._joint_density import JointDensity, fisher_information, frozen, owned
 from ._starts import component_starts
 
 if TYPE_CHECKING:
     from scdgd.module import DGDModule
 
 _MIN_DAMPING, _MAX_DAMPING = 1e-6, 1e8
-#: By which the damping is multiplied.
-_AFTER_SUCCESS, _AFTER_FAILURE = 0.5, 4.0
 
 
 class GaussNewtonConfig(NamedTuple):
@@ -31,14 +28,17 @@ class GaussNewtonConfig(NamedTuple):
     """Stop when the next step promises to gain less than half of this, in nats."""
     n_genes: int | None = 300
     """Number of genes that the Fisher information is estimated from; ``None`` for all. The gradient sees all."""
-    n_refreshes: int = 1
-    """After how many of the first steps the Fisher information is computed anew."""
+    n_refreshes: int | None = 1
+    """After how many of the first steps the Fisher information is computed anew; ``None`` for after every step, before it is
+    asked what the next one promises."""
     secant: bool = True
     """Whether each step corrects the curvature by what it did to the gradient (BFGS)."""
     damping: float = 0.1
     r"""First :math:`\lambda`."""
     seed: int = 0
     """Seed of the choice of genes."""
+    damping_factors: tuple[float, float] = (0.5, 4.0)
+    r"""What :math:`\lambda` is multiplied with after a step that was taken, and after one that was not."""
     last_step: bool = False
     """Whether a cell that stops because the next step promises little takes that step, too, without evaluating it."""
 
@@ -102,17 +102,14 @@ def gauss_newton(
     """
     config = GaussNewtonConfig() if config is None else config
     with frozen(module):
-        density, subset = (
-            JointDensity(module, owned(module, tensors)),
-            choose_genes(module, config.n_genes, config.seed),
-        )
+        density = JointDensity(module, owned(module, tensors), choose_genes(module, config.n_genes, config.seed))
         if z is None:
             starts = component_starts(module, density, config.n_starts)
         else:
             starts = z.detach().to(module.device).clone().unsqueeze(0)
-        found = _climb(density, starts[0], config, subset)
+        found = climb(density, starts[0], config)
         for start in starts[1:]:
-            found = _better(found, _climb(density, start, config, subset))
+            found = _better(found, climb(density, start, config))
     return found._replace(fisher=fisher_information(module, tensors, found.z)) if with_fisher else found
 
 
@@ -120,7 +117,7 @@ def gauss_newton(
 class _Search:
     """Cells on their way, one row each."""
 
-    density: JointDensity
+    density: Density
     cells: torch.Tensor
     z: torch.Tensor
     value: torch.Tensor
@@ -133,9 +130,24 @@ class _Search:
         return _Search(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def _climb(density: JointDensity, z: torch.Tensor, config: GaussNewtonConfig, subset: GeneSubset) -> MAPEstimate:
-    """Steps from one start; cells that have converged leave, so that the others cost less."""
-    search = _start(density, z, config, subset)
+class Density(Protocol):
+    """Negative log joint densities :math:`J` of ``b`` cells; indexing gives those of some of them."""
+
+    def __getitem__(self, rows: torch.Tensor) -> Density: ...
+
+    def value_and_gradient(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute :math:`J`, shape ``(b,)``, and its gradient, shape ``(b, d)``."""
+
+    def first_curvature(self, z: torch.Tensor) -> torch.Tensor:
+        """Curvature at the start, where many cells may have the same representation, shape ``(b, d, d)``."""
+
+    def curvature(self, z: torch.Tensor) -> torch.Tensor:
+        """Positive curvature near a mode, shape ``(b, d, d)``."""
+
+
+def climb(density: Density, z: torch.Tensor, config: GaussNewtonConfig) -> MAPEstimate:
+    """Steps of :func:`gauss_newton` from one start ``(b, d)``; cells that have converged leave: the others cost less."""
+    search = _start(density, z, config)
     found = MAPEstimate(z.clone(), search.value.clone(), search.n_steps.clone(), search.n_steps > 0)
     for step in range(config.max_steps + 1):
         delta, promise = damped_step(search.curvature, search.gradient, search.damping)
@@ -150,14 +162,16 @@ def _climb(density: JointDensity, z: torch.Tensor, config: GaussNewtonConfig, su
             if leaving.all():
                 break
             search, delta = search[~leaving], delta[~leaving]
-        if 0 < step <= config.n_refreshes:
-            search.curvature = curvature(search.density, search.z, subset)
+        if config.n_refreshes is not None and 0 < step <= config.n_refreshes:
+            search.curvature = search.density.curvature(search.z)
             delta, _ = damped_step(search.curvature, search.gradient, search.damping)
-        _try_step(search, delta, config.secant)
+        _try_step(search, delta, config)
+        if config.n_refreshes is None:
+            search.curvature = search.density.curvature(search.z)
     return found
 
 
-def _start(density: JointDensity, z: torch.Tensor, config: GaussNewtonConfig, subset: GeneSubset) -> _Search:
+def _start(density: Density, z: torch.Tensor, config: GaussNewtonConfig) -> _Search:
     value, gradient = density.value_and_gradient(z)
     return _Search(
         density=density,
@@ -165,21 +179,21 @@ def _start(density: JointDensity, z: torch.Tensor, config: GaussNewtonConfig, su
         z=z,
         value=value,
         gradient=gradient,
-        curvature=shared_count_information(density, z, subset) + density.module.prior.precision(z),
+        curvature=density.first_curvature(z),
         damping=torch.full_like(z[:, 0], config.damping),
         n_steps=torch.zeros(len(z), dtype=torch.long, device=z.device),
     )
 
 
-def _try_step(search: _Search, delta: torch.Tensor, secant: bool) -> None:
+def _try_step(search: _Search, delta: torch.Tensor, config: GaussNewtonConfig) -> None:
     value, gradient = search.density.value_and_gradient(search.z + delta)
-    if secant:
+    if config.secant:
         search.curvature = secant_update(search.curvature, delta, gradient - search.gradient)
     better = value < search.value
     search.z = torch.where(better.unsqueeze(1), search.z + delta, search.z)
     search.gradient = torch.where(better.unsqueeze(1), gradient, search.gradient)
     search.value = torch.where(better, value, search.value)
-    factor = torch.where(better, _AFTER_SUCCESS, _AFTER_FAILURE)
+    factor = torch.where(better, *config.damping_factors)
     search.damping = (search.damping * factor).clamp(_MIN_DAMPING, _MAX_DAMPING)
     search.n_steps = search.n_steps + 1
 

@@ -77,12 +77,8 @@ def _informativeness(module: DGDModule) -> np.ndarray:
 
 def _mean_profile(module: DGDModule) -> torch.Tensor:
     """Profile (or output) at the component means, averaged over them; covariates at zero, categories in equal shares."""
-    decoder, means = module.decoder, module.prior.component_means
-    categories = [means.new_full((len(means), n), 1 / max(n, 1)) for n in decoder.hidden.n_cat_list]
-    n_continuous = decoder.hidden.fc_layers[0][0].in_features - decoder.hidden.n_cov - means.shape[1]
-    continuous = means.new_zeros(len(means), n_continuous) if n_continuous else None
-    outputs = decoder(means, categories, continuous)
-    return module.prior.weights @ (outputs.exp() if decoder.link.is_of_counts else outputs)
+    outputs = module.decoder.balanced(module.prior.component_means)
+    return module.prior.weights @ (outputs.exp() if module.link.is_of_counts else outputs)
 
 
 def _inclusion_probabilities(informativeness: np.ndarray, n: int) -> np.ndarray:

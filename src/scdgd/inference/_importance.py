@@ -127,7 +127,7 @@ def importance_samples(
     """
     with frozen(module):
         density = JointDensity(module, owned(module, tensors))
-        return weighted_draws(posterior, lambda z: log_joint_density(density, z), n_samples, generator)
+        return weighted_draws(posterior, density.log_joint, n_samples, generator)
 
 
 def weighted_draws(
@@ -184,15 +184,3 @@ def log_proposal_density(posterior: LaplacePosterior, z: torch.Tensor) -> torch.
     parts = [-0.5 * (squared / c + d * math.log(c)) for c in _INFLATIONS]
     constant = 0.5 * (posterior.log_det_precision - d * math.log(2 * math.pi)) - math.log(len(_INFLATIONS))
     return torch.logsumexp(torch.stack(parts), dim=0) + constant
-
-
-def log_joint_density(density: JointDensity, z: torch.Tensor) -> torch.Tensor:
-    """Log joint density of counts and representations ``(s, b, d)``, shape ``(s, b)``, a few samples at a time."""
-    n_genes = density.x.n_genes
-    block = max(1, _MAX_ELEMENTS // (len(density) * n_genes))
-    log_joint = []
-    for part in z.split(block):
-        library = density.library.expand(len(part), -1, -1)
-        px = density.module.generative(part, library, **density.covariates)[MODULE_KEYS.PX_KEY]
-        log_joint.append(px.log_prob(density.x) + density.module.prior.log_prob(part))
-    return torch.cat(log_joint)

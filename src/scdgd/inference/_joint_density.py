@@ -11,6 +11,9 @@ from scvi import REGISTRY_KEYS
 from scdgd._compat import MODULE_KEYS
 from scdgd.data import SparseCounts, as_sparse_counts
 
+from ._fisher import count_information, shared_count_information
+from ._gene_subset import GeneSubset, choose_genes
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 #: Entries of the decoder's output that a CPU evaluates together: they stay in cache on their way back.
 _CPU_ELEMENTS = 2**20
+_MAX_ELEMENTS = 2**24
 
 
 class JointDensity:
@@ -36,10 +40,12 @@ class JointDensity:
         The module.
     tensors
         Minibatch as the data loader gives it, ``b`` cells, on the device of the module.
+    subset
+        Genes that the Fisher information is estimated from; all if not given.
     """
 
-    def __init__(self, module: DGDModule, tensors: dict[str, torch.Tensor]) -> None:
-        self.module = module
+    def __init__(self, module: DGDModule, tensors: dict[str, torch.Tensor], subset: GeneSubset | None = None) -> None:
+        self.module, self.subset = module, subset
         self.x = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY])
         self.library = module.log_size(tensors)
         self.covariates = module.covariates(tensors)
@@ -55,7 +61,7 @@ class JointDensity:
         else:
             rows = rows.nonzero().ravel() if rows.dtype == torch.bool else rows
             part.x = self.x[rows]
-        part.module, part.library = self.module, self.library[rows]
+        part.module, part.subset, part.library = self.module, self.subset, self.library[rows]
         part.log_constant = None if self.log_constant is None else self.log_constant[rows]
         part.covariates = {key: None if value is None else value[rows] for key, value in self.covariates.items()}
         return part
@@ -88,21 +94,37 @@ class JointDensity:
                 self.log_constant = px.log_constant(self.x)
         return value.detach() - self.log_constant, gradient
 
+    def information(self, z: torch.Tensor) -> torch.Tensor:
+        """Fisher information of the counts at ``(b, d)``, shape ``(b, d, d)``."""
+        return count_information(self, z, self._genes)
+
+    def curvature(self, z: torch.Tensor) -> torch.Tensor:
+        """Fisher information of the counts plus the precision of the prior, shape ``(b, d, d)``."""
+        return self.information(z) + self.module.prior.precision(z)
+
+    def first_curvature(self, z: torch.Tensor) -> torch.Tensor:
+        """:meth:`curvature` where many cells may have the same representation."""
+        return shared_count_information(self, z, self._genes) + self.module.prior.precision(z)
+
+    def log_joint(self, z: torch.Tensor) -> torch.Tensor:
+        """Log joint density of counts and representations ``(s, b, d)``, shape ``(s, b)``, a few samples at a time."""
+        log_joint = []
+        for part in z.split(max(1, _MAX_ELEMENTS // (len(self) * self.x.n_genes))):
+            library = self.library.expand(len(part), -1, -1)
+            px = self.module.generative(part, library, **self.covariates)[MODULE_KEYS.PX_KEY]
+            log_joint.append(px.log_prob(self.x) + self.module.prior.log_prob(part))
+        return torch.cat(log_joint)
+
+    @property
+    def _genes(self) -> GeneSubset:
+        return choose_genes(self.module, None) if self.subset is None else self.subset
+
 
 def slice_of(x: SparseCounts, cells: slice) -> SparseCounts:
     """Cells that follow each other, without copies of their entries."""
     indptr = x.indptr[cells.start : cells.stop + 1]
     entries = slice(int(indptr[0]), int(indptr[-1]))
     return SparseCounts(indptr - indptr[0], x.indices[entries], x.values[entries], x.n_genes)
-
-
-def distinct_rows(columns: torch.Tensor) -> torch.Tensor:
-    """Number of the distinct row that each row ``(b, c)`` equals, shape ``(b,)``, counted from zero."""
-    number = torch.zeros(len(columns), dtype=torch.long, device=columns.device)
-    for column in columns.unbind(1):
-        _, of_column = torch.unique(column, return_inverse=True)
-        _, number = torch.unique(number * (len(columns) + 1) + of_column, return_inverse=True)
-    return number
 
 
 @contextmanager
@@ -126,3 +148,36 @@ def frozen(module: DGDModule) -> Iterator[None]:
 def owned(module: DGDModule, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Copies on the device of the module that autograd can use, even if `tensors` were made in inference mode."""
     return {key: value.to(module.device).clone() for key, value in tensors.items()}
+
+
+def fisher_information(
+    module: DGDModule, tensors: dict[str, torch.Tensor], z: torch.Tensor, n_genes: int | None = None
+) -> torch.Tensor:
+    r"""Fisher information of the counts about the representation, plus the precision of the prior.
+
+    .. math::
+        F = J_\eta^\top \operatorname{diag}(w)\, J_\eta + \sum_c r_c \Lambda_c, \qquad
+        w = \frac{\mu^2}{\mathrm{Var}\,x} = \frac{\mu}{1 + \mu/\theta}, \qquad
+        J_\eta = \frac{\partial \log \mu}{\partial z}
+
+    where the weights :math:`w` are those of the negative binomial. :math:`F` is positive definite: the expected Hessian
+    of :math:`-\log p(x \mid z)` plus the curvature of EM's bound on :math:`-\log p(z \mid \phi)`.
+
+    Parameters
+    ----------
+    module
+        The module, left as it is.
+    tensors
+        Minibatch as the data loader gives it, ``b`` cells.
+    z
+        Representations, shape ``(b, d)``.
+    n_genes
+        Number of genes that estimate the sum over genes, see :func:`choose_genes`; all if not given.
+
+    Returns
+    -------
+    Shape ``(b, d, d)``.
+    """
+    with frozen(module):
+        density = JointDensity(module, owned(module, tensors), choose_genes(module, n_genes))
+        return density.curvature(z.detach().to(module.device).clone())

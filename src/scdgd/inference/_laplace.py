@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from ._fisher import count_information
 from ._gauss_newton import GaussNewtonConfig, gauss_newton
-from ._gene_subset import choose_genes
 from ._joint_density import JointDensity, frozen, owned
 
 if TYPE_CHECKING:
@@ -91,7 +89,7 @@ def laplace_posterior(
     with frozen(module):
         density = JointDensity(module, owned(module, tensors))
         mode = estimate.z
-        information = count_information(density, mode, choose_genes(module, None))
+        information = density.information(mode)
         cholesky, failed = torch.linalg.cholesky_ex(information + module.prior.hessian(mode))
         usable = (failed == 0) & torch.isfinite(cholesky).all(-1).all(-1)
         safe = torch.linalg.cholesky(information + module.prior.precision(mode))

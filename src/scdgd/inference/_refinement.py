@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ._fisher import curvature
 from ._gene_subset import choose_genes
 from ._joint_density import JointDensity, frozen, owned
 
@@ -39,10 +38,8 @@ def refined(module: DGDModule, tensors: dict[str, torch.Tensor], posterior: Lapl
     The Gaussian, with the joint density at the old mode.
     """
     with frozen(module):
-        density, subset = JointDensity(module, owned(module, tensors)), choose_genes(module, _N_GENES)
-        return natural_gradient_steps(
-            posterior, lambda z: density.value_and_gradient(z)[1], lambda z: curvature(density, z, subset)
-        )
+        density = JointDensity(module, owned(module, tensors), choose_genes(module, _N_GENES))
+        return natural_gradient_steps(posterior, lambda z: density.value_and_gradient(z)[1], density.curvature)
 
 
 def natural_gradient_steps(

@@ -8,7 +8,8 @@ import torch
 
 from scdgd._compat import MODULE_KEYS
 
-from ._joint_density import JointDensity, distinct_rows, slice_of
+from ._distinct_rows import distinct_rows
+from ._joint_density import JointDensity, slice_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,6 +13,7 @@ from ._gmvae import GMVAE, ComponentRegularization
 from ._hidden_layers import HiddenActivation, HiddenLayers
 from ._latent_module import EncodedLatentMixin, LatentModule
 from ._linear_decoder import LinearDecoder
+from ._linearised import Linearised
 from ._observation import Observation
 from ._observation_rules import usual_size_and_link
 from ._representation_table import RepresentationTable
@@ -38,6 +39,7 @@ __all__ = [
     "InverseAutoregressiveFlow",
     "LatentModule",
     "LinearDecoder",
+    "Linearised",
     "MixturePosterior",
     "Observation",
     "OutputActivation",

@@ -11,6 +11,8 @@ from torch import nn
 from scdgd.likelihood import LINKS
 from scdgd.likelihood._link import OutputActivation
 
+from ._linearised import Linearised, linearised
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -79,9 +81,41 @@ class Decoder(nn.Module):
         self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Outputs :math:`o` before the output activation, ``(..., g)``."""
+        return self.output(self.last_hidden(z, categories, continuous))
+
+    def last_hidden(
+        self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Last hidden layer, ``(..., h)``."""
         if continuous is not None:
             z = torch.cat([z, continuous.expand(*z.shape[:-1], -1)], dim=-1)
-        return self.output(self.hidden(z, *categories))
+        return self.hidden(z, *categories)
+
+    def linearise(
+        self,
+        z: torch.Tensor,
+        categories: Sequence[torch.Tensor] = (),
+        continuous: torch.Tensor | None = None,
+        *,
+        genes: torch.Tensor,
+        gene_weights: torch.Tensor,
+    ) -> Linearised:
+        r"""Log profiles of some genes and their Jacobian :math:`J_\eta` in the representation.
+
+        Parameters
+        ----------
+        z, categories, continuous
+            As for :meth:`forward`, of ``b`` cells.
+        genes, gene_weights
+            Genes ``(m,)`` that stand for all, and how many each counts for in the sum of a softmax: no other one is decoded.
+        """
+        return linearised(self, z, categories, continuous, genes, gene_weights)
+
+    def balanced(self, z: torch.Tensor) -> torch.Tensor:
+        """As :meth:`forward` at ``(b, d)``, with continuous covariates of zero and categories in equal shares."""
+        categories = [z.new_full((len(z), n), 1 / max(n, 1)) for n in self.hidden.n_cat_list]
+        n_continuous = self.hidden.fc_layers[0][0].in_features - self.hidden.n_cov - z.shape[1]
+        return self(z, categories, z.new_zeros(len(z), n_continuous) if n_continuous else None)
 
     @torch.no_grad()
     def start_at_profile(self, profile: torch.Tensor) -> None:

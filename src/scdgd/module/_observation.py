@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scdgd.likelihood import CountLikelihood, GeneLikelihood, Likelihood, Link, ValueLikelihood
 
     from ._decoder import Decoder
+    from ._linearised import Linearised
 
 
 class Observation(nn.Module):
@@ -95,9 +96,21 @@ class Observation(nn.Module):
         cont_covs: torch.Tensor | None = None,
     ) -> CountLikelihood | ValueLikelihood:
         """Distribution of the values ``(..., b, g)`` at representations ``(..., b, d)``, sizes and covariates."""
-        categories = [batch_index] if cat_covs is None else [batch_index, *torch.split(cat_covs, 1, dim=1)]
-        output = self.decoder.pre_activation(z, categories, cont_covs)
+        output = self.decoder.pre_activation(z, _categories(batch_index, cat_covs), cont_covs)
         return self.link.likelihood(self.family, output, log_size, self.family_parameters.of_cells(batch_index))
+
+    def linearise(
+        self,
+        z: torch.Tensor,
+        genes: torch.Tensor,
+        gene_weights: torch.Tensor,
+        batch_index: torch.Tensor,
+        cat_covs: torch.Tensor | None = None,
+        cont_covs: torch.Tensor | None = None,
+    ) -> Linearised:
+        """:meth:`Decoder.linearise` with covariates as :meth:`likelihood` takes them."""
+        categories = _categories(batch_index, cat_covs)
+        return self.decoder.linearise(z, categories, cont_covs, genes=genes, gene_weights=gene_weights)
 
     def log_prob(self, tensors: dict[str, torch.Tensor], z: torch.Tensor) -> torch.Tensor:
         """Log probability of a minibatch at representations ``(..., b, d)``, shape ``(..., b)``, in nats."""
@@ -109,6 +122,10 @@ class Observation(nn.Module):
         self.decoder.start_at_profile(profile)
         if variance is not None:
             self.family_parameters.start_at(variance)
+
+
+def _categories(batch_index: torch.Tensor, cat_covs: torch.Tensor | None) -> list[torch.Tensor]:
+    return [batch_index] if cat_covs is None else [batch_index, *torch.split(cat_covs, 1, dim=1)]
 
 
 def covariates_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:

@@ -1,0 +1,71 @@
+"""A decoder linearised in the representation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._decoder import Decoder
+
+
+class Linearised(NamedTuple):
+    r"""Linear predictors of ``m`` genes at ``b`` representations, :math:`\eta(z + \delta) \approx \eta(z) + J_\eta \delta`.
+
+    With the Jacobian :math:`J_h` of the last hidden layer and the output weights :math:`W`,
+
+    * softmax: :math:`J_\eta = (W - \mathbf 1 \bar W^\top) J_h`, where :math:`\bar W = \sum_j p_j W_j`
+    * identity: :math:`J_\eta = W J_h`
+    * otherwise: :math:`J_\eta = \operatorname{diag}(a'(o) / a(o))\, W J_h`
+    """
+
+    eta: torch.Tensor
+    """Log of the softmax or of the other output activation, or the output: shape ``(b, m)``."""
+    jacobian: torch.Tensor
+    """Of the last hidden layer, transposed, shape ``(b, d, h)``."""
+    output: torch.Tensor
+    """Weights of the output layer, shape ``(m, h)``."""
+    centre: torch.Tensor | None
+    r""":math:`J_h^\top \bar W` of a softmax, shape ``(b, d, 1)``."""
+    log_slope: torch.Tensor | None
+    """Of sigmoid and softplus, shape ``(b, m)``."""
+
+    def rows(self, cells: slice) -> torch.Tensor:
+        r""":math:`J_\eta^\top` of some cells, shape ``(block, d, m)``."""
+        rows = (self.jacobian[cells].flatten(0, 1) @ self.output.T).unflatten(0, (-1, self.jacobian.shape[1]))
+        if self.centre is not None:
+            return rows.sub_(self.centre[cells])
+        return rows if self.log_slope is None else rows.mul_(self.log_slope[cells].unsqueeze(1))
+
+
+def linearised(
+    decoder: Decoder,
+    z: torch.Tensor,
+    categories: Sequence[torch.Tensor],
+    continuous: torch.Tensor | None,
+    genes: torch.Tensor,
+    gene_weights: torch.Tensor,
+) -> Linearised:
+    """See :meth:`Decoder.linearise`."""
+    hidden, jacobian = hidden_jacobian(decoder, z, categories, continuous)  # (b, h), (b, d, h)
+    output = decoder.output.weight[genes]  # (m, h)
+    o = torch.addmm(decoder.output.bias[genes], hidden, output.T)  # (b, m)
+    if not decoder.link.is_share:
+        eta = decoder.link.log_profile(o)
+        return Linearised(eta, jacobian, output, None, decoder.link.log_slope(eta))
+    eta = o - torch.logsumexp(o + gene_weights.log(), dim=1, keepdim=True)
+    mean_output = (gene_weights * eta.exp()) @ output  # (b, h)
+    return Linearised(eta, jacobian, output, jacobian @ mean_output.unsqueeze(-1), None)
+
+
+def hidden_jacobian(
+    decoder: Decoder, z: torch.Tensor, categories: Sequence[torch.Tensor], continuous: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Last hidden layer ``(b, h)`` and, by forward mode, its Jacobian, transposed: ``(b, d, h)``."""
+    basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device).unsqueeze(1).expand(-1, *z.shape)  # (d, b, d)
+    hidden = lambda z: decoder.last_hidden(z, categories, continuous)
+    along = lambda direction: torch.func.jvp(hidden, (z,), (direction,))
+    return torch.func.vmap(along, out_dims=(None, 1))(basis)
