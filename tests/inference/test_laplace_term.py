@@ -84,7 +84,11 @@ def assert_derivatives(module: DGDModule, tensors: dict, z: torch.Tensor, n_gene
         direction = torch.randn_like(parameter) + gradient / gradient.norm().clamp(min=1e-12)
         along = float((gradient * direction).sum())
         assert derivative(value, parameter, direction) == pytest.approx(along, rel=1e-5, abs=1e-6), name
-    seen = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    seen = {
+        name.removeprefix("observations.genes.")
+        for name, gradient in zip(parameters, gradients, strict=True)
+        if gradient is not None
+    }
     assert {"z", "decoder.output.weight", "prior.means", "prior.log_var", "prior.weight_logits"} <= seen
     assert ("family_parameters.log_theta" in seen) == (module.gene_likelihood == "nb")
 
