@@ -17,9 +17,8 @@ from scdgd.inference import (
     place_new_cells,
 )
 from scdgd.inference._distinct_rows import distinct_rows
-from scdgd.inference._fisher import count_information, shared_count_information
 from scdgd.inference._gauss_newton import _start, _try_step, damped_step, secant_update
-from scdgd.inference._gene_subset import choose_genes
+from scdgd.inference._gene_subset import GeneSubset, choose_genes
 from scdgd.inference._joint_density import JointDensity
 from scdgd.module import DGDModule
 from scdgd.prior import GaussianMixture
@@ -76,6 +75,16 @@ def draw(module: DGDModule, b: int = 50, *, seed: int = 1, depth: float = 20.0) 
 
 def objective(module: DGDModule, tensors: dict, z: torch.Tensor) -> torch.Tensor:
     return JointDensity(module, tensors).value_and_gradient(z)[0]
+
+
+def count_information(density: JointDensity, z: torch.Tensor, subset: GeneSubset) -> torch.Tensor:
+    density.subset = subset
+    return density.information(z)
+
+
+def shared_count_information(density: JointDensity, z: torch.Tensor, subset: GeneSubset) -> torch.Tensor:
+    density.subset = subset
+    return density.shared_information(z)
 
 
 def take(tensors: dict, rows) -> dict:

@@ -12,9 +12,11 @@ from ._distinct_rows import distinct_rows
 
 if TYPE_CHECKING:
     from scdgd.likelihood import CountLikelihood
+    from scdgd.module import Observation
 
     from ._gene_subset import GeneSubset
-    from ._joint_density import JointDensity
+
+    Covariates = dict[str, torch.Tensor | None]
 
 #: Entries of the Jacobian of a block of cells: on a CPU it stays in cache, elsewhere it keeps the device busy.
 _CPU_ELEMENTS, _GPU_ELEMENTS = 2**19, 2**26
@@ -22,16 +24,18 @@ _CPU_ELEMENTS, _GPU_ELEMENTS = 2**19, 2**26
 _SHARED_BY = 4
 
 
-def count_information(density: JointDensity, z: torch.Tensor, subset: GeneSubset) -> torch.Tensor:
+def count_information(
+    observation: Observation, z: torch.Tensor, log_size: torch.Tensor, covariates: Covariates, subset: GeneSubset
+) -> torch.Tensor:
     r"""Fisher information of the counts, :math:`F_x = J_\eta^\top \operatorname{diag}(w) J_\eta`, shape ``(b, d, d)``.
 
-    :class:`~scdgd.module.Linearised` has the Jacobian :math:`J_\eta` of a softmax centred: this is the expansion :math:`J_o^\top \mathrm{diag}(w) J_o - (J_o^\top w) \bar p^\top - \dots` of the softmax without
-    its cancellation. Every sum over genes, that of the softmax too, runs over the subset with its weights: no other gene
-    is decoded.
+    The Jacobian of a :class:`~scdgd.module.Linearised` softmax is centred: this is the expansion
+    :math:`J_o^\top \mathrm{diag}(w) J_o - (J_o^\top w) \bar p^\top - \dots` without its cancellation. Every sum over genes,
+    that of the softmax too, runs over the subset with its weights: no other gene is decoded. Log sizes are ``(b, 1)``.
     """
     (genes, gene_weights), (b, d) = subset, z.shape
-    linear = density.module.genes.linearise(z, *subset, **density.covariates)
-    weights = gene_weights * _of_genes(density, linear.eta, genes).information()  # (b, m)
+    linear = observation.linearise(z, *subset, **covariates)
+    weights = gene_weights * _of_genes(observation, log_size + linear.eta, covariates, genes).information()  # (b, m)
     scale = weights.clamp(min=torch.finfo(weights.dtype).tiny).sqrt()  # a root has no derivative at zero
     n_together = max(1, (_CPU_ELEMENTS if z.device.type == "cpu" else _GPU_ELEMENTS) // (d * len(genes)))
     information = []
@@ -42,21 +46,24 @@ def count_information(density: JointDensity, z: torch.Tensor, subset: GeneSubset
     return torch.cat(information)
 
 
-def shared_count_information(density: JointDensity, z: torch.Tensor, subset: GeneSubset) -> torch.Tensor:
+def shared_count_information(
+    observation: Observation, z: torch.Tensor, log_size: torch.Tensor, covariates: Covariates, subset: GeneSubset
+) -> torch.Tensor:
     r""":func:`count_information` of cells many of which have the same representation and covariates.
 
     They share :math:`J_\eta`, and a product of the weights of ``b`` cells ``(b, m)`` with the products of its columns
     ``(m, d^2)`` is all that is left.
     """
     if _SHARED_BY * len(z[:, 0].unique()) > len(z):
-        return count_information(density, z, subset)
-    covariates = {key: value for key, value in density.covariates.items() if value is not None}
-    group = distinct_rows(torch.cat([z, *covariates.values()], dim=1))  # (b,)
+        return count_information(observation, z, log_size, covariates, subset)
+    given = [value for value in covariates.values() if value is not None]
+    group = distinct_rows(torch.cat([z, *given], dim=1))  # (b,)
     first = torch.full_like(group, len(z)).scatter_reduce_(0, group, torch.arange(len(z), device=z.device), "amin")
     first = first[: int(group.max()) + 1]  # a cell of each group
-    of_first = {key: None if value is None else value[first] for key, value in density.covariates.items()}
-    linear = density.module.genes.linearise(z[first], *subset, **of_first)
-    weights = subset.weights * _of_genes(density, linear.eta[group], subset.genes).information()  # (b, m)
+    of_first = {key: None if value is None else value[first] for key, value in covariates.items()}
+    linear = observation.linearise(z[first], *subset, **of_first)
+    of_genes = _of_genes(observation, log_size + linear.eta[group], covariates, subset.genes)
+    weights = subset.weights * of_genes.information()  # (b, m)
     information = z.new_empty(len(z), z.shape[1], z.shape[1])
     for i in range(len(first)):
         cells, (rows,) = (group == i).nonzero().ravel(), linear.rows(slice(i, i + 1))  # (n,), (d, m)
@@ -65,8 +72,9 @@ def shared_count_information(density: JointDensity, z: torch.Tensor, subset: Gen
     return information
 
 
-def _of_genes(density: JointDensity, log_profile: torch.Tensor, genes: torch.Tensor) -> CountLikelihood:
-    """Distribution of the counts of some genes, given their log profiles ``(b, m)``."""
-    module = density.module
-    parameters = module.family_parameters.of_cells(density.covariates[MODULE_KEYS.BATCH_INDEX_KEY], genes)
-    return module.likelihood(density.library + log_profile, *parameters)
+def _of_genes(
+    observation: Observation, eta: torch.Tensor, covariates: Covariates, genes: torch.Tensor
+) -> CountLikelihood:
+    """Distribution of the counts of some genes, given their linear predictors ``(b, m)``."""
+    parameters = observation.family_parameters.of_cells(covariates[MODULE_KEYS.BATCH_INDEX_KEY], genes)
+    return observation.family(eta, *parameters)

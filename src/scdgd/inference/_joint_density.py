@@ -96,7 +96,7 @@ class JointDensity:
 
     def information(self, z: torch.Tensor) -> torch.Tensor:
         """Fisher information of the counts at ``(b, d)``, shape ``(b, d, d)``."""
-        return count_information(self, z, self._genes)
+        return count_information(self.module.genes, z, self.library, self.covariates, self._genes)
 
     def curvature(self, z: torch.Tensor) -> torch.Tensor:
         """Fisher information of the counts plus the precision of the prior, shape ``(b, d, d)``."""
@@ -104,7 +104,11 @@ class JointDensity:
 
     def first_curvature(self, z: torch.Tensor) -> torch.Tensor:
         """:meth:`curvature` where many cells may have the same representation."""
-        return shared_count_information(self, z, self._genes) + self.module.prior.precision(z)
+        return self.shared_information(z) + self.module.prior.precision(z)
+
+    def shared_information(self, z: torch.Tensor) -> torch.Tensor:
+        """:meth:`information` where many cells may have the same representation."""
+        return shared_count_information(self.module.genes, z, self.library, self.covariates, self._genes)
 
     def log_joint(self, z: torch.Tensor) -> torch.Tensor:
         """Log joint density of counts and representations ``(s, b, d)``, shape ``(s, b)``, a few samples at a time."""

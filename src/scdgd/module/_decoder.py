@@ -109,7 +109,8 @@ class Decoder(nn.Module):
         genes, gene_weights
             Genes ``(m,)`` that stand for all, and how many each counts for in the sum of a softmax: no other one is decoded.
         """
-        return linearised(self, z, categories, continuous, genes, gene_weights)
+        hidden = lambda z: self.last_hidden(z, categories, continuous)
+        return linearised(hidden, self.output, self.link, z, genes, gene_weights)
 
     def balanced(self, z: torch.Tensor) -> torch.Tensor:
         """As :meth:`forward` at ``(b, d)``, with continuous covariates of zero and categories in equal shares."""

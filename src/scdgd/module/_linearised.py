@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
-    from ._decoder import Decoder
+    from torch import nn
+
+    from scdgd.likelihood import Link
 
 
 class Linearised(NamedTuple):
@@ -42,30 +44,29 @@ class Linearised(NamedTuple):
 
 
 def linearised(
-    decoder: Decoder,
+    hidden: Callable[[torch.Tensor], torch.Tensor],
+    output: nn.Linear,
+    link: Link,
     z: torch.Tensor,
-    categories: Sequence[torch.Tensor],
-    continuous: torch.Tensor | None,
     genes: torch.Tensor,
     gene_weights: torch.Tensor,
 ) -> Linearised:
-    """See :meth:`Decoder.linearise`."""
-    hidden, jacobian = hidden_jacobian(decoder, z, categories, continuous)  # (b, h), (b, d, h)
-    output = decoder.output.weight[genes]  # (m, h)
-    o = torch.addmm(decoder.output.bias[genes], hidden, output.T)  # (b, m)
-    if not decoder.link.is_share:
-        eta = decoder.link.log_profile(o)
-        return Linearised(eta, jacobian, output, None, decoder.link.log_slope(eta))
+    """:meth:`Decoder.linearise` of last hidden layer, output layer and link."""
+    h, jacobian = _value_and_jacobian(hidden, z)  # (b, h), (b, d, h)
+    weight = output.weight[genes]  # (m, h)
+    o = torch.addmm(output.bias[genes], h, weight.T)  # (b, m)
+    if not link.is_share:
+        eta = link.log_profile(o)
+        return Linearised(eta, jacobian, weight, None, link.log_slope(eta))
     eta = o - torch.logsumexp(o + gene_weights.log(), dim=1, keepdim=True)
-    mean_output = (gene_weights * eta.exp()) @ output  # (b, h)
-    return Linearised(eta, jacobian, output, jacobian @ mean_output.unsqueeze(-1), None)
+    mean_output = (gene_weights * eta.exp()) @ weight  # (b, h)
+    return Linearised(eta, jacobian, weight, jacobian @ mean_output.unsqueeze(-1), None)
 
 
-def hidden_jacobian(
-    decoder: Decoder, z: torch.Tensor, categories: Sequence[torch.Tensor], continuous: torch.Tensor | None
+def _value_and_jacobian(
+    function: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Last hidden layer ``(b, h)`` and, by forward mode, its Jacobian, transposed: ``(b, d, h)``."""
+    """A function of each row, ``(b, d)`` to ``(b, h)``, and, by forward mode, its Jacobian, transposed: ``(b, d, h)``."""
     basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device).unsqueeze(1).expand(-1, *z.shape)  # (d, b, d)
-    hidden = lambda z: decoder.last_hidden(z, categories, continuous)
-    along = lambda direction: torch.func.jvp(hidden, (z,), (direction,))
+    along = lambda direction: torch.func.jvp(function, (z,), (direction,))
     return torch.func.vmap(along, out_dims=(None, 1))(basis)
