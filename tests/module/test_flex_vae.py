@@ -483,7 +483,7 @@ def test_autotune_payload():
         ),
         ({"posterior": "realnvp"}, r"posterior.*'normal', 'iaf'.*realnvp"),
         ({"mean_activation": "relu"}, r"mean_activation.*'softmax', 'exp'.*relu"),
-        ({"gene_likelihood": "gamma"}, r"gene_likelihood.*'poisson', 'zip', 'constrained_poisson', 'normal'.*gamma"),
+        ({"gene_likelihood": "gamma"}, r"gene_likelihood.*'poisson', 'zip', 'constrained_poisson', .*'normal'.*gamma"),
         ({"activation": "gelu"}, "activation"),
         ({"latent_distribution": "ln", "prior": "vmm"}, "latent_distribution"),
         ({"latent_distribution": "ln", "posterior": "iaf"}, "latent_distribution"),

@@ -39,15 +39,15 @@ class FlexOutputsMixin:
         if not self.use_observed_lib_size and not link.is_share:
             msg = f"`mean_activation={name!r}` needs `use_observed_lib_size=True`."
             raise ValueError(msg)
-        allowed = [known for known in family.links if known in get_args(MeanActivation)]
-        if name not in allowed:
-            msg = f"`gene_likelihood={self.gene_likelihood!r}` needs `mean_activation` in {allowed}, got {name!r}."
-            raise ValueError(msg)
         if family.needs_total and (not link.is_share or self.use_size_factor_key or not self.use_observed_lib_size):
             msg = (
                 f"The size of a cell is its total count for `gene_likelihood={self.gene_likelihood!r}`, which needs "
                 "`mean_activation='softmax'`, `use_observed_lib_size=True` and data set up without `size_factor_key`."
             )
+            raise ValueError(msg)
+        allowed = [known for known in family.links if known in get_args(MeanActivation)]
+        if name not in allowed:
+            msg = f"`gene_likelihood={self.gene_likelihood!r}` needs `mean_activation` in {allowed}, got {name!r}."
             raise ValueError(msg)
         if not self.use_size_factor_key:
             return link
