@@ -257,7 +257,7 @@ def score_at_mode(model: SCDGD, test) -> float | None:
         return torch.cat([mode, torch.zeros_like(mode)], dim=1)
 
     model._place_minibatch = place
-    model._forget_placed_cells()
+    model.cells.forget_placed()
     return held_out_log_likelihood(model, test).log_likelihood
 
 

@@ -68,13 +68,13 @@ class HeldOutTrace(Callback):
 def best_held_out(model: SCDGD, test):
     """Score with the model's own placement of new cells, and with a longer one; the better counts."""
     was_trained, model.is_trained_ = model.is_trained_, True
-    own, scores = model._new_cells, []
+    own, scores = model.cells.new_cells, []
     for config in (own, own._replace(n_steps=100, lr=0.02, betas=(0.9, 0.99), anneal=True)):
-        model._new_cells = config
-        model._forget_placed_cells()
+        model.cells.new_cells = config
+        model.cells.forget_placed()
         scores.append(held_out_log_likelihood(model, test))
-    model._new_cells = own
-    model._forget_placed_cells()
+    model.cells.new_cells = own
+    model.cells.forget_placed()
     model.is_trained_ = was_trained
     return max(scores, key=lambda score: score.log_likelihood)
 

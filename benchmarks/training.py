@@ -77,7 +77,7 @@ def score(model, test) -> float:
     with torch.random.fork_rng():
         value = held_out_log_likelihood(model, test).log_likelihood
     if isinstance(model, SCDGD):
-        model._forget_placed_cells()  # the decoder is about to change
+        model.cells.forget_placed()  # the decoder is about to change
     model.is_trained_ = was_trained
     model.module.train(was_training)
     return value

@@ -6,11 +6,14 @@ Imports inside functions and for type checkers count as those at the top of a fi
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+import scdgd.model
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "scdgd"
@@ -128,3 +131,17 @@ def test_the_page_of_the_house_has_this_order():
     page = (ROOT / "docs" / "developer" / "house.md").read_text()
     rows = re.findall(r"^\| \d+ \| (.+?) \|", page, flags=re.MULTILINE)
     assert [set(re.findall(r"`(\w+)[./\w]*`", row)) for row in rows] == list(LAYERS)
+
+
+def own_classes(model_cls: type) -> list[type]:
+    """Classes of this package that a model is, itself the first."""
+    return [kind for kind in model_cls.__mro__ if kind.__module__.startswith("scdgd.")]
+
+
+@pytest.mark.parametrize("name", scdgd.model.__all__)
+def test_a_model_is_few_classes_whose_order_does_not_matter(name):
+    """At most six, and none defines what another one that it does not derive from defines too."""
+    classes = own_classes(getattr(scdgd.model, name))
+    assert len(classes) <= 6
+    beside = [pair for pair in itertools.combinations(classes, 2) if not issubclass(*pair)]
+    assert [(set(vars(a)) & set(vars(b))) - {"__module__", "__doc__"} for a, b in beside] == []

@@ -260,7 +260,7 @@ def test_likelihood_sums_to_one_over_counts(n_hidden):
 def test_annealed_likelihood_agrees_with_the_exact_one(which, request, monkeypatch):
     model = request.getfixturevalue(which)
     exact = model.get_marginal_ll()
-    monkeypatch.setattr("scdgd.boltzmann._likelihood_mixin.MAX_ENUMERATED", 1)
+    monkeypatch.setattr("scdgd.boltzmann._mean_field_posterior.MAX_ENUMERATED", 1)
     annealed = model.get_marginal_ll(n_mc_samples=50, n_steps=50, seed=0)
     assert annealed != exact
     assert annealed == pytest.approx(exact, rel=0.01, abs=0.5)
@@ -269,16 +269,16 @@ def test_annealed_likelihood_agrees_with_the_exact_one(which, request, monkeypat
 
 def test_bound_lies_below_the_exact_likelihood(model, monkeypatch):
     exact = model.get_marginal_ll(return_mean=False)
-    monkeypatch.setattr("scdgd.boltzmann._likelihood_mixin._MAX_EVEN", -1)
+    monkeypatch.setattr("scdgd.boltzmann._boltzmann_model._MAX_EVEN", -1)
     bound = model.get_marginal_ll(return_mean=False)
     assert (bound <= exact + 1e-3).all()
     assert float((exact - bound).mean()) < 2
 
 
 def test_unreliable_estimates_are_warned_about(model, monkeypatch, caplog):
-    monkeypatch.setattr("scdgd.boltzmann._likelihood_mixin.MAX_ENUMERATED", 1)
+    monkeypatch.setattr("scdgd.boltzmann._mean_field_posterior.MAX_ENUMERATED", 1)
     monkeypatch.setattr(
-        "scdgd.boltzmann._likelihood_mixin.annealed_log_partition",
+        "scdgd.boltzmann._annealed_importance.annealed_log_partition",
         lambda *a, **k: type("E", (), {"value": 0.0, "effective_samples": 2}),
     )
     with caplog.at_level(logging.WARNING):

@@ -70,8 +70,10 @@ def test_words_of_the_code_that_pages_name():
     where = {
         "prior/_registry.py": ("", ["PRIORS"]),
         "likelihood/_registry.py": ("", ["LIKELIHOODS"]),
-        "_scdgd.py": ("model", ["_module_cls", "_latent_key", "checkpoint_format_"]),
-        "_training_mixin.py": ("model", ["_training_plan_cls", "_data_splitter_cls"]),
+        "_scdgd.py": (
+            "model",
+            ["_module_cls", "_training_plan_cls", "_data_splitter_cls", "_latent_key", "checkpoint_format_"],
+        ),
         "_representation_plan.py": ("train", [".place(", ".after_epoch("]),
     }
     for file, (package, names) in where.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import anndata as ad
@@ -14,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 
 from scdgd.data import _loader
-from scdgd.model import SCDGD, SCVAD, _representation_mixin
+from scdgd.model import SCDGD, SCVAD, _cell_rows
 from tests.conftest import make_model, simulate, state_of, train
 
 
@@ -73,8 +74,9 @@ def test_new_cells_leave_the_model_bit_identical(trained, query):
 
 def test_new_cells_are_placed_once(trained, query, monkeypatch):
     calls = []
-    original = SCDGD._infer
-    monkeypatch.setattr(SCDGD, "_infer", lambda self, *a: (calls.append(len(a[1])), original(self, *a))[1])
+    kind = type(trained.cells)
+    original = kind.infer
+    monkeypatch.setattr(kind, "infer", lambda self, *a: (calls.append(len(a[1])), original(self, *a))[1])
     z = trained.get_latent_representation(query)
     trained.get_normalized_expression(query)
     trained.get_reconstruction_error(query)
@@ -85,6 +87,16 @@ def test_new_cells_are_placed_once(trained, query, monkeypatch):
     train(trained, 1)
     trained.get_latent_representation(query)
     assert calls == [40, 2, 40]
+
+
+def test_a_copy_places_cells_of_its_own(trained, query):
+    z = trained.get_latent_representation(query)
+    twin = copy.deepcopy(trained)
+    assert twin.cells.module is twin.module
+    np.testing.assert_array_equal(twin.get_latent_representation(query), z)
+    twin.cells.forget_placed()
+    assert len(twin.module.representations.placed_later) == 0
+    assert len(trained.module.representations.placed_later) == query.n_obs
 
 
 def test_seen_and_unseen_cells_together(trained, adata, query):
@@ -225,7 +237,7 @@ def test_backed(tmp_path, dense):
     query.obs_names = [f"new_{i}" for i in np.random.default_rng(1).permutation(20)]
     query.write_h5ad(tmp_path / "query.h5ad")
     in_memory = model.get_latent_representation(query)
-    model._forget_placed_cells()
+    model.cells.forget_placed()
     from_disk = model.get_latent_representation(ad.read_h5ad(tmp_path / "query.h5ad", backed="r"), batch_size=7)
     np.testing.assert_allclose(from_disk, in_memory, atol=1e-4)
 
@@ -352,7 +364,7 @@ def test_unsorted_and_repeated_indices_of_new_cells(trained, query, tmp_path):
     z = trained.get_latent_representation(query)
     query.write_h5ad(tmp_path / "query.h5ad")
     for cells in (query.copy(), ad.read_h5ad(tmp_path / "query.h5ad", backed="r")):
-        trained._forget_placed_cells()
+        trained.cells.forget_placed()
         indices = np.array([30, 2, 2, 17, 5, 30])
         np.testing.assert_allclose(trained.get_latent_representation(cells, indices=indices), z[indices], atol=1e-4)
 
@@ -399,7 +411,7 @@ def test_clusters_are_the_most_probable_components_in_blocks_of_any_size(adata, 
         with torch.no_grad():
             expected = model.module.prior.responsibilities(z).numpy()
         for size in (7, 10_000):
-            monkeypatch.setattr(_representation_mixin, "_BLOCK_CELLS", size)
+            monkeypatch.setattr(_cell_rows, "_BLOCK_CELLS", size)
             soft, hard = model.get_cluster_assignments(cells, soft=True), model.get_cluster_assignments(cells)
             np.testing.assert_allclose(soft, expected, atol=1e-5)
             assert hard.dtype == np.int64

@@ -105,7 +105,7 @@ def test_an_interrupt_leaves_a_usable_model_and_training_goes_on(adata, messages
     assert np.isfinite(z).all()
     if train_size < 1:
         held_out = np.sort(model.validation_indices)
-        again = model._infer(model.adata, held_out, model._new_cells, None)
+        again = model.cells.infer(model.adata_manager, held_out)
         np.testing.assert_allclose(z[held_out], again.numpy(), rtol=1e-4, atol=1e-4)
     train(model, 2, batch_size=40, train_size=train_size)
     assert len(model.history["elbo_train"]) == 5

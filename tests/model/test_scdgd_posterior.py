@@ -24,7 +24,7 @@ from scdgd.inference import (
     posterior_samples,
 )
 from scdgd.likelihood import LIKELIHOODS
-from scdgd.model import SCDGD, SCVAD, _posterior_mixin
+from scdgd.model import SCDGD, SCVAD, _posterior_of_rows, _row_model
 from tests.conftest import make_model, simulate, state_of, train
 
 
@@ -47,7 +47,7 @@ def model(request, fitted) -> SCDGD:
 
 def whole_batch(model: SCDGD, adata=None) -> tuple[dict, torch.Tensor]:
     """All cells as one minibatch, and their rows of the table."""
-    ((tensors, rows),) = model._minibatches(adata, None, 10_000, "")
+    ((tensors, rows),) = model.posterior.minibatches(adata, None, 10_000, "")
     return tensors, rows
 
 
@@ -200,7 +200,7 @@ def test_importance_weights_make_proposals_the_posteriors(fitted):
     """Draws are weighted once: the weighted mean of proposals is that of the posteriors of the group."""
     model = fitted[SCDGD]
     indices = np.arange(12)
-    zs = model._draw_proposals(model.adata, indices, None, 60)
+    zs = model.posterior.draw_proposals(model.adata, indices, None, 60)
     weights = model.get_importance_weights(indices=indices, zs=zs)
     assert 1 / np.square(weights).sum() > 0.3 * len(weights)
     expected = model.get_posterior(indices=indices, n_samples=500)
@@ -239,7 +239,8 @@ def stand_in(module, tensors, rows, n_samples) -> ImportanceSamples:
 
 
 def test_every_number_is_that_of_its_cell(model, monkeypatch):
-    monkeypatch.setattr(_posterior_mixin, "posterior_samples", stand_in)
+    for file in (_posterior_of_rows, _row_model):
+        monkeypatch.setattr(file, "posterior_samples", stand_in)
     cells = [41, 7, 88, 0, 63, 12, 30]
     expected = stand_in(model.module, None, model.module.representations(torch.tensor(cells)), 60)
     found = model.get_posterior(indices=cells, n_samples=60, full_covariance=True, batch_size=3)
@@ -259,7 +260,7 @@ def test_every_number_is_that_of_its_cell(model, monkeypatch):
     evidence = model.get_marginal_ll(indices=cells, n_mc_samples=60, return_mean=False, batch_size=3)
     np.testing.assert_allclose(evidence, expected.log_evidence(), rtol=1e-5)
     monkeypatch.setattr(
-        _posterior_mixin,
+        _posterior_of_rows,
         "posterior_draws",
         lambda module, tensors, rows, n: stand_in(module, tensors, rows, 2 * n).z[:n],
     )
@@ -275,9 +276,9 @@ def test_proposals_are_drawn_from_both_halves(model, monkeypatch):
         torch.zeros(2, len(rows)),
         None,
     )
-    monkeypatch.setattr(_posterior_mixin, "posterior_samples", halves)
+    monkeypatch.setattr(_posterior_of_rows, "posterior_samples", halves)
     cells = np.random.default_rng(0).permutation(90)
-    (draws,) = model._draw_proposals(model.adata, cells, 2, 1)
+    (draws,) = model.posterior.draw_proposals(model.adata, cells, 2, 1)
     second = draws > 50
     assert torch.equal(second.all(1), second.any(1))
     assert 0 < second.sum() < second.numel()
@@ -292,7 +293,8 @@ def test_expression_at_weighted_draws_is_decoded_in_the_order_drawn(monkeypatch)
     cells, zs, asked = np.array([9, 2, 5, 14]), torch.randn(8, 4, 4), []
     assert adata.obs["batch"].iloc[cells].nunique() == 2
     p = torch.rand(32).numpy() ** 4
-    monkeypatch.setattr(model, "_draw_proposals", lambda adata, indices, *args: asked.append(args) or zs)
+    draw = lambda _, adata, indices, *args: asked.append(args) or zs
+    monkeypatch.setattr(_posterior_of_rows.PosteriorOfRows, "draw_proposals", draw)
     monkeypatch.setattr(model, "get_importance_weights", lambda *args, **kwargs: p / p.sum())
     torch.manual_seed(5)
     found = model.get_normalized_expression(
@@ -312,7 +314,7 @@ def test_minibatches_carry_what_belongs_to_their_cells():
     adata = simulate(30, n_batches=2)
     model = make(SCDGD, adata, {"batch_key": "batch"}, 1)
     cells = np.random.default_rng(0).permutation(30)
-    tensors, rows = zip(*model._minibatches(adata, cells, 7, ""), strict=True)
+    tensors, rows = zip(*model.posterior.minibatches(adata, cells, 7, ""), strict=True)
     batch = torch.cat([part[REGISTRY_KEYS.BATCH_KEY] for part in tensors]).ravel()
     totals = torch.cat([part[REGISTRY_KEYS.X_KEY].totals() for part in tensors])
     np.testing.assert_array_equal(batch, adata.obs["batch"].cat.codes.to_numpy()[cells])
@@ -357,10 +359,10 @@ def test_differential_abundance_asks_for_some_cells_of_each_sample(model, monkey
 
 def test_anchors_of_importance_weights_depend_on_the_seed(fitted, monkeypatch):
     model, asked = fitted[SCDGD], []
-    minibatches = model._minibatches
-    monkeypatch.setattr(
-        model, "_minibatches", lambda adata, cells, *args: asked.append(cells) or minibatches(adata, cells, *args)
-    )
+    kind = type(model.posterior)
+    minibatches = kind.minibatches
+    noted = lambda part, adata, cells, *args: asked.append(cells) or minibatches(part, adata, cells, *args)
+    monkeypatch.setattr(kind, "minibatches", noted)
     group = np.arange(40)
     for seed, indices in ((0, group), (0, group), (1, group), (0, np.arange(90) < 40)):
         scvi.settings.seed = seed
@@ -376,7 +378,7 @@ def test_distrusted_cells_are_counted(model, monkeypatch):
     monkeypatch.setattr(
         ImportanceSamples, "pareto_k", lambda samples: 0.1 + 0.8 * (torch.arange(samples.z.shape[1]) == 1)
     )
-    monkeypatch.setattr(_posterior_mixin.logger, "info", lambda *args: said.append(args[1:3]))
+    monkeypatch.setattr(_row_model.logger, "info", lambda *args: said.append(args[1:3]))
     model.get_posterior(n_samples=4, batch_size=30)
     assert said == [(3, 90)]
 
@@ -509,12 +511,13 @@ def test_thin_cells_give_less_certain_differential_expression(fitted):
     with_draws = model.differential_expression(thin, **options)["bayes_factor"].abs().mean()
     model.module.samples_posterior = False
     points = super(SCDGD.__mro__[1], model).differential_expression  # scvi-tools' own
-    original = SCDGD._sampling_posterior
+    kind = type(model.posterior)
+    original = kind._sampling
     try:
-        SCDGD._sampling_posterior = _no_sampling
+        kind._sampling = _no_sampling
         with_points = points(thin, **options)["bayes_factor"].abs().mean()
     finally:
-        SCDGD._sampling_posterior = original
+        kind._sampling = original
     assert with_draws < 0.95 * with_points
 
 

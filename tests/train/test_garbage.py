@@ -27,3 +27,13 @@ def test_the_next_training_frees_it_once_there_is_much(limit, is_freed, monkeypa
     assert module() is not None
     train(make_model(simulate(30, 8)))
     assert (module() is None) == is_freed
+
+
+@pytest.mark.usefixtures("_no_collection")
+@pytest.mark.parametrize("name", ["cells", "posterior"])
+def test_parts_hold_no_model(name):
+    model = make_model(simulate(30, 8))
+    getattr(model, name)
+    gone = weakref.ref(model)
+    del model
+    assert gone() is None

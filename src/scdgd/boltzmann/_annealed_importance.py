@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
+from ._conditions import Conditions
+
 if TYPE_CHECKING:
-    from ._conditions import Conditions
     from ._deep_machine import DeepBoltzmannMachine
+
+logger = logging.getLogger(__name__)
+
+#: Size factors at which log Z is estimated by sampling.
+_N_SIZES = 9
 
 
 class LogPartition(NamedTuple):
@@ -111,3 +119,33 @@ def _log_partition_without_weights(base: DeepBoltzmannMachine, given: Conditions
     zeros = [bias.new_zeros(1, len(bias)) for bias in base.biases]
     hidden = sum(torch.nn.functional.softplus(base.logits(layer, zeros, one)).sum() for layer in range(base.n_layers))
     return float(base.visible.log_partition(base.natural(zeros[0], one), one.size) + hidden)
+
+
+def estimated_log_partition(
+    module: DeepBoltzmannMachine, given: Conditions, activations: torch.Tensor, n_chains: int, n_steps: int
+) -> torch.Tensor:
+    """Log Z of each cell, shape ``(n,)``, from a machine of independent units with the data's means."""
+    mean_size = torch.bincount(given.batch, given.size) / torch.bincount(given.batch).clamp(min=1)
+    mean_size = torch.nn.functional.pad(mean_size, (0, len(module.mean_counts) - len(mean_size)), value=1.0)
+    means = module.mean_counts / mean_size.clamp(min=1e-6).unsqueeze(1)
+    base = without_weights(module, means, list(activations.split(module.n_hidden)))
+    log_z, fewest = torch.empty_like(given.size), float(n_chains)
+    for batch in given.batch.unique():
+        cells = given.batch == batch
+        levels = torch.linspace(0, 1, _N_SIZES, device=batch.device)
+        grid = torch.quantile(given.size[cells].double(), levels.double()).to(given.size).unique()
+        estimates = []
+        for size in grid:
+            one = Conditions(batch.reshape(1), size.reshape(1))
+            estimates.append(annealed_log_partition(module, one, n_chains=n_chains, n_steps=n_steps, base=base))
+            fewest = min(fewest, estimates[-1].effective_samples)
+        found = [estimate.value for estimate in estimates]
+        between = np.interp(given.size[cells].cpu().double().numpy(), grid.cpu().double().numpy(), found)
+        log_z[cells] = torch.as_tensor(between).to(log_z)
+    if fewest < n_chains / 10:
+        logger.warning(
+            "The estimate of log Z rests on %.1f of %s chains, so log-likelihoods may be too high. Raise `n_steps`.",
+            fewest,
+            n_chains,
+        )
+    return log_z

@@ -15,16 +15,13 @@ from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Flag, Integer, Number, checked_by
 from scdgd.data import BatchField, CountsField, LabelsField, SizeFactorField, SparseCountsLoader, SparseCountsSplitter
 from scdgd.model._arguments import BUILDING_ENCODERS, SETUP
-from scdgd.model._setup_mixin import SetupMixin
 from scdgd.model._training_options import TRAINING
 from scdgd.train import InterruptibleTrainRunner
 
+from ._boltzmann_model import BoltzmannModel
 from ._contrastive_divergence_plan import ContrastiveDivergencePlan
 from ._deep_machine import DeepBoltzmannMachine
-from ._likelihood_mixin import BoltzmannLikelihoodMixin
-from ._reading_mixin import BoltzmannReadingMixin
 from ._run import BoltzmannRun
-from ._sampling_mixin import BoltzmannSamplingMixin
 
 if TYPE_CHECKING:
     import os
@@ -36,9 +33,7 @@ if TYPE_CHECKING:
 _MOST_SIZE = 100.0
 
 
-class SCDBM(
-    BoltzmannReadingMixin, BoltzmannLikelihoodMixin, BoltzmannSamplingMixin, SetupMixin, RNASeqMixin, BaseModelClass
-):
+class SCDBM(BoltzmannModel, RNASeqMixin, BaseModelClass):
     r"""Deep Boltzmann machine of counts, scDBM (Treppner et al. 2021).
 
     An undirected model: negative binomial counts below layers of binary units, made to learn from few cells and to generate

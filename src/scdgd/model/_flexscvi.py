@@ -28,10 +28,8 @@ from scdgd.train import EmpiricalBayesPlan, InterruptibleTrainRunner
 
 from ._arguments import BUILDING_ENCODERS, FREEZING, SURGERY
 from ._devices import device_of
-from ._encoder_reading_mixin import EncoderReadingMixin
+from ._encoder_model import EncoderModel
 from ._encoder_run import EncoderRun
-from ._sampling_mixin import PriorSamplingMixin
-from ._setup_mixin import SetupMixin
 from ._training_options import TRAINING
 from ._values import check_values, holds_counts
 
@@ -66,7 +64,7 @@ _NOT_OF_USERS = {
 }
 
 
-class FlexSCVI(EncoderReadingMixin, PriorSamplingMixin, SetupMixin, SCVI):
+class FlexSCVI(EncoderModel, SCVI):
     r"""scVI with a choice of prior and posterior.
 
     Everything of :class:`scvi.model.SCVI` works as it does there. The prior is a mixture whose components are clusters

@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
@@ -16,27 +15,24 @@ from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 from scdgd._compat import get_state_registry, is_registered
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Choice, Instance, Options, checked, checked_by, shown, unknown_name
-from scdgd.inference import NEW_CELLS, NewCellsConfig
+from scdgd.data import SparseCountsLoader, SparseCountsSplitter
+from scdgd.inference import NEW_CELLS, NewCellsConfig, posterior_draws
 from scdgd.likelihood import family_of, name_of
 from scdgd.module import DGDModule, usual_size_and_link
 from scdgd.posterior import Noisy, Point
 from scdgd.prior import Prior
 from scdgd.prior._registry import components_of, make_prior, title_of
+from scdgd.train import InterruptibleTrainRunner, RepresentationPlan
 
 from ._arguments import BUILDING, FREEZING, REFERENCE
+from ._cell_rows import CellRows
 from ._devices import ACCELERATOR, ONE_DEVICE
-from ._posterior_mixin import PosteriorMixin
-from ._representation_mixin import RepresentationMixin
-from ._sampling_mixin import PriorSamplingMixin
-from ._setup_mixin import CellSetupMixin
-from ._training_mixin import RepresentationTrainingMixin
+from ._representation_run import RepresentationRun
+from ._row_model import RowModel
+from ._training_options import TRAINING
 from ._values import check_values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-
     from scdgd.likelihood import GeneLikelihood
     from scdgd.posterior import RowPosterior
     from scdgd.prior import PriorName
@@ -51,16 +47,7 @@ def _with_noise(scale: float) -> RowPosterior:
     return Noisy(scale) if scale > 0 else Point()
 
 
-class SCDGD(
-    PosteriorMixin,
-    RepresentationMixin,
-    PriorSamplingMixin,
-    CellSetupMixin,
-    RepresentationTrainingMixin,
-    RNASeqMixin,
-    VAEMixin,
-    BaseModelClass,
-):
+class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
     r"""Deep generative decoder for single-cell counts (Schuster & Krogh 2023).
 
     No encoder: the representation of each cell is a free parameter, found together with the decoder and a Gaussian
@@ -127,6 +114,10 @@ class SCDGD(
     """
 
     _module_cls = DGDModule
+    _training_plan_cls = RepresentationPlan
+    _data_splitter_cls = SparseCountsSplitter
+    _data_loader_cls = SparseCountsLoader
+    _train_runner_cls = InterruptibleTrainRunner
     _posterior_of_scale = staticmethod(_with_noise)
     _latent_key = "X_scdgd"
     _hyperprior_weight = _HYPERPRIOR_WEIGHT
@@ -154,21 +145,8 @@ class SCDGD(
         new_cells: dict | None = None,
     ) -> None:
         super().__init__(adata, registry)
-        self._start_representations(NewCellsConfig(**NEW_CELLS("new_cells", new_cells or {})))
-        has_size_factor = is_registered(self.registry_, REGISTRY_KEYS.SIZE_FACTOR_KEY)
-        size_factor, output_activation = usual_size_and_link(
-            family_of(gene_likelihood), size_factor, output_activation, has_registered=has_size_factor
-        )
-        if dispersion == "gene-cell":
-            msg = (
-                "`dispersion='gene-cell'` makes dispersions depend on representations, which are found as if they did "
-                "not. Use 'gene' or 'gene-batch'."
-            )
-            raise ValueError(msg)
-        check_values(self.registry_, gene_likelihood)
-        if size_factor == "registered" and not has_size_factor:
-            msg = "`size_factor='registered'` needs `setup_anndata(adata, size_factor_key=...)`."
-            raise ValueError(msg)
+        config = NewCellsConfig(**NEW_CELLS("new_cells", new_cells or {}))
+        size_factor, output_activation = self._usual_sizes(gene_likelihood, size_factor, output_activation, dispersion)
         n_cells, k = self.summary_stats.n_trained_cells, self._count_components(n_components, prior)
         made = make_prior(prior, k, n_latent, prior_kwargs)
         hyperprior_weight = self._check_hyperprior_weight(hyperprior_weight or {}, made)
@@ -190,7 +168,8 @@ class SCDGD(
             posterior=self._posterior_of_scale(noise_scale),
             hyperprior_weight={**self._hyperprior_weight, **hyperprior_weight},
         )
-        self._start_posterior()
+        self.module.posterior_sampler = posterior_draws
+        self.cells = CellRows(self.module, config)
         self._warn_if_degenerate()
         self.checkpoint_format_ = CHECKPOINT_FORMAT
         self.mixture_start_ = None
@@ -201,6 +180,26 @@ class SCDGD(
             f"dispersion {dispersion}, size factor {size_factor}, prior {title_of(prior)}"
         )
         self.init_params_ = self._get_init_params(locals())
+
+    def _usual_sizes(
+        self, gene_likelihood: GeneLikelihood, size_factor: str | None, output_activation: str | None, dispersion: str
+    ) -> tuple[str, str]:
+        """Size factor and output activation, the usual ones of the data if not given; ValueError if they are not possible."""
+        has_size_factor = is_registered(self.registry_, REGISTRY_KEYS.SIZE_FACTOR_KEY)
+        size_factor, output_activation = usual_size_and_link(
+            family_of(gene_likelihood), size_factor, output_activation, has_registered=has_size_factor
+        )
+        if dispersion == "gene-cell":
+            msg = (
+                "`dispersion='gene-cell'` makes dispersions depend on representations, which are found as if they did "
+                "not. Use 'gene' or 'gene-batch'."
+            )
+            raise ValueError(msg)
+        check_values(self.registry_, gene_likelihood)
+        if size_factor == "registered" and not has_size_factor:
+            msg = "`size_factor='registered'` needs `setup_anndata(adata, size_factor_key=...)`."
+            raise ValueError(msg)
+        return size_factor, output_activation
 
     def _check_hyperprior_weight(self, given: dict[str, str], prior: Prior) -> dict[str, str]:
         terms = list(prior.hyper_log_prob())
@@ -241,6 +240,106 @@ class SCDGD(
                 "`prior='softball'` with `hyperprior_weight={'log_var': 'per_cell'}`, or "
                 "`prior_kwargs={'covariance_type': 'fixed'}`, or `train(plan_cls=scdgd.train.LaplacePlan)`."
             )
+
+    @checked_by(TRAINING)
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = 1.0,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        load_sparse_tensor: bool = False,
+        batch_size: int = 128,
+        early_stopping: bool = False,
+        datasplitter_kwargs: dict | None = None,
+        plan_config: dict | None = None,
+        plan_kwargs: dict | None = None,
+        datamodule: None = None,
+        trainer_config: dict | None = None,
+        warm_start: Literal["pca", "zeros"] = "pca",
+        mixture_start: int | None = None,
+        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_every_n_epochs: int | None = None,
+        polish: bool = False,
+        plan_cls: type[RepresentationPlan] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the model, on *all* cells unless told otherwise.
+
+        Differences from scvi-tools' defaults: ``train_size=1``, because only cells that take part have a
+        representation of their own (held-out cells get theirs from the frozen model); ``max_epochs`` is 50, less
+        above 50,000 cells; early stopping watches ``elbo_train`` if there are no validation cells. The mixture starts
+        as the broad prior N(0, I) and is placed on the learned representations after 40% of the epochs.
+
+        A second call goes on from where the first ended; it does not repeat the warm start or place the mixture again.
+        A model from :meth:`load_query_data` only places its cells: `max_epochs` steps each, `batch_size` at a time.
+
+        Ctrl-C ends training after the current minibatch (at once, and with KeyboardInterrupt, if pressed again). If at
+        least one epoch was complete, `train` then returns, and the model is as if training had ended there: the history
+        has the complete epochs, held-out cells are placed, and a :class:`~scvi.train.SaveCheckpoint` with
+        ``load_best_on_end=True`` gives its best state. SIGTERM does the same, and then has its usual effect: your own
+        handler runs, which may save the model; without one the process ends, and only checkpoints remain.
+
+        Parameters
+        ----------
+        max_epochs
+            Number of passes over the training cells, and so of steps of each representation.
+        accelerator, devices
+            As in scvi-tools; one device.
+        train_size, validation_size, shuffle_set_split
+            As in scvi-tools; ``None`` for all cells. Cells outside the training set never touch decoder or prior.
+        load_sparse_tensor
+            Without effect: counts are always sparse.
+        batch_size
+            Cells per minibatch.
+        early_stopping
+            Stop when the monitored quantity no longer improves, see :class:`~scvi.train.Trainer`.
+        datasplitter_kwargs
+            Further arguments of the data splitter.
+        plan_config, plan_kwargs
+            Arguments of :class:`~scdgd.train.RepresentationPlan`: learning rates, schedules, steps of the prior.
+        datamodule
+            Not supported: data modules do not tell which cell is which.
+        trainer_config, **trainer_kwargs
+            Arguments of :class:`~scvi.train.Trainer`.
+        warm_start
+            ``"pca"``: representations start at whitened principal components and the decoder at the mean profile;
+            ``"zeros"``: representations at zero, decoder as drawn (published).
+        mixture_start
+            Epochs before the mixture is placed; ``None`` for 40% of `max_epochs`. Without effect on a prior that is
+            placed by construction (``"softball"``).
+        checkpoint_dir
+            Folder of checkpoints. If it is empty, training starts and writes them; if it has some, the same call on a
+            model made in the same way goes on where they end, in a new process too. On a CPU the result is then bit
+            for bit that of a training that was never killed. Two files are kept, without the counts.
+        checkpoint_every_n_epochs
+            Epochs between checkpoints; ``None`` for 5. An interrupted training writes its last complete epoch anyway.
+        polish
+            Whether to move the representations of the training cells to the nearest modes of the joint density when
+            training has ended, by Gauss-Newton steps with everything else frozen. Not for models that learn variances.
+        plan_cls
+            Who steps when and down which objective: :class:`~scdgd.train.LaplacePlan` integrates representations out of
+            a model with ``noise_scale=0``. ``None`` for that of the last call, at first the model's own.
+
+        Raises
+        ------
+        ValueError
+            If an option is unknown or needs validation cells that are not there, or `checkpoint_dir` belongs to another
+            training.
+        KeyboardInterrupt
+            If Ctrl-C came before the first epoch was complete; an untrained model is then still untrained.
+        FloatingPointError
+            If the loss is not finite; the model is then as it was before.
+        NotImplementedError
+            For `datamodule` and for several devices.
+        """
+        run = RepresentationRun(self, locals())
+        if self.is_query_:
+            self.infer_representations(n_steps=max_epochs, batch_size=batch_size)
+        else:
+            run()
 
     @classmethod
     @checked(
@@ -314,37 +413,3 @@ class SCDGD(
             model._check_if_trained(warn=False)
         model.is_query_ = True
         return model
-
-    def get_latent_library_size(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        give_mean: bool = True,
-        batch_size: int | None = None,
-    ) -> np.ndarray:
-        """Size factor of each cell: observed, so `give_mean` makes no difference.
-
-        Parameters
-        ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
-        give_mean
-            Of scvi-tools' signature, without effect.
-        batch_size
-            Cells per minibatch.
-
-        Returns
-        -------
-        Size factors, shape ``(n, 1)``.
-
-        Raises
-        ------
-        RuntimeError
-            If the model is not trained.
-        """
-        self._check_if_trained(warn=False)
-        adata = self._validate_anndata(adata)
-        loader = self._make_data_loader(adata, indices=indices, batch_size=batch_size)
-        with torch.inference_mode():
-            factors = [self.module.log_size(tensors).exp() for tensors in loader]
-        return torch.cat(factors).numpy()

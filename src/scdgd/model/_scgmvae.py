@@ -18,6 +18,7 @@ from scdgd.train import GMVAEPlan
 
 from ._arguments import BUILDING_ENCODERS
 from ._flexscvi import FlexSCVI
+from ._posterior_of_encoder import PosteriorOfEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,23 @@ logger = logging.getLogger(__name__)
 
 #: Random cells whose components are counted after training.
 _N_CELLS_FOR_WARNING = 2_000
+
+
+class PosteriorOfMixture(PosteriorOfEncoder):
+    """Components have an encoder of their own."""
+
+    _no_clusters = (
+        "The model has one component, so there are no clusters. Cluster `get_latent_representation()`, or use "
+        "`scdgd.model.SCGMVAE` with more components."
+    )
+
+    def _assign(
+        self, adata: AnnData | None, indices: Sequence[int] | None, soft: bool, batch_size: int | None
+    ) -> torch.Tensor:
+        adata = self.model._validate_anndata(adata)
+        loader = self.model._make_data_loader(adata=adata, indices=indices, batch_size=batch_size)
+        qy = torch.cat([self.module.classify(tensors) for tensors in loader])
+        return qy if soft else qy.argmax(dim=-1)
 
 
 class SCGMVAE(FlexSCVI):
@@ -80,11 +98,8 @@ class SCGMVAE(FlexSCVI):
 
     _module_cls = GMVAE
     _training_plan_cls = GMVAEPlan
+    _posterior_cls = PosteriorOfMixture
     _latent_key = "X_scgmvae"
-    _no_clusters = (
-        "The model has one component, so there are no clusters. Cluster `get_latent_representation()`, or use "
-        "`scdgd.model.SCGMVAE` with more components."
-    )
 
     @checked_by(BUILDING_ENCODERS)
     def __init__(
@@ -148,12 +163,6 @@ class SCGMVAE(FlexSCVI):
         codes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(int)
         n_cells = np.bincount(codes[codes >= 0], minlength=k)  # cells that a model is loaded with may have other labels
         return torch.as_tensor(n_cells / max(n_cells.sum(), 1), dtype=torch.float32)
-
-    def _assign(self, adata, indices, soft: bool, batch_size: int | None) -> torch.Tensor:
-        adata = self._validate_anndata(adata)
-        loader = self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size)
-        qy = torch.cat([self.module.classify(tensors) for tensors in loader])
-        return qy if soft else qy.argmax(dim=-1)
 
     def _check_moments(self) -> None:
         if self.module.n_components > 1:

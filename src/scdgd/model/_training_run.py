@@ -25,7 +25,7 @@ from scdgd.train import (
     unpack_history,
 )
 
-from ._cell_split import complete_split
+from ._cells import complete_split
 from ._devices import device_of
 from ._training_options import check_loading, check_minibatches, check_monitor, check_trainer, merged_plan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,16 +15,18 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.model.base import BaseModelClass
 from scvi.utils import track
 
-from scdgd._compat import ADATA_MINIFY_TYPE, MODULE_KEYS, get_adata_minify_type, get_state_registry
-from scdgd._options import Options, checked, rules_of, shown
+from scdgd._compat import ADATA_MINIFY_TYPE, get_adata_minify_type, get_state_registry
+from scdgd._options import Number, Optional, Options, checked, rules_of, shown
 from scdgd.data import code_of
+from scdgd.inference import CellSampler
 
-from ._arguments import READING
+from ._aggregated_posterior import aggregated, samples_of
+from ._arguments import READING, reading
+from ._cell_posterior import CellPosterior, Decoding
 from ._cells import positions_of
-from ._data_mixin import AttachedDataMixin
+from ._data_model import DataModel
 from ._differential_expression import differential_expression
 from ._groups import comparisons
-from ._saving_mixin import SavingMixin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,8 +34,12 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scvi.data import AnnDataManager
     from sparse import GCXS
+    from torch.distributions import MixtureSameFamily
+
 
 _MAX_NAMED = 5
+#: From so many samples on, a bar shows how far it is.
+_SHOW_SAMPLES = 10
 _WEIGHTING = ("max_cells", "truncation", "n_mc_samples", "n_mc_samples_per_pass")
 _BAYES_FACTORS = (
     "n_samples_overall",
@@ -64,50 +70,8 @@ _OF_BAYES_FACTORS = Options(
 )
 
 
-class Decoding(NamedTuple):
-    """Which cells are decoded, and what is taken of it."""
-
-    adata: AnnData | None
-    positions: np.ndarray | None
-    """Cells, shape ``(n,)``."""
-    batches: list[int | None]
-    """Batches to decode as, averaged over; ``None`` for that of each cell."""
-    genes: np.ndarray | slice
-    """Positions of genes, in the order of the result."""
-    quantity: Literal["scale", "mu"]
-    """Shares of genes, or expected counts."""
-    factor: float
-    """What shares are multiplied by."""
-    n_samples: int
-    """Samples of each cell."""
-    minibatches: Iterable[dict] | None
-    """In place of cells."""
-    loading: dict
-    """Arguments of the loader."""
-    silent: bool
-
-    @torch.inference_mode()
-    def run(self, model) -> np.ndarray:
-        """Decode, minibatch by minibatch, shape ``(n, g)``, or ``(s, n, g)`` for several samples."""
-        parts = []
-        for tensors in self.minibatches or model._make_data_loader(self.adata, self.positions, **self.loading):
-            of_batches = [self._decode(model, tensors, batch) for batch in track(self.batches, disable=self.silent)]
-            parts.append((of_batches[0] if len(of_batches) == 1 else torch.stack(of_batches).mean(0)).numpy())
-        return np.concatenate(parts, axis=-2)
-
-    def _decode(self, model, tensors: dict[str, torch.Tensor], batch: int | None) -> torch.Tensor:
-        _, outputs = model.module.forward(
-            tensors=tensors,
-            inference_kwargs={"n_samples": self.n_samples},
-            generative_kwargs={"transform_batch": batch},
-            compute_loss=False,
-        )
-        value = outputs[MODULE_KEYS.PX_KEY].get_normalized(self.quantity)
-        return (value[..., self.genes] * self.factor).cpu()
-
-
-class ReadingMixin(SavingMixin, AttachedDataMixin):
-    """Downstream methods of all models; kinds of models derive from it, and say how their cells are drawn and decoded.
+class LatentModel(DataModel):
+    """Downstream methods of all models. What differs between kinds of models, :attr:`posterior` is asked.
 
     scvi-tools reads models that are not trained, takes a mask of any length, leaves out genes that it does not know, gives
     columns in another order than was asked for, and takes MuData for the matrix of one modality.
@@ -116,7 +80,15 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
     methods included.
     """
 
-    def __init_subclass__(cls, **kwargs) -> None:
+    _posterior_cls = CellPosterior
+    _latent_key: str
+
+    @property
+    def posterior(self) -> CellPosterior:
+        """Posteriors of cells."""
+        return self._posterior_cls(self)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if not issubclass(cls, BaseModelClass):
             return
@@ -144,7 +116,7 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
         return_numpy: bool | None = None,
         silent: bool = True,
         dataloader: Iterable[dict] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> np.ndarray | pd.DataFrame:
         """Decoded expression, as of :meth:`scvi.model.SCVI.get_normalized_expression`.
 
@@ -199,7 +171,7 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
             msg = "Pass `n_samples`, of each cell, or `n_samples_overall`, of all cells together, not both."
             raise ValueError(msg)
         if weights == "importance":
-            self._check_importance_weights()
+            self.posterior.check_importance_weights()
             if n_samples_overall is None:
                 msg = (
                     "`weights='importance'` weighs draws of all cells together: pass their number, `n_samples_overall`."
@@ -220,10 +192,10 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
             silent,
         )
         if n_samples_overall is None:
-            values = self._decoded(decoding)
+            values = self.posterior.decoded(decoding)
             values = values.mean(0) if n_samples > 1 and return_mean else values
         else:
-            values = self._decoded_overall(decoding, n_samples_overall, weights, weighting)
+            values = self.posterior.decoded_overall(decoding, n_samples_overall, weights, weighting)
         is_of_cells = n_samples_overall is None and values.ndim == 2 and dataloader is None
         if not is_of_cells and return_numpy is False:
             msg = "Rows of the result are not the cells (they are draws, or several of a cell), so it is an array."
@@ -232,7 +204,9 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
             return values
         return pd.DataFrame(values, columns=self._genes[decoding.genes], index=adata.obs_names[positions])
 
-    def _cells_to_read(self, adata, indices, dataloader) -> tuple[AnnData | None, np.ndarray | None]:
+    def _cells_to_read(
+        self, adata: AnnData | None, indices: Sequence[int] | None, dataloader: Iterable[dict] | None
+    ) -> tuple[AnnData | None, np.ndarray | None]:
         """The data, and positions of the cells in them; nothing where minibatches are given."""
         if dataloader is None:
             adata = self._validate_anndata(adata)
@@ -242,17 +216,6 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
             raise ValueError(msg)
         return None, None
 
-    def _decoded(self, decoding: Decoding) -> np.ndarray:
-        """Decoded values of cells, shape ``(n, g)``, or ``(s, n, g)`` for several samples."""
-        return decoding.run(self)
-
-    def _decoded_overall(self, decoding: Decoding, n_overall: int, weights: str | None, weighting: dict) -> np.ndarray:
-        """Decoded values at draws of all cells together, shape ``(n_overall, g)``."""
-        n_cells = len(decoding.positions) if decoding.positions is not None else 1
-        values = decoding._replace(n_samples=n_overall // n_cells + 1).run(self)
-        values = values.reshape(-1, values.shape[-1])
-        return values[np.random.choice(len(values), n_overall, replace=True)]  # noqa: NPY002  as scvi-tools draws
-
     def get_likelihood_parameters(
         self,
         adata: AnnData | None = None,
@@ -261,20 +224,18 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
         give_mean: bool = False,
         batch_size: int | None = None,
         dataloader: Iterable[dict] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> dict[str, np.ndarray]:
         r"""Parameters of the likelihood of each count, at samples as of :meth:`get_normalized_expression`.
 
         Parameters
         ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
+        adata, indices, batch_size
+            As for :meth:`get_normalized_expression`.
         n_samples
             Number of samples ``s`` of each cell.
         give_mean
             Whether to average over samples.
-        batch_size
-            Cells per minibatch.
         dataloader, **kwargs
             As in scvi-tools.
 
@@ -298,16 +259,11 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
         parts: dict[str, list[torch.Tensor]] = {}
         with torch.inference_mode():
             for tensors in dataloader:
-                for name, value in self._parameters_of_counts(tensors, n_samples).items():
+                for name, value in self.posterior.parameters_of_counts(tensors, n_samples).items():
                     parts.setdefault(name, []).append(value.cpu())
         parameters = {name: torch.cat(part, dim=-2) for name, part in parts.items()}
         average = give_mean and n_samples > 1
         return {name: (value.mean(0) if average else value).numpy() for name, value in parameters.items()}
-
-    def _parameters_of_counts(self, tensors: dict[str, torch.Tensor], n_samples: int) -> dict[str, torch.Tensor]:
-        """Parameters of the likelihood of a minibatch, shapes ``(b, g)``, or ``(s, b, g)`` for several samples."""
-        _, outputs = self.module.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
-        return self.module.likelihood.read(outputs[MODULE_KEYS.PX_KEY])
 
     def posterior_predictive_sample(
         self,
@@ -319,7 +275,7 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
         batch_size: int | None = None,
         dataloader: Iterable[dict] | None = None,
         silent: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> GCXS:
         r"""Replicates of cells: representations are drawn from their posteriors, then counts from the likelihood.
 
@@ -327,16 +283,14 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
 
         Parameters
         ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
+        adata, indices, batch_size
+            As for :meth:`get_normalized_expression`.
         transform_batch
             Batch to decode as; that of each cell if not given.
         n_samples
             Number of replicates ``s`` of each cell.
         gene_list
             Names of genes; all if not given.
-        batch_size
-            Cells per minibatch.
         dataloader, silent, **kwargs
             As in scvi-tools.
 
@@ -361,14 +315,12 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
             dataloader = self._make_data_loader(adata, positions, batch_size=batch_size, **kwargs)
         parts = []
         for tensors in dataloader:
-            draws = [self._replicates(tensors, n_samples, code)[:, genes] for code in track(codes, disable=silent)]
+            draws = [
+                self.posterior.replicates(tensors, n_samples, code)[:, genes] for code in track(codes, disable=silent)
+            ]
             draws = draws[0] if len(draws) == 1 else torch.stack(draws).mean(0)
             parts.append(pydata_sparse.GCXS.from_numpy(draws.cpu().numpy()))
         return parts[0] if len(parts) == 1 else pydata_sparse.concatenate(parts, axis=0)
-
-    def _replicates(self, tensors: dict[str, torch.Tensor], n_samples: int, batch: int | None) -> torch.Tensor:
-        """Counts drawn anew for the cells of a minibatch, shape ``(b, g)``, or ``(b, g, s)`` for several draws."""
-        return self.module.sample(tensors, n_samples=n_samples, generative_kwargs={"transform_batch": batch})
 
     def differential_expression(
         self,
@@ -390,7 +342,7 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
         weights: Literal["uniform", "importance"] | None = "uniform",
         filter_outlier_cells: bool = False,
         importance_weighting_kwargs: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> pd.DataFrame:
         """Genes that differ between groups of cells, as of :meth:`scvi.model.SCVI.differential_expression`.
 
@@ -453,16 +405,14 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
         adata = self._validate_anndata(adata)
         compared = comparisons(adata.obs, groupby, group1, group2, idx1, idx2, options.pop("subset_idx", None))
         if weights == "importance":
-            self._check_importance_weights()
+            self.posterior.check_importance_weights()
         manager = self.get_anndata_manager(adata, required=True)
         all_stats = all_stats and self._check_raw_counts(manager, mode, options)
-        expression = partial(
-            self.get_normalized_expression, return_numpy=True, n_samples=1, batch_size=batch_size, weights=weights
-        )
+        reading = {"return_numpy": True, "n_samples": 1, "batch_size": batch_size, "weights": weights, **weighting}
         return differential_expression(
             manager,
             compared,
-            partial(expression, **weighting),
+            partial(self.get_normalized_expression, **reading),
             self.get_latent_representation if filter_outlier_cells else None,
             self._genes,
             mode=mode,
@@ -504,12 +454,10 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
 
         Parameters
         ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
+        adata, indices, batch_size
+            As for :meth:`get_normalized_expression`.
         n_samples
             Number of samples of each cell.
-        batch_size
-            Cells per minibatch.
         rna_size_factor
             Total count that all cells are taken to have.
         transform_batch
@@ -533,7 +481,13 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
             If the likelihood is not a negative binomial.
         """
         self._check_if_trained(warn=False)
-        self._check_correlations()
+        if not self.module.likelihood.has_gamma_rates:
+            msg = (
+                "Correlations are of draws from the gamma distribution behind negative binomial counts, and "
+                f"`gene_likelihood` is {self.module.gene_likelihood!r}. Correlate `posterior_predictive_sample`, or "
+                "`get_normalized_expression`, instead."
+            )
+            raise NotImplementedError(msg)
         adata = self._validate_anndata(adata)
         matrices = []
         for code in track(self._codes_of(transform_batch, "transform_batch"), disable=silent):
@@ -551,15 +505,209 @@ class ReadingMixin(SavingMixin, AttachedDataMixin):
                 matrices.append(np.atleast_2d(np.corrcoef(draws, rowvar=False)))
         return pd.DataFrame(np.mean(matrices, axis=0), index=self._genes, columns=self._genes)
 
-    def _check_correlations(self) -> None:
-        """Raise where counts are not mixtures over gamma distributed rates."""
-        if not self.module.likelihood.has_gamma_rates:
-            msg = (
-                "Correlations are of draws from the gamma distribution behind negative binomial counts, and "
-                f"`gene_likelihood` is {self.module.gene_likelihood!r}. Correlate `posterior_predictive_sample`, or "
-                "`get_normalized_expression`, instead."
+    @torch.inference_mode()
+    def get_cluster_assignments(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        r"""Component of each cell at its representation, or the mean of its posterior, :math:`\arg\max_c\, p(c \mid \nu_i)`.
+
+        For a VampPrior mixture probabilities are those of its E-step (Stirn & Knowles 2024). :class:`SCGMVAE` has an
+        encoder of components, :math:`\arg\max_c\, q(c \mid x)`.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As for :meth:`get_normalized_expression`.
+        soft
+            Whether to return probabilities.
+
+        Returns
+        -------
+        Components, shape ``(n,)``, int; or probabilities, shape ``(n, k)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If an encoder's prior has one component.
+        """
+        self._check_if_trained(warn=False)
+        return self.posterior.clusters(adata, indices, soft, batch_size)
+
+    @torch.inference_mode()
+    def get_latent_library_size(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Size factor of each cell: observed, so `give_mean` makes no difference; one where sizes are not modelled.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As for :meth:`get_normalized_expression`.
+        give_mean
+            Of scvi-tools' signature, without effect.
+
+        Returns
+        -------
+        Size factors, shape ``(n, 1)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        """
+        self._check_if_trained(warn=False)
+        adata = self._validate_anndata(adata)
+        return self.posterior.sizes(adata, indices, batch_size).numpy()
+
+    @torch.inference_mode()
+    def get_aggregated_posterior(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dof: float | None = 3.0,
+    ) -> MixtureSameFamily:
+        """Mixture of the posteriors of cells, a density over the latent space.
+
+        Components have the means and variances of the posteriors, whatever their shape.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As for :meth:`get_normalized_expression`.
+        dof
+            Degrees of freedom of Student components; ``None`` for Gaussian ones.
+
+        Returns
+        -------
+        A distribution of representations, event shape ``(d,)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        NotImplementedError
+            If representations have no density: hidden units of :class:`SCDBM` are binary.
+        """
+        self.posterior.check_density()
+        mean, var = self.get_latent_representation(adata, indices, batch_size=batch_size, return_dist=True)
+        return aggregated(torch.as_tensor(mean, device=self.device), torch.as_tensor(var, device=self.device), dof)
+
+    @torch.inference_mode()
+    def differential_abundance(
+        self,
+        adata: AnnData | None = None,
+        sample_key: str | None = None,
+        batch_size: int = 128,
+        num_cells_posterior: int | None = None,
+        dof: float | None = None,
+    ) -> None:
+        """Log density of every cell's representation under the posteriors of each sample's cells.
+
+        Written to ``adata.obsm["da_log_probs"]``, as by :meth:`scvi.model.SCVI.differential_abundance`: one column a sample,
+        in their order in `adata`, with its name as text.
+
+        Parameters
+        ----------
+        adata, batch_size
+            As for :meth:`get_latent_representation`.
+        sample_key
+            Column of ``adata.obs`` that names samples.
+        num_cells_posterior
+            Most cells of a sample, a random subset of larger ones; all if not given.
+        dof
+            As for :meth:`get_aggregated_posterior`.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If there is no column `sample_key`, or cells without a sample; they are named.
+        TypeError
+            If samples are numbers and texts.
+        NotImplementedError
+            If representations have no density: hidden units of :class:`SCDBM` are binary.
+        """
+        self.posterior.check_density()
+        self._check_if_trained(warn=False)
+        validated, batch_size = self._validate_anndata(adata), batch_size or settings.batch_size
+        codes, names = samples_of(validated.obs, sample_key)
+        z = torch.as_tensor(self.get_latent_representation(validated, batch_size=batch_size), device=self.device)
+        rng, log_probs = np.random.default_rng(settings.seed), {}
+        for sample in track(pd.unique(codes), description="Samples", disable=len(names) < _SHOW_SAMPLES):
+            cells = np.flatnonzero(codes == sample)
+            if num_cells_posterior is not None and num_cells_posterior < len(cells):
+                cells = np.sort(rng.choice(cells, num_cells_posterior, replace=False))
+            posterior = self.get_aggregated_posterior(validated, cells, batch_size=batch_size, dof=dof)
+            log_probs[names[sample]] = (
+                torch.cat([posterior.log_prob(part) for part in z.split(batch_size)]).cpu().numpy()
             )
-            raise NotImplementedError(msg)
+        where = validated if adata is None else adata  # a view is validated as a copy
+        where.obsm["da_log_probs"] = pd.DataFrame(log_probs, index=validated.obs_names)
+
+    @reading(library_size=Optional(Number(above=0)))
+    def prior_predictive_sample(
+        self,
+        n_cells: int,
+        *,
+        component: int | None = None,
+        batch: str | None = None,
+        library_size: float | None = None,
+        seed: int | None = None,
+        batch_size: int | None = None,
+    ) -> AnnData:
+        r"""Draw synthetic cells: :math:`z \sim p(z)`, decode, :math:`x \sim p(x \mid z)`.
+
+        Each synthetic cell borrows size factor, batch and covariates from a random cell of the attached AnnData, never
+        its counts or its representation. :func:`scdgd.tl.sample_cells` has more choices.
+
+        Parameters
+        ----------
+        n_cells
+            Number of cells.
+        component
+            Draw from this mixture component only.
+        batch
+            Borrow from the cells of this batch only.
+        library_size
+            Expected total count of every cell, in place of the borrowed size factor.
+        seed
+            Seed of all draws; ``None`` continues torch's and a fresh NumPy generator.
+        batch_size
+            Cells decoded together.
+
+        Returns
+        -------
+        AnnData with counts as CSR, ``obs["component"]``, the batch column if there is one, and ``obsm["X_scdgd"]`` (the
+        drawn representations, under the model's own key).
+
+        Raises
+        ------
+        ValueError
+            If `n_cells`, `component`, `batch` or `library_size` is not possible, or no data are attached.
+        """
+        self._check_if_trained(warn=False)
+        self._validate_anndata(None)
+        sampler = CellSampler(self.module, self.adata_manager, batch_size=batch_size)
+        cells = sampler.sample_prior(
+            n_cells,
+            sampler.donors_of(batch),
+            component=component,
+            library="empirical" if library_size is None else library_size,
+            seed=seed,
+        )
+        return sampler.to_anndata(cells, self._latent_key)
 
     def _positions_of_genes(self, gene_list: Sequence[str]) -> np.ndarray:
         """Positions of genes among those of the model, in the order that they are named."""

@@ -2,83 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
+from scvi.model.base import RNASeqMixin
 from scvi.utils import track
 
 from scdgd._compat import MODULE_KEYS
 from scdgd.data import SparseCounts
-from scdgd.likelihood._base import mean_of
 
-from ._aggregated_posterior import AggregatedPosteriorMixin, anchor_cells, importance_weights
+from ._aggregated_posterior import anchor_cells, importance_weights
 from ._cells import positions_of
-from ._reading_mixin import ReadingMixin
+from ._latent_model import LatentModel
+from ._posterior_of_encoder import PosteriorOfEncoder, with_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import numpy as np
     from anndata import AnnData
-    from torch.distributions import Distribution
-
-    from scdgd.likelihood import Likelihood
-
-    from ._reading_mixin import Decoding
 
 
-class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
+class EncoderModel(LatentModel):
     """Downstream methods where posteriors come from an encoder and the prior is one of :mod:`scdgd.prior`."""
 
-    _no_clusters = "The prior has one component, so there are no clusters. Choose e.g. `prior='vmm'`."
-
-    @torch.inference_mode()
-    def get_cluster_assignments(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
-        soft: bool = False,
-        batch_size: int | None = None,
-    ) -> np.ndarray:
-        r"""Component of each cell at the mean of its posterior, :math:`\arg\max_c\, p(c \mid \nu_i)`.
-
-        For a VampPrior mixture probabilities are those of its E-step (Stirn & Knowles 2024). :class:`SCGMVAE` has an
-        encoder of components, :math:`\arg\max_c\, q(c \mid x)`.
-
-        Parameters
-        ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
-        soft
-            Whether to return probabilities.
-        batch_size
-            Cells per minibatch.
-
-        Returns
-        -------
-        Components, shape ``(n,)``, int; or probabilities, shape ``(n, k)``.
-
-        Raises
-        ------
-        RuntimeError
-            If the model is not trained.
-        ValueError
-            If the prior has one component.
-        """
-        self._check_if_trained(warn=False)
-        if self.module.prior.n_components == 1:
-            raise ValueError(self._no_clusters)
-        return self._assign(adata, indices, soft, batch_size).cpu().numpy()
-
-    def _assign(self, adata, indices, soft: bool, batch_size: int | None) -> torch.Tensor:
-        """Components, or their probabilities, of cells."""
-        z = self.get_latent_representation(adata, indices, batch_size=batch_size)
-        prior = self.module.given_prior()
-        parts = torch.as_tensor(z, device=self.module.device).split(10_000)
-        log_joint = torch.cat([prior.expected_component_log_prob(part) for part in parts])
-        return torch.softmax(log_joint, dim=-1) if soft else log_joint.argmax(dim=-1)
+    _posterior_cls = PosteriorOfEncoder
 
     def get_latent_library_size(
         self,
@@ -87,18 +37,16 @@ class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
         give_mean: bool = True,
         batch_size: int | None = None,
         dataloader: Iterable[dict] | None = None,
-        **data_loader_kwargs,
+        **data_loader_kwargs: Any,
     ) -> np.ndarray:
         """Size of each cell, as in scvi-tools; where it is observed, `give_mean` makes no difference.
 
         Parameters
         ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
+        adata, indices, batch_size
+            As for :meth:`get_normalized_expression`.
         give_mean
             Mean of the posterior of the size, or a sample from it.
-        batch_size
-            Cells per minibatch.
         dataloader, **data_loader_kwargs
             As in scvi-tools.
 
@@ -107,7 +55,9 @@ class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
         Sizes, shape ``(n, 1)``.
         """
         give_mean = give_mean and not self.module.use_observed_lib_size
-        return super().get_latent_library_size(adata, indices, give_mean, batch_size, dataloader, **data_loader_kwargs)
+        return RNASeqMixin.get_latent_library_size(
+            self, adata, indices, give_mean, batch_size, dataloader, **data_loader_kwargs
+        )
 
     def get_batch_representation(
         self, adata: AnnData | None = None, indices: Sequence[int] | None = None, batch_size: int | None = None
@@ -116,10 +66,8 @@ class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
 
         Parameters
         ----------
-        adata, indices
-            Cells; those that the model was set up with if not given.
-        batch_size
-            Cells per minibatch.
+        adata, indices, batch_size
+            As for :meth:`get_normalized_expression`.
 
         Returns
         -------
@@ -187,7 +135,7 @@ class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
         truncation: bool = False,
         n_mc_samples: int = 500,
         n_mc_samples_per_pass: int = 250,
-        **data_loader_kwargs,
+        **data_loader_kwargs: Any,
     ) -> np.ndarray:
         r"""Weights of representations by how well they explain the cells of a group, as in scVI but with our prior.
 
@@ -222,7 +170,7 @@ class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
         NotImplementedError
             If the likelihood is not one of counts.
         """
-        self._check_importance_weights()
+        self.posterior.check_importance_weights()
         module, indices = self.module, positions_of(indices, self._validate_anndata(adata).n_obs)
         anchors = anchor_cells(indices, max_cells)
         z = zs.reshape(-1, zs.shape[-1]).to(module.device)  # (m, d)
@@ -236,45 +184,12 @@ class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
             evidence = module.marginal_ll(tensors, n_mc_samples, n_mc_samples_per_pass=n_mc_samples_per_pass)
             x = tensors[REGISTRY_KEYS.X_KEY]  # (1, g)
             x = x.to_dense() if isinstance(x, SparseCounts) else x
-            px_of_anchor = _with_mean(module.likelihood, px, scale * x.sum(-1), len(z), module.device)
+            px_of_anchor = with_mean(module.likelihood, px, scale * x.sum(-1), len(z), module.device)
             log_ratio.append(px_of_anchor.log_prob(x).sum(-1, keepdim=True) - evidence.to(module.device))
         return importance_weights(log_ratio, module.given_prior().log_prob(z), log_q, truncation=truncation)
 
-    def _check_importance_weights(self) -> None:
-        family = self.module.likelihood
-        if not (family.is_of_counts and family.has_free_mean):
-            msg = f"Importance weights are for counts, and `gene_likelihood` is {self.module.gene_likelihood!r}. Leave out `weights`."
-            raise NotImplementedError(msg)
-
-    @torch.inference_mode()
-    def _decoded_overall(self, decoding: Decoding, n_overall: int, weights: str | None, weighting: dict) -> np.ndarray:
-        """Draws of all cells together, chosen by :meth:`get_importance_weights` if they are asked for."""
-        if weights != "importance":
-            return super()._decoded_overall(decoding, n_overall, weights, weighting)
-        if len(decoding.batches) > 1:
-            msg = "Importance weights are those of one way to decode, not of means over batches: name one `transform_batch`."
-            raise NotImplementedError(msg)
-        n_samples = n_overall // len(decoding.positions) + 1
-        parts, zs = [], []
-        for tensors in self._make_data_loader(decoding.adata, decoding.positions, **decoding.loading):
-            inferred, outputs = self.module.forward(
-                tensors=tensors,
-                inference_kwargs={"n_samples": n_samples},
-                generative_kwargs={"transform_batch": decoding.batches[0]},
-                compute_loss=False,
-            )
-            parts.append(outputs[MODULE_KEYS.PX_KEY])
-            zs.append(inferred[MODULE_KEYS.Z_KEY].cpu())
-        px = _joined(self.module.likelihood, parts)
-        p = self.get_importance_weights(
-            decoding.adata, decoding.positions, qz=None, px=px, zs=torch.cat(zs, dim=-2), **weighting
-        )
-        values = px.get_normalized(decoding.quantity)[..., decoding.genes] * decoding.factor
-        values = values.reshape(-1, values.shape[-1]).cpu().numpy()
-        return values[np.random.choice(len(values), n_overall, p=p, replace=True)]  # noqa: NPY002  as scvi-tools draws
-
     def get_marginal_ll(
-        self, *args, return_mean: bool = True, n_mc_samples: int = 1_000, **kwargs
+        self, *args: Any, return_mean: bool = True, n_mc_samples: int = 1_000, **kwargs: Any
     ) -> float | torch.Tensor:
         """As in scvi-tools; the mean is over cells, not over minibatches of which the last one is smaller.
 
@@ -299,20 +214,3 @@ class EncoderReadingMixin(AggregatedPosteriorMixin, ReadingMixin):
         self._check_if_trained(warn=False)
         log_evidence = super().get_marginal_ll(*args, return_mean=False, n_mc_samples=n_mc_samples, **kwargs)
         return float(log_evidence.mean()) if return_mean else log_evidence
-
-
-def _joined(family: type[Likelihood], parts: list[Distribution]) -> Distribution:
-    """The count distributions of minibatches as one, cells after each other."""
-    mean, scale = (torch.cat(values, dim=-2) for values in zip(*((mean_of(px), px.scale) for px in parts), strict=True))
-    arguments = [family.arguments_of(px) for px in parts]
-    joined = {name: torch.cat([given[name] for given in arguments], dim=-2) for name in arguments[0]}
-    return family.distribution(mean, scale, joined)
-
-
-def _with_mean(
-    family: type[Likelihood], px: Distribution, mean: torch.Tensor, n: int, device: torch.device
-) -> Distribution:
-    """The count distributions of ``n`` samples, with means ``(n, g)``."""
-    rows = lambda value: value.reshape(n, *value.shape[px.scale.ndim - 1 :]).to(device)
-    given = {name: rows(value) for name, value in family.arguments_of(px).items()}
-    return family.unconstrained().distribution(mean, rows(px.scale), given)

@@ -1,0 +1,105 @@
+"""Posteriors of cells, as downstream methods read them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+from scvi.utils import track
+
+from scdgd._compat import MODULE_KEYS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from anndata import AnnData
+    from scvi.model.base import BaseModelClass
+
+
+class Decoding(NamedTuple):
+    """Which cells are decoded, and what is taken of it."""
+
+    adata: AnnData | None
+    positions: np.ndarray | None
+    """Cells, shape ``(n,)``."""
+    batches: list[int | None]
+    """Batches to decode as, averaged over; ``None`` for that of each cell."""
+    genes: np.ndarray | slice
+    """Positions of genes, in the order of the result."""
+    quantity: Literal["scale", "mu"]
+    """Shares of genes, or expected counts."""
+    factor: float
+    """What shares are multiplied by."""
+    n_samples: int
+    """Samples of each cell."""
+    minibatches: Iterable[dict] | None
+    """In place of cells."""
+    loading: dict
+    """Arguments of the loader."""
+    silent: bool
+
+    @torch.inference_mode()
+    def run(self, model: BaseModelClass) -> np.ndarray:
+        """Decode, minibatch by minibatch, shape ``(n, g)``, or ``(s, n, g)`` for several samples."""
+        parts = []
+        for tensors in self.minibatches or model._make_data_loader(self.adata, self.positions, **self.loading):
+            of_batches = [self._decode(model, tensors, batch) for batch in track(self.batches, disable=self.silent)]
+            parts.append((of_batches[0] if len(of_batches) == 1 else torch.stack(of_batches).mean(0)).numpy())
+        return np.concatenate(parts, axis=-2)
+
+    def _decode(self, model: BaseModelClass, tensors: dict[str, torch.Tensor], batch: int | None) -> torch.Tensor:
+        _, outputs = model.module.forward(
+            tensors=tensors,
+            inference_kwargs={"n_samples": self.n_samples},
+            generative_kwargs={"transform_batch": batch},
+            compute_loss=False,
+        )
+        value = outputs[MODULE_KEYS.PX_KEY].get_normalized(self.quantity)
+        return (value[..., self.genes] * self.factor).cpu()
+
+
+class CellPosterior:
+    """What kinds of models answer differently when they are read: ``model.posterior``, made anew whenever it is asked for.
+
+    As it stands it is that of a module that draws representations by itself.
+
+    Parameters
+    ----------
+    model
+        The model.
+    """
+
+    def __init__(self, model: BaseModelClass) -> None:
+        self.model, self.module = model, model.module
+
+    def decoded(self, decoding: Decoding) -> np.ndarray:
+        """Decoded values of cells, shape ``(n, g)``, or ``(s, n, g)`` for several samples."""
+        return decoding.run(self.model)
+
+    def decoded_overall(self, decoding: Decoding, n_overall: int, weights: str | None, weighting: dict) -> np.ndarray:
+        """Decoded values at draws of all cells together, shape ``(n_overall, g)``."""
+        n_cells = len(decoding.positions) if decoding.positions is not None else 1
+        values = decoding._replace(n_samples=n_overall // n_cells + 1).run(self.model)
+        values = values.reshape(-1, values.shape[-1])
+        return values[np.random.choice(len(values), n_overall, replace=True)]  # noqa: NPY002  as scvi-tools draws
+
+    def parameters_of_counts(self, tensors: dict[str, torch.Tensor], n_samples: int) -> dict[str, torch.Tensor]:
+        """Parameters of the likelihood of a minibatch, shapes ``(b, g)``, or ``(s, b, g)`` for several samples."""
+        _, outputs = self.module.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
+        return self.module.likelihood.read(outputs[MODULE_KEYS.PX_KEY])
+
+    def replicates(self, tensors: dict[str, torch.Tensor], n_samples: int, batch: int | None) -> torch.Tensor:
+        """Counts drawn anew for the cells of a minibatch, shape ``(b, g)``, or ``(b, g, s)`` for several draws."""
+        return self.module.sample(tensors, n_samples=n_samples, generative_kwargs={"transform_batch": batch})
+
+    def sizes(self, adata: AnnData, indices: Sequence[int] | None, batch_size: int | None) -> torch.Tensor:
+        """Size factor of each cell, shape ``(n, 1)``."""
+        loader = self.model._make_data_loader(adata, indices=indices, batch_size=batch_size)
+        return torch.cat([self.module.log_size(tensors).exp() for tensors in loader])
+
+    def check_importance_weights(self) -> None:
+        """Raise where draws cannot be weighed by how well they explain cells."""
+
+    def check_density(self) -> None:
+        """Raise where representations have no density."""

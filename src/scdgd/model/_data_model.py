@@ -1,0 +1,411 @@
+"""The data that a model stands on: set up, compared with what was set up before each use, saved and loaded with the model."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from anndata import AnnData
+from mudata import MuData
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.utils import setup_anndata_dsp
+
+from scdgd._compat import (
+    assign_uuid,
+    forget_manager,
+    forget_model,
+    get_state_registry,
+    known_manager,
+    make_actual,
+    register_manager,
+)
+from scdgd._constants import CHECKPOINT_FORMAT
+from scdgd._model_file import ATTRIBUTES_KEY, STATE_KEY, find_data, read_model, write_model
+from scdgd._options import Integer, Optional, checked, checked_by, unknown_name
+from scdgd.data import (
+    BatchField,
+    CategoricalCovariatesField,
+    CellRegistration,
+    ContinuousCovariatesField,
+    CountsField,
+    LabelsField,
+    SizeFactorField,
+    unchanged_if_refused,
+)
+
+from ._arguments import SETUP
+from ._cells import positions_of
+from ._devices import device_of
+from ._saving import LOADING, PREFIX, SAVING, check_free, content_of, initialised, read_data
+from ._training_options import check_reading
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from typing import Self
+
+    from scvi.data.fields import BaseAnnDataField
+    from torch.utils.data import DataLoader
+
+#: What scvi-tools hands on when it registers data for a model that exists.
+_OF_TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")
+
+
+class DataModel:
+    """What all models do with data and with files.
+
+    The AnnData that a model stands on must stay what it was; what has changed in place is refused in words (see
+    :class:`~scdgd.data.CellRegistration`). Others are registered anew where they have changed. Files are as scvi-tools lays
+    them out, written whole or not at all, and checked when they are read.
+    """
+
+    _is_forgotten_with_me = False
+
+    def __init__(
+        self, adata: AnnData | MuData | None = None, registry: dict | None = None, *args: Any, **kwargs: Any
+    ) -> None:
+        if adata is None and registry is None:
+            msg = f"{type(self).__name__} stands on data: pass the AnnData that `{type(self).__name__}.setup_anndata` set up."
+            raise ValueError(msg)
+        super().__init__(adata, registry, *args, **kwargs)
+
+    def _validate_anndata(self, adata: AnnData | MuData | None = None, copy_if_view: bool = True) -> AnnData | MuData:
+        if adata is None and self.adata is None:
+            msg = "The model was loaded without data: pass `adata`, or attach one with `model.adata = adata`."
+            raise ValueError(msg)
+        if not isinstance(adata, AnnData | MuData | None):
+            msg = f"`adata` must be an AnnData (or MuData) with the genes of the model, got {type(adata).__name__}."
+            raise TypeError(msg)
+        if adata is None or adata is self._adata:
+            self.adata_manager.validate()
+            return self._adata
+        registered = known_manager(self, adata)
+        if registered is not None and _has_changed(registered):
+            forget_manager(self, registered)
+        return super()._validate_anndata(adata, copy_if_view)
+
+    def get_anndata_manager(self, adata: AnnData | MuData, required: bool = False) -> AnnDataManager | None:
+        """As in scvi-tools; the attached data are known even if ``uns`` has lost their mark."""
+        if adata is not None and adata is self._adata and self.adata_manager.adata is adata:
+            assign_uuid(self.adata_manager)
+            return self.adata_manager
+        return super().get_anndata_manager(adata, required)
+
+    def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
+        super()._register_manager_for_instance(adata_manager)
+        weakref.finalize(adata_manager.adata, forget_manager, weakref.ref(self), adata_manager).atexit = False
+        if not self._is_forgotten_with_me:
+            weakref.finalize(self, forget_model, type(self), self.id).atexit = False
+            self._is_forgotten_with_me = True
+
+    def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray | dict[str, np.ndarray]:
+        """Names of the genes of the model, whatever the attached data have become.
+
+        Parameters
+        ----------
+        legacy_mudata_format
+            As in scvi-tools, for MuData.
+
+        Returns
+        -------
+        Names, shape ``(g,)``; of MuData, names of each modality.
+        """
+        genes = self._genes
+        if not isinstance(self.adata, MuData):
+            return genes
+        names = super().get_var_names(legacy_mudata_format)
+        return names if legacy_mudata_format else names | {self._counts_modality: genes}
+
+    @property
+    def _genes(self) -> np.ndarray:
+        """Names of the genes, shape ``(g,)``."""
+        return np.asarray(get_state_registry(self.registry, REGISTRY_KEYS.X_KEY)["column_names"]).astype(str)
+
+    @property
+    def _counts_modality(self) -> str:
+        return self.adata_manager.data_registry[REGISTRY_KEYS.X_KEY].mod_key
+
+    def _make_data_loader(
+        self,
+        adata: AnnData | MuData,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> DataLoader:
+        check_reading(kwargs)
+        batch_size = Optional(Integer(1))("batch_size", batch_size)
+        indices = None if indices is None else positions_of(indices, adata.n_obs)
+        return super()._make_data_loader(adata, indices=indices, batch_size=batch_size, **kwargs)
+
+    @classmethod
+    @setup_anndata_dsp.dedent
+    @checked_by(SETUP)
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        *,
+        is_count_data: bool = True,
+        standardize_covariates: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """%(summary)s
+
+        All counts are validated: they must be non-negative integers, with at least one count per cell. A view becomes
+        an AnnData of its own, and sparse *arrays* become the equal sparse matrices. Categories that no cell has are not
+        registered. A model keeps the codes of its cells: what is set up later on the same AnnData does not concern it.
+
+        Parameters
+        ----------
+        %(param_adata)s
+        %(param_layer)s
+        %(param_batch_key)s
+        %(param_labels_key)s
+        %(param_size_factor_key)s
+        %(param_cat_cov_keys)s
+        %(param_cont_cov_keys)s
+        is_count_data
+            If not, values only have to be finite, and only ``gene_likelihood="normal"`` takes them.
+        standardize_covariates
+            Whether continuous covariates are brought to mean zero and standard deviation one, by those of these cells,
+            before a network takes them. ``False`` takes them in their units, as scvi-tools does; values of other size than
+            one then cost likelihood, or end training.
+
+        Raises
+        ------
+        ValueError
+            If counts, names or columns are not as they must be; the message names cells, genes and the remedy.
+        TypeError
+            If counts stand in an array that is not read, or an argument is of another kind.
+        """
+        make_actual(adata)
+        setup_method_args = cls._get_setup_method_args(**locals())
+        counts, *further = cls._counts_fields(adata, layer, is_count_data)
+        fields = [
+            counts,
+            *further,
+            BatchField(batch_key),
+            LabelsField(labels_key),
+            *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),
+            CategoricalCovariatesField(categorical_covariate_keys),
+            ContinuousCovariatesField(continuous_covariate_keys, standardise=standardize_covariates),
+            *cls._fields_written(counts),
+        ]
+        cls._register(adata, fields, setup_method_args, kwargs)
+
+    @classmethod
+    def _counts_fields(cls, adata: AnnData, layer: str | None, is_count_data: bool) -> list[BaseAnnDataField]:
+        """Field of the counts, and those that come with it."""
+        return [CountsField(layer, holds_counts=is_count_data)]
+
+    @classmethod
+    def _fields_written(cls, counts: CountsField) -> list[BaseAnnDataField]:
+        """Fields that write columns of their own; registered last, so that a wrong argument leaves the data as they were."""
+        return []
+
+    @classmethod
+    def _register(cls, data: AnnData | MuData, fields: list, setup_method_args: dict, options: dict) -> None:
+        for name in options:
+            if name not in _OF_TRANSFER:
+                known = [*setup_method_args["setup_args"], *_OF_TRANSFER]
+                raise TypeError(unknown_name(name, known, f"an argument of {cls.__name__}.setup_anndata"))
+        manager = CellRegistration(fields=fields, setup_method_args=setup_method_args)
+        with unchanged_if_refused(data):
+            manager.register_fields(data, **options)
+        register_manager(cls, manager)
+
+    @checked_by(SAVING)
+    def save(
+        self,
+        dir_path: str | os.PathLike,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        save_kwargs: dict | None = None,
+        legacy_mudata_format: bool = False,
+        datamodule: Any = None,
+        **anndata_write_kwargs: Any,
+    ) -> None:
+        """Save the model, as :meth:`scvi.model.SCVI.save` does, so that nothing is lost if it is interrupted.
+
+        Files are written beside those of a former model, flushed to the disk, and then take their places at once; other
+        files in the folder stay. If saving fails or the process is killed, the former model is as it was.
+
+        Parameters
+        ----------
+        dir_path
+            Folder.
+        prefix
+            What names of files begin with.
+        overwrite
+            Whether the folder may be there, and a model in it be replaced.
+        save_anndata
+            Whether to save the data with it.
+        save_kwargs
+            Arguments of :func:`torch.save`.
+        legacy_mudata_format, datamodule
+            As in scvi-tools.
+        **anndata_write_kwargs
+            Arguments of the writer of the data.
+
+        Raises
+        ------
+        ValueError
+            If the folder is there and is not to be overwritten, there are no data to save, or the class of a prior cannot
+            be named in a file.
+        OSError
+            If there is no space, or nothing may be written.
+        """
+        folder = Path(dir_path)
+        check_free(folder, overwrite)
+        if datamodule is not None:
+            super().save(dir_path, prefix, overwrite, save_anndata, save_kwargs, legacy_mudata_format, datamodule)
+            return
+        if save_anndata and self.adata is None:
+            msg = "`save_anndata=True` saves the data of the model, but it has none. Leave it out."
+            raise ValueError(msg)
+        names = self.get_var_names(legacy_mudata_format=legacy_mudata_format)
+        content = content_of(dict(self._get_user_attributes()), self.module.state_dict(), names)
+        folder.mkdir(parents=True, exist_ok=True)
+        data = self.adata if save_anndata else None
+        write_model(folder, prefix or "", content, data, save_kwargs or {}, anndata_write_kwargs)
+
+    @classmethod
+    @checked_by(LOADING)
+    def load(
+        cls,
+        dir_path: str | os.PathLike,
+        adata: AnnData | MuData | bool | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+        backup_url: str | None = None,
+        datamodule: Any = None,
+        allowed_classes_names_list: list[str] | None = None,
+    ) -> Self:
+        """A saved model, whose values are checked to be those that were saved.
+
+        Parameters
+        ----------
+        dir_path
+            Folder.
+        adata
+            Cells with the genes of the model, in any order, seen in training or not; the data that were saved with it if
+            not given; ``False`` for none.
+        accelerator, device
+            Where the model is put, as in scvi-tools.
+        prefix
+            What names of files begin with.
+        backup_url, datamodule
+            As in scvi-tools.
+        allowed_classes_names_list
+            Names of other classes that the saved model may be of.
+
+        Returns
+        -------
+        The model.
+
+        Raises
+        ------
+        ValueError
+            If there is no model, it is damaged, never written to its end, of another class, or of a later version; or the
+            data do not fit it.
+        """
+        if backup_url is not None or datamodule is not None:
+            options = (prefix, backup_url, datamodule, allowed_classes_names_list)
+            return super().load(dir_path, adata, accelerator, device, *options)
+        folder, prefix, device = Path(dir_path), prefix or "", device_of(accelerator, device)
+        content = read_model(folder, prefix, device)
+        attributes = dict(content[ATTRIBUTES_KEY])
+        registry = attributes.pop("registry_")
+        saved = registry.get("model_name", cls.__name__)
+        if saved not in (cls.__name__, *(allowed_classes_names_list or ())):
+            msg = (
+                f"It appears you are loading a model from a different class: {str(folder)!r} holds a {saved}, not a "
+                f"{cls.__name__}. Call `load` of that class."
+            )
+            raise ValueError(msg)
+        is_mudata = registry.get("setup_method_name") == "setup_mudata"
+        if adata is None:
+            adata = read_data(find_data(folder, prefix, content, is_mudata=is_mudata), is_mudata=is_mudata)
+        adata = None if adata is False else adata
+        if adata is not None:
+            method = getattr(cls, registry.get("setup_method_name", "setup_anndata"))
+            method(adata, source_registry=registry, **registry["setup_args"])
+        model = initialised(cls, adata, registry, attributes)
+        state = content[STATE_KEY]
+        state.pop("pyro_param_store", None)
+        model.module.on_load(model)
+        try:
+            model.module.load_state_dict(state)
+        except RuntimeError as error:
+            msg = f"The saved model in {str(folder)!r} does not fit its own description: {' '.join(str(error).split())}"
+            raise ValueError(msg) from error
+        model.checkpoint_format_ = CHECKPOINT_FORMAT  # in which it would be saved
+        model._after_loading()
+        model.to_device(device)
+        model.module.eval()
+        if adata is not None:
+            model._validate_anndata(adata)
+        return model
+
+    def _after_loading(self) -> None:
+        """What is left to do when state and attributes are those that were saved."""
+
+    @staticmethod
+    @checked(dir_path=LOADING["dir_path"], prefix=PREFIX)
+    def load_registry(dir_path: str | os.PathLike, prefix: str | None = None) -> dict:
+        """What was set up for a saved model.
+
+        Parameters
+        ----------
+        dir_path
+            Folder.
+        prefix
+            What names of files begin with.
+
+        Returns
+        -------
+        The registry.
+
+        Raises
+        ------
+        ValueError
+            If there is no model, or it is damaged.
+        """
+        return read_model(Path(dir_path), prefix or "", "cpu")[ATTRIBUTES_KEY]["registry_"]
+
+    @staticmethod
+    def view_setup_args(dir_path: str | os.PathLike, prefix: str | None = None) -> None:
+        """Print the arguments of set-up of a saved model.
+
+        Parameters
+        ----------
+        dir_path
+            Folder.
+        prefix
+            What names of files begin with.
+
+        Raises
+        ------
+        ValueError
+            If there is no model, or it is damaged.
+        """
+        AnnDataManager.view_setup_method_args(DataModel.load_registry(dir_path, prefix))
+
+
+def _has_changed(registered: CellRegistration) -> bool:
+    """Whether data that no model stands on are others than when they were registered."""
+    try:
+        registered.validate()
+    except ValueError:
+        return True
+    return bool(registered.changed_columns())

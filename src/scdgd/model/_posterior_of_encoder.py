@@ -1,0 +1,98 @@
+"""Posteriors that come from an encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from scdgd._compat import MODULE_KEYS
+from scdgd.likelihood._base import mean_of
+
+from ._cell_posterior import CellPosterior
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from torch.distributions import Distribution
+
+    from scdgd.likelihood import Likelihood
+
+    from ._cell_posterior import Decoding
+
+
+class PosteriorOfEncoder(CellPosterior):
+    """Every sample is a draw, and draws of a group of cells are weighed by the prior of the module."""
+
+    _no_clusters = "The prior has one component, so there are no clusters. Choose e.g. `prior='vmm'`."
+
+    def clusters(
+        self, adata: AnnData | None, indices: Sequence[int] | None, soft: bool, batch_size: int | None
+    ) -> np.ndarray:
+        """Components ``(n,)``, or their probabilities ``(n, k)``; ValueError if there is one."""
+        if self.module.prior.n_components == 1:
+            raise ValueError(self._no_clusters)
+        return self._assign(adata, indices, soft, batch_size).cpu().numpy()
+
+    def _assign(
+        self, adata: AnnData | None, indices: Sequence[int] | None, soft: bool, batch_size: int | None
+    ) -> torch.Tensor:
+        """Components, or their probabilities, at the means of posteriors."""
+        z = self.model.get_latent_representation(adata, indices, batch_size=batch_size)
+        prior = self.module.given_prior()
+        parts = torch.as_tensor(z, device=self.module.device).split(10_000)
+        log_joint = torch.cat([prior.expected_component_log_prob(part) for part in parts])
+        return torch.softmax(log_joint, dim=-1) if soft else log_joint.argmax(dim=-1)
+
+    def check_importance_weights(self) -> None:
+        """Weights are for counts whose means are free."""
+        family = self.module.likelihood
+        if not (family.is_of_counts and family.has_free_mean):
+            msg = f"Importance weights are for counts, and `gene_likelihood` is {self.module.gene_likelihood!r}. Leave out `weights`."
+            raise NotImplementedError(msg)
+
+    @torch.inference_mode()
+    def decoded_overall(self, decoding: Decoding, n_overall: int, weights: str | None, weighting: dict) -> np.ndarray:
+        """Draws of all cells together, chosen by :meth:`FlexSCVI.get_importance_weights` if they are asked for."""
+        if weights != "importance":
+            return super().decoded_overall(decoding, n_overall, weights, weighting)
+        if len(decoding.batches) > 1:
+            msg = "Importance weights are those of one way to decode, not of means over batches: name one `transform_batch`."
+            raise NotImplementedError(msg)
+        n_samples = n_overall // len(decoding.positions) + 1
+        parts, zs = [], []
+        for tensors in self.model._make_data_loader(decoding.adata, decoding.positions, **decoding.loading):
+            inferred, outputs = self.module.forward(
+                tensors=tensors,
+                inference_kwargs={"n_samples": n_samples},
+                generative_kwargs={"transform_batch": decoding.batches[0]},
+                compute_loss=False,
+            )
+            parts.append(outputs[MODULE_KEYS.PX_KEY])
+            zs.append(inferred[MODULE_KEYS.Z_KEY].cpu())
+        px = _joined(self.module.likelihood, parts)
+        p = self.model.get_importance_weights(
+            decoding.adata, decoding.positions, qz=None, px=px, zs=torch.cat(zs, dim=-2), **weighting
+        )
+        values = px.get_normalized(decoding.quantity)[..., decoding.genes] * decoding.factor
+        values = values.reshape(-1, values.shape[-1]).cpu().numpy()
+        return values[np.random.choice(len(values), n_overall, p=p, replace=True)]  # noqa: NPY002  as scvi-tools draws
+
+
+def _joined(family: type[Likelihood], parts: list[Distribution]) -> Distribution:
+    """The count distributions of minibatches as one, cells after each other."""
+    mean, scale = (torch.cat(values, dim=-2) for values in zip(*((mean_of(px), px.scale) for px in parts), strict=True))
+    arguments = [family.arguments_of(px) for px in parts]
+    joined = {name: torch.cat([given[name] for given in arguments], dim=-2) for name in arguments[0]}
+    return family.distribution(mean, scale, joined)
+
+
+def with_mean(
+    family: type[Likelihood], px: Distribution, mean: torch.Tensor, n: int, device: torch.device
+) -> Distribution:
+    """The count distributions of ``n`` samples, with means ``(n, g)``."""
+    rows = lambda value: value.reshape(n, *value.shape[px.scale.ndim - 1 :]).to(device)
+    given = {name: rows(value) for name, value in family.arguments_of(px).items()}
+    return family.unconstrained().distribution(mean, rows(px.scale), given)

@@ -1,0 +1,165 @@
+"""Posteriors of the rows of a table: what models with one representation a cell know of their uncertainty."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.utils import track
+
+from scdgd.inference import (
+    laplace_posterior,
+    posterior_draws,
+    posterior_samples,
+)
+
+from ._cell_posterior import CellPosterior
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from anndata import AnnData
+
+    from ._cell_posterior import Decoding
+
+_SHOW_CELLS = 2_000
+
+
+class PosteriorMoments(NamedTuple):
+    """Posterior moments of the representations of ``n`` cells."""
+
+    mean: np.ndarray
+    """Shape ``(n, d)``."""
+    covariance: np.ndarray
+    """Variances ``(n, d)``, or covariances ``(n, d, d)``."""
+    log_evidence: np.ndarray
+    """Log marginal likelihood of each cell in nats, shape ``(n,)``."""
+    effective_sample_size: np.ndarray
+    """Of the importance samples, shape ``(n,)``; infinite without them."""
+    pareto_k: np.ndarray
+    """Shape of the tail of the importance weights, shape ``(n,)``; above 0.7 distrust a cell; NaN without them."""
+
+
+class PosteriorOfRows(CellPosterior):
+    """Laplace's approximation around the mode, corrected by importance sampling.
+
+    Draws enter wherever scvi-tools asks for samples of the posterior: every method with ``n_samples > 1``, differential
+    expression and posterior predictive samples. Importance weights use the model's own prior.
+    """
+
+    def clusters(
+        self, adata: AnnData | None, indices: Sequence[int] | None, soft: bool, batch_size: int | None
+    ) -> np.ndarray:
+        """Components ``(n,)``, or their probabilities ``(n, k)``."""
+        rows = self.model._rows_of(self.model._validate_anndata(adata), indices, batch_size)
+        prior = self.module.prior
+        result = np.empty((len(rows), prior.n_components), np.float32) if soft else np.empty(len(rows), np.int64)
+        for cells, z in self.model.cells.blocks_of(rows):
+            responsibilities = prior.responsibilities(z).cpu().numpy()
+            result[cells] = responsibilities if soft else responsibilities.argmax(axis=1)
+        return result
+
+    def minibatches(
+        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, what: str
+    ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+        """Minibatches, with the rows of the table of their cells."""
+        self.model._check_if_trained(warn=False)
+        adata = self.model._validate_anndata(adata)
+        loader = self.model._make_data_loader(adata, indices=indices, batch_size=batch_size)
+        n_cells = len(loader.indices)
+        for tensors in track(loader, description=f"{what} of {n_cells} cells", disable=n_cells < _SHOW_CELLS):
+            tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
+            yield tensors, self.module.representations(tensors[REGISTRY_KEYS.INDICES_KEY].ravel())
+
+    def draws(
+        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, n_samples: int
+    ) -> torch.Tensor:
+        """Draws of the posteriors, shape ``(s, n, d)``, on the CPU."""
+        draws = [
+            posterior_draws(self.module, tensors, rows, n_samples).cpu()
+            for tensors, rows in self.minibatches(adata, indices, batch_size, "Draws")
+        ]
+        return torch.cat(draws, dim=1)
+
+    def draw_proposals(
+        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, n_samples: int
+    ) -> torch.Tensor:
+        """Draws of the proposals of importance sampling, not corrected, shape ``(s, n, d)``, on the CPU."""
+        draws = []
+        for tensors, rows in self.minibatches(adata, indices, batch_size, "Draws"):
+            z = posterior_samples(self.module, tensors, rows, n_samples).z
+            draws.append(z[torch.randperm(len(z))[:n_samples]].cpu())
+        return torch.cat(draws, dim=1)
+
+    def decoded_overall(self, decoding: Decoding, n_overall: int, weights: str | None, weighting: dict) -> np.ndarray:
+        """Draws of all cells together are draws of posteriors, single ones too; see :class:`CellPosterior`."""
+        if weights == "importance":
+            return self._decoded_by_weights(decoding, n_overall, weighting)
+        with self._sampling():
+            return super().decoded_overall(decoding, n_overall, weights, weighting)
+
+    def _decoded_by_weights(self, decoding: Decoding, n_overall: int, weighting: dict) -> np.ndarray:
+        """Expression at draws of the group's cells, drawn again by their importance weights."""
+        adata, indices = decoding.adata, decoding.positions
+        zs = self.draw_proposals(adata, indices, decoding.loading["batch_size"], n_overall // len(indices) + 1)
+        p = self.model.get_importance_weights(adata, indices, zs=zs, **weighting)
+        chosen = torch.multinomial(torch.as_tensor(p), n_overall, replacement=True).numpy()
+        order = np.argsort(indices[chosen % len(indices)], kind="stable")  # as data on disk must be read
+        chosen, drawn = chosen[order], np.argsort(order)
+        cells, z = chosen % len(indices), zs.reshape(-1, zs.shape[-1])[chosen]
+        with self._given_draws(z):
+            expression = decoding._replace(positions=indices[cells]).run(self.model)
+        return expression[drawn]  # differential expression pairs the rows of two groups as they come
+
+    @contextlib.contextmanager
+    def _given_draws(self, z: torch.Tensor) -> Iterator[None]:
+        """The next minibatches take their representations from `z` ``(m, d)``, in order."""
+        position = 0
+
+        def next_draws(module: torch.nn.Module, tensors: dict, rows: torch.Tensor, n_samples: int) -> torch.Tensor:
+            """Representations ``(1, b, d)`` of the next ``b`` cells."""
+            nonlocal position
+            position += len(rows)
+            return z[position - len(rows) : position].to(rows).unsqueeze(0)
+
+        before, self.module.posterior_sampler = self.module.posterior_sampler, next_draws
+        try:
+            with self._sampling():
+                yield
+        finally:
+            self.module.posterior_sampler = before
+
+    def replicates(self, tensors: dict[str, torch.Tensor], n_samples: int, batch: int | None) -> torch.Tensor:
+        """A single sample is at a draw of the posterior, too."""
+        with self._sampling():
+            return super().replicates(tensors, n_samples, batch)
+
+    @contextlib.contextmanager
+    def _sampling(self) -> Iterator[None]:
+        """Single samples are draws, too, not the representation itself."""
+        before = self.module.samples_posterior
+        self.module.samples_posterior = True
+        try:
+            yield
+        finally:
+            self.module.samples_posterior = before
+
+
+def moments_of(
+    module: torch.nn.Module, tensors: dict[str, torch.Tensor], rows: torch.Tensor, n_samples: int, full_covariance: bool
+) -> tuple[torch.Tensor, ...]:
+    """Fields of :class:`PosteriorMoments` for the cells of a minibatch."""
+    if n_samples == 0:
+        posterior = laplace_posterior(module, tensors, module.posterior.moments(rows)[0])
+        covariance = posterior.covariance if full_covariance else posterior.variance
+        nothing = torch.full_like(posterior.neg_log_joint, torch.nan)
+        infinite = torch.full_like(nothing, torch.inf)
+        return posterior.mode, covariance, posterior.log_evidence(), infinite, nothing
+    samples = posterior_samples(module, tensors, rows, n_samples)
+    covariance = samples.shrunk_covariance()
+    if not full_covariance:
+        covariance = covariance.diagonal(dim1=-2, dim2=-1)
+    return samples.mean, covariance, samples.log_evidence(), samples.effective_sample_size(), samples.pareto_k()

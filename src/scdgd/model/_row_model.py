@@ -1,0 +1,472 @@
+"""What models with one representation a cell are asked."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scvi import settings
+from scvi.utils import setup_anndata_dsp
+
+from scdgd._options import Choice, Either, Integer, checked_by
+from scdgd.data import (
+    CellIndexField,
+    MuDataBatchField,
+    MuDataCategoricalCovariatesField,
+    MuDataCellIndexField,
+    MuDataContinuousCovariatesField,
+    MuDataCountsField,
+    MuDataLabelsField,
+    MuDataSizeFactorField,
+)
+from scdgd.inference import log_prob_of_pairs, posterior_samples
+
+from ._aggregated_posterior import anchor_cells, importance_weights
+from ._arguments import SETUP, reading
+from ._cells import positions_of
+from ._latent_model import LatentModel
+from ._posterior_of_rows import PosteriorMoments, PosteriorOfRows, moments_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from mudata import MuData
+    from scvi.data.fields import BaseAnnDataField
+    from torch.utils.data import DataLoader
+
+    from scdgd.data import CountsField
+
+    from ._cell_rows import CellRows
+
+logger = logging.getLogger(__name__)
+
+#: Above this shape of the tail of its importance weights, moments of a cell are not to be trusted.
+_MAX_PARETO_K = 0.7
+
+
+class RowModel(LatentModel):
+    """Models whose cells have a row of a table each: AnnData or MuData, new cells, posteriors around a row.
+
+    Every downstream method of scvi-tools asks :meth:`_make_data_loader` for its minibatches. That is the one seam:
+    rows are looked up by cell name there, and cells without a row are placed first.
+    """
+
+    #: Which row belongs to which cell.
+    cells: CellRows
+    is_query_ = False
+    _posterior_cls = PosteriorOfRows
+
+    @property
+    def placed_cells_(self) -> dict[str, list | torch.Tensor] | None:
+        """The cells that a query model has placed, which are saved with it; ``None`` for other models."""
+        return self.cells.placed if self.is_query_ else None
+
+    @placed_cells_.setter
+    def placed_cells_(self, placed: dict[str, list | torch.Tensor] | None) -> None:
+        if placed is not None:
+            self.cells.placed = placed
+
+    def _make_data_loader(
+        self, adata: AnnData | MuData, indices: Sequence[int] | None = None, **kwargs: Any
+    ) -> DataLoader:
+        self._rows_of(adata, indices)
+        return super()._make_data_loader(adata, indices=indices, **kwargs)
+
+    def _rows_of(
+        self,
+        adata: AnnData | MuData,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        *,
+        again: bool = False,
+    ) -> np.ndarray:
+        """Rows of cells of data that are validated, shape ``(n,)``; see :meth:`CellRows.rows_of`."""
+        manager = self.get_anndata_manager(adata, required=True)
+        return self.cells.rows_of(manager, indices, batch_size, is_trained=self.is_trained_, again=again)
+
+    @classmethod
+    def _fields_written(cls, counts: CountsField) -> list[BaseAnnDataField]:
+        return [CellIndexField(counts)]
+
+    @classmethod
+    @setup_anndata_dsp.dedent
+    @checked_by(SETUP)
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        modalities: dict[str, str] | None = None,
+        *,
+        standardize_covariates: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """%(summary_mdata)s
+
+        Parameters
+        ----------
+        %(param_mdata)s
+        layer
+            Layer of the counts in their modality; ``None`` for its ``X``.
+        %(param_batch_key)s
+        %(param_labels_key)s
+        %(param_size_factor_key)s
+        %(param_cat_cov_keys)s
+        %(param_cont_cov_keys)s
+        %(param_modalities)s
+            ``modalities={"layer": "rna"}`` is the least: the modality of the counts. Arguments that are not named are
+            looked up in ``mdata.obs``.
+        standardize_covariates
+            As for :meth:`setup_anndata`.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`setup_anndata`, and if no modality is named for the counts.
+        TypeError
+            If it is no MuData.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        if not modalities or "layer" not in modalities:
+            msg = f"Name the modality of the counts: `modalities={{'layer': ...}}`, one of {list(mdata.mod)}."
+            raise ValueError(msg)
+        of = cls._create_modalities_attr_dict(modalities, setup_method_args)
+        counts = MuDataCountsField(layer, mod_key=of.layer, mod_required=True)
+        fields = [
+            counts,
+            MuDataBatchField(batch_key, mod_key=of.batch_key),
+            MuDataLabelsField(labels_key, mod_key=of.labels_key),
+            *([] if size_factor_key is None else [MuDataSizeFactorField(size_factor_key, mod_key=of.size_factor_key)]),
+            MuDataCategoricalCovariatesField(categorical_covariate_keys, mod_key=of.categorical_covariate_keys),
+            MuDataContinuousCovariatesField(
+                continuous_covariate_keys,
+                standardise=standardize_covariates,
+                mod_key=of.continuous_covariate_keys,
+            ),
+            MuDataCellIndexField(counts.adata_field, mod_key=of.layer, mod_required=True),
+        ]
+        cls._register(mdata, fields, setup_method_args, kwargs)
+
+    def infer_representations(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        n_steps: int | None = None,
+        lr: float | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Place new cells with a given effort, and remember the result for all other methods.
+
+        Other methods place new cells by themselves; call this to spend more (or fewer) steps. Decoder, prior and the
+        representations of training cells do not change; training cells are returned as they are. New cells are
+        remembered by the model at hand; of a query model (:meth:`load_query_data`) they are saved with it, any other one
+        places them again after it was loaded, with its own number of steps.
+
+        Parameters
+        ----------
+        adata
+            AnnData with the genes and batches of the model; the model's own if not given.
+        indices
+            Cells to place; all if not given.
+        n_steps, lr
+            Most steps, if other than the model's; a rate `lr` asks for Adam in place of Gauss-Newton.
+        batch_size
+            Cells that are placed together; the result does not depend on it.
+
+        Returns
+        -------
+        Representations, shape ``(n, d)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If `n_steps` is negative, or genes or batches are not those of the model; they are named.
+        """
+        self._check_if_trained(warn=False)
+        adata = self._validate_anndata(adata)
+        defaults = self.cells.new_cells
+        self.cells.new_cells = defaults._replace(
+            n_steps=defaults.n_steps if n_steps is None else n_steps, lr=defaults.lr if lr is None else lr
+        )
+        try:
+            return self.cells.representations_of(self._rows_of(adata, indices, batch_size, again=True))
+        finally:
+            self.cells.new_cells = defaults
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        mc_samples: int = 5_000,
+        batch_size: int | None = None,
+        return_dist: bool = False,
+        dataloader: None = None,
+        *,
+        full_covariance: bool = False,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Representations of cells, for ``adata.obsm["X_scdgd"]`` (``"X_scvad"`` of :class:`SCVAD`).
+
+        Training cells are looked up by name. Other cells are placed first: the best component mean by reconstruction
+        (Schuster & Krogh 2023), then damped Gauss-Newton steps with everything else frozen. The result is remembered by
+        name and counts, so no later call optimises again.
+
+        Parameters
+        ----------
+        adata
+            AnnData with the genes and batches of the model; the model's own if not given.
+        indices
+            Cells to return; all if not given.
+        give_mean
+            If false, one draw of each cell's posterior in place of its representation.
+        mc_samples
+            Of scvi-tools' signature, without effect; :meth:`get_posterior` takes the number of samples.
+        batch_size
+            Cells that are placed together; the result does not depend on it.
+        return_dist
+            Return mean and variance of each cell's posterior: those of :meth:`get_posterior`, or, for :class:`SCVAD`,
+            the learned ones.
+        dataloader
+            Not supported: cells are found by name.
+        full_covariance
+            With `return_dist`, return covariances in place of variances.
+
+        Returns
+        -------
+        Representations, shape ``(n, d)``; or means ``(n, d)`` and variances ``(n, d)``, or covariances ``(n, d, d)``.
+
+        Raises
+        ------
+        NotImplementedError
+            If a `dataloader` is given.
+        RuntimeError
+            If the model is not trained.
+        """
+        self._check_if_trained(warn=False)
+        self._refuse_dataloader(dataloader)
+        if return_dist and self.module.posterior.is_learned:
+            return self._learned_moments(adata, indices, batch_size, full_covariance)
+        if return_dist:
+            moments = self.get_posterior(adata, indices, full_covariance=full_covariance, batch_size=batch_size)
+            return moments.mean, moments.covariance
+        adata = self._validate_anndata(adata)
+        if not give_mean:
+            return self.posterior.draws(adata, indices, batch_size, 1).squeeze(0).numpy()
+        return self.cells.representations_of(self._rows_of(adata, indices, batch_size))
+
+    def _learned_moments(
+        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, full_covariance: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Means ``(n, d)`` and variances ``(n, d)`` or covariances ``(n, d, d)``, as the rows have them."""
+        rows = self._rows_of(self._validate_anndata(adata), indices, batch_size)
+        rows = self.module.representations(torch.as_tensor(rows, device=self.module.device))
+        mean, var = (moment.cpu().numpy() for moment in self.module.posterior.moments(rows))
+        return mean, var[..., None] * np.eye(var.shape[1], dtype=var.dtype) if full_covariance else var
+
+    def get_component_means(self) -> np.ndarray:
+        """Means of the mixture components in the latent space.
+
+        Returns
+        -------
+        Means, shape ``(k, d)``.
+        """
+        return self.module.prior.component_means.detach().cpu().numpy().copy()
+
+    @reading(n_samples=Either(Choice(0), Integer(2)))
+    def get_posterior(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        n_samples: int = 200,
+        full_covariance: bool = False,
+        batch_size: int | None = None,
+    ) -> PosteriorMoments:
+        r"""Posterior mean, covariance and evidence of each cell.
+
+        .. math::
+            q(z \mid x) \approx \mathcal N(z^*, H^{-1}), \qquad
+            w_s \propto \frac{p(x \mid z_s)\, p(z_s)}{q(z_s)}, \qquad
+            \hat{\mathbb E}[z \mid x] = \sum_s w_s z_s
+
+        The Laplace approximation at the mode, moved towards the posterior's mean (:func:`scdgd.inference.refined`), is the
+        proposal; weights make moments of its draws those of the posterior. Covariances of few draws in many dimensions
+        are noisy, so they are shrunk to a multiple of the proposal's, see
+        :meth:`scdgd.inference.ImportanceSamples.shrunk_covariance`.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As for :meth:`get_latent_representation`.
+        n_samples
+            Draws of each cell; 0 for the Laplace approximation as it is.
+        full_covariance
+            Return covariances in place of variances.
+
+        Returns
+        -------
+        The moments and how far to trust them.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If `n_samples` is negative, or one.
+        """
+        self._warn_of_kinks()
+        parts = []
+        for tensors, rows in self.posterior.minibatches(adata, indices, batch_size, "Posteriors"):
+            parts.append(moments_of(self.module, tensors, rows, n_samples, full_covariance))
+        moments = PosteriorMoments(*(torch.cat(field).cpu().numpy() for field in zip(*parts, strict=True)))
+        distrusted = (moments.pareto_k > _MAX_PARETO_K).sum()
+        if distrusted:
+            logger.info(
+                "%s of %s cells have importance weights with heavy tails (Pareto k above %s): their posteriors are only "
+                "roughly known. More samples may help (`n_samples`).",
+                distrusted,
+                len(moments.mean),
+                _MAX_PARETO_K,
+            )
+        return moments
+
+    def _warn_of_kinks(self) -> None:
+        if self.module.decoder.has_kinks:
+            msg = (
+                "The decoder has ReLU activations. Their kinks give posteriors many modes and no informative curvature, "
+                "so variances can cover far too little. Train with `activation='silu'` for uncertainty."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+    def get_marginal_ll(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_mc_samples: int = 1_000,
+        batch_size: int | None = None,
+        return_mean: bool = True,
+        dataloader: None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor | float:
+        r"""Log marginal likelihood :math:`\log p(x) = \log \int p(x \mid z)\, p(z \mid \phi)\, dz` of cells.
+
+        By importance sampling around the Laplace approximation, with the model's own prior: a lower bound in expectation
+        that rises with the number of samples. It integrates the representation; decoder and prior are fixed. Cells that
+        trained the decoder are not held out: see :func:`scdgd.metrics.held_out_log_likelihood`.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As for :meth:`get_latent_representation`.
+        n_mc_samples
+            Samples of each cell.
+        return_mean
+            Whether to return the mean over cells.
+        dataloader
+            Not supported: cells are found by name.
+        **kwargs
+            Of scvi-tools' signature, without effect.
+
+        Returns
+        -------
+        The mean in nats per cell, or a tensor of shape ``(n,)``.
+
+        Raises
+        ------
+        NotImplementedError
+            If a `dataloader` is given.
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If `n_mc_samples` is not positive.
+        """
+        self._refuse_dataloader(dataloader)
+        log_evidence = [
+            posterior_samples(self.module, tensors, rows, n_mc_samples).log_evidence()
+            for tensors, rows in self.posterior.minibatches(adata, indices, batch_size, "Evidence")
+        ]
+        log_evidence = torch.cat(log_evidence).cpu()
+        return float(log_evidence.mean()) if return_mean else log_evidence
+
+    def get_importance_weights(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        qz: None = None,
+        px: None = None,
+        zs: torch.Tensor | None = None,
+        max_cells: int = 1_024,
+        truncation: bool = False,
+        n_mc_samples: int = 200,
+        n_mc_samples_per_pass: int | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        r"""Weights of representations by how well they explain the cells of a group, as in scVI but with our prior.
+
+        .. math::
+            w(z) \propto \frac1{|A|} \sum_{a \in A}
+            \frac{p(x_a \mid z)\, p(z \mid \phi)}{\hat p(x_a)\, \frac{1}{|A|} \sum_{a'} q(z \mid x_{a'})}
+
+        with the proposals of :func:`scdgd.inference.importance_samples` for ``q``.
+
+        Parameters
+        ----------
+        adata, indices
+            The cells of the group.
+        qz, px
+            Of scvi-tools' signature; not used, posteriors are computed here.
+        zs
+            Representations ``(s, n, d)``, drawn from the proposals; one draw for each cell if not given.
+        max_cells
+            Most anchor cells ``A``; a random subset of larger groups.
+        truncation
+            Whether to raise small weights to the mean (Ionides 2008), as scvi-tools does.
+        n_mc_samples
+            Samples of the evidence of each anchor cell.
+        n_mc_samples_per_pass
+            Of scvi-tools' signature, without effect.
+        batch_size
+            Cells taken together.
+
+        Returns
+        -------
+        Weights that sum to one, shape ``(s * n,)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If `n_mc_samples` is not positive.
+        """
+        self._check_if_trained(warn=False)
+        adata = self._validate_anndata(adata)
+        indices = positions_of(indices, adata.n_obs)
+        zs = self.posterior.draw_proposals(adata, indices, batch_size, 1) if zs is None else zs
+        z = zs.reshape(-1, zs.shape[-1]).to(self.module.device)  # (m, d)
+        log_ratio, log_q = [], []
+        for tensors, rows in self.posterior.minibatches(
+            adata, anchor_cells(indices, max_cells), batch_size, "Importance weights"
+        ):
+            samples = posterior_samples(self.module, tensors, rows, n_mc_samples)
+            log_ratio.append(log_prob_of_pairs(self.module, tensors, z) - samples.log_evidence())  # (m, a)
+            log_q.append(torch.cat([samples.log_proposal_density(part.unsqueeze(1)) for part in z.split(256)]))
+        with torch.no_grad():
+            log_prior = torch.cat([self.module.prior.log_prob(part) for part in z.split(10_000)])
+        return importance_weights(log_ratio, log_prior, log_q, truncation=truncation)
+
+    def _refuse_dataloader(self, dataloader: object) -> None:
+        if dataloader is not None:
+            msg = "Representations are found by cell name, which a `dataloader` does not carry; pass `adata` and `indices`."
+            raise NotImplementedError(msg)
