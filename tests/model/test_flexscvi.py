@@ -591,7 +591,7 @@ def test_what_is_not_a_count_is_refused(spoil, match):
         ({"n_components": float("nan")}, "n_components"),
         ({"latent_distribution": "ln"}, "latent_distribution"),
         ({"latent_distribution": "ln", "prior": "normal", "posterior": "iaf"}, "latent_distribution"),
-        ({"gene_likelihood": "gamma"}, "gene_likelihood.*'zinb', 'nb'"),
+        ({"gene_likelihood": "gamma"}, "gene_likelihood.*'nb', 'zinb'"),
         ({"dispersion": "cell"}, "dispersion"),
         ({"mean_activation": "sigmoid"}, "mean_activation"),
         ({"prior_kwargs": {"covariance_type": "banded"}}, "covariance_type"),

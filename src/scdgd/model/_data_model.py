@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from scdgd._compat import (
     register_manager,
 )
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd._model_file import ATTRIBUTES_KEY, STATE_KEY, find_data, read_model, write_model
+from scdgd._model_file import ATTRIBUTES_KEY, STATE_KEY, VAR_NAMES_KEY, find_data, read_model, write_model
 from scdgd._options import Integer, Optional, checked, checked_by, unknown_name
 from scdgd.data import (
     BatchField,
@@ -35,11 +36,13 @@ from scdgd.data import (
     SizeFactorField,
     unchanged_if_refused,
 )
+from scdgd.prior._registry import check_storable
+from scdgd.train import pack_history
 
 from ._arguments import SETUP
 from ._cells import positions_of
 from ._devices import device_of
-from ._saving import LOADING, PREFIX, SAVING, check_free, content_of, initialised, read_data
+from ._saving import HISTORY, LOADING, PREFIX, SAVING, initialised, plain, read_data
 from ._training_options import check_reading
 
 if TYPE_CHECKING:
@@ -265,15 +268,25 @@ class DataModel:
             If there is no space, or nothing may be written.
         """
         folder = Path(dir_path)
-        check_free(folder, overwrite)
+        if folder.exists() and not (overwrite and folder.is_dir()):
+            what = "already exists" if folder.is_dir() else "is a file"
+            msg = f"{dir_path} {what}. Please provide another directory for saving, or pass `overwrite=True`."
+            raise ValueError(msg)
         if datamodule is not None:
             super().save(dir_path, prefix, overwrite, save_anndata, save_kwargs, legacy_mudata_format, datamodule)
             return
         if save_anndata and self.adata is None:
             msg = "`save_anndata=True` saves the data of the model, but it has none. Leave it out."
             raise ValueError(msg)
-        names = self.get_var_names(legacy_mudata_format=legacy_mudata_format)
-        content = content_of(dict(self._get_user_attributes()), self.module.state_dict(), names)
+        check_storable(self.init_params_["non_kwargs"].get("prior", "normal"))
+        attributes = {name: value for name, value in self._get_user_attributes() if name.endswith("_")}
+        history = attributes[HISTORY]
+        attributes[HISTORY] = pack_history(history) if isinstance(history, Mapping) else history
+        content = {
+            STATE_KEY: dict(self.module.state_dict()),
+            VAR_NAMES_KEY: plain(self.get_var_names(legacy_mudata_format=legacy_mudata_format)),
+            ATTRIBUTES_KEY: plain(attributes),
+        }
         folder.mkdir(parents=True, exist_ok=True)
         data = self.adata if save_anndata else None
         write_model(folder, prefix or "", content, data, save_kwargs or {}, anndata_write_kwargs)

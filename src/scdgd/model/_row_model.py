@@ -325,7 +325,12 @@ class RowModel(LatentModel):
         ValueError
             If `n_samples` is negative, or one.
         """
-        self._warn_of_kinks()
+        if self.module.decoder.has_kinks:
+            msg = (
+                "The decoder has ReLU activations. Their kinks give posteriors many modes and no informative curvature, "
+                "so variances can cover far too little. Train with `activation='silu'` for uncertainty."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
         parts = []
         for tensors, rows in self.posterior.minibatches(adata, indices, batch_size, "Posteriors"):
             parts.append(moments_of(self.module, tensors, rows, n_samples, full_covariance))
@@ -340,14 +345,6 @@ class RowModel(LatentModel):
                 _MAX_PARETO_K,
             )
         return moments
-
-    def _warn_of_kinks(self) -> None:
-        if self.module.decoder.has_kinks:
-            msg = (
-                "The decoder has ReLU activations. Their kinks give posteriors many modes and no informative curvature, "
-                "so variances can cover far too little. Train with `activation='silu'` for uncertainty."
-            )
-            warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
     def get_marginal_ll(
         self,

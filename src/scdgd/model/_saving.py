@@ -16,15 +16,13 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import settings
 
-from scdgd._model_file import ATTRIBUTES_KEY, STATE_KEY, VAR_NAMES_KEY
 from scdgd._options import Anything, Choice, Either, Flag, Instance, Optional, PathLike, Rule, Text
-from scdgd.prior._registry import check_storable, current_name
-from scdgd.train import pack_history, unpack_history
+from scdgd.prior._registry import current_name
+from scdgd.train import unpack_history
 
 from ._devices import ACCELERATOR, ONE_DEVICE
 
 if TYPE_CHECKING:
-    import torch
     from scvi.model.base import BaseModelClass
 
 PREFIX = Optional(Text("text that names of files begin with"))
@@ -44,36 +42,7 @@ LOADING: dict[str, Rule] = {
     "prefix": PREFIX,
     "allowed_classes_names_list": Optional(Anything("a list of names of classes")),
 }
-_HISTORY = "history_"
-
-
-def check_free(folder: Path, overwrite: bool) -> None:
-    """Raise ValueError for a path that a model may not be saved to."""
-    if folder.exists() and not (overwrite and folder.is_dir()):
-        what = "already exists" if folder.is_dir() else "is a file"
-        msg = f"{folder} {what}. Please provide another directory for saving, or pass `overwrite=True`."
-        raise ValueError(msg)
-
-
-def content_of(
-    attributes: dict[str, Any], state: dict[str, torch.Tensor], var_names: np.ndarray | dict[str, np.ndarray]
-) -> dict[str, dict]:
-    """What is saved of a model: attributes whose names end with an underscore, the state of its module, names of genes.
-
-    Raises
-    ------
-    ValueError
-        If the class of its prior cannot be named in a file.
-    """
-    check_storable(attributes["init_params_"]["non_kwargs"].get("prior", "normal"))
-    attributes = {name: value for name, value in attributes.items() if name.endswith("_")}
-    history = attributes[_HISTORY]
-    attributes[_HISTORY] = pack_history(history) if isinstance(history, Mapping) else history
-    return {
-        STATE_KEY: dict(state),
-        VAR_NAMES_KEY: _plain(var_names),
-        ATTRIBUTES_KEY: _plain(attributes),
-    }
+HISTORY = "history_"
 
 
 def initialised(
@@ -84,22 +53,22 @@ def initialised(
     further = {name: value for named in arguments["kwargs"].values() for name, value in named.items()}
     named = {name: current_name(value) if name == "prior" else value for name, value in arguments["non_kwargs"].items()}
     model = model_cls(adata, registry, **named, **further)
-    history = attributes.get(_HISTORY)
+    history = attributes.get(HISTORY)
     is_packed = isinstance(history, Mapping) and all(isinstance(column, Mapping) for column in history.values())
-    attributes[_HISTORY] = unpack_history(history) if is_packed else history
+    attributes[HISTORY] = unpack_history(history) if is_packed else history
     for name, value in attributes.items():
         setattr(model, name, value)
     return model
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Nested containers as plain ones, which a file can hold without running code when it is read."""
     if hasattr(value, "to_dict") and not isinstance(value, pd.DataFrame | pd.Series):  # scvi-tools' dictionaries
         value = value.to_dict()
     if isinstance(value, Mapping | defaultdict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
+        return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value)) if type(value) in (list, tuple) else list(map(_plain, value))
+        return type(value)(map(plain, value)) if type(value) in (list, tuple) else list(map(plain, value))
     if isinstance(value, np.ndarray) and value.dtype == object:
         return np.array(value.tolist(), dtype=object) if value.ndim == 1 else value
     return value
