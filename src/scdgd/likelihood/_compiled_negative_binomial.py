@@ -13,7 +13,7 @@ import torch
 from ._bounds import MAX_LOG_THETA, MAX_PRODUCT, STIRLING_THETA
 from ._vector_math import in_order, log1p
 
-LAST_IS_OF_CELLS = False
+LAST_IS_OF_CELLS, HAS_PARAMETER = False, True
 
 
 def prepare(log_theta: torch.Tensor) -> torch.Tensor:

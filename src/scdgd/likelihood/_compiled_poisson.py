@@ -9,7 +9,7 @@ import torch
 from ._bounds import MAX_LOG_MEAN
 from ._vector_math import in_order
 
-LAST_IS_OF_CELLS = False
+LAST_IS_OF_CELLS = HAS_PARAMETER = False
 
 
 def prepare() -> torch.Tensor:

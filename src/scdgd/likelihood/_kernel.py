@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,14 +21,14 @@ from ._vector_math import any_order, exp, largest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
+    from types import ModuleType, SimpleNamespace
 
 #: No sum in single precision is longer.
 _BLOCK = 1024
 
 
-def make_kernel(terms: ModuleType) -> Callable:
-    """Kernel of a family, given as a module of functions that numba compiles.
+def make_kernel(terms: ModuleType | SimpleNamespace) -> Callable:
+    """Kernel of a family, given as a module (or what has its attributes) of functions that numba compiles.
 
     ``zero_terms(mean, parameters, of_cell, value, d_log_mean, d_parameters, d_of_cell)`` is for all genes of one cell,
     ``nonzero_terms(x, genes, log_mean, parameters, of_cell, constants, value, d_log_mean, d_parameters, d_of_cell)`` for
@@ -38,7 +39,8 @@ def make_kernel(terms: ModuleType) -> Callable:
     """
     zero_terms, nonzero_terms = terms.zero_terms, terms.nonzero_terms
     # a part of the key of the compilation on disk; by itself numba looks for changes in this file only
-    modules = [inspect.getsource(terms), *(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))]
+    of_terms = inspect.getsource(sys.modules[zero_terms.__module__])
+    modules = [of_terms, *(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))]
     sources = zlib.crc32("".join(modules).encode())
 
     def kernel(

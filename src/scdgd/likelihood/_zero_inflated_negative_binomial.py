@@ -11,7 +11,7 @@ from ._zero_inflation import ZI_LOGITS, ZeroInflated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import ModuleType
+    from types import SimpleNamespace
 
     import torch
     from torch.distributions import Distribution
@@ -47,8 +47,9 @@ class ZeroInflatedNegativeBinomial(ZeroInflated):
         return distributions.ZeroInflatedNegativeBinomial(mu=mean, scale=scale, **parameters)
 
     @staticmethod
-    def compiled_terms() -> ModuleType:
+    def compiled_terms() -> SimpleNamespace:
         """Compiled terms, by numba."""
-        from . import _compiled_zero_inflated_negative_binomial
+        from . import _compiled_negative_binomial
+        from ._compiled_zero_inflation import inflate
 
-        return _compiled_zero_inflated_negative_binomial
+        return inflate(_compiled_negative_binomial)

@@ -8,7 +8,7 @@ from ._poisson import Poisson
 from ._zero_inflation import ZI_LOGITS, ZeroInflated
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from types import SimpleNamespace
 
     import torch
 
@@ -39,8 +39,9 @@ class ZeroInflatedPoisson(ZeroInflated):
         return self.mu
 
     @staticmethod
-    def compiled_terms() -> ModuleType:
+    def compiled_terms() -> SimpleNamespace:
         """Compiled terms, by numba."""
-        from . import _compiled_zero_inflated_poisson
+        from . import _compiled_poisson
+        from ._compiled_zero_inflation import inflate
 
-        return _compiled_zero_inflated_poisson
+        return inflate(_compiled_poisson)
