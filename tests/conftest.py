@@ -19,18 +19,6 @@ from scdgd.model import SCDGD
 mpl.use("Agg")
 
 
-#: Files whose tests draw layouts and graphs of neighbours, which each process compiles for seconds.
-_LAYOUTS = ("test_cli.py", "test_pl.py", "test_pilot_metrics.py", "test_plan.py", "test_pilot_study.py")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items) -> None:
-    """Tests of a file share fitted models, so that pytest-xdist gives them to one process (``--dist loadgroup``)."""
-    for item in items:
-        group = "layouts" if item.path.name in _LAYOUTS else str(item.path.relative_to(Path(__file__).parent))
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(autouse=True)
 def _settings(tmp_path, monkeypatch):
     """Every test starts from the same seeds and writes nowhere else."""

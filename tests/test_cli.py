@@ -392,6 +392,7 @@ def test_help_and_import_do_not_wait_for_torch():
         scdgd.nothing  # noqa: B018
 
 
+@pytest.mark.slow
 def test_as_a_process(tmp_path):
     command = [sys.executable, "-m", "scdgd.cli", "fit", str(tmp_path / "none.h5ad"), "-o", str(tmp_path / "out.h5ad")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -239,7 +239,7 @@ def test_the_best_state_is_loaded_if_it_was_asked_for(adata, tmp_path, load_best
     ],
     ids=str,
 )
-@pytest.mark.parametrize("epoch", [3, 5])
+@pytest.mark.parametrize("epoch", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_resumed_training_ends_as_if_never_interrupted(tmp_path, options, training, epoch):
     """Before and after the mixture is placed, in a new model with other random numbers."""
     training = {"batch_size": 40, **training}
@@ -440,6 +440,7 @@ def wait_for(process: subprocess.Popen, start: str) -> str:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.slow
 def test_sigint_and_sigterm_to_a_process(tmp_path):
     with start_process(_STOPPED, tmp_path / "c") as process:
         wait_for(process, "epoch 4")
