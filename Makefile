@@ -37,10 +37,10 @@ demo: $(INSTALLED) ## cluster real cells and draw them (DATA=, LABELS=, BATCH= f
 	$(BIN)/scdgd demo $(if $(DATA),--data "$(DATA)") $(if $(LABELS),--labels-key "$(LABELS)") $(if $(BATCH),--batch-key "$(BATCH)") -o "$(DEMO_OUTPUT)"
 
 test: $(INSTALLED) ## run the quick tests
-	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(INSTALLED) ## run all tests that need no GPU
-	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-latest: ## run the quick tests on the newest Python and the newest releases
 	.ci/test-latest

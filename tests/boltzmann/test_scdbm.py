@@ -73,6 +73,7 @@ def test_types_differ_in_representations(recovered):
     assert np.ptp(means, axis=0).max() > 0.5
 
 
+@pytest.mark.slow
 def test_likelihood_rises_by_training(recovered):
     model, *_ = recovered
     adata = simulate(300, 30)

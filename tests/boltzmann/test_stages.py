@@ -59,7 +59,7 @@ def test_likeliest_states():
     assert len(likeliest_states(machine, 16)[0]) == 16
 
 
-@pytest.mark.parametrize("n_hidden", [(3, 2), (2, 2, 2)])
+@pytest.mark.parametrize("n_hidden", [(3, 2), pytest.param((2, 2, 2), marks=pytest.mark.slow)])
 def test_calibration_gives_units_the_activations_of_cells(n_hidden):
     """At the maximum, model and cells have the same means of units and of products of neighbours."""
     machine = with_sizes(toy(n_hidden))

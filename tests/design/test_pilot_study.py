@@ -132,6 +132,7 @@ def test_a_perfect_generator_has_no_error():
     assert scores["davies_bouldin"] == davies_bouldin(study._reference.embedding.coordinates, CELLS.obs["cell_type"])
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_synthetic_cells():
     kept = []
 
@@ -465,6 +466,7 @@ def small(model_class, epochs: int = 2, **options):
     return factory
 
 
+@pytest.mark.slow
 def test_one_fit_of_a_trained_model_serves_its_modes():
     counter = Counter(small(scvi.model.SCVI, n_hidden=8))
     models = {

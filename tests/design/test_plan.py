@@ -396,6 +396,7 @@ def test_stability_curve_by_hand():
     np.testing.assert_allclose(table.loc[200].to_numpy(), expected)
 
 
+@pytest.mark.slow
 def test_plan_of_stable_clusters():
     pilot = simulate(100, 40)
     options = {"target": StableClusters(0.7, 0.5), "sizes": [40, 80], "n_replicates": 3, "show_progress": False}

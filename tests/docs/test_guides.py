@@ -81,7 +81,18 @@ def namespace(monkeypatch, tmp_path) -> dict:
     }
 
 
-@pytest.mark.parametrize("page", [page for page, blocks in BLOCKS.items() if blocks and page not in ELSEWHERE])
+#: Pages of models that are presets of others, and what the tutorials show in full.
+_SLOW = ("sciaf", "scvae", "scvamp", "scvmm", "scvad", "evaluation", "synthetic_cells", "uncertainty")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page in _SLOW else ())
+        for page, blocks in BLOCKS.items()
+        if blocks and page not in ELSEWHERE
+    ],
+)
 def test_blocks_of_a_page_run(page, namespace):
     """One after the other, as a reader would; then the symbols of the page are attributes of its model."""
     with patch.dict(scdgd.likelihood.LIKELIHOODS):  # a page registers one

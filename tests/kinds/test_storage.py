@@ -107,7 +107,7 @@ def test_what_is_not_read_is_refused_at_set_up(name, form):
 
 @pytest.mark.filterwarnings("ignore:Training will be faster")
 @every_model
-@pytest.mark.parametrize("form", ["csr", "csc", "dense"])
+@pytest.mark.parametrize("form", ["csr", *(pytest.param(form, marks=pytest.mark.slow) for form in ("csc", "dense"))])
 def test_a_file_gives_the_same_draws(name, form, tmp_path):
     adata, new = in_form(form), data()[1]
     adata.write_h5ad(tmp_path / "a.h5ad")

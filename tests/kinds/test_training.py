@@ -54,7 +54,7 @@ def test_every_cell_trains_once_an_epoch(name, n_cells, batch_size, train_size, 
 
 
 @pytest.mark.filterwarnings("ignore:.*cells moved from training set:UserWarning")
-@pytest.mark.parametrize("stay", [True, False])
+@pytest.mark.parametrize("stay", [True, pytest.param(False, marks=pytest.mark.slow)])
 @every_model
 def test_workers_change_nothing(name, stay):
     workers = {"num_workers": 2, "persistent_workers": stay}

@@ -52,7 +52,10 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize(("prior", "posterior", "encodes", "representation"), CHOICES)
+@pytest.mark.parametrize(
+    ("prior", "posterior", "encodes", "representation"),
+    [pytest.param(*row, marks=() if row[0] in ("normal", "vmm") else pytest.mark.slow) for row in CHOICES],
+)
 def test_new_batches(prior, posterior, encodes, representation, tmp_path):
     adata = simulate(60, 12, n_batches=2)
     options = {"prior": prior, "posterior": posterior, "encode_covariates": encodes}

@@ -303,7 +303,9 @@ def test_pseudo_inputs_start_in_the_units_of_the_encoder():
     torch.testing.assert_close(counts.sum(1), torch.full((4,), 1e4), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("prior", [*EMPIRICAL_BAYES, *BY_ELBO])
+@pytest.mark.parametrize(
+    "prior", ["vmm", *(pytest.param(p, marks=pytest.mark.slow) for p in (*EMPIRICAL_BAYES, *BY_ELBO) if p != "vmm")]
+)
 def test_components_need_training_cells(prior):
     adata = simulate(40, 15)
     with pytest.raises(ValueError, match="41 components.*40"):
@@ -318,7 +320,10 @@ def test_components_need_training_cells(prior):
 # ---------------------------------------------------------------- the host's options
 
 
-@pytest.mark.parametrize("prior", ["normal", *EMPIRICAL_BAYES, *BY_ELBO])
+@pytest.mark.parametrize(
+    "prior",
+    ["vmm", *(pytest.param(p, marks=pytest.mark.slow) for p in ("normal", *EMPIRICAL_BAYES, *BY_ELBO) if p != "vmm")],
+)
 def test_same_seed_same_result_and_training_goes_on(prior):
     runs = []
     for seed in (0, 0, 1):
