@@ -139,6 +139,7 @@ def test_the_table_is_all_that_is_printed(cells, tmp_path, capsys, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_report_holds_pictures_and_numbers_that_can_be_checked(cells, tmp_path, capsys):
     cells.obs.loc[cells.obs_names[:10], "cell_type"] = np.nan
     cells.write_h5ad(tmp_path / "in.h5ad")

@@ -55,6 +55,7 @@ def correlations(counts: np.ndarray) -> np.ndarray:
     return np.corrcoef(np.log1p(counts).T)[np.triu_indices(counts.shape[1], 1)]
 
 
+@pytest.mark.slow
 def test_new_cells_are_like_the_data(recovered):
     _, real, new = recovered
     assert np.corrcoef(np.log1p(real.mean(0)), np.log1p(new.mean(0)))[0, 1] > 0.95
@@ -65,6 +66,7 @@ def test_new_cells_are_like_the_data(recovered):
     assert error < 0.85 * of_independent
 
 
+@pytest.mark.slow
 def test_types_differ_in_representations(recovered):
     model, *_ = recovered
     q = model.get_latent_representation(layer=1)
@@ -332,6 +334,7 @@ def test_library_size_scales_cells(sized):
     assert borrowed == pytest.approx(sized.adata.X.sum() / 80, rel=0.35)
 
 
+@pytest.mark.slow
 def test_replicates_of_cells(recovered):
     model, real, _ = recovered
     replicates = model.posterior_predictive_sample(indices=range(60), n_samples=30)
@@ -422,6 +425,7 @@ def test_conditional_cells(model):
         np.testing.assert_array_equal(again.X.toarray(), cells.X.toarray())
 
 
+@pytest.mark.slow
 def test_fixed_genes_tell_of_the_others(recovered):
     """Counts of half of the genes predict the other half better than the mean does."""
     model, real, _ = recovered
@@ -505,6 +509,7 @@ def test_sizes_scale_expression_and_dispersions(sized):
     assert parameters["mean"].sum(1) == pytest.approx(np.asarray(sized.adata.X.sum(1)).ravel(), rel=0.6)
 
 
+@pytest.mark.slow
 def test_differential_expression_finds_the_genes_that_differ(recovered):
     model, *_ = recovered
     adata = simulate(300, 30)
@@ -514,6 +519,7 @@ def test_differential_expression_finds_the_genes_that_differ(recovered):
     np.testing.assert_array_equal(np.sign(found["lfc_mean"][:5]), expected)
 
 
+@pytest.mark.slow
 def test_correlations_of_genes(recovered):
     model, real, _ = recovered
     matrix = model.get_feature_correlation_matrix(n_samples=5, correlation_type="pearson")

@@ -323,6 +323,7 @@ def test_predicted_power_is_that_of_real_experiments():
         assert row.estimate == pytest.approx(np.mean(shares), abs=0.12)
 
 
+@pytest.mark.slow
 def test_plan_of_markers_is_a_plan():
     made = plan(two_types(0, 100), MarkerPower("a", "b"), groups="kind", show_progress=False)
     options = {"target": MarkerPower("a", "b"), "groups": "kind", "sizes": [100], "show_progress": False}

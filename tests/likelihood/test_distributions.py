@@ -206,6 +206,7 @@ class ZipVI(scvi.model.SCVI):
     _module_cls = ZipVAE
 
 
+@pytest.mark.slow
 def test_in_a_model_of_scvi_tools():
     adata = scdgd.datasets.simulate(60, 12, seed=0)
     adata.X = adata.X.toarray()

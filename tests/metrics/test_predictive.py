@@ -84,7 +84,7 @@ def quadrature(model, adata) -> np.ndarray:
     [
         (SCDGD, 1, 2, "nb"),
         pytest.param(SCDGD, 2, 1, "nb", marks=pytest.mark.slow),
-        (SCVAD, 1, 1, "nb"),
+        pytest.param(SCVAD, 1, 1, "nb", marks=pytest.mark.slow),
         (SCVI, 1, 2, "nb"),
         pytest.param(SCVI, 2, 1, "nb", marks=pytest.mark.slow),
         pytest.param(SCVI, 1, 2, "zinb", marks=pytest.mark.slow),

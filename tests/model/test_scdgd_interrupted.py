@@ -457,6 +457,7 @@ def test_sigint_and_sigterm_to_a_process(tmp_path):
     assert 4 <= int(checkpoint.stem.split("_")[1]) < 20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_killed_process_goes_on_bit_for_bit(tmp_path):
     with start_process(_KILLED.replace("100", "8"), tmp_path / "c") as process:

@@ -198,6 +198,7 @@ def test_warm_start_is_for_the_first_training():
     assert fitted.trainer.lightning_module.n_warm_start_epochs == 0
 
 
+@pytest.mark.slow
 def test_warm_start_teaches_the_clusters_of_pca():
     adata = simulate(300, 40)
     fitted = train(make(adata, n_components=3), 30, batch_size=32, plan_kwargs={"n_warm_start_epochs": 40})

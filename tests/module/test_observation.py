@@ -7,7 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from scdgd.model import SCDGD, SCVAD
-from scdgd.module import Decoder, Observation
+from scdgd.module import Decoder, DGDModule, Observation
+from scdgd.prior import StandardNormal
 from scdgd.train import RepresentationPlan
 from tests.conftest import simulate
 
@@ -71,3 +72,18 @@ def test_parts_that_do_not_go_together_are_refused():
     decoder = Decoder(3, 5, output_activation="identity")
     with pytest.raises(ValueError, match="does not go with"):
         Observation(decoder, "nb", "observed")
+
+
+@pytest.mark.parametrize("family", ["nb", "zinb", "zip"])
+def test_tensors_are_found_under_the_names_of_former_files(family):
+    """Format 2: a decoder with the logits of zeros, and `px_r` for whatever else a family has."""
+    first, second = (DGDModule(12, 5, StandardNormal(3), gene_likelihood=family) for _ in range(2))
+    for parameter in first.parameters():
+        parameter.data.normal_()
+    state = {key.removeprefix("observations.genes."): value for key, value in first.state_dict().items()}
+    former = {"family_parameters.log_theta": "px_r", "family_parameters.zi_logits": "decoder.zi_logits"}
+    state = {former.get(key, key): value for key, value in state.items()}
+    state.setdefault("px_r", torch.zeros(12))  # families without a dispersion had one, too
+    second.load_state_dict(state)
+    for key, value in first.state_dict().items():
+        assert torch.equal(second.state_dict()[key], value), key

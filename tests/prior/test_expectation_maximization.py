@@ -261,7 +261,7 @@ def test_few_cells_of_many_dimensions_are_not_flat(covariance_type):
 
 
 @every_covariance
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("n", "k", "d", "scale"), [(1, 1, 3, 1.0), (1, 3, 1, 1.0), (10, 2, 1, 1.0), (2, 3, 5, 1.0), (30, 2, 3, 0.0)]
 )

@@ -19,6 +19,7 @@ def _no_collection():
     gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_collection")
 @pytest.mark.parametrize(("limit", "is_freed"), [(0, True), (2**40, False)])
 def test_the_next_training_frees_it_once_there_is_much(limit, is_freed, monkeypatch):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from scvi import REGISTRY_KEYS
 
-from scdgd._compat import MODULE_KEYS
 from scdgd.data import SparseCounts, as_sparse_counts
 
 from ._fisher import count_information, shared_count_information
@@ -68,7 +67,7 @@ class JointDensity:
 
     def likelihood(self, z: torch.Tensor) -> CountLikelihood:
         """Distribution of the counts given representations ``(b, d)``."""
-        return self.module.generative(z, self.library, **self.covariates)[MODULE_KEYS.PX_KEY]
+        return self.module.genes.likelihood(z, self.library, **self.covariates)
 
     def value_and_gradient(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute :math:`J`, shape ``(b,)``, in double, and its exact gradient, shape ``(b, d)``, in blocks of cells."""
@@ -115,7 +114,7 @@ class JointDensity:
         log_joint = []
         for part in z.split(max(1, _MAX_ELEMENTS // (len(self) * self.x.n_genes))):
             library = self.library.expand(len(part), -1, -1)
-            px = self.module.generative(part, library, **self.covariates)[MODULE_KEYS.PX_KEY]
+            px = self.module.genes.likelihood(part, library, **self.covariates)
             log_joint.append(px.log_prob(self.x) + self.module.prior.log_prob(part))
         return torch.cat(log_joint)
 

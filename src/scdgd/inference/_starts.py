@@ -48,7 +48,7 @@ def component_starts(module: DGDModule, density: JointDensity, n_starts: int) ->
     for c in range(int(classes.max()) + 1):
         cells = (classes == c).nonzero().ravel()
         shared = {key: value[cells[:1]].expand(len(means), -1) for key, value in covariates.items()}
-        unit = module.generative(means, means.new_zeros(len(means), 1), **shared)[MODULE_KEYS.PX_KEY]
+        unit = module.genes.likelihood(means, means.new_zeros(len(means), 1), **shared)
         eta = unit.eta  # at a size factor of one
         log_size, order = density.library[cells, 0].sort()
         cells = cells[order]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 
@@ -278,7 +278,7 @@ class CountLikelihood(Likelihood):
         self._log_size = None
 
     @classmethod
-    def from_softmax(cls, pre_activation: torch.Tensor, log_size: torch.Tensor, *parameters: torch.Tensor):
+    def from_softmax(cls, pre_activation: torch.Tensor, log_size: torch.Tensor, *parameters: torch.Tensor) -> Self:
         r"""With :math:`\mu = s\,\mathrm{softmax}(o)`, one evaluation of which gives value and gradient in :math:`o`.
 
         Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -41,7 +41,7 @@ def single_log_prob(
 
 class _SingleLogProb(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, family, x, *inputs):
+    def forward(ctx: Any, family: type[CountTerms], x: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
         """Log probabilities; derivatives are saved."""
         log_mean, *parameters = (t.double().ravel() for t in inputs)
         wanted = Wanted(any(ctx.needs_input_grad), any(ctx.needs_input_grad[3:]))
@@ -52,7 +52,7 @@ class _SingleLogProb(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_log_prob):
+    def backward(ctx: Any, d_log_prob: torch.Tensor) -> tuple:
         """Chain rule."""
         gradients = [d * d_log_prob for d in ctx.saved_tensors]
         return None, None, *gradients, *[None] * (len(ctx.needs_input_grad) - 2 - len(gradients))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scvi import REGISTRY_KEYS
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
+    from lightning.pytorch import LightningDataModule
     from scvi.data.fields import BaseAnnDataField
 
     from scdgd.likelihood import GeneLikelihood
@@ -157,7 +158,7 @@ class FlexSCVI(EncoderModel, SCVI):
         posterior: PosteriorName = "normal",
         posterior_kwargs: dict | None = None,
         decoder: DecoderName = "nonlinear",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         kwargs = self._check_module_options(kwargs)
         k = components_of(prior, n_components)
@@ -248,11 +249,11 @@ class FlexSCVI(EncoderModel, SCVI):
         datasplitter_kwargs: dict | None = None,
         plan_config: dict | None = None,
         plan_kwargs: dict | None = None,
-        datamodule=None,
+        datamodule: LightningDataModule | None = None,
         trainer_config: dict | None = None,
         checkpoint_dir: str | os.PathLike | None = None,
         checkpoint_every_n_epochs: int | None = None,
-        **trainer_kwargs,
+        **trainer_kwargs: Any,
     ) -> None:
         """Train the model, with the arguments of :meth:`scvi.model.SCVI.train`.
 
@@ -400,7 +401,9 @@ class FlexSCVI(EncoderModel, SCVI):
             raise NotImplementedError(msg)
 
     @staticmethod
-    def prepare_query_anndata(adata: AnnData, reference_model: str | os.PathLike | FlexSCVI, *args, **kwargs):
+    def prepare_query_anndata(
+        adata: AnnData, reference_model: str | os.PathLike | FlexSCVI, *args: Any, **kwargs: Any
+    ) -> Any:
         """As in scvi-tools: the genes of a reference in their order, zeros for those that are missing.
 
         Parameters
@@ -423,7 +426,11 @@ class FlexSCVI(EncoderModel, SCVI):
     @classmethod
     @checked(**SURGERY)
     def load_query_data(
-        cls, adata: AnnData | None = None, reference_model: str | os.PathLike | FlexSCVI | None = None, *args, **kwargs
+        cls,
+        adata: AnnData | None = None,
+        reference_model: str | os.PathLike | FlexSCVI | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> FlexSCVI:
         """As in scvi-tools (scArches); the prior is frozen, and new batches have no weight in its pseudo-inputs.
 

@@ -354,7 +354,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         reference_model: str | os.PathLike | SCDGD,
         accelerator: str = "auto",
         device: int | str = "auto",
-        **kwargs,
+        **kwargs: Any,
     ) -> SCDGD:
         """Model of new cells on top of a trained reference, everything but their representations frozen.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ class SCGMVAE(FlexSCVI):
         n_components: int = 10,
         component_weights: Literal["uniform", "learned", "labels"] | Sequence[float] = "learned",
         max_components_per_cell: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         self._refuse_fixed(
             kwargs,
@@ -221,7 +221,7 @@ class SCVAE(SCGMVAE):
 
     _latent_key = "X_scvae"
 
-    def __init__(self, adata: AnnData | None = None, registry: dict | None = None, **kwargs) -> None:
+    def __init__(self, adata: AnnData | None = None, registry: dict | None = None, **kwargs: Any) -> None:
         if Integer(1)("n_components", kwargs.pop("n_components", 1)) != 1:
             msg = "SCVAE has one component; use `scdgd.model.SCGMVAE` for more."
             raise ValueError(msg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._flexscvi import FlexSCVI
 
@@ -41,7 +41,7 @@ class SCIAF(FlexSCVI):
         registry: dict | None = None,
         *,
         prior: PriorName | type[Prior] | Prior = "normal",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         self._refuse_fixed(kwargs, ("posterior",))
         super().__init__(adata, registry, prior=prior, posterior="iaf", **kwargs)

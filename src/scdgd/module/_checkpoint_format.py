@@ -8,12 +8,13 @@ from scdgd._constants import CHECKPOINT_FORMAT
 
 if TYPE_CHECKING:
     import torch
+    from scvi.model.base import BaseModelClass
 
 
 class CheckpointFormatMixin:
     """Modules that know the layout of the model they are saved in."""
 
-    def on_load(self, model, **kwargs) -> None:
+    def on_load(self, model: BaseModelClass, **kwargs: Any) -> None:
         """Refuse models that a later version of the package has saved."""
         if model.checkpoint_format_ > CHECKPOINT_FORMAT:
             msg = (

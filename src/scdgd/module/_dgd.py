@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -190,7 +190,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``."""
         return self.genes.log_size(tensors)
 
-    def _get_inference_input(self, tensors: dict[str, torch.Tensor], **kwargs) -> dict:
+    def _get_inference_input(self, tensors: dict[str, torch.Tensor], **kwargs: Any) -> dict:
         return {
             MODULE_KEYS.X_KEY: tensors[REGISTRY_KEYS.X_KEY],
             "rows": tensors[REGISTRY_KEYS.INDICES_KEY].ravel(),
@@ -199,7 +199,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         }
 
     def _get_generative_input(
-        self, tensors: dict[str, torch.Tensor], inference_outputs: dict[str, torch.Tensor], **kwargs
+        self, tensors: dict[str, torch.Tensor], inference_outputs: dict[str, torch.Tensor], **kwargs: Any
     ) -> dict:
         return {
             MODULE_KEYS.Z_KEY: inference_outputs[MODULE_KEYS.Z_KEY],
@@ -357,7 +357,9 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         return total
 
     @torch.inference_mode()
-    def sample(self, tensors: dict[str, torch.Tensor], n_samples: int = 1, generative_kwargs: dict | None = None):
+    def sample(
+        self, tensors: dict[str, torch.Tensor], n_samples: int = 1, generative_kwargs: dict | None = None
+    ) -> torch.Tensor:
         """Counts drawn at the representations of a minibatch, shape ``(b, g)``, or ``(b, g, s)`` if ``s > 1``."""
         _, outputs = self.forward(
             tensors, inference_kwargs={"n_samples": n_samples}, generative_kwargs=generative_kwargs, compute_loss=False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 from numbers import Real
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -145,7 +145,7 @@ class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
         n_cats_per_cov: Sequence[int] | None = None,
         gene_likelihood: GeneLikelihood = "zinb",
         latent_distribution: Literal["normal", "ln"] = "normal",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         family, gene_likelihood = _family_and_name(gene_likelihood, k_max)
         _check_names(posterior, decoder, mean_activation := mean_activation or family.links[0])
@@ -321,7 +321,14 @@ class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
             qz, _ = self._encode(self.z_encoder, inputs.counts, continuous, categories)
         return qz.loc, qz.variance
 
-    def forward(self, tensors, *args, generative_kwargs: dict | None = None, compute_loss: bool = True, **kwargs):
+    def forward(
+        self,
+        tensors: dict[str, torch.Tensor],
+        *args: Any,
+        generative_kwargs: dict | None = None,
+        compute_loss: bool = True,
+        **kwargs: Any,
+    ) -> tuple:
         """As in scvi-tools; where a loss is computed, the likelihood is one of :mod:`scdgd.likelihood` if there is one.
 
         Where none is, a posterior that is not Gaussian is given as the Gaussian with its moments, of which scvi-tools'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ class GMVAE(FlexVAE):
         norm_per_component: bool = False,
         batch_norm_decay: float = 0.99,
         batch_norm_scale: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         most = n_components if max_components_per_cell is None else max_components_per_cell
         if most not in range(1, n_components + 1):
@@ -288,7 +288,14 @@ class GMVAE(FlexVAE):
         covariates = [None if c is None else c.repeat(m, 1) for c in (batch_index, cont_covs, cat_covs)]
         return super()._decode(z.flatten(0, 1), *covariates).unflatten(0, (m, -1))
 
-    def forward(self, tensors, *args, inference_kwargs: dict | None = None, compute_loss: bool = True, **kwargs):
+    def forward(
+        self,
+        tensors: dict[str, torch.Tensor],
+        *args: Any,
+        inference_kwargs: dict | None = None,
+        compute_loss: bool = True,
+        **kwargs: Any,
+    ) -> tuple:
         """As in scvi-tools; where a loss is computed, components are enumerated."""
         if compute_loss:
             inference_kwargs = {"enumerate_components": True, **(inference_kwargs or {})}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scdgd.posterior import Gaussian
 
@@ -30,5 +30,5 @@ class VADModule(DGDModule):
         Standard deviation that all posteriors start from.
     """
 
-    def __init__(self, n_genes: int, n_cells: int, prior: Prior, *, initial_scale: float = 1.0, **kwargs) -> None:
+    def __init__(self, n_genes: int, n_cells: int, prior: Prior, *, initial_scale: float = 1.0, **kwargs: Any) -> None:
         super().__init__(n_genes, n_cells, prior, posterior=Gaussian(initial_scale), **kwargs)

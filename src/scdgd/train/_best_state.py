@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -72,7 +72,9 @@ class BestState(Callback):
         if not torch.isfinite(loss):
             self._broken = _not_finite(pl_module.module.named_parameters())
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Stop if the loss is not finite."""
         if self._broken is not None:
             where = f"The loss is not finite at minibatch {batch_idx} of epoch {trainer.current_epoch}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,10 @@ from ._start import start_outputs
 from ._training_cells import training_cells
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from scdgd.module import FlexVAE
+    from scdgd.prior import PseudoInputs
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +119,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         kernel_l2: float = 0.0,
         seed: int | None = None,
         n_epochs_kl_warmup: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         of_loss = set(inspect.signature(module.loss).parameters) - _GIVEN_TO_LOSS
         kwargs = check_further(type(self), kwargs, of_loss)
@@ -142,12 +145,12 @@ class EmpiricalBayesPlan(TrainingPlan):
         """Weight of the divergence; zero while pre-training."""
         return super().kl_weight * (not self.is_pretraining)
 
-    def get_optimizer_creator(self):
+    def get_optimizer_creator(self) -> Callable:
         """scvi-tools' optimiser; parameters of a prior that the ELBO trains are a group without decay."""
         create = super().get_optimizer_creator()
         of_prior = {id(p) for p in self.module.prior.parameters()}
 
-        def create_with_groups(parameters) -> torch.optim.Optimizer:
+        def create_with_groups(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
             """Optimiser of the networks, and of the prior unless it takes steps of its own."""
             parameters = list(parameters)
             groups = [{"params": [p for p in parameters if id(p) not in of_prior]}]
@@ -213,7 +216,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         with contextlib.suppress(torch.linalg.LinAlgError):
             super().validation_step(batch, batch_idx)
 
-    def on_train_batch_end(self, outputs, batch: dict, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: dict, batch_idx: int) -> None:
         """Steps 2 and 3: the prior is fitted to draws from the posteriors of the same cells."""
         if self.prior_update.wants_draws and not self.is_pretraining and not self.trainer.should_stop:
             z = self._draw(batch)
@@ -237,7 +240,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         return sum(self.kernel_l1 * kernel.abs().sum() + self.kernel_l2 * kernel.square().sum() for kernel in kernels)
 
     @torch.no_grad()
-    def _place_pseudo_inputs(self, pseudo_inputs) -> None:
+    def _place_pseudo_inputs(self, pseudo_inputs: PseudoInputs) -> None:
         counts, continuous = [], []
         for batch in first_cells(training_cells(self.trainer), pseudo_inputs.n_components):
             counts.append(as_sparse_counts(self.module._encoder_counts(batch[REGISTRY_KEYS.X_KEY])).to_scipy())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from scipy import sparse
@@ -89,7 +89,7 @@ class GMVAEPlan(TrainingPlan):
         information_weight: float = 0.0,
         n_epochs_kl_warmup: int | None = None,
         seed: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         kwargs = check_further(type(self), kwargs)
         super().__init__(

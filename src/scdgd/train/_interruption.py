@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from lightning.pytorch import LightningModule, Trainer
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -47,21 +53,23 @@ class Interruption(Callback):
             self._old_handlers = {signum: old for signum, old in handlers.items() if _may_replace(signum, old)}
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         for signum, old in self._old_handlers.items():
             signal.signal(signum, old)
 
-    def on_train_start(self, trainer, pl_module) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals over; this late, because Lightning has a SIGTERM handler of its own."""
         for signum in self._old_handlers:
             signal.signal(signum, self._note)
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Leave the loop, unless the epoch is about to end."""
         if self.signum is not None and batch_idx + 1 < trainer.num_training_batches:
             raise TrainingInterrupted
 
-    def on_train_epoch_start(self, trainer, pl_module) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the loop before the next epoch changes anything."""
         if self.signum is not None:
             raise TrainingInterrupted
@@ -76,7 +84,7 @@ class Interruption(Callback):
         """Whether training ended before its time."""
         return self.signum is not None or self.reason is not None
 
-    def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Note interrupts that took another way: raised by a callback, or caught by Lightning."""
         if isinstance(exception, TrainingInterrupted) and exception.args:
             self.reason = str(exception)
@@ -97,14 +105,14 @@ class Interruption(Callback):
         if self.insists:
             raise KeyboardInterrupt
 
-    def _note(self, signum: int, frame) -> None:
+    def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self.signum is not None:
             self.insists = True
             raise KeyboardInterrupt
         self.signum = signum
 
 
-def _may_replace(signum: int, handler) -> bool:
+def _may_replace(signum: int, handler: Any) -> bool:
     if signum == signal.SIGINT:
         return handler is signal.default_int_handler
     return handler is signal.SIG_DFL or callable(handler)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scvi.module.base import LossOutput
@@ -55,7 +55,7 @@ class LaplacePlan(RepresentationPlan):
     """
 
     @checked(n_laplace_genes=Optional(Integer(1)))
-    def __init__(self, module: DGDModule, *, n_laplace_genes: int | None = 100, **kwargs) -> None:
+    def __init__(self, module: DGDModule, *, n_laplace_genes: int | None = 100, **kwargs: Any) -> None:
         super().__init__(module, **kwargs)
         posterior = module.posterior
         if posterior.is_learned:
@@ -84,7 +84,7 @@ class LaplacePlan(RepresentationPlan):
         super().load_training_state(state)
         self._spread.copy_(state["spread"])
 
-    def forward(self, batch: dict[str, torch.Tensor], *args, **kwargs):
+    def forward(self, batch: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> tuple:
         """Outputs of the module, with the term in its loss."""
         inference_outputs, generative_outputs, output = super().forward(batch, *args, **kwargs)
         return inference_outputs, generative_outputs, self._completed(batch, inference_outputs, output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -114,7 +114,7 @@ class RepresentationPlan(TrainingPlan):
         train_rows: torch.Tensor | None = None,
         cell_names: Sequence[str] | None = None,
         n_epochs_kl_warmup: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         update = update_of(module.prior, WITH_ROWS, prior_update)(module.prior)
         kwargs = check_further(type(self), kwargs, is_manual=True)
@@ -130,7 +130,7 @@ class RepresentationPlan(TrainingPlan):
         self.clip_norm, self.seed = clip_norm, seed
         self.train_rows, self.cell_names = train_rows, cell_names
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the prior, Adam for all other parameters, :class:`RowAdam` for the rows."""
         module = self.module
         of_prior = {id(parameter) for parameter in module.prior.parameters()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from scvi.train import SaveCheckpoint, Trainer, TrainRunner
@@ -39,17 +39,17 @@ class InterruptibleTrainer(Trainer):
 
     def __init__(
         self,
-        *args,
+        *args: Any,
         callbacks: list[Callback] | None = None,
         interruption: Interruption | None = None,
         checkpoints: TrainingCheckpoints | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         self.interruption = Interruption() if interruption is None else interruption
         ours = [EveryCell(), *([] if checkpoints is None else [checkpoints]), self.interruption]
         super().__init__(*args, callbacks=[*(callbacks or []), *ours], **kwargs)
 
-    def fit(self, *args, **kwargs) -> None:
+    def fit(self, *args: Any, **kwargs: Any) -> None:
         """Fit; on an interrupt, load the best state if that was asked for, and return.
 
         Raises
