@@ -402,6 +402,7 @@ def test_as_a_process(tmp_path):
     assert result.stderr == f"scdgd: error: There is no file {tmp_path / 'none.h5ad'}.\n"
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_training_had_reached(tmp_path):
     simulate().write_h5ad(tmp_path / "in.h5ad")
     log = tmp_path / "log"

@@ -84,6 +84,7 @@ def assert_same(one: pd.DataFrame, other: pd.DataFrame, **options) -> None:
 # ---------------------------------------------------------------- the protocol
 
 
+@pytest.mark.slow
 def test_results_are_tidy_and_complete():
     study = study_of()
     results = study.run()

@@ -213,6 +213,7 @@ def test_placement_variances_against_monte_carlo():
     assert np.mean(variances) == pytest.approx(np.var(effects), rel=0.2)
 
 
+@pytest.mark.slow
 def test_rejection_probability_against_simulated_tests():
     """Negative binomial counts, Wilcoxon's test by scipy."""
     rng = np.random.default_rng(0)

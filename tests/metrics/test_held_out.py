@@ -111,6 +111,7 @@ def test_score_equals_a_direct_computation(trained, adata):
     assert held_out_log_likelihood(trained, test, seed=5).log_likelihood != score.log_likelihood
 
 
+@pytest.mark.slow
 def test_better_models_score_higher_and_scvi_is_scored_alike():
     adata = simulate(300, depth=1000.0)
     test = simulate(60, depth=1000.0)

@@ -126,6 +126,7 @@ def model(request):
     return fitted(request.param, max_epochs=2)
 
 
+@pytest.mark.slow
 def test_scores_depend_on_seeds_alone_and_never_on_labels(model):
     test = new_cells()
     state = torch.get_rng_state()

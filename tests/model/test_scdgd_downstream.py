@@ -84,6 +84,7 @@ def test_transform_batch_moves_expression():
     assert np.corrcoef(observed_shift, decoded_shift)[0, 1] > 0.8
 
 
+@pytest.mark.slow
 def test_differential_expression_finds_the_markers():
     adata = simulate(n_genes=20, n_types=2, depth=2000.0)
     model = train(make_model(adata, setup={"labels_key": "cell_type"}, n_components=2), 60)

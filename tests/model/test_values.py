@@ -47,7 +47,7 @@ def set_up(model_class, family: str, adata=None):
 
 
 #: Of these models the others share all code.
-_QUICK = ("SCDGD", "linear", "SCGMVAE")
+_QUICK = ("SCDGD", "linear")
 _ROWS = [
     pytest.param((name, family), marks=() if name in _QUICK else pytest.mark.slow, id=f"{name}-{family}")
     for name in MODELS
