@@ -3,9 +3,12 @@
 import os
 import re
 import shutil
+import sys
 import warnings
 from importlib.metadata import metadata
 from pathlib import Path
+
+from sphinx.pycode import ModuleAnalyzer
 
 # said once for each type that is shown, of a function between two extensions
 warnings.filterwarnings("ignore", message=".*_RstSnippetParser.set_application")
@@ -109,12 +112,16 @@ html_theme_options = {
 toc_object_entries_show_parents = "hide"
 
 
-def drop_docstring_of_type(app, what, name, obj, options, lines) -> None:
-    """Constants have the docstring of `int` or `str`, which says nothing of them."""
-    if what == "data" and isinstance(obj, int | str):
-        lines.clear()
+def describe_value(app, what, name, obj, options, lines) -> None:
+    """Values have the docstring of their type, which says nothing of them: in its place, the comment where they are made."""
+    if what != "data" or not isinstance(obj, int | str | dict):
+        return
+    package, _, value = name.rpartition(".")
+    made_in = [module for module in sys.modules if module.startswith(f"{package}._")]
+    comments = (ModuleAnalyzer.for_module(module).find_attr_docs().get(("", value)) for module in made_in)
+    lines[:] = next(filter(None, comments), [])
 
 
 def setup(app) -> None:
     """Connect the hooks."""
-    app.connect("autodoc-process-docstring", drop_docstring_of_type)
+    app.connect("autodoc-process-docstring", describe_value)

@@ -16,6 +16,7 @@ def names_from(package: str, here: str, names: tuple[str, ...]) -> Callable[[str
     """
 
     def get(name: str) -> Any:
+        """The name, from the package."""
         if name in names:
             return getattr(importlib.import_module(package), name)
         msg = f"module {here!r} has no attribute {name!r}"

@@ -57,6 +57,7 @@ class Integer(Rule):
 
     @property
     def words(self) -> str:
+        """What is accepted."""
         if self.most is not None:
             return f"an integer from {self.least} to {self.most}"
         if self.least == 1:
@@ -84,6 +85,7 @@ class Number(Rule):
 
     @property
     def words(self) -> str:
+        """What is accepted."""
         if self.above == 0 and self.most is None and self.below is None:
             return "a positive number"
         limits = (("of at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below))
@@ -113,6 +115,7 @@ class Choice(Rule):
 
     @property
     def words(self) -> str:
+        """What is accepted."""
         return f"one of {list(self.values)}"
 
     def __call__(self, name: str, value: Any) -> Any:
@@ -245,6 +248,7 @@ class ListOf(Rule):
 
     @property
     def words(self) -> str:
+        """What is accepted."""
         if isinstance(self.rules, tuple):
             return f"{len(self.rules)} values, each {self.rules[0].words}"
         return f"a sequence of values, each {self.rules.words}" + (f" ({self.least} at least)" if self.least else "")
@@ -287,6 +291,7 @@ class Optional(Rule):
 
     @property
     def words(self) -> str:
+        """What is accepted."""
         return f"{self.rule.words} or None"
 
     def __call__(self, name: str, value: Any) -> Any:
@@ -306,6 +311,7 @@ class Options(Rule):
 
     @property
     def words(self) -> str:
+        """What is accepted."""
         return f"a dictionary of options{f' of {self.of}' if self.of else ''}"
 
     def __call__(self, name: str, value: Any) -> dict[str, Any]:
@@ -351,6 +357,7 @@ def checked(**rules: Rule) -> Callable[[_Function], _Function]:
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
+            """The function, with arguments that its rules have checked and converted."""
             if further is None:
                 for name in kwargs:
                     if name not in signature.parameters:

@@ -139,7 +139,12 @@ def test_values_of_a_file_in_double_precision_are_those_of_set_up(tmp_path):
     ad.AnnData(sparse.csr_matrix(VALUES)).write_h5ad(tmp_path / "cells.h5ad")
     adata = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
     SCDGD.setup_anndata(adata, is_count_data=False)
-    SCDGD(adata, n_components=2, gene_likelihood="normal").adata_manager.validate_for_training()
+    manager = SCDGD(adata, n_components=2, gene_likelihood="normal").adata_manager
+    manager.validate_for_training()
+    positions = np.arange(N_CELLS)
+    np.testing.assert_array_equal(
+        registered_cells(manager).fingerprints(positions, is_count_data=False), manager.fingerprints
+    )
 
 
 @pytest.mark.parametrize("model", [SCDGD, SCVMM])

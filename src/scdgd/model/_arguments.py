@@ -69,6 +69,7 @@ class _Family(Rule):
 
     @property
     def words(self) -> str:
+        """What is accepted."""
         return f"one of {list(self.values)}, or a subclass of CountLikelihood or ValueLikelihood of scdgd.likelihood"
 
     def __call__(self, name: str, value: Any) -> Any:

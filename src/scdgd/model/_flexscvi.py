@@ -106,7 +106,7 @@ class FlexSCVI(EncoderModel, SCVI):
     posterior
         ``"normal"``, or ``"iaf"`` for an inverse autoregressive flow.
     posterior_kwargs
-        Further arguments of :class:`~scdgd.module.InverseAutoregressiveFlow`.
+        Further arguments of :class:`~scdgd.posterior.InverseAutoregressiveFlow`.
     decoder
         ``"nonlinear"``, or ``"linear"`` for mean counts whose logarithms are affine in the latent space up to a constant
         of each cell (:class:`scvi.model.LinearSCVI`; see :meth:`get_loadings`). `n_hidden` and `n_layers` are then those

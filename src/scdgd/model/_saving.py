@@ -75,6 +75,7 @@ def plain(value: Any) -> Any:
 
 
 def read_data(path: Path | None, *, is_mudata: bool) -> AnnData | MuData | bool:
+    """Data of a saved model; ``False``, with a warning, if it has none."""
     if path is None:
         warnings.warn(
             "Save path contains no saved anndata and no adata was passed. Model will be loaded without anndata.",

@@ -1,7 +1,11 @@
 """Modules: deep generative decoder and flexible autoencoder, and what they are made of."""
 
 from scdgd._lazy import names_from
-from scdgd.posterior import FlowPosterior, InverseAutoregressiveFlow, MixturePosterior
+
+# of other packages, where some look for them here
+from scdgd.posterior import FlowPosterior as FlowPosterior
+from scdgd.posterior import InverseAutoregressiveFlow as InverseAutoregressiveFlow
+from scdgd.posterior import MixturePosterior as MixturePosterior
 from scdgd.prior import PriorName
 
 from ._decoder import Activation, Decoder, OutputActivation
@@ -32,15 +36,12 @@ __all__ = [
     "EncodedLatentMixin",
     "FamilyParameters",
     "FlexVAE",
-    "FlowPosterior",
     "HiddenActivation",
     "HiddenLayers",
     "HyperpriorWeight",
-    "InverseAutoregressiveFlow",
     "LatentModule",
     "LinearDecoder",
     "Linearised",
-    "MixturePosterior",
     "Observation",
     "OutputActivation",
     "PosteriorName",

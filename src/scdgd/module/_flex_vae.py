@@ -80,7 +80,7 @@ class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
     posterior
         ``"normal"``: diagonal Gaussian; ``"iaf"``: the same, followed by an inverse autoregressive flow.
     posterior_kwargs
-        Further arguments of :class:`~scdgd.module.InverseAutoregressiveFlow`.
+        Further arguments of :class:`~scdgd.posterior.InverseAutoregressiveFlow`.
     decoder
         ``"nonlinear"``: that of scVI; ``"linear"``: a :class:`LinearDecoder`, without hidden layers.
     n_hidden

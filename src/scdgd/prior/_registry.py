@@ -52,6 +52,7 @@ class PriorRule(Rule):
 
     @property
     def words(self) -> str:
+        """What is accepted."""
         return f"one of {self.names}, a subclass of scdgd.prior.Prior, or an instance of one"
 
     def __call__(self, name: str, value: Any) -> PriorName | type[Prior] | Prior:
