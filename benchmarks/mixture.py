@@ -252,11 +252,11 @@ def score_at_mode(model: SCDGD, test) -> float | None:
     if not isinstance(model, SCVAD):
         return None
 
-    def place(tensors: dict, config) -> torch.Tensor:
-        mode = place_new_cells(model.module, tensors, config)
+    def place(tensors: dict) -> torch.Tensor:
+        mode = place_new_cells(model.module, tensors, model.cells.new_cells)
         return torch.cat([mode, torch.zeros_like(mode)], dim=1)
 
-    model._place_minibatch = place
+    model.cells._place_minibatch = place
     model.cells.forget_placed()
     return held_out_log_likelihood(model, test).log_likelihood
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
+import scvi
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from scdgd.model._encoder_run import EncoderRun
+from scdgd.model._representation_run import RepresentationRun
+from scdgd.train import CheckpointFolder
 from tests.model.test_contract import data
 
 from .models import OURS, assert_same_state, built, every_model, state_of, train
@@ -75,3 +81,26 @@ def test_checkpoints_of_another_model_are_refused(name, tmp_path):
     assert_same_state(before, state_of(other))
     with pytest.raises(ValueError, match="`checkpoint_every_n_epochs` needs a folder"):
         train(other, 3, checkpoint_every_n_epochs=2)
+
+
+@every_model
+def test_cells_stay_in_their_order_without_a_seed(name, tmp_path):
+    """The order that a checkpoint stores, not one that is drawn anew."""
+    models = [built(name, data()[0], {"batch_key": "batch"}) for _ in range(2)]
+    scvi.settings._seed = None
+    checkpoints = {"checkpoint_dir": tmp_path, "checkpoint_every_n_epochs": 1}
+    train(models[0], 4, batch_size=12, callbacks=[Kill(2)], **checkpoints)
+    stored, *_ = CheckpointFolder(tmp_path).read_newest()["split"]
+    train(models[1], 4, batch_size=12, **checkpoints)
+    assert models[1].train_indices.tolist() == stored.tolist()
+
+
+@pytest.mark.parametrize(("name", "run_class"), [("FlexSCVI", EncoderRun), ("SCDGD", RepresentationRun)])
+def test_trying_a_plan_does_not_change_its_options(name, run_class):
+    """The one that is tried is not compiled."""
+    model = built(name, data()[0])
+    arguments = {p.name: p.default for p in inspect.signature(type(model).train).parameters.values()}
+    given = {"self": model, "max_epochs": 2, "plan_kwargs": {"compile": True}, "trainer_kwargs": {}}
+    run = run_class(model, arguments | given)
+    run.split()
+    assert run.plan_options()["compile"]

@@ -11,7 +11,15 @@ import torch
 from scipy import stats
 
 import scdgd
-from scdgd.likelihood import LIKELIHOODS, Categorised, ConstrainedPoisson, NegativeBinomial, Normal
+from scdgd.likelihood import (
+    LIKELIHOODS,
+    Categorised,
+    ConstrainedPoisson,
+    CountLikelihood,
+    FamilyParameter,
+    NegativeBinomial,
+    Normal,
+)
 from scdgd.model import SCDGD, SCGMVAE, SCVAD, SCVAE, FlexSCVI
 from tests.conftest import simulate, train
 
@@ -153,3 +161,42 @@ def test_what_is_no_likelihood_is_refused(model_class):
     for wrong in ("negative", 3, torch.nn.Linear, None):
         with pytest.raises(ValueError, match=r"`gene_likelihood`.*'nb'.*subclass of CountLikelihood"):
             model_class(adata, gene_likelihood=wrong)
+
+
+class Shifted(NegativeBinomial):
+    """A negative binomial with another parameter before its own, and so of another law."""
+
+    own_parameters = {"shift": FamilyParameter(), **NegativeBinomial.own_parameters}
+    links = ("softplus", "softmax")
+
+    def __init__(self, log_mean, shift, log_theta):
+        CountLikelihood.__init__(self, log_mean, shift, log_theta)
+
+
+def test_a_subclass_of_a_family_is_another_family():
+    """Its parameters are found by name, and the distribution that is read downstream is its own."""
+    log_mean, shift, log_theta = torch.zeros(2, 3), torch.ones(3), torch.full((3,), 0.5)
+    shifted = Shifted(log_mean, shift, log_theta)
+    torch.testing.assert_close(shifted.log_theta, log_theta)
+    torch.testing.assert_close(shifted.theta, log_theta.exp().expand(2, 3))
+    arguments = Shifted.arguments([shift, log_theta])
+    assert Shifted.distribution(log_mean.exp(), log_mean.exp(), arguments).family is Shifted
+    assert ConstrainedPoisson.distribution(log_mean.exp(), log_mean.exp(), {}).family is ConstrainedPoisson
+
+
+def test_the_usual_link_is_the_first_of_the_family_that_the_model_has():
+    adata = simulate(30, 12)
+    SCDGD.setup_anndata(adata)
+    Soft = type("Soft", (NegativeBinomial,), {"links": ("softplus",)})
+    assert SCDGD(adata, n_components=2, gene_likelihood=Soft, **SMALL).module.link.name == "softplus"
+
+
+@every_model
+def test_a_class_that_no_file_can_name_is_refused_before_anything_is_written(model_class, tmp_path):
+    class Local(NegativeBinomial):
+        pass
+
+    model = fitted(model_class, gene_likelihood=Local)
+    with pytest.raises(ValueError, match="gene_likelihood=.*cannot be saved.*at the top of a module"):
+        model.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()

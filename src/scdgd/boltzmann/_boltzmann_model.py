@@ -9,10 +9,10 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from scdgd._options import Flag, Instance, Integer, Number, Optional, Text
+from scdgd._options import Flag, Instance, Integer, Number, Optional, Text, checked
 from scdgd.data import counts_of
 from scdgd.inference._registered_sampler import of_component
-from scdgd.model._arguments import READING, reading
+from scdgd.model._arguments import READING
 from scdgd.model._latent_model import LatentModel
 
 from ._conditions import Conditions, batches_of, check_fixed_counts, fixed_genes, sizes_of
@@ -150,6 +150,17 @@ class BoltzmannModel(LatentModel):
         errors = torch.cat([-log_prob(v, shift(q[0]), given.batch, given.size).cpu() for v, given, q in cells])
         return {"reconstruction_loss": float(errors.mean()) if return_mean else errors}
 
+    def get_component_means(self) -> None:
+        """Not possible: clusters are patterns of binary units.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        msg = "Clusters of a Boltzmann machine are patterns of binary units, without means: use `get_cluster_assignments`."
+        raise NotImplementedError(msg)
+
     def get_importance_weights(self, *args: Any, **kwargs: Any) -> None:
         """Not possible: :math:`p(h)` of an undirected model is known up to a constant, and has no simple prior.
 
@@ -164,7 +175,7 @@ class BoltzmannModel(LatentModel):
         )
         raise ValueError(msg)
 
-    @reading(n_steps=Integer(1))
+    @checked(n_steps=Integer(1))
     @torch.inference_mode()
     def get_marginal_ll(
         self,
@@ -212,7 +223,7 @@ class BoltzmannModel(LatentModel):
             adata, indices, batch_size, return_mean, n_mc_samples, n_steps, seed, is_exact=is_exact
         )
 
-    @reading(n_steps=Integer(1))
+    @checked(n_steps=Integer(1))
     @torch.inference_mode()
     def get_elbo(
         self,
@@ -280,7 +291,7 @@ class BoltzmannModel(LatentModel):
             donors, _ = of_component(donors, assigned, component, self.module.n_patterns)
         return sampler.sample_posterior(n_cells, donors, library=library, seed=seed)
 
-    @reading(library_size=Optional(Number(above=0)), n_steps=Integer(1), collapse=Flag(), exact=Flag())
+    @checked(library_size=Optional(Number(above=0)), n_steps=Integer(1), collapse=Flag(), exact=Flag())
     def prior_predictive_sample(
         self,
         n_cells: int,
@@ -352,7 +363,7 @@ class BoltzmannModel(LatentModel):
             seed=seed,
         )
 
-    @reading(
+    @checked(
         counts=Instance(AnnData, "an AnnData with counts of the genes to fix"),
         genes=READING["gene_list"],
         layer=Optional(Text("the name of a layer")),

@@ -97,7 +97,7 @@ class MeanFieldPosterior(CellPosterior):
     def check_density(self) -> None:
         """There is none."""
         msg = (
-            "`differential_abundance` compares densities of representations, and binary hidden units have none. Compare "
+            "Hidden units are binary, so representations have no density, which `differential_abundance` would compare. Compare "
             "the shares of clusters (`get_cluster_assignments`), or use a model with a prior, such as SCDGD."
         )
         raise NotImplementedError(msg)

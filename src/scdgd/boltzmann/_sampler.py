@@ -12,9 +12,10 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scdgd._compat import is_registered
+from scdgd._options import Integer
 from scdgd.data import SparseCounts
 from scdgd.inference import GrowingCSR, seeded
-from scdgd.inference._registered_sampler import RegisteredSampler, check_library, positive_integer, spread_evenly
+from scdgd.inference._registered_sampler import RegisteredSampler, check_library, spread_evenly
 
 from ._conditions import Conditions
 from ._gibbs_chains import CHAINS_TOGETHER, draw_exactly, run_chains
@@ -73,7 +74,7 @@ class BoltzmannSampler(RegisteredSampler):
         seed: int | None = None,
     ) -> AnnData:
         """Last states of Gibbs chains, one chain a cell; see :meth:`scdgd.model.SCDBM.prior_predictive_sample`."""
-        n_cells, n_steps = positive_integer("n_cells", n_cells), positive_integer("n_steps", n_steps)
+        n_cells, n_steps = Integer(1)("n_cells", n_cells)("n_steps", n_steps)
         if exact and component is not None:
             msg = "`exact=True` draws all layers at once, so it cannot fix a `component`. Leave one of them out."
             raise ValueError(msg)
@@ -92,7 +93,7 @@ class BoltzmannSampler(RegisteredSampler):
         Copies of the cells at positions `donors` ``(m,)`` are spread as in :meth:`CellSampler.sample_posterior`; the rest is as
         for :meth:`sample_prior`.
         """
-        n_cells, rng = positive_integer("n_cells", n_cells), np.random.default_rng(seed)
+        n_cells, rng = Integer(1)("n_cells", n_cells), np.random.default_rng(seed)
         self._check_library(library)
         sources, copies = spread_evenly(n_cells, donors, rng)
         counts, tops, conditions, order = GrowingCSR(n_cells, len(self.genes)), [], [], np.repeat(sources, copies)
@@ -132,7 +133,7 @@ class BoltzmannSampler(RegisteredSampler):
         Counts ``(n, fixed.sum())`` are those of the genes that are `fixed`, a mask ``(g,)``, in the model's order; conditions and
         names are those of the ``n`` cells.
         """
-        n_samples, n_steps = positive_integer("n_samples", n_samples), positive_integer("n_steps", n_steps)
+        n_samples, n_steps = Integer(1)("n_samples", n_samples)("n_steps", n_steps)
         rows = torch.arange(counts.shape[0]).repeat_interleave(n_samples)
         v = SparseCounts.from_scipy(counts).to(self.module.weights[0])
         genes = torch.as_tensor(fixed, device=self.module.device)

@@ -11,9 +11,11 @@ import torch
 from scvi import REGISTRY_KEYS, settings
 from scvi.utils import track
 
+from scdgd._options import Integer
+
 from ._growing_csr import GrowingCSR
 from ._library import LogNormalLibrary
-from ._registered_sampler import RegisteredSampler, check_library, positive_integer, spread_evenly
+from ._registered_sampler import RegisteredSampler, check_library, spread_evenly
 from ._seeding import seeded
 from ._stock_module import knows_prior, latent_module
 
@@ -126,7 +128,7 @@ class CellSampler(RegisteredSampler):
         ValueError
             If `n_cells`, `component` or `library` is not possible.
         """
-        n_cells = positive_integer("n_cells", n_cells)
+        n_cells = Integer(1)("n_cells", n_cells)
         self._check_library(library)
         chosen = np.random.default_rng(seed).choice(donors, n_cells)
         prior = self.module.given_prior()
@@ -159,7 +161,7 @@ class CellSampler(RegisteredSampler):
         library, seed
             As for :meth:`sample_prior`. Where the model infers sizes, empirical ones are draws of their posteriors.
         """
-        n_cells = positive_integer("n_cells", n_cells)
+        n_cells = Integer(1)("n_cells", n_cells)
         self._check_library(library)
         sources, copies = spread_evenly(n_cells, donors, np.random.default_rng(seed))
         prior, order = self.module.given_prior(), []

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from scdgd._compat import MODULE_KEYS
-
 from ._joint_density import JointDensity, frozen, owned
 from ._laplace import LaplacePosterior
 from ._pareto import pareto_shape
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 #: Variances of the two halves of the proposal, as multiples of the approximation's.
 _INFLATIONS = (1.2, 1.5)
-_MAX_ELEMENTS = 2**24
 #: Draws that the proposal counts for in the scale of covariances, so that one is left where a single draw has all weight.
 _PROPOSAL_DRAWS = 2
 
@@ -167,14 +164,7 @@ def log_prob_of_pairs(module: DGDModule, tensors: dict[str, torch.Tensor], z: to
     """Log probability of every cell of a minibatch at every representation ``(m, d)``, shape ``(m, b)``, in nats."""
     with frozen(module):
         density = JointDensity(module, owned(module, tensors))
-        b = len(density)
-        block = max(1, _MAX_ELEMENTS // (b * density.x.n_genes))
-        parts = []
-        for part in z.split(block):
-            library = density.library.expand(len(part), -1, -1)
-            px = density.module.generative(part.unsqueeze(1).expand(-1, b, -1), library, **density.covariates)
-            parts.append(px[MODULE_KEYS.PX_KEY].log_prob(density.x))
-        return torch.cat(parts)
+        return density.log_likelihood(z.unsqueeze(1).expand(-1, len(density), -1))
 
 
 def log_proposal_density(posterior: LaplacePosterior, z: torch.Tensor) -> torch.Tensor:

@@ -111,12 +111,19 @@ class JointDensity:
 
     def log_joint(self, z: torch.Tensor) -> torch.Tensor:
         """Log joint density of counts and representations ``(s, b, d)``, shape ``(s, b)``, a few samples at a time."""
-        log_joint = []
-        for part in z.split(max(1, _MAX_ELEMENTS // (len(self) * self.x.n_genes))):
-            library = self.library.expand(len(part), -1, -1)
-            px = self.module.genes.likelihood(part, library, **self.covariates)
-            log_joint.append(px.log_prob(self.x) + self.module.prior.log_prob(part))
-        return torch.cat(log_joint)
+        parts = self._in_parts(z)
+        return torch.cat([self._log_likelihood(part) + self.module.prior.log_prob(part) for part in parts])
+
+    def log_likelihood(self, z: torch.Tensor) -> torch.Tensor:
+        """Log probability of the counts at representations ``(s, b, d)``, shape ``(s, b)``, a few samples at a time."""
+        return torch.cat([self._log_likelihood(part) for part in self._in_parts(z)])
+
+    def _in_parts(self, z: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return z.split(max(1, _MAX_ELEMENTS // (len(self) * self.x.n_genes)))
+
+    def _log_likelihood(self, z: torch.Tensor) -> torch.Tensor:
+        library = self.library.expand(len(z), -1, -1)
+        return self.module.genes.likelihood(z, library, **self.covariates).log_prob(self.x)
 
     @property
     def _genes(self) -> GeneSubset:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
+from scdgd._options import Integer
+
 from ._growing_csr import GrowingCSR
-from ._registered_sampler import positive_integer, spread_evenly
+from ._registered_sampler import spread_evenly
 
 _MAX_SHAPE, _MAX_SCALE = 10.0, 5.0
 _MAX_ELEMENTS = 2**22
@@ -48,7 +50,7 @@ def noise_baseline(
     if n_pilot < 1 or not (np.isfinite(counts.data).all() and (counts.data >= 0).all()):
         msg = f"Noise is added to counts, finite and not negative, of at least one cell; got {n_pilot} cells."
         raise ValueError(msg)
-    n_cells = n_pilot if n_cells is None else positive_integer("n_cells", n_cells)
+    n_cells = n_pilot if n_cells is None else Integer(1)("n_cells", n_cells)
     rng = np.random.default_rng(seed)
     donors = np.repeat(*spread_evenly(n_cells, np.arange(n_pilot), rng))
     noisy, rows = GrowingCSR(n_cells, n_genes), max(1, _MAX_ELEMENTS // n_genes)

@@ -11,7 +11,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from scdgd._compat import get_state_registry
-from scdgd._options import shown
+from scdgd._options import Integer, shown
 from scdgd.data import SparseCountsLoader, code_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class RegisteredSampler:
         self, module: BaseModuleClass, registry: dict, adata_manager: AnnDataManager | None, batch_size: int
     ) -> None:
         self.module, self.registry, self.manager = module, registry, adata_manager
-        self.batch_size = positive_integer("batch_size", batch_size)
+        self.batch_size = Integer(1)("batch_size", batch_size)
 
     @property
     def genes(self) -> np.ndarray:
@@ -135,14 +135,6 @@ def spread_evenly(n_cells: int, donors: np.ndarray, rng: np.random.Generator) ->
     copies = np.full(len(donors), n_cells // len(donors))
     copies[rng.choice(len(donors), n_cells % len(donors), replace=False)] += 1
     return donors[copies > 0], copies[copies > 0]
-
-
-def positive_integer(name: str, value: int) -> int:
-    """The value as an integer; ValueError if it is not a positive one."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not value >= 1 or int(value) != value:
-        msg = f"`{name}` must be a positive integer, got {value!r}."
-        raise ValueError(msg)
-    return int(value)
 
 
 def of_component(

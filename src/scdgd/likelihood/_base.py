@@ -28,7 +28,8 @@ class FamilyParameter(NamedTuple):
     """A parameter of a family, beside its linear predictor; modules make one for each gene, which training finds."""
 
     start: float = 0.0
-    """Where it starts before values are seen."""
+    """Where it starts before values are seen; with an encoder, the first that is not decoded starts at random, as scvi-tools'
+    dispersions do."""
     argument: str | None = None
     """Attribute, and argument, of the distribution of single values that is this parameter, or its exponential; the
     parameter's own name if not given."""
@@ -42,7 +43,7 @@ class FamilyParameter(NamedTuple):
     """Whether ``dispersion_floor`` bounds it: log inverse dispersions."""
     is_decoded: bool = False
     """Whether decoders of models with an encoder give one for each gene and cell. The other parameters are of genes, and
-    of batches, labels or cells as ``dispersion`` says."""
+    of batches, labels or cells as ``dispersion`` says; with an encoder the first of them alone."""
     width: int | None = None
     """Numbers for each gene, in a last dimension; ``None`` for one, without that dimension."""
 
@@ -91,8 +92,8 @@ class Likelihood(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.parameter_names = tuple(cls.own_parameters)
-        for i, (name, parameter) in enumerate(cls.own_parameters.items()):
-            properties = {name: _parameter(i, name), parameter.argument or name: _argument(i, parameter)}
+        for name, parameter in cls.own_parameters.items():
+            properties = {name: _parameter(name), parameter.argument or name: _argument(name, parameter)}
             for attribute in (attribute for attribute in properties if not hasattr(cls, attribute)):
                 setattr(cls, attribute, properties[attribute])
 
@@ -194,13 +195,16 @@ def mean_of(px: Distribution | Likelihood) -> torch.Tensor:
     return next(getattr(px, name) for name in ("mu", "rate", "mean") if hasattr(px, name))
 
 
-def _parameter(i: int, name: str) -> property:
-    return property(lambda self: self.parameters[i], doc=f"Parameter ``{name}``, of the shape that it was given in.")
-
-
-def _argument(i: int, parameter: FamilyParameter) -> property:
+def _parameter(name: str) -> property:
     return property(
-        lambda self: parameter.natural(self.parameters[i]).expand_as(self._input),
+        lambda self: self.parameters[self.parameter_names.index(name)],  # a subclass may have others before it
+        doc=f"Parameter ``{name}``, of the shape that it was given in.",
+    )
+
+
+def _argument(name: str, parameter: FamilyParameter) -> property:
+    return property(
+        lambda self: parameter.natural(self.parameters[self.parameter_names.index(name)]).expand_as(self._input),
         doc=f"Argument ``{parameter.argument}`` of the distribution of single values, shape ``(..., b, g)``.",
     )
 
@@ -272,6 +276,11 @@ class CountLikelihood(Likelihood):
 
     links = ("softmax", "sigmoid", "softplus", "exp", "rate")
     is_of_counts = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "distribution" not in vars(cls):  # that of another family has another law
+            cls.distribution = classmethod(CountLikelihood.distribution.__func__)
 
     def __init__(self, log_mean: torch.Tensor, *parameters: torch.Tensor) -> None:
         super().__init__(log_mean, *parameters)

@@ -188,8 +188,13 @@ class SingleCategorised(Normalized, Distribution):
 
     def __getattr__(self, name: str) -> torch.Tensor:
         """Parameters of the base."""
-        if name in ("theta", "zi_logits", "zi_probs"):
-            return getattr(self.base, name)
+        base = vars(self).get("base")
+        of_base = {} if base is None else base.likelihood.own_parameters
+        if (
+            name in ("zi_probs", *(parameter.argument or own for own, parameter in of_base.items()))
+            and base is not None
+        ):
+            return getattr(base, name)
         raise AttributeError(name)
 
     @property

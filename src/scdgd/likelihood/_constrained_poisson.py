@@ -6,7 +6,6 @@ import torch
 
 from scdgd.data import SparseCounts, as_sparse_counts
 
-from ._base import CountLikelihood
 from ._poisson import Poisson
 
 #: Largest difference of the log size factor from the log total, for rounding.
@@ -29,8 +28,6 @@ class ConstrainedPoisson(Poisson):
     links = ("softmax",)
     needs_total = True
     compiled_terms = staticmethod(Poisson.compiled_terms)
-
-    distribution = classmethod(CountLikelihood.distribution.__func__)
 
     @classmethod
     def unconstrained(cls) -> type[Poisson]:

@@ -112,12 +112,12 @@ class ReferenceEmbedding:
 def _principal_axes(x: sparse.csr_matrix, n_components: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean, shape ``(g,)``, and leading axes of variance, shape ``(d, g)``."""
     mean, n_most = np.asarray(x.mean(axis=0)).ravel(), min(x.shape) - 1
+    if n_components <= n_most and (pca := fitted_pca(x, n_components, seed)) is not None:
+        return pca.mean_, pca.components_
     if not rows_differ(x):  # any axis will do
         return mean, np.eye(1, x.shape[1])
-    if n_components > n_most:  # small enough to be dense
-        return mean, np.linalg.svd(x.toarray() - mean, full_matrices=False)[2][: max(1, n_most)]
-    pca = fitted_pca(x, n_components, seed)
-    return pca.mean_, pca.components_
+    # small enough to be dense
+    return mean, np.linalg.svd(x.toarray() - mean, full_matrices=False)[2][: max(1, n_most)]
 
 
 def _fitted_umap(scores: np.ndarray, seed: int) -> UMAP:

@@ -14,3 +14,8 @@ __all__ = ["SCDBM", "SCDGD", "SCGMVAE", "SCVAE", "SCIAF", "SCVAD", "SCVAMP", "SC
 
 #: Of the Boltzmann machine, which stands on this package.
 __getattr__ = names_from("scdgd.boltzmann", __name__, ("SCDBM",))
+
+
+def __dir__() -> list[str]:
+    """With the names that are taken when they are asked for."""
+    return sorted({*globals(), *__all__})

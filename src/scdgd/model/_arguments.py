@@ -30,7 +30,6 @@ from scdgd._options import (
     Rule,
     Subclass,
     Text,
-    checked,
     rules_of,
 )
 from scdgd.inference import NEW_CELLS
@@ -44,7 +43,7 @@ from ._devices import ACCELERATOR, ONE_DEVICE
 from ._training_options import LOADING, OF_LOADING, OF_TRAINER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 
 class _Minibatches(Rule):
@@ -280,19 +279,6 @@ SURGERY: dict[str, Rule] = {
     "transfer_batch": Flag(),
     **FREEZING,
 }
-
-
-def reading(*names: str, **rules: Rule) -> Callable:
-    """Check arguments of a reading method by the rules of their names, or by rules of its own.
-
-    Parameters
-    ----------
-    *names
-        Arguments with a rule in :data:`READING`.
-    **rules
-        Rules of other arguments, or in their place.
-    """
-    return checked(**{name: READING[name] for name in names}, **rules)
 
 
 def nested_options_of(model_class: type) -> dict[str, dict[str, Rule]]:

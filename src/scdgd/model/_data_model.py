@@ -36,13 +36,12 @@ from scdgd.data import (
     SizeFactorField,
     unchanged_if_refused,
 )
-from scdgd.prior._registry import check_storable
 from scdgd.train import pack_history
 
 from ._arguments import SETUP
 from ._cells import positions_of
 from ._devices import device_of
-from ._saving import HISTORY, LOADING, PREFIX, SAVING, initialised, plain, read_data
+from ._saving import HISTORY, LOADING, PREFIX, SAVING, check_storable, initialised, plain, read_data
 from ._training_options import check_reading
 
 if TYPE_CHECKING:
@@ -278,7 +277,7 @@ class DataModel:
         if save_anndata and self.adata is None:
             msg = "`save_anndata=True` saves the data of the model, but it has none. Leave it out."
             raise ValueError(msg)
-        check_storable(self.init_params_["non_kwargs"].get("prior", "normal"))
+        check_storable(self.init_params_)
         attributes = {name: value for name, value in self._get_user_attributes() if name.endswith("_")}
         history = attributes[HISTORY]
         attributes[HISTORY] = pack_history(history) if isinstance(history, Mapping) else history

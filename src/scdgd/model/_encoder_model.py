@@ -105,23 +105,7 @@ class EncoderModel(LatentModel):
             msg = "Loadings are those of a linear decoder, and this one has hidden layers. Choose `decoder='linear'`."
             raise ValueError(msg)
         columns = [f"Z_{i}" for i in range(decoder.n_latent)]
-        return pd.DataFrame(decoder.loadings.cpu().numpy(), index=self.get_var_names(), columns=columns)
-
-    @torch.inference_mode()
-    def get_component_means(self) -> np.ndarray:
-        """Means of the prior's components in the latent space.
-
-        Returns
-        -------
-        Means, shape ``(k, d)``.
-
-        Raises
-        ------
-        RuntimeError
-            If the model is not trained.
-        """
-        self._check_if_trained(warn=False)
-        return self.module.given_prior().component_means.cpu().numpy()
+        return pd.DataFrame(decoder.loadings.cpu().numpy().copy(), index=self.get_var_names(), columns=columns)
 
     @torch.inference_mode()
     def get_importance_weights(

@@ -21,7 +21,7 @@ from scdgd.data import code_of
 from scdgd.inference import CellSampler
 
 from ._aggregated_posterior import aggregated, samples_of
-from ._arguments import READING, reading
+from ._arguments import READING
 from ._cell_posterior import CellPosterior, Decoding
 from ._cells import positions_of
 from ._data_model import DataModel
@@ -177,6 +177,12 @@ class LatentModel(DataModel):
                     "`weights='importance'` weighs draws of all cells together: pass their number, `n_samples_overall`."
                 )
                 raise ValueError(msg)
+            if dataloader is not None:
+                msg = "`weights='importance'` weighs cells by their positions: leave out `dataloader`, and name `adata` or `indices`."
+                raise ValueError(msg)
+            if len(self._codes_of(transform_batch, "transform_batch")) > 1:
+                msg = "Importance weights are those of one way to decode, not of means over batches: name one `transform_batch`."
+                raise NotImplementedError(msg)
         counts = library_size == "latent" or not self._has_sizes
         adata, positions = self._cells_to_read(adata, indices, dataloader)
         decoding = Decoding(
@@ -215,6 +221,22 @@ class LatentModel(DataModel):
             msg = "A `dataloader` says which cells are read: leave out `adata` and `indices`."
             raise ValueError(msg)
         return None, None
+
+    @torch.inference_mode()
+    def get_component_means(self) -> np.ndarray:
+        """Means of the prior's components in the latent space.
+
+        Returns
+        -------
+        Means, shape ``(k, d)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        """
+        self._check_if_trained(warn=False)
+        return self.module.given_prior().component_means.cpu().numpy().copy()
 
     def get_likelihood_parameters(
         self,
@@ -656,7 +678,7 @@ class LatentModel(DataModel):
         where = validated if adata is None else adata  # a view is validated as a copy
         where.obsm["da_log_probs"] = pd.DataFrame(log_probs, index=validated.obs_names)
 
-    @reading(library_size=Optional(Number(above=0)))
+    @checked(library_size=Optional(Number(above=0)))
     def prior_predictive_sample(
         self,
         n_cells: int,

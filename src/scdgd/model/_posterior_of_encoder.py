@@ -58,9 +58,6 @@ class PosteriorOfEncoder(CellPosterior):
         """Draws of all cells together, chosen by :meth:`FlexSCVI.get_importance_weights` if they are asked for."""
         if weights != "importance":
             return super().decoded_overall(decoding, n_overall, weights, weighting)
-        if len(decoding.batches) > 1:
-            msg = "Importance weights are those of one way to decode, not of means over batches: name one `transform_batch`."
-            raise NotImplementedError(msg)
         n_samples = n_overall // len(decoding.positions) + 1
         parts, zs = [], []
         for tensors in self.model._make_data_loader(decoding.adata, decoding.positions, **decoding.loading):

@@ -81,7 +81,11 @@ class RepresentationRun(TrainingRun):
             split = split_cells(n, given["train_size"] or 1.0, given["validation_size"], given["shuffle_set_split"])
         self.train, validation, test = complete_split(n, split)
         self.held_out = np.sort(np.concatenate([validation, test]))
-        indexing = {"external_indexing": [self.train, validation, test]} if len(self.held_out) else {}
+        indexing = (
+            {"external_indexing": [self.train, validation, test]}
+            if len(self.held_out) or self.resumed is not None
+            else {}
+        )
         return {"train_size": len(self.train) / n} | indexing
 
     def default_monitors(self, n_validation: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ import torch
 from scvi import settings
 from scvi.utils import setup_anndata_dsp
 
-from scdgd._options import Choice, Either, Integer, checked_by
+from scdgd._options import Choice, Either, Integer, checked, checked_by
 from scdgd.data import (
     CellIndexField,
     MuDataBatchField,
@@ -25,7 +25,7 @@ from scdgd.data import (
 from scdgd.inference import log_prob_of_pairs, posterior_samples
 
 from ._aggregated_posterior import anchor_cells, importance_weights
-from ._arguments import SETUP, reading
+from ._arguments import SETUP
 from ._cells import positions_of
 from ._latent_model import LatentModel
 from ._posterior_of_rows import PosteriorMoments, PosteriorOfRows, moments_of
@@ -274,16 +274,7 @@ class RowModel(LatentModel):
         mean, var = (moment.cpu().numpy() for moment in self.module.posterior.moments(rows))
         return mean, var[..., None] * np.eye(var.shape[1], dtype=var.dtype) if full_covariance else var
 
-    def get_component_means(self) -> np.ndarray:
-        """Means of the mixture components in the latent space.
-
-        Returns
-        -------
-        Means, shape ``(k, d)``.
-        """
-        return self.module.prior.component_means.detach().cpu().numpy().copy()
-
-    @reading(n_samples=Either(Choice(0), Integer(2)))
+    @checked(n_samples=Either(Choice(0), Integer(2)))
     def get_posterior(
         self,
         adata: AnnData | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import settings
 
-from scdgd._options import Anything, Choice, Either, Flag, Instance, Optional, PathLike, Rule, Text
+from scdgd._options import Anything, Choice, Either, Flag, Instance, Optional, PathLike, Rule, Text, shown
 from scdgd.prior._registry import current_name
 from scdgd.train import unpack_history
 
@@ -72,6 +73,23 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype == object:
         return np.array(value.tolist(), dtype=object) if value.ndim == 1 else value
     return value
+
+
+def check_storable(init_params: dict[str, dict[str, Any]]) -> None:
+    """Raise ValueError if a file could not hold an argument of the constructor: files name classes by where they are defined."""
+    given = {
+        **init_params["non_kwargs"],
+        **{k: v for further in init_params["kwargs"].values() for k, v in further.items()},
+    }
+    for name, value in given.items():
+        try:
+            pickle.dumps(value)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            msg = (
+                f"`{name}={shown(value)}` cannot be saved ({error}). Define its class at the top of a module that can be "
+                "imported where the model is loaded, and give it nothing that pickle refuses."
+            )
+            raise ValueError(msg) from error
 
 
 def read_data(path: Path | None, *, is_mudata: bool) -> AnnData | MuData | bool:

@@ -110,7 +110,7 @@ class TrainingRun:
     def __call__(self) -> None:
         """Train the model."""
         self.split()
-        with restored_if_it_diverges(self.model):
+        with restored_if_it_diverges(self.model, self.attributes):
             try:
                 self.start()
                 self.fit()
@@ -228,8 +228,8 @@ class TrainingRun:
     def try_plan(self) -> LightningModule:
         """The training plan, made to see whether its arguments are right."""
         options = self.plan_options()
-        options |= {"compile": False} if "compile" in options else {}
-        return self.model._training_plan_cls(self.model.module, **options)
+        of_trial = {"compile": False} if "compile" in options else {}
+        return self.model._training_plan_cls(self.model.module, **{**options, **of_trial})
 
     def prepare(self) -> None:
         """Start an untrained model."""

@@ -48,7 +48,7 @@ class FamilyParameters(nn.Module):
                 raise ValueError(msg)
             shape = (n_genes,) if n_batch is None or parameter.is_decoded else (n_batch, n_genes)
             start = math.log(math.exp(parameter.start) - 1) if self._has_floor(parameter) else parameter.start
-            self.register_parameter(name, nn.Parameter(torch.full(shape, start)))
+            self.register_parameter(name, nn.Parameter(torch.full(shape, float(start))))
 
     def _has_floor(self, parameter: FamilyParameter) -> bool:
         return parameter.is_dispersion and self.dispersion_floor == 1

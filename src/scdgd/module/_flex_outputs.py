@@ -71,7 +71,7 @@ class FlexOutputsMixin:
                 n_hidden = self.decoder.px_scale_decoder[0].in_features
                 self.parameter_decoders[name] = nn.Linear(n_hidden, self.n_input * (parameter.width or 1))
             else:
-                self.gene_parameters[name] = nn.Parameter(torch.full((self.n_input,), parameter.start))
+                self.gene_parameters[name] = nn.Parameter(torch.full((self.n_input,), float(parameter.start)))
 
     @torch.no_grad()
     def start_at_moments(self, mean: torch.Tensor, variance: torch.Tensor) -> None:

@@ -148,7 +148,7 @@ class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
         **kwargs: Any,
     ) -> None:
         family, gene_likelihood = _family_and_name(gene_likelihood, k_max)
-        _check_names(posterior, decoder, mean_activation := mean_activation or family.links[0])
+        _check_names(posterior, decoder, mean_activation := mean_activation or _usual_link(family))
         check_positive_integers(n_latent=n_latent, n_prior_samples=n_prior_samples)
         prior = PriorRule(has_encoder=True)("prior", prior)
         posterior_kwargs = _OF_FLOW("posterior_kwargs", posterior_kwargs or {})
@@ -494,6 +494,11 @@ def _check_linear(decoder: DecoderName, options: dict[str, object]) -> None:
     for name in of_layers if decoder == "linear" else ():
         msg = f"`{name}` is for hidden layers, and `decoder='linear'` has none. Leave it out."
         raise ValueError(msg)
+
+
+def _usual_link(family: type[Likelihood]) -> str:
+    """The first link of a family that there is for models with an encoder."""
+    return next((name for name in family.links if name in get_args(MeanActivation)), family.links[0])
 
 
 def _family_and_name(gene_likelihood: GeneLikelihood, k_max: int) -> tuple[type[Likelihood], str]:

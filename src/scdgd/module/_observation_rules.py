@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from scdgd.likelihood import VALUE_LIKELIHOODS
+from scdgd.likelihood._link import OutputActivation
 
 from ._size_factor import SIZES, Size
 
@@ -29,7 +30,10 @@ def usual_size_and_link(
     if not family.is_of_counts and not has_registered:
         size, link = size or "none", link or "identity"
     size = size or ("registered" if has_registered else "observed")
-    return size, link or (SIZES[size].usual_link if family.is_of_counts else "softplus")
+    usual = SIZES[size].usual_link if family.is_of_counts else "softplus"
+    if family.is_of_counts and usual not in family.links:
+        usual = next((name for name in family.links if name in get_args(OutputActivation)), usual)
+    return size, link or usual
 
 
 def check_size_and_link(name: str, family: type[Likelihood], size: Size, link: Link) -> None:

@@ -146,7 +146,7 @@ class Prior(nn.Module, ABC):
         z
             One draw of each ``q``, shape ``(b, d)``.
         mean, var
-            Moments of ``q``, each of shape ``(b, d)``.
+            Moments of ``q``, each of shape ``(b, d)``; the variance may be one number for all.
         given
             As for :meth:`log_prob`.
 

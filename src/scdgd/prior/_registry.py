@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal
@@ -83,18 +82,6 @@ def class_of(prior: PriorName | type[Prior] | Prior) -> type[Prior]:
     if isinstance(prior, str):
         return PRIORS[prior]
     return type(prior) if isinstance(prior, Prior) else prior
-
-
-def check_storable(prior: PriorName | type[Prior] | Prior) -> None:
-    """Raise ValueError if a saved model could not say what its prior is: files name classes by where they are defined."""
-    try:
-        pickle.dumps(prior)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        msg = (
-            f"The prior {title_of(prior)} cannot be saved ({error}). Define its class at the top of a module that can be "
-            "imported where the model is loaded, and give it nothing that pickle refuses."
-        )
-        raise ValueError(msg) from error
 
 
 def title_of(prior: PriorName | type[Prior] | Prior) -> str:

@@ -171,6 +171,9 @@ def update_of(prior: Prior, offered: tuple[str, ...], wanted: str | None = None)
     """
     possible = [name for name in prior.updates if name in offered]
     if wanted is not None and wanted not in possible or not possible:
-        msg = f"A {type(prior).__name__} cannot be trained with `prior_update={wanted!r}`: it takes {possible}."
+        msg = (
+            f"A {type(prior).__name__} cannot be trained with `prior_update={wanted!r}` here: it takes {list(prior.updates)}, "
+            f"this model {list(offered)}."
+        )
         raise ValueError(msg)
     return UPDATES[wanted or possible[0]]

@@ -45,9 +45,9 @@ class VaDEMixture(GaussianMixture):
         -------
         Shape ``(b,)``, in nats.
         """
-        log_gamma = torch.log_softmax(self.component_log_prob(z), dim=-1)
+        log_gamma = torch.log_softmax(self.component_log_prob(z, given), dim=-1)
         precisions = self.precisions if self.is_dense else self._inverse_log_var()
-        expected = self.component_log_prob(mean) - 0.5 * trace_product(precisions, var)
+        expected = self.component_log_prob(mean, given) - 0.5 * trace_product(precisions, var)
         return (log_gamma.exp() * (expected - log_gamma)).sum(-1)
 
     def hyper_log_prob(self) -> dict[str, torch.Tensor]:

@@ -56,8 +56,9 @@ class BestState(Callback):
         self._broken: list[str] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Copy the parameters that training starts from."""
-        self._copy(pl_module)
+        """Copy the parameters that training starts from, unless it goes on with a copy of an earlier epoch."""
+        if not self._state:
+            self._copy(pl_module)
 
     def state_dict(self) -> dict:
         """The copy and what it is compared by, for a training that goes on from a checkpoint."""

@@ -7,7 +7,7 @@ import copy
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from scvi.model.base import BaseModelClass
 
@@ -17,19 +17,21 @@ class TrainingDivergedError(FloatingPointError, RuntimeError):
 
 
 @contextlib.contextmanager
-def restored_if_it_diverges(model: BaseModelClass) -> Iterator[None]:
-    """Put back what a training of `model` began with, if it ends in :class:`TrainingDivergedError`.
+def restored_if_it_diverges(model: BaseModelClass, attributes: Iterable[str] = ()) -> Iterator[None]:
+    """Put back what a training of `model` began with, `attributes` too, if it ends in :class:`TrainingDivergedError`.
 
     Otherwise a second call with lower rates would go on from numbers that are none.
     """
     if model.module is None:  # training on a data module makes it
         yield
         return
-    before, history = copy.deepcopy(model.module.state_dict()), copy.copy(model.history_)
+    before = copy.deepcopy(model.module.state_dict())
+    others = {name: copy.copy(getattr(model, name)) for name in ("history_", "is_trained_", *attributes)}
     try:
         yield
     except TrainingDivergedError as error:
         model.module.load_state_dict(before)
-        model.history_ = history
+        for name, value in others.items():
+            setattr(model, name, value)
         msg = f"{error} The model is as it was before."
         raise TrainingDivergedError(msg) from error

@@ -124,8 +124,12 @@ class EmpiricalBayesPlan(TrainingPlan):
         of_loss = set(inspect.signature(module.loss).parameters) - _GIVEN_TO_LOSS
         kwargs = check_further(type(self), kwargs, of_loss)
         update = update_of(module.prior, WITH_ENCODER, prior_update)
-        if prior_update is not None and update.by_gradient:  # of the ELBO, which holds priors with steps of their own
-            kwargs["encoder_learns_from_prior"] = True
+        asks_gradient = (
+            prior_update is not None and update.by_gradient
+        )  # of the ELBO, which holds priors with own steps
+        if asks_gradient and not kwargs.setdefault("encoder_learns_from_prior", True):
+            msg = "`encoder_learns_from_prior=False` holds the prior that `prior_update='gradient'` trains. Leave one out."
+            raise ValueError(msg)
         self.n_pretraining_epochs = max(n_pretraining_epochs - n_pretrained_epochs, 0)
         self._has_pretraining = n_pretraining_epochs > 0
         super().__init__(module, n_epochs_kl_warmup=n_epochs_kl_warmup, **kwargs)

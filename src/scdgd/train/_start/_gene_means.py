@@ -29,9 +29,9 @@ def totals_and_size(blocks: Iterable[tuple[np.ndarray | sparse.csr_matrix, float
     """
     totals, size = 0.0, 0.0
     for block, size_of_block in blocks:
-        totals, size = totals + _sums(sparse.csr_matrix(block, dtype=np.float64)), size + size_of_block
+        totals, size = totals + _sums(block), size + size_of_block
     return torch.as_tensor(totals), size
 
 
-def _sums(x: sparse.csr_matrix) -> np.ndarray:
-    return np.asarray(x.sum(axis=0)).ravel()
+def _sums(x: np.ndarray | sparse.csr_matrix) -> np.ndarray:
+    return np.asarray(x.sum(axis=0, dtype=np.float64)).ravel()

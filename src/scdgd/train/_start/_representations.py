@@ -39,11 +39,10 @@ def start_representations(
         totals, size = totals_and_size(
             (block, module.size.total(block, None if sizes is None else sizes[some].ravel())) for some, block in blocks
         )
-        module.decoder.start_at_profile((totals / size).float())
+        module.genes.start_at((totals / size).float())
         return
     mean, variance = gene_moments(block for _, block in _blocks_of(cells, train))
-    module.decoder.start_at_profile(module.likelihood.eta_of(mean))
-    module.family_parameters.start_at(variance)
+    module.genes.start_at(module.likelihood.eta_of(mean), variance)
 
 
 def _blocks_of(cells: CellSource, some: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | sparse.csr_matrix]]:
