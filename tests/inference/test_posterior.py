@@ -13,6 +13,7 @@ from scdgd._compat import MODULE_KEYS
 from scdgd.inference import (
     LaplacePosterior,
     _importance,
+    _joint_density,
     importance_samples,
     laplace_posterior,
     log_prob_of_pairs,
@@ -370,7 +371,7 @@ def test_resampling_follows_the_weights():
 @pytest.mark.parametrize("dispersion", ["gene", "gene-batch"])
 @pytest.mark.parametrize("max_elements", [2**24, 200], ids=["at once", "in blocks"])
 def test_log_prob_of_pairs_is_every_cell_at_every_representation(monkeypatch, dispersion, max_elements):
-    monkeypatch.setattr(_importance, "_MAX_ELEMENTS", max_elements)
+    monkeypatch.setattr(_joint_density, "_MAX_ELEMENTS", max_elements)
     module, tensors = _with_covariates(dispersion)
     z = torch.randn(4, 2)
     found = log_prob_of_pairs(module, tensors, z)

@@ -205,7 +205,7 @@ def test_the_update_is_the_first_that_is_offered(name, offered):
         if wanted in possible:
             assert update_of(prior, offered, wanted) is UPDATES[wanted]
             continue
-        with pytest.raises(ValueError, match=rf"`prior_update='{wanted}'`: it takes"):
+        with pytest.raises(ValueError, match=rf"`prior_update='{wanted}'` here: it takes"):
             update_of(prior, offered, wanted)
 
 

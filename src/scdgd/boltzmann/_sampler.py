@@ -74,7 +74,7 @@ class BoltzmannSampler(RegisteredSampler):
         seed: int | None = None,
     ) -> AnnData:
         """Last states of Gibbs chains, one chain a cell; see :meth:`scdgd.model.SCDBM.prior_predictive_sample`."""
-        n_cells, n_steps = Integer(1)("n_cells", n_cells)("n_steps", n_steps)
+        n_cells, n_steps = Integer(1)("n_cells", n_cells), Integer(1)("n_steps", n_steps)
         if exact and component is not None:
             msg = "`exact=True` draws all layers at once, so it cannot fix a `component`. Leave one of them out."
             raise ValueError(msg)
@@ -133,7 +133,7 @@ class BoltzmannSampler(RegisteredSampler):
         Counts ``(n, fixed.sum())`` are those of the genes that are `fixed`, a mask ``(g,)``, in the model's order; conditions and
         names are those of the ``n`` cells.
         """
-        n_samples, n_steps = Integer(1)("n_samples", n_samples)("n_steps", n_steps)
+        n_samples, n_steps = Integer(1)("n_samples", n_samples), Integer(1)("n_steps", n_steps)
         rows = torch.arange(counts.shape[0]).repeat_interleave(n_samples)
         v = SparseCounts.from_scipy(counts).to(self.module.weights[0])
         genes = torch.as_tensor(fixed, device=self.module.device)

@@ -171,18 +171,7 @@ class LatentModel(DataModel):
             msg = "Pass `n_samples`, of each cell, or `n_samples_overall`, of all cells together, not both."
             raise ValueError(msg)
         if weights == "importance":
-            self.posterior.check_importance_weights()
-            if n_samples_overall is None:
-                msg = (
-                    "`weights='importance'` weighs draws of all cells together: pass their number, `n_samples_overall`."
-                )
-                raise ValueError(msg)
-            if dataloader is not None:
-                msg = "`weights='importance'` weighs cells by their positions: leave out `dataloader`, and name `adata` or `indices`."
-                raise ValueError(msg)
-            if len(self._codes_of(transform_batch, "transform_batch")) > 1:
-                msg = "Importance weights are those of one way to decode, not of means over batches: name one `transform_batch`."
-                raise NotImplementedError(msg)
+            self._check_importance_weights(n_samples_overall, dataloader, transform_batch)
         counts = library_size == "latent" or not self._has_sizes
         adata, positions = self._cells_to_read(adata, indices, dataloader)
         decoding = Decoding(
@@ -209,6 +198,20 @@ class LatentModel(DataModel):
         if return_numpy or not is_of_cells:
             return values
         return pd.DataFrame(values, columns=self._genes[decoding.genes], index=adata.obs_names[positions])
+
+    def _check_importance_weights(
+        self, n_samples_overall: int | None, dataloader: Iterable[dict] | None, transform_batch: Any
+    ) -> None:
+        self.posterior.check_importance_weights()
+        if n_samples_overall is None:
+            msg = "`weights='importance'` weighs draws of all cells together: pass their number, `n_samples_overall`."
+            raise ValueError(msg)
+        if dataloader is not None:
+            msg = "`weights='importance'` weighs cells by their positions: leave out `dataloader`, and name `adata` or `indices`."
+            raise ValueError(msg)
+        if len(self._codes_of(transform_batch, "transform_batch")) > 1:
+            msg = "Importance weights are those of one way to decode, not of means over batches: name one `transform_batch`."
+            raise NotImplementedError(msg)
 
     def _cells_to_read(
         self, adata: AnnData | None, indices: Sequence[int] | None, dataloader: Iterable[dict] | None
