@@ -32,6 +32,7 @@ SCHUSTER_2023 = {
         "max_epochs": 800,
         "batch_size": 256,
         "warm_start": "zeros",
+        "batch_balance": False,
         "plan_kwargs": {
             "lr": 1e-3,
             "lr_z": 1e-2,

@@ -15,6 +15,7 @@ from scdgd.data import CellIndexField, SparseCountsLoader, registered_cells
 from scdgd.inference import gauss_newton
 from scdgd.train._start import start_representations
 
+from ._balanced_levels import BalancedLevels
 from ._cells import complete_split, split_cells
 from ._training_run import TrainingRun
 
@@ -67,6 +68,8 @@ class RepresentationRun(TrainingRun):
             raise ValueError(msg)
         manager.set_rows(rows)
         self.rows = rows
+        self.levels = BalancedLevels(manager, rows, len(self.model.module.representations))
+        self.balance = self.levels.chosen(self.given["batch_balance"])
 
     def default_epochs(self) -> int:
         """50, less above 50,000 cells."""
@@ -100,7 +103,7 @@ class RepresentationRun(TrainingRun):
         if len(train) < k:
             msg = f"{k} components need at least as many training cells, but {len(train)} train."
             raise ValueError(msg)
-        for name in {"train_rows", "cell_names"} & self.plan.keys():
+        for name in {"train_rows", "cell_names", "batch_balance", "levels"} & self.plan.keys():
             msg = f"`{name}` in `plan_kwargs` is what the model says of its cells. Leave it out."
             raise ValueError(msg)
         if start is None:
@@ -112,6 +115,7 @@ class RepresentationRun(TrainingRun):
             "cell_names": get_state_registry(self.model.registry_, REGISTRY_KEYS.INDICES_KEY)[
                 CellIndexField.CELL_NAMES_KEY
             ],
+            **({} if self.balance is None else {"batch_balance": self.balance, "levels": self.levels.codes}),
             **self.plan,
         }
 
@@ -155,6 +159,10 @@ class RepresentationRun(TrainingRun):
         if not model.module.prior.is_placed:  # training ended, or its best state was, before the epoch had come
             mean, var = model.module.posterior.moments(table[train])
             model.module.prior.place(mean, posterior_var=var, seed=options["seed"])
+        if self.balance is not None:
+            mean, _ = model.module.posterior.moments(table[train])
+            components = model.module.prior.responsibilities(mean).argmax(-1).cpu().numpy()
+            self.levels.warn_of_unshared(self.rows[self.train], components)
         if len(held_out):
             table[held_out] = model.cells.infer(model.adata_manager, self.held_out)
         if self.given["polish"]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from scdgd.likelihood import GeneLikelihood
     from scdgd.posterior import RowPosterior
     from scdgd.prior import PriorName
+    from scdgd.train import BatchBalance
 
 logger = logging.getLogger(__name__)
 
@@ -264,6 +265,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         checkpoint_every_n_epochs: int | None = None,
         polish: bool = False,
         plan_cls: type[RepresentationPlan] | None = None,
+        batch_balance: BatchBalance | bool | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         """Train the model, on *all* cells unless told otherwise.
@@ -322,6 +324,10 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         plan_cls
             Who steps when and down which objective: :class:`~scdgd.train.LaplacePlan` integrates representations out of
             a model with ``noise_scale=0``. ``None`` for that of the last call, at first the model's own.
+        batch_balance
+            How shifts between batches, and between levels of categorical covariates, are taken out of representations
+            while the model trains: a :class:`~scdgd.train.BatchBalance`; its defaults if ``None`` or ``True``; not at all
+            with ``False`` (published). Without effect where all cells are of one batch.
 
         Raises
         ------

@@ -32,7 +32,7 @@ from scdgd._options import (
     unknown_name,
 )
 from scdgd.data import SparseCountsLoader, SparseCountsSplitter
-from scdgd.train import RepresentationPlan
+from scdgd.train import BatchBalance, RepresentationPlan
 
 from ._devices import ACCELERATOR, ONE_DEVICE
 
@@ -65,6 +65,13 @@ TRAINING: dict[str, Rule] = {
     "checkpoint_every_n_epochs": Optional(Integer(1)),
     "polish": Flag(),
     "plan_cls": Optional(Subclass(RepresentationPlan, "a subclass of scdgd.train.RepresentationPlan")),
+    "batch_balance": Optional(
+        Either(
+            Flag(),
+            Instance(BatchBalance, "a scdgd.train.BatchBalance"),
+            words="True, False or a scdgd.train.BatchBalance",
+        )
+    ),
     "estimate_likelihood": Flag(),
 }
 

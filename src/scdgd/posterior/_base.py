@@ -56,6 +56,10 @@ class RowPosterior(ABC):
     def moments(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Mean ``(b, d)`` and variance, ``(b, d)`` or one for all, from rows ``(b, w)``."""
 
+    def move(self, table: torch.Tensor, rows: torch.Tensor, by: torch.Tensor) -> None:
+        """Add ``(m, d)`` to the means that `rows` ``(m,)`` of a table ``(n, w)`` hold, which come first in each row."""
+        table[rows, : by.shape[1]] += by
+
     def entropy(self, var: torch.Tensor | float) -> torch.Tensor | float:
         """Entropy in nats, ``(b,)``, from the variance of :meth:`moments`, without what is the same for all rows."""
         return 0.0

@@ -3,6 +3,7 @@
 from scdgd._lazy import names_from
 from scdgd.inference._row_adam import RowAdam
 
+from ._batch_balance import BatchBalance, BatchBalancer
 from ._best_state import BestState
 from ._checkpoint_folder import CheckpointFolder
 from ._divergence import TrainingDivergedError, restored_if_it_diverges
@@ -12,11 +13,14 @@ from ._interruption import Interruption
 from ._laplace_plan import LaplacePlan
 from ._plan_options import OF_TRAINING_PLAN as OF_TRAINING_PLAN  # rules, no part of the interface
 from ._representation_plan import RepresentationPlan
+from ._shifted_mixture import ShiftedMixture
 from ._start import PCAClusters, whitened_pca
 from ._trainer import InterruptibleTrainer, InterruptibleTrainRunner
 from ._training_checkpoints import TrainingCheckpoints, fingerprint, pack_history, read_checkpoint, unpack_history
 
 __all__ = [
+    "BatchBalance",
+    "BatchBalancer",
     "BestState",
     "CheckpointFolder",
     "EmpiricalBayesPlan",
@@ -28,6 +32,7 @@ __all__ = [
     "PCAClusters",
     "RepresentationPlan",
     "RowAdam",
+    "ShiftedMixture",
     "TrainingCheckpoints",
     "TrainingDivergedError",
     "fingerprint",

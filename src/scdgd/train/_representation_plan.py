@@ -10,16 +10,19 @@ from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
-from scdgd._options import Anything, Choice, Integer, Number, Optional, checked
+from scdgd._options import Anything, Choice, Instance, Integer, Number, Optional, checked
 from scdgd.inference._row_adam import RowAdam
 from scdgd.module import REPRESENTATION_KEY
 from scdgd.prior._update import WITH_ROWS, update_of
 
+from ._batch_balance import BatchBalance, BatchBalancer
 from ._divergence import TrainingDivergedError
 from ._plan_options import BETAS, DECAY, EPOCHS, RATE, check_further
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
 
     from scdgd.module import DGDModule
 
@@ -64,6 +67,10 @@ class RepresentationPlan(TrainingPlan):
         Rows of the cells that train, for the steps of the prior; ``None`` for all.
     cell_names
         Names of the rows, for messages.
+    batch_balance
+        How shifts between batches are taken out of representations; ``None`` for not at all.
+    levels
+        Level of each row, by the covariate that is balanced.
     n_epochs_kl_warmup
         Epochs over which the weight of the representations' prior rises to one; ``None`` for none.
     **kwargs
@@ -89,6 +96,8 @@ class RepresentationPlan(TrainingPlan):
         seed=Integer(0, 2**32 - 1),
         train_rows=Anything("rows of the table"),
         cell_names=Anything("names of the rows"),
+        batch_balance=Optional(Instance(BatchBalance, "a scdgd.train.BatchBalance")),
+        levels=Anything("levels of the rows"),
         n_epochs_kl_warmup=EPOCHS,
     )
     def __init__(
@@ -113,6 +122,8 @@ class RepresentationPlan(TrainingPlan):
         seed: int = 0,
         train_rows: torch.Tensor | None = None,
         cell_names: Sequence[str] | None = None,
+        batch_balance: BatchBalance | None = None,
+        levels: Mapping[str, np.ndarray] | None = None,
         n_epochs_kl_warmup: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -129,6 +140,7 @@ class RepresentationPlan(TrainingPlan):
         self.mixture_start, self.placement_interval = mixture_start, placement_interval
         self.clip_norm, self.seed = clip_norm, seed
         self.train_rows, self.cell_names = train_rows, cell_names
+        self.batch_balance, self.levels = batch_balance, levels or {}
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the prior, Adam for all other parameters, :class:`RowAdam` for the rows."""
@@ -154,6 +166,12 @@ class RepresentationPlan(TrainingPlan):
         """Set up the rows' optimiser, now that the table is on its device."""
         self._places_mixture = not self.module.prior.is_placed
         self._sums = {}
+        self._first_minibatch: dict[str, torch.Tensor] = {}
+        self.balancer = None
+        if self.batch_balance is not None and self.levels:
+            self.balancer = BatchBalancer(
+                self.batch_balance, self.module, self.levels, rows=self.train_rows, seed=self.seed
+            )
         self.row_optimizer = RowAdam(
             self.module.representations.table,
             lr=self.lr_z,
@@ -164,12 +182,15 @@ class RepresentationPlan(TrainingPlan):
 
     def training_state(self) -> dict:
         """What goes on from step to step beside the module and the trainer's optimisers; not copied."""
-        return {"rows": self.row_optimizer.state_dict(), "places_mixture": self._places_mixture}
+        state = {"rows": self.row_optimizer.state_dict(), "places_mixture": self._places_mixture}
+        return state if self.balancer is None else {**state, "balancer": self.balancer.state_dict()}
 
     def load_training_state(self, state: dict) -> None:
         """Put back what :meth:`training_state` gave; from :meth:`on_fit_start` on."""
         self.row_optimizer.load_state_dict(state["rows"])
         self._places_mixture = state["places_mixture"]
+        if self.balancer is not None:
+            self.balancer.load_state_dict(state["balancer"])
 
     def on_train_epoch_start(self) -> None:
         """Place the mixture and drop the decoder's rate when their epochs have come."""
@@ -185,6 +206,8 @@ class RepresentationPlan(TrainingPlan):
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Step representations, decoder and prior on one minibatch."""
+        if batch_idx == 0:
+            self._first_minibatch = batch
         decoder, prior = self.optimizers()
         self.loss_kwargs["kl_weight"] = self.kl_weight
         decoder.zero_grad()
@@ -202,12 +225,22 @@ class RepresentationPlan(TrainingPlan):
         return output.loss.detach()
 
     def on_train_epoch_end(self) -> None:
-        """Step a placed mixture in closed form, where that is its update."""
+        """Balance batches, and then step a placed mixture in closed form, where that is its update."""
+        self._balance_batches()
         if self.module.prior.is_placed:
             per_cell = self.module.hyperprior_weight.get("weights") == "per_cell"
             self.prior_update.after_epoch(self.posteriors, lambda n_cells: n_cells if per_cell else 1)
         self._log_epoch(self.train_metrics, "train")
         super().on_train_epoch_end()
+
+    def _balance_batches(self) -> None:
+        """Move representations, in the epochs in which that is due, by what the cells of the first minibatch tell of them."""
+        is_due = self.balancer is not None and self.batch_balance.is_due(
+            self.current_epoch + 1, self.trainer.max_epochs
+        )
+        if is_due:
+            self.log("batch_shift", self.balancer(self._first_minibatch))
+        self._first_minibatch = {}
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Step the held-out cells' representations, everything else frozen, and log their loss after the step."""

@@ -1,0 +1,122 @@
+"""What batches and covariates a training balances, and whether it could."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scvi import REGISTRY_KEYS
+
+from scdgd._compat import get_state_registry
+from scdgd._options import unknown_name
+from scdgd.data import CategoricalCovariatesField
+from scdgd.train import BatchBalance
+
+if TYPE_CHECKING:
+    from scdgd.data import CellRegistration
+
+logger = logging.getLogger(__name__)
+
+#: Cells of a level, in the mean, below which it is rather a name than a batch.
+_CELLS_PER_LEVEL = 5
+#: Share of a component's cells from which on other levels are in it, and of a level's cells in such components.
+_FEW = 0.05
+_MAX_NAMED = 5
+
+
+class BalancedLevels:
+    """Levels of the batch and of categorical covariates by row of the table, where there are several.
+
+    Parameters
+    ----------
+    manager
+        Whose cells train.
+    rows
+        Row of each cell, ``(n,)``.
+    n_rows
+        Number of rows of the table.
+    """
+
+    def __init__(self, manager: CellRegistration, rows: np.ndarray, n_rows: int) -> None:
+        self.names, self.codes = {}, {}
+        for name, codes, levels in _registered(manager):
+            if len(np.unique(codes)) > 1:
+                self.codes[name] = np.full(n_rows, -1)
+                self.codes[name][rows] = codes
+                self.names[name] = [str(level) for level in levels]
+
+    def chosen(self, given: BatchBalance | bool | None) -> BatchBalance | None:
+        """What a training does, given its argument; keeps the levels of the covariates that it is to balance."""
+        if given is False:
+            return None
+        balance = BatchBalance() if given in (None, True) else given
+        if balance.covariates is not None:
+            for name in balance.covariates:
+                if name not in self.codes:
+                    raise ValueError(unknown_name(name, self.codes, "a covariate with several levels"))
+            self.codes = {name: self.codes[name] for name in balance.covariates}
+        if given is None:
+            self._leave_out_names()
+        elif not self.codes:
+            logger.warning(
+                "There is nothing to balance: all cells are of one batch. Name the column of batches in "
+                "`setup_anndata(adata, batch_key=...)`."
+            )
+        return balance if self.codes else None
+
+    def _leave_out_names(self) -> None:
+        for name, codes in list(self.codes.items()):
+            n_cells, n_levels = (codes >= 0).sum(), len(np.unique(codes[codes >= 0]))
+            if n_cells < _CELLS_PER_LEVEL * n_levels:
+                logger.warning(
+                    "%r has %s levels for %s cells, as names have rather than batches, so it is not balanced. Set up a column "
+                    "with fewer, or pass `batch_balance=scdgd.train.BatchBalance()` to balance it all the same.",
+                    name,
+                    n_levels,
+                    n_cells,
+                )
+                del self.codes[name]
+
+    def unshared(self, name: str, rows: np.ndarray, components: np.ndarray) -> list[str]:
+        """Levels whose cells are in components of their own, given components ``(m,)`` of cells in `rows` ``(m,)``."""
+        codes = self.codes[name][rows]
+        counts = np.zeros((components.max() + 1, len(self.names[name])))
+        np.add.at(counts, (components, codes), 1)
+        totals = counts.sum(1, keepdims=True)
+        of_shared = np.where(totals - counts > _FEW * totals, counts, 0).sum(0)
+        of_all = counts.sum(0)
+        return [
+            level for level, shared, n in zip(self.names[name], of_shared, of_all, strict=True) if shared < _FEW * n
+        ]
+
+    def warn_of_unshared(self, rows: np.ndarray, components: np.ndarray) -> None:
+        """Say so if levels share no component with others: then nothing tells how they are shifted."""
+        for name in self.codes:
+            levels = self.unshared(name, rows, components)
+            if levels:
+                logger.warning(
+                    "%s of %s levels of %r share no component with another (%s), so nothing says how they are shifted: they "
+                    "have no kind of cells in common with others, or the shift is larger than what tells kinds apart. If all "
+                    "kinds are in all batches, pass `batch_balance=scdgd.train.BatchBalance(shared_types=True)`; if none is, "
+                    "leave out `batch_key`.",
+                    len(levels),
+                    len(self.names[name]),
+                    name,
+                    ", ".join(levels[:_MAX_NAMED]),
+                )
+
+
+def _registered(manager: CellRegistration) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, codes of the cells ``(n,)`` and levels, of the batch and of each categorical covariate."""
+    registry = manager.registry
+    batch = get_state_registry(registry, REGISTRY_KEYS.BATCH_KEY)
+    found = [
+        ("batch", np.asarray(manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel(), batch["categorical_mapping"])
+    ]
+    covariates = get_state_registry(registry, REGISTRY_KEYS.CAT_COVS_KEY)
+    levels = covariates.get(CategoricalCovariatesField.MAPPINGS_KEY, {})
+    if levels:
+        codes = np.asarray(manager.get_from_registry(REGISTRY_KEYS.CAT_COVS_KEY))
+        found += [(name, codes[:, i], levels[name]) for i, name in enumerate(levels)]
+    return found
