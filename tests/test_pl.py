@@ -320,3 +320,46 @@ def test_axes_of_synthetic_cells(real_and_synthetic):
         scdgd.pl.synthetic(real, synthetic, ["CD0"])
     with pytest.raises(ValueError, match="20 and 12, of which 12 are shared"):
         scdgd.pl.synthetic(real, synthetic[:, :12].copy())
+
+
+def mixing_data():
+    rng = np.random.default_rng(0)
+    batch = np.array(["a", "b"])[rng.integers(0, 2, 200)]
+    labels = np.array(["p", "q"])[np.arange(200) % 2]
+    before = rng.normal(size=(200, 3)) + 20 * (batch == "a")[:, None]
+    return {"before": before, "after": rng.normal(size=(200, 3))}, batch, labels
+
+
+def test_mixing_has_a_row_for_each_label_and_a_box_for_each_space(tmp_path):
+    spaces, batch, labels = mixing_data()
+    _, ax = plt.subplots()
+    assert scdgd.pl.batch_mixing(spaces, batch, labels, ax=ax, save=tmp_path / "mixing.png") is ax
+    assert (tmp_path / "mixing.png").stat().st_size > 1000
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["p (100)", "q (100)"]
+    assert [bar.get_width() == 0 for bar in ax.patches] == [True, True, False, False]
+    after = scdgd.metrics.batch_mixing(spaces["after"], batch, labels)
+    assert legend_of(ax) == ["before (score 0.00)", f"after (score {after.score:.2f})", "expected"]
+    quartiles = np.percentile(after.per_cell[labels == "q"], [25, 75])
+    bar = ax.patches[3]
+    np.testing.assert_allclose([bar.get_x(), bar.get_x() + bar.get_width()], quartiles)
+    by_batch = scdgd.pl.batch_mixing(spaces, batch, labels, groupby="batch")
+    assert [text.get_text()[0] for text in by_batch.get_yticklabels()] == ["a", "b"]
+
+
+def test_mixing_of_an_anndata_names_what_is_missing(annotated):
+    annotated.obsm["X_pca"] = annotated.obsm["X_scdgd"] * 2
+    annotated.obs["batch"] = mixing_data()[1][:150]
+    ax = scdgd.pl.batch_mixing(annotated, "batch", n_neighbors=20)
+    assert len(legend_of(ax)) == 3
+    with pytest.raises(ValueError, match="no 'X_other'"):
+        scdgd.pl.batch_mixing(annotated, "batch", use_rep="X_other")
+    with pytest.raises(ValueError, match="no column 'kit'"):
+        scdgd.pl.batch_mixing(annotated, "kit")
+    with pytest.raises(ValueError, match="there are no `labels`"):
+        scdgd.pl.batch_mixing(annotated, "batch", groupby="labels")
+    with pytest.raises(ValueError, match="Pass a value for each cell"):
+        scdgd.pl.batch_mixing({"z": annotated.obsm["X_pca"]}, "batch")
+    with pytest.raises(ValueError, match="Pass arrays by name"):
+        scdgd.pl.batch_mixing({}, "batch")
+    with pytest.raises(TypeError, match="got a ndarray"):
+        scdgd.pl.batch_mixing(annotated.obsm["X_pca"], "batch")

@@ -1,9 +1,11 @@
-"""Scores of models, clusterings and synthetic cells."""
+"""Scores of models, clusterings, integration and synthetic cells."""
 
+from ._batch_mixing import BatchMixing, batch_mixing
 from ._cluster_sizes import ClusterSizeError, cluster_proportions, cluster_size_error
 from ._cluster_transfer import cluster_scores, map_to_clusters
 from ._count_histogram import count_histogram
 from ._count_splitting import split_counts
+from ._cross_batch import CrossBatchAccuracy, cross_batch_accuracy
 from ._davies_bouldin import davies_bouldin
 from ._gene_correlation import gene_correlation_error
 from ._gene_mads import GeneMADs, gene_mads
@@ -12,23 +14,29 @@ from ._held_out import HeldOutScore, held_out_log_likelihood
 from ._latent_use import active_units, merged_accuracy, merged_labels, n_principal_components, n_used_components
 from ._leiden import leiden_clusters
 from ._library_size_curve import library_size_curve
+from ._neighbors_kept import NeighborsKept, neighbors_kept
 from ._reference_embedding import ReferenceEmbedding
 from ._synthetic_scores import synthetic_scores
 from ._two_sample_classifier import classifier_auc
 from ._zero_curve import zero_curve
 
 __all__ = [
+    "BatchMixing",
     "ClusterSizeError",
+    "CrossBatchAccuracy",
     "GeneMADs",
     "GeneStatistics",
     "HeldOutScore",
+    "NeighborsKept",
     "ReferenceEmbedding",
     "active_units",
+    "batch_mixing",
     "classifier_auc",
     "cluster_proportions",
     "cluster_scores",
     "cluster_size_error",
     "count_histogram",
+    "cross_batch_accuracy",
     "davies_bouldin",
     "gene_correlation_error",
     "gene_mads",
@@ -41,6 +49,7 @@ __all__ = [
     "merged_labels",
     "n_principal_components",
     "n_used_components",
+    "neighbors_kept",
     "split_counts",
     "synthetic_scores",
     "zero_curve",
