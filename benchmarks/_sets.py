@@ -1,4 +1,4 @@
-"""Labelled sets for benchmarks: real counts with cell types, cut to the most variable genes."""
+"""Labelled sets for benchmarks: real counts with cell types, cut to the most variable genes, and sets with batches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import scanpy as sc
 from anndata import AnnData
+from scipy import sparse
 
 import scdgd
 
@@ -54,3 +55,71 @@ def train_test_split(adata: AnnData, seed: int) -> tuple[AnnData, AnnData]:
     train, test = adata[np.sort(order[:cut])].copy(), adata[np.sort(order[cut:])].copy()
     seen = np.asarray(train.X.sum(axis=0)).ravel() > 0
     return train[:, seen].copy(), test[:, seen].copy()
+
+
+# ---------------------------------------------------------------- batches
+
+#: Sets with batches, the real ones first; `kang_control` lacks types in each batch, `snare_cortex` hardly has an effect.
+REAL_BATCHES = ("kang_ifnb2800", "kang_control", "pbmc_3tech", "onek1k_40donor", "snare_cortex")
+SIMULATED_BATCHES = ("simulated_missing", "simulated_by_type")
+#: Types that the control takes out of one batch of kang_ifnb2800 each.
+CONTROL = {"STIM": ("B", "B Activated"), "CTRL": ("CD14 Mono",)}
+#: Types of simulated cells with batches, of which the last two are rare, and their shares.
+TYPES_WITH_BATCHES = {
+    "CD4+/CD45RO+ Memory": 0.25,
+    "CD8+ Cytotoxic T": 0.2,
+    "CD14+ Monocyte": 0.2,
+    "CD19+ B": 0.15,
+    "CD56+ NK": 0.12,
+    "CD34+": 0.05,
+    "CD4+/CD25 T Reg": 0.03,
+}
+#: Added to the seeds of simulated batches: no test and no other benchmark draws these cells.
+FIRST_BATCHES = 300
+
+
+def load_batches(
+    name: str, data: Path | None, max_cells: int | None = None, max_genes: int = N_GENES, seed: int = 0
+) -> AnnData:
+    """Counts with ``obs.cell_type`` and ``obs.batch``; `seed` is for simulated cells, real ones are the same for all."""
+    if name in SIMULATED_BATCHES:
+        return simulate_batches(name, min(max_cells or 2_000, 2_000), min(max_genes, 1_000), seed)
+    adata = load("kang_ifnb2800" if name == "kang_control" else name, data, max_cells)
+    if name == "kang_control":
+        gone = [adata.obs["batch"].eq(b) & adata.obs["cell_type"].isin(types) for b, types in CONTROL.items()]
+        adata = adata[~np.logical_or(*gone).to_numpy()].copy()
+    adata = most_variable(adata, max_genes)
+    adata.obs["batch"] = adata.obs["batch"].astype(str).astype("category")
+    return adata
+
+
+def simulate_batches(name: str, n_cells: int, n_genes: int, seed: int) -> AnnData:
+    """Cells of seven types in batches with log-normal effects on genes.
+
+    ``"simulated_missing"``: four batches, each without two types, with effects (sd 0.4) that are the same for all types.
+    ``"simulated_by_type"``: three batches with all types, with effects (sd 0.3) and effects of each type (sd 0.2).
+    """
+    adata = scdgd.datasets.simulate(
+        n_cells, n_genes, type_proportions=TYPES_WITH_BATCHES, within_type_sd=0.3, seed=FIRST_BATCHES + seed
+    )
+    types, n_types = adata.obs["cell_type"].cat.codes.to_numpy(), len(TYPES_WITH_BATCHES)
+    n_batches, sd, sd_of_types = (4, 0.4, 0.0) if name == "simulated_missing" else (3, 0.3, 0.2)
+    has_type = np.ones((n_batches, n_types), dtype=bool)
+    if name == "simulated_missing":
+        has_type[np.repeat(np.arange(4), 2), [0, 4, 1, 3, 2, 5, 3, 6]] = False
+    rng = np.random.default_rng([seed, len(name)])
+    batch = np.array([rng.choice(np.flatnonzero(has_type[:, t])) for t in types])
+    effect = sd * rng.normal(size=(n_batches, 1, n_genes)) + sd_of_types * rng.normal(
+        size=(n_batches, n_types, n_genes)
+    )
+    log_share = np.log(adata.varm["share"].T)[types] + adata.obsm["factors"] @ adata.varm["loadings"].T
+    share = np.exp(log_share + effect[batch, types])
+    mean = adata.obs["library_size"].to_numpy()[:, None] * share / share.sum(axis=1, keepdims=True)
+    dispersion = np.maximum(adata.var["residual_dispersion"].to_numpy(), 1e-6)
+    counts = rng.poisson(rng.gamma(1 / dispersion, mean * dispersion))
+    adata.X = sparse.csr_matrix(counts.astype(np.float32))
+    adata.obs["batch"] = [f"batch_{b}" for b in batch]
+    adata.obs["batch"] = adata.obs["batch"].astype("category")
+    sc.pp.filter_genes(adata, min_cells=1)
+    sc.pp.filter_cells(adata, min_counts=2)
+    return adata
