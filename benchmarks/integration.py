@@ -4,7 +4,8 @@
 
 Every (set, seed) is one split of the cells, 80% to train and embed, 20% to score held-out counts; all methods see the same
 cells, genes and batches; only scANVI sees labels, those of all training cells. Latent spaces have 20 dimensions; PCA and
-Harmony have as many principal components, of log-normalised counts. No method is told the number of types.
+Harmony have as many principal components, of log-normalised counts. Harmony's rule for stopping may end it after one iteration, so it also runs without.
+No method is told the number of types.
 `kang_control` is kang_ifnb2800 without B cells in one batch and without CD14 monocytes in the other: integration must not
 put them on other types. Simulated batches lack types (`simulated_missing`), or have effects that differ by type
 (`simulated_by_type`). snare_cortex hardly has a batch effect, so nothing may be lost there.
@@ -16,8 +17,8 @@ other batches around cells whose type no other batch has, ideally 0. *Accuracy* 
 nearest cells, of all, and of other batches only (`scdgd.metrics.cross_batch_accuracy`). *Batch ASW* is the mean over types
 of one minus the absolute silhouette width of batches. *ARI* is of the model's own clusters, or Leiden's (resolution 1)
 where it has none. *Kept* is the share of its 15 nearest cells of the same batch, by principal components, that a cell keeps
-(`scdgd.metrics.neighbors_kept`); it needs no labels, and is trivially 1 for PCA. Held-out log-likelihood is
-`scdgd.metrics.held_out_log_likelihood`. Seconds are of one thread.
+(`scdgd.metrics.neighbors_kept`); it needs no labels, is trivially 1 for PCA, and high for Harmony, which only moves the
+components. Held-out log-likelihood is `scdgd.metrics.held_out_log_likelihood`. Seconds are of one thread.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
 N_LATENT, N_NEIGHBORS, N_MIXING = 20, 15, 50
 #: Optional packages: without them their columns and lines stay empty.
 HAS_SCIB, HAS_HARMONY = (importlib.util.find_spec(name) is not None for name in ("scib_metrics", "harmonypy"))
-OURS, UNBALANCED, SCVI, SCVI_DEFAULT, HARMONY = "SCDGD", "SCDGD, not balanced", "scVI, 200 epochs", "scVI", "Harmony"
+OURS, UNBALANCED, SCVI, SCVI_DEFAULT = "SCDGD", "SCDGD, not balanced", "scVI, 200 epochs", "scVI"
+HARMONY, HARMONY_LONG = "Harmony", "Harmony, 30 iterations"
 
 
 class Tier(NamedTuple):
@@ -141,12 +143,15 @@ def principal_components(train: AnnData) -> np.ndarray:
     return pca.obsm["X_pca"]
 
 
-def fit_harmony(train: AnnData, tier: Tier) -> Fit:
-    import harmonypy
+def fit_harmony(**options) -> Callable[[AnnData, Tier], Fit]:
+    def fit(train: AnnData, tier: Tier) -> Fit:
+        import harmonypy
 
-    pcs = principal_components(train)
-    z = harmonypy.run_harmony(pcs, train.obs, "batch", random_state=scvi.settings.seed, verbose=False).Z_corr
-    return Fit(np.asarray(z if z.shape == pcs.shape else z.T))
+        pcs, seed = principal_components(train), scvi.settings.seed
+        z = harmonypy.run_harmony(pcs, train.obs, "batch", random_state=seed, verbose=False, **options).Z_corr
+        return Fit(np.asarray(z if z.shape == pcs.shape else z.T))
+
+    return fit
 
 
 METHODS = {
@@ -157,7 +162,8 @@ METHODS = {
     SCVI: Method(fit_scvi(is_default=False)),
     SCVI_DEFAULT: Method(fit_scvi(is_default=True), is_slow=True),
     "scANVI": Method(fit_scanvi, is_slow=True, uses_labels=True),
-    HARMONY: Method(fit_harmony, is_there=HAS_HARMONY),
+    HARMONY: Method(fit_harmony(), is_there=HAS_HARMONY),
+    HARMONY_LONG: Method(fit_harmony(max_iter_harmony=30, epsilon_harmony=-np.inf), is_there=HAS_HARMONY),
     "PCA": Method(lambda train, tier: Fit(principal_components(train))),
 }
 
@@ -361,9 +367,9 @@ BARS = [
     *(
         Bar(f"{COLUMNS[column][0]} above that of {other}, mean over sets", column, other)
         for column in ("total", "bio", "batch")
-        for other in (SCVI, SCVI_DEFAULT, HARMONY)
+        for other in (SCVI, SCVI_DEFAULT, HARMONY, HARMONY_LONG)
     ),
-    Bar("accuracy at most 0.01 below that without balance", "accuracy", UNBALANCED, -0.01, "kang_control"),
+    Bar("at most 0.01 below that without balance", "accuracy", UNBALANCED, -0.01, "kang_control"),
     *(Bar("at most 0.005 lost by balance", c, UNBALANCED, -0.005, "snare_cortex") for c in ("accuracy", "bio", "ari")),
     Bar("held-out log-likelihood no lower than without balance, mean over sets", "held_out", UNBALANCED),
 ]
