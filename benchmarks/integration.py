@@ -26,7 +26,6 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import importlib.util
-import inspect
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,11 +104,6 @@ def fit_ours(cls: type, **options) -> Callable[[AnnData, Tier], Fit]:
     return fit
 
 
-def not_balanced() -> dict:
-    """Argument of `train`, where there is one, that turns balancing off."""
-    return {"batch_balance": False} if "batch_balance" in inspect.signature(SCDGD.train).parameters else {}
-
-
 def fit_scvi(is_default: bool) -> Callable[[AnnData, Tier], Fit]:
     def fit(train: AnnData, tier: Tier) -> Fit:
         epochs = tier.default_epochs if is_default else tier.encoder_epochs
@@ -156,7 +150,7 @@ def fit_harmony(**options) -> Callable[[AnnData, Tier], Fit]:
 
 METHODS = {
     OURS: Method(fit_ours(SCDGD)),
-    UNBALANCED: Method(fit_ours(SCDGD, **not_balanced())),
+    UNBALANCED: Method(fit_ours(SCDGD, batch_balance=False)),
     "SCVAD": Method(fit_ours(SCVAD)),
     "SCVMM": Method(fit_ours(SCVMM), is_slow=True),
     SCVI: Method(fit_scvi(is_default=False)),
@@ -427,9 +421,6 @@ def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
             for what, (package, is_there) in NEEDED.items()
             if not is_there
         ),
-        ""
-        if not_balanced()
-        else "This version has no balance of batches: SCDGD and SCDGD, not balanced, are the same.",
         "\n## Aims\n\nDecided before the runs. Differences are of SCDGD, paired by set and seed.\n",
         bars(rows),
         "\n## Means over sets\n\n± standard deviation over seeds.\n",
