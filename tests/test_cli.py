@@ -139,6 +139,55 @@ def test_the_table_is_all_that_is_printed(cells, tmp_path, capsys, monkeypatch):
     ]
 
 
+def shifted(cells: AnnData, path) -> None:
+    """The second batch has fewer counts of ten genes."""
+    counts = cells.X.toarray()
+    counts[np.ix_(cells.obs["batch"] == cells.obs["batch"].iloc[0], range(10))] //= 4
+    cells.X = sparse.csr_matrix(counts)
+    cells.write_h5ad(path / "in.h5ad")
+
+
+@pytest.mark.parametrize("is_balanced", [True, False])
+def test_what_was_done_about_batches_is_said(cells, tmp_path, capsys, is_balanced):
+    shifted(cells, tmp_path)
+    options = ("--batch-key", "batch", "--max-epochs", "6", "--labels-key", "cell_type", "--save-model", "model")
+    options = (*options[:-1], str(tmp_path / "model"), *([] if is_balanced else ["--no-balance"]))
+    assert fit(tmp_path, *options) == 0
+    model = scdgd.model.SCDGD.load(tmp_path / "model", adata=cells)
+    printed = capsys.readouterr().out
+    (said,) = re.findall("batches in batch +(.*)", printed)
+    assert re.search(r"mixing of batches within cell_type +\d\.\d\d  \(PCA: \d\.\d\d; at random: 1\)", printed)
+    if not is_balanced:
+        assert said == "2, not balanced"
+        assert model.batch_balance_ is None
+        return
+    moves = model.history["batch_shift"].iloc[:, 0]
+    assert len(moves) == 2
+    assert model.batch_balance_ == {
+        "covariates": {
+            "batch": {"n_levels": 2, "own_weights": model.batch_balance_["covariates"]["batch"]["own_weights"]}
+        },
+        "n_epochs": 2,
+        "first_shift": pytest.approx(moves.iloc[0]),
+        "last_shift": pytest.approx(moves.iloc[-1]),
+    }
+    start = f"2, balanced in 2 epochs (mean shift {moves.iloc[0]:.2g}, at last {moves.iloc[-1]:.2g} root nats; "
+    assert said.startswith(start)
+
+
+def test_mixing_is_left_out_where_it_cannot_be_told(cells, tmp_path, capsys):
+    cells.obs["cell_type"] = cells.obs["batch"]
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    assert fit(tmp_path, "--batch-key", "batch", "--labels-key", "cell_type") == 0
+    printed = capsys.readouterr().out
+    assert "batches in batch" in printed
+    assert "mixing of batches" not in printed
+    cells.obs.loc[cells.obs["batch"] == cells.obs["batch"].iloc[0], "cell_type"] = np.nan
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    assert fit(tmp_path, "--batch-key", "batch", "--labels-key", "cell_type") == 0
+    assert "mixing of batches" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_report_holds_pictures_and_numbers_that_can_be_checked(cells, tmp_path, capsys):
     cells.obs.loc[cells.obs_names[:10], "cell_type"] = np.nan
@@ -147,6 +196,7 @@ def test_report_holds_pictures_and_numbers_that_can_be_checked(cells, tmp_path, 
     assert fit(tmp_path, *options, "--report", str(tmp_path / "report")) == 0
     report = tmp_path / "report"
     assert sorted(path.name for path in report.iterdir()) == [
+        "batch_mixing.png",
         "components.png",
         "history.png",
         "latent.png",
@@ -166,6 +216,8 @@ def test_report_holds_pictures_and_numbers_that_can_be_checked(cells, tmp_path, 
     assert summary["held_out_log_likelihood"] < 0
     assert 18 <= summary["n_held_out"] <= 20
     assert summary["seconds_total"] > summary["seconds_training"] > 0
+    assert (summary["batch_key"], summary["n_batches"], summary["n_epochs_balanced"]) == ("batch", 2, 11)
+    assert 0 < summary["batch_mixing"] < 1.3
     printed = capsys.readouterr().out
     assert (report / "summary.txt").read_text().strip() in printed
     assert f"{summary['held_out_log_likelihood']:.1f}" in printed

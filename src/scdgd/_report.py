@@ -7,7 +7,7 @@ import logging
 import time
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from anndata import AnnData
@@ -15,7 +15,7 @@ from anndata import AnnData
 from scdgd._compat import layer_names
 from scdgd._summary import Summary
 from scdgd.data import counts_of
-from scdgd.metrics import held_out_log_likelihood, n_used_components
+from scdgd.metrics import batch_mixing, held_out_log_likelihood, n_used_components
 from scdgd.model import SCDGD
 from scdgd.tl._annotate import write_results
 
@@ -36,6 +36,8 @@ _MIN_TEST_CELLS = 10
 _SURE = 0.9
 _N_SAMPLES = 500
 _MAX_BASELINE_GENES = 2_000
+#: Mixing of batches: so many cells, drawn at random, tell it; neighbours of each; and rows of a picture.
+_MIXED_CELLS, _MIXED_NEIGHBORS, _MAX_ROWS = 10_000, 50, 100
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Job:
     n_components: int = 20
     layer: str | None = None
     batch_key: str | None = None
+    balance: bool = True
+    """Whether shifts between batches are taken out of representations."""
     labels_key: str | None = None
     max_epochs: int | None = None
     seed: int = 0
@@ -100,7 +104,7 @@ def run(adata: AnnData, model: SCDGD, job: Job, *, score_held_out: bool) -> Summ
     """
     logger.info("Training on %d cells and %d genes", adata.n_obs, adata.n_vars)
     start = time.perf_counter()
-    model.train(job.max_epochs, enable_progress_bar=job.show_progress)
+    _train(model, job)
     seconds = time.perf_counter() - start
     responsibilities = model.get_cluster_assignments(soft=True)
     write_results(adata, model.get_latent_representation(), responsibilities)
@@ -117,6 +121,8 @@ def run(adata: AnnData, model: SCDGD, job: Job, *, score_held_out: bool) -> Summ
         max_epochs=model.trainer.max_epochs,
         was_interrupted=model.trainer.interruption.ended,
     )
+    if job.batch_key is not None:
+        summary = dataclasses.replace(summary, **_describe_batches(adata, model, job))
     if job.labels_key is not None:
         summary = dataclasses.replace(summary, **_compare_with_labels(adata, model, job))
     if score_held_out and not summary.was_interrupted:
@@ -132,6 +138,57 @@ def run(adata: AnnData, model: SCDGD, job: Job, *, score_held_out: bool) -> Summ
                 n_held_out=len(score.per_cell),
             )
     return summary
+
+
+def _train(model: SCDGD, job: Job) -> None:
+    balance = None if job.balance else False
+    model.train(job.max_epochs, enable_progress_bar=job.show_progress, batch_balance=balance)
+
+
+class _Spaces(NamedTuple):
+    """Cells of several batches before and after integration, with their batches and labels."""
+
+    arrays: dict[str, np.ndarray]
+    batch: np.ndarray
+    labels: np.ndarray | None
+
+
+def _spaces(adata: AnnData, model: SCDGD, job: Job) -> _Spaces | None:
+    """Principal components and representations of some cells, with labels if there are any; ``None`` if all are of one batch."""
+    rng = np.random.default_rng(job.seed)
+    batch = adata.obs[job.batch_key].astype(str).to_numpy()
+    known = np.flatnonzero(np.ones(adata.n_obs, bool) if job.labels_key is None else adata.obs[job.labels_key].notna())
+    some = np.sort(rng.choice(known, min(len(known), _MIXED_CELLS), replace=False))
+    if len(np.unique(batch[some])) < 2:
+        return None
+    arrays = {
+        "PCA": principal_components(model.adata[some], layer=job.layer, seed=job.seed),
+        "SCDGD": np.asarray(adata.obsm["X_scdgd"])[some],
+    }
+    labels = None if job.labels_key is None else adata.obs[job.labels_key].iloc[some].astype(str).to_numpy()
+    return _Spaces(arrays, batch[some], labels)
+
+
+def _describe_batches(adata: AnnData, model: SCDGD, job: Job) -> dict:
+    """What was done about batches, and how well they are mixed in principal components and in the representations."""
+    balanced = model.batch_balance_ or {"covariates": {}, "n_epochs": 0, "first_shift": None, "last_shift": None}
+    found = {
+        "batch_key": job.batch_key,
+        "n_batches": int(adata.obs[job.batch_key].nunique()),
+        "n_epochs_balanced": balanced["n_epochs"],
+        "first_batch_shift": balanced["first_shift"],
+        "last_batch_shift": balanced["last_shift"],
+        "own_weights": balanced["covariates"].get("batch", {}).get("own_weights"),
+    }
+    spaces = _spaces(adata, model, job)
+    if spaces is not None:
+        k = min(_MIXED_NEIGHBORS, len(spaces.batch) - 1)
+        scores = {
+            name: batch_mixing(z, spaces.batch, spaces.labels, n_neighbors=k).score for name, z in spaces.arrays.items()
+        }
+        if np.isfinite(list(scores.values())).all():  # else no label is in two batches
+            found |= {"batch_mixing": scores["SCDGD"], "batch_mixing_pca": scores["PCA"]}
+    return found
 
 
 def _compare_with_labels(adata: AnnData, model: SCDGD, job: Job) -> dict:
@@ -150,13 +207,22 @@ def _compare_with_labels(adata: AnnData, model: SCDGD, job: Job) -> dict:
 
 
 def cluster_pca(adata: AnnData, n_clusters: int, *, layer: str | None = None, seed: int = 0) -> np.ndarray:
-    """Clusters as most analyses find them: log-normalised counts, variable genes, PCA, and k-means.
+    """Clusters as most analyses find them: k-means (10 starts) on principal components. Cluster of each cell, shape ``(n,)``."""
+    from sklearn.cluster import KMeans
 
-    Cluster of each cell, shape ``(n,)``: k-means (10 starts) on 20 principal components of the 2,000 most variable genes, or
-    of all genes if there are fewer, of the raw counts in `layer`, or in ``X``.
+    scores = principal_components(adata, layer=layer, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer distinct cells than clusters
+        return KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(scores)
+
+
+def principal_components(adata: AnnData, *, layer: str | None = None, seed: int = 0) -> np.ndarray:
+    """Principal components as most analyses find them, of log-normalised counts of variable genes.
+
+    Scores of each cell, shape ``(n, 20)`` or narrower, of the 2,000 most variable genes, or of all genes if there are fewer, of
+    the raw counts in `layer`, or in ``X``.
     """
     import scanpy as sc
-    from sklearn.cluster import KMeans
 
     cells = AnnData(counts_of(adata, layer).astype(np.float32), obs=adata.obs[[]], var=adata.var[[]])
     with warnings.catch_warnings():
@@ -166,12 +232,9 @@ def cluster_pca(adata: AnnData, n_clusters: int, *, layer: str | None = None, se
         if cells.n_vars > _MAX_BASELINE_GENES:
             sc.pp.highly_variable_genes(cells, n_top_genes=_MAX_BASELINE_GENES, subset=True)
         n_comps = min(20, cells.n_obs - 1, cells.n_vars - 1)
-        scores = (
-            sc.pp.pca(counts_of(cells), n_comps=n_comps, random_state=seed)
-            if n_comps > 0
-            else np.zeros((cells.n_obs, 1))
-        )
-        return KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(scores)
+        if n_comps == 0:
+            return np.zeros((cells.n_obs, 1))
+        return sc.pp.pca(counts_of(cells), n_comps=n_comps, random_state=seed)
 
 
 def _score_held_out(cells: AnnData, job: Job) -> HeldOutScore | None:
@@ -187,7 +250,7 @@ def _score_held_out(cells: AnnData, job: Job) -> HeldOutScore | None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*have no count in any cell.*")  # said once, for the first model
         model = _build_on(cells[~is_test].copy(), job)
-        model.train(job.max_epochs, enable_progress_bar=job.show_progress)
+        _train(model, job)
         if model.trainer.interruption.ended:
             raise KeyboardInterrupt
         return held_out_log_likelihood(model, cells[is_test].copy(), seed=job.seed)
@@ -205,7 +268,10 @@ def _draw_test_cells(cells: AnnData, job: Job) -> np.ndarray:
 
 
 def draw(adata: AnnData, model: SCDGD, job: Job, directory: Path) -> None:
-    """Write ``latent.png``, ``components.png`` and ``history.png``, and positions into ``adata.obsm``."""
+    """Write ``latent.png``, ``components.png``, ``history.png`` and, of several batches, ``batch_mixing.png``.
+
+    Positions are written into ``adata.obsm``.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")  # into files, with or without a screen
@@ -223,5 +289,9 @@ def draw(adata: AnnData, model: SCDGD, job: Job, directory: Path) -> None:
         "components.png": lambda **to: pl.components(adata, job.labels_key, **to),
         "history.png": lambda **to: pl.history(model, **to),
     }
+    spaces = None if job.batch_key is None else _spaces(adata, model, job)
+    if spaces is not None and len(np.unique(spaces.batch if spaces.labels is None else spaces.labels)) <= _MAX_ROWS:
+        k = min(_MIXED_NEIGHBORS, len(spaces.batch) - 1)
+        figures["batch_mixing.png"] = lambda **to: pl.batch_mixing(*spaces, n_neighbors=k, **to)
     for name, draw_figure in figures.items():
         plt.close(draw_figure(save=directory / name, return_fig=True))

@@ -37,6 +37,18 @@ class Summary:
     """Mean over test cells, in nats; see :func:`scdgd.metrics.held_out_log_likelihood`."""
     held_out_standard_error: float | None = None
     n_held_out: int | None = None
+    batch_key: str | None = None
+    n_batches: int | None = None
+    n_epochs_balanced: int | None = None
+    """Epochs in which shifts between batches were taken out of representations."""
+    first_batch_shift: float | None = None
+    """Mean length of a move in the first of them, in root nats."""
+    last_batch_shift: float | None = None
+    own_weights: bool | None = None
+    """Whether kinds of cells have weights of their own in each batch."""
+    batch_mixing: float | None = None
+    """Within labels, if there are any; see :class:`scdgd.metrics.BatchMixing`."""
+    batch_mixing_pca: float | None = None
     n_epochs: int | None = None
     max_epochs: int | None = None
     was_interrupted: bool = False
@@ -50,6 +62,16 @@ class Summary:
             ("components used", f"{self.n_components_used} of {self.n_components}"),
             ("cells without a clear component", f"{self.share_unsure:.1%}"),
         ]
+        if self.batch_key is not None:
+            rows.append((f"batches in {self.batch_key}", f"{self.n_batches:,}, {self._balance()}"))
+        if self.batch_mixing is not None:
+            within = "" if self.labels_key is None else f" within {self.labels_key}"
+            rows.append(
+                (
+                    f"mixing of batches{within}",
+                    f"{self.batch_mixing:.2f}  (PCA: {self.batch_mixing_pca:.2f}; at random: 1)",
+                )
+            )
         if self.ari is not None:
             baseline = f"PCA + k-means with K = {self.n_components}:"
             rows += [
@@ -65,6 +87,18 @@ class Summary:
         rows += more.items()
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def _balance(self) -> str:
+        """What was done about batches."""
+        if not self.n_epochs_balanced:
+            return "not balanced"
+        shift = f"mean shift {self.first_batch_shift:.2g}, at last {self.last_batch_shift:.2g} root nats"
+        weights = {
+            None: "",
+            False: "; the same share of each kind of cells in all",
+            True: "; own shares of kinds of cells",
+        }
+        return f"balanced in {self.n_epochs_balanced} epochs ({shift}{weights[self.own_weights]})"
 
     def _state_kept(self) -> str:
         """What an interrupt left."""

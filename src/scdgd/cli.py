@@ -97,7 +97,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--n-components", type=int, metavar="K", help="default: 10 for the PBMCs, 20 for your cells")
 
     for command in (fit, demo):
-        command.add_argument("--batch-key", metavar="COLUMN", help="column of obs with batches, to correct for")
+        command.add_argument("--batch-key", metavar="COLUMN", help="column of obs with batches, to put into one space")
+        command.add_argument(
+            "--no-balance",
+            dest="balance",
+            action="store_false",
+            help="leave differences between batches that the decoder does not take in the representations",
+        )
         command.add_argument("--labels-key", metavar="COLUMN", help="column of obs with labels, to compare with only")
         command.add_argument("--max-epochs", type=int, metavar="E", help="default: 50, fewer above 50,000 cells")
         command.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")

@@ -46,6 +46,11 @@ class BalancedLevels:
                 self.codes[name][rows] = codes
                 self.names[name] = [str(level) for level in levels]
 
+    @property
+    def n_levels(self) -> dict[str, int]:
+        """Number of levels, by covariate."""
+        return {name: len(np.unique(codes[codes >= 0])) for name, codes in self.codes.items()}
+
     def chosen(self, given: BatchBalance | bool | None) -> BatchBalance | None:
         """What a training does, given its argument; keeps the levels of the covariates that it is to balance."""
         if given is False:

@@ -32,7 +32,7 @@ class RepresentationRun(TrainingRun):
     """A training whose cells have rows of their own: all cells train, and those held out are placed at the end."""
 
     manual_steps = "Pass `plan_kwargs={'clip_norm': ...}`, the decoder's largest norm."
-    attributes = ("mixture_start_",)
+    attributes = ("mixture_start_", "batch_balance_")
 
     def check(self) -> None:
         """Refuse what needs point estimates, or cells without names; take the plan that is asked for."""
@@ -123,6 +123,7 @@ class RepresentationRun(TrainingRun):
         """Forget what was placed by the state that training is about to change."""
         self.model.cells.forget_placed()
         super().start()
+        self.n_balanced_before = len(self._moves())
 
     def prepare(self) -> None:
         """Start an untrained model."""
@@ -163,10 +164,33 @@ class RepresentationRun(TrainingRun):
             mean, _ = model.module.posterior.moments(table[train])
             components = model.module.prior.responsibilities(mean).argmax(-1).cpu().numpy()
             self.levels.warn_of_unshared(self.rows[self.train], components)
+        model.batch_balance_ = self._balanced()
         if len(held_out):
             table[held_out] = model.cells.infer(model.adata_manager, self.held_out)
         if self.given["polish"]:
             self._polish(np.sort(self.train))
+
+    def _moves(self) -> list[float]:
+        """Mean length of a move in each epoch in which representations were balanced, of all trainings of the model."""
+        history = self.model.history_ or {}
+        return history["batch_shift"].iloc[:, 0].astype(float).tolist() if "batch_shift" in history else []
+
+    def _balanced(self) -> dict[str, Any] | None:
+        """What this training did about batches, as the model keeps it."""
+        if self.balance is None:
+            return None
+        balancer = getattr(self.model.trainer.lightning_module, "balancer", None)
+        own_weights = {} if balancer is None else balancer.has_own_weights
+        moves = self._moves()[self.n_balanced_before :]
+        return {
+            "covariates": {
+                name: {"n_levels": n_levels, "own_weights": own_weights.get(name)}
+                for name, n_levels in self.levels.n_levels.items()
+            },
+            "n_epochs": len(moves),
+            "first_shift": moves[0] if moves else None,
+            "last_shift": moves[-1] if moves else None,
+        }
 
     def _polish(self, positions: np.ndarray) -> None:
         """Move training cells at `positions` to the modes of their joint densities."""

@@ -100,6 +100,14 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
     new_cells
         How new cells are placed, see :class:`~scdgd.inference.NewCellsConfig`.
 
+    Attributes
+    ----------
+    batch_balance_
+        What the last training did about batches; ``None`` if it balanced nothing. A dictionary of ``"covariates"``, by the
+        name of each, its ``"n_levels"`` and whether levels have weights of kinds of cells of their own (``"own_weights"``,
+        ``None`` if that was not decided); ``"n_epochs"`` in which representations were balanced; and ``"first_shift"`` and
+        ``"last_shift"``, the mean length of a move in these, in root nats.
+
     Raises
     ------
     ValueError
@@ -174,6 +182,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         self._warn_if_degenerate()
         self.checkpoint_format_ = CHECKPOINT_FORMAT
         self.mixture_start_ = None
+        self.batch_balance_: dict[str, Any] | None = None
         self.is_query_ = False
         self._model_summary_string = (
             f"{type(self).__name__}: {n_cells} cells, {self.summary_stats.n_vars} genes, {k} components, "
@@ -327,7 +336,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         batch_balance
             How shifts between batches, and between levels of categorical covariates, are taken out of representations
             while the model trains: a :class:`~scdgd.train.BatchBalance`; its defaults if ``None`` or ``True``; not at all
-            with ``False`` (published). Without effect where all cells are of one batch.
+            with ``False`` (published). Without effect where all cells are of one batch. `batch_balance_` says what was done,
+            and ``history["batch_shift"]`` has the mean length of a move, epoch by epoch.
 
         Raises
         ------
@@ -411,6 +421,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             model = cls(adata, **reference_model.init_params_["non_kwargs"])
             model.module.load_state_dict(reference_model.module.state_dict())
             model.mixture_start_ = reference_model.mixture_start_
+            model.batch_balance_ = reference_model.batch_balance_
             model.to_device(reference_model.device)
             model.module.eval()
             model.is_trained_ = True
