@@ -49,7 +49,7 @@ def make_adata(seed: int = 0) -> ad.AnnData:
 @pytest.fixture
 def namespace(monkeypatch, tmp_path) -> dict:
     """What pages take for granted; training is short, and files go to a folder of the test."""
-    for cls, least in ((SCDGD, 1), (FlexSCVI, 1), (SCDBM, 3), (scvi.model.SCVI, 1)):
+    for cls, least in ((SCDGD, 2), (FlexSCVI, 1), (SCDBM, 3), (scvi.model.SCVI, 1)):
         original = cls.train
 
         @functools.wraps(original)

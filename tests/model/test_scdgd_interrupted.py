@@ -70,6 +70,7 @@ def assert_same(model: SCDGD, other: SCDGD) -> None:
     for name in ("train_indices", "validation_indices", "test_indices"):
         np.testing.assert_array_equal(getattr(model, name), getattr(other, name))
     assert model.mixture_start_ == other.mixture_start_
+    assert model.batch_balance_ == other.batch_balance_
 
 
 @pytest.fixture
