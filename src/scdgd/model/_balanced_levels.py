@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scvi import REGISTRY_KEYS
+from sklearn.cluster import KMeans
 
 from scdgd._compat import get_state_registry
 from scdgd._options import unknown_name
@@ -20,9 +21,10 @@ logger = logging.getLogger(__name__)
 
 #: Cells of a level, in the mean, below which it is rather a name than a batch.
 _CELLS_PER_LEVEL = 5
-#: Share of a component's cells from which on other levels are in it, and of a level's cells in such components.
-_FEW = 0.05
+#: Share of a cluster's cells from which on other levels are in it, and of a level's cells in such clusters, at least.
+_SHARED, _FEW = 0.05, 0.25
 _MAX_NAMED = 5
+_MAX_CELLS, _N_CLUSTERS, _CELLS_PER_CLUSTER = 20_000, 20, 40
 
 
 class BalancedLevels:
@@ -83,28 +85,33 @@ class BalancedLevels:
                 )
                 del self.codes[name]
 
-    def unshared(self, name: str, rows: np.ndarray, components: np.ndarray) -> list[str]:
-        """Levels whose cells are in components of their own, given components ``(m,)`` of cells in `rows` ``(m,)``."""
-        codes = self.codes[name][rows]
-        counts = np.zeros((components.max() + 1, len(self.names[name])))
-        np.add.at(counts, (components, codes), 1)
+    def unshared(self, name: str, rows: np.ndarray, clusters: np.ndarray) -> list[str]:
+        """Levels whose cells are in clusters of their own, given clusters ``(m,)`` of cells in `rows` ``(m,)``."""
+        counts = np.zeros((clusters.max() + 1, len(self.names[name])))
+        np.add.at(counts, (clusters, self.codes[name][rows]), 1)
         totals = counts.sum(1, keepdims=True)
-        of_shared = np.where(totals - counts > _FEW * totals, counts, 0).sum(0)
+        of_shared = np.where(totals - counts > _SHARED * totals, counts, 0).sum(0)
         of_all = counts.sum(0)
         return [
             level for level, shared, n in zip(self.names[name], of_shared, of_all, strict=True) if shared < _FEW * n
         ]
 
-    def warn_of_unshared(self, rows: np.ndarray, components: np.ndarray) -> None:
-        """Say so if levels share no component with others: then nothing tells how they are shifted."""
+    def warn_of_unshared(self, rows: np.ndarray, z: np.ndarray, seed: int) -> None:
+        """Say so if levels hardly share clusters of representations ``(m, d)`` with others: then nothing tells how they are shifted.
+
+        Before training, because a decoder explains all that goes with a batch by the batch.
+        """
+        some = np.random.default_rng(seed).permutation(len(rows))[:_MAX_CELLS]
+        k = max(1, min(_N_CLUSTERS, len(some) // _CELLS_PER_CLUSTER))
+        clusters = KMeans(k, n_init=1, random_state=seed).fit_predict(z[some])
         for name in self.codes:
-            levels = self.unshared(name, rows, components)
+            levels = self.unshared(name, rows[some], clusters)
             if levels:
                 logger.warning(
-                    "%s of %s levels of %r share no component with another (%s), so nothing says how they are shifted: they "
-                    "have no kind of cells in common with others, or the shift is larger than what tells kinds apart. If all "
-                    "kinds are in all batches, pass `batch_balance=scdgd.train.BatchBalance(shared_types=True)`; if none is, "
-                    "leave out `batch_key`.",
+                    "%s of %s levels of %r hardly share a cluster with another before training (%s): they have no kind of cells in "
+                    "common with others, or the shift between them is larger than what tells kinds apart. What kinds and "
+                    "batches explain cannot be told apart then, and representations lose both. See that the clusters of each "
+                    "level are of the same kinds; if they are not, leave out `batch_key`.",
                     len(levels),
                     len(self.names[name]),
                     name,

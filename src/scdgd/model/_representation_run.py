@@ -13,6 +13,7 @@ from scvi.utils import track
 from scdgd._compat import get_state_registry
 from scdgd.data import CellIndexField, SparseCountsLoader, registered_cells
 from scdgd.inference import gauss_newton
+from scdgd.train import BatchBalancer
 from scdgd.train._start import start_representations
 
 from ._balanced_levels import BalancedLevels
@@ -103,7 +104,7 @@ class RepresentationRun(TrainingRun):
         if len(train) < k:
             msg = f"{k} components need at least as many training cells, but {len(train)} train."
             raise ValueError(msg)
-        for name in {"train_rows", "cell_names", "batch_balance", "levels"} & self.plan.keys():
+        for name in {"train_rows", "cell_names", "balancer"} & self.plan.keys():
             msg = f"`{name}` in `plan_kwargs` is what the model says of its cells. Leave it out."
             raise ValueError(msg)
         if start is None:
@@ -115,9 +116,13 @@ class RepresentationRun(TrainingRun):
             "cell_names": get_state_registry(self.model.registry_, REGISTRY_KEYS.INDICES_KEY)[
                 CellIndexField.CELL_NAMES_KEY
             ],
-            **({} if self.balance is None else {"batch_balance": self.balance, "levels": self.levels.codes}),
+            "balancer": None if self.balance is None else self._balancer(),
             **self.plan,
         }
+
+    def _balancer(self) -> BatchBalancer:
+        rows, seed = torch.as_tensor(self.rows[self.train]), settings.seed or 0
+        return BatchBalancer(self.balance, self.model.module, self.levels.codes, rows, seed)
 
     def start(self) -> None:
         """Forget what was placed by the state that training is about to change."""
@@ -133,6 +138,10 @@ class RepresentationRun(TrainingRun):
             if self.given["warm_start"] == "pca":
                 cells, seed = registered_cells(model.adata_manager), settings.seed or 0
                 start_representations(model.module, cells, self.train, self.rows, seed)
+                if self.balance is not None:
+                    train = self.rows[self.train]
+                    start, _ = model.module.posterior.moments(model.module.representations.table[train])
+                    self.levels.warn_of_unshared(train, start.cpu().numpy(), seed)
         if not model.module.prior.is_placed:
             model.mixture_start_ = self.plan_options()["mixture_start"]
 
@@ -160,10 +169,6 @@ class RepresentationRun(TrainingRun):
         if not model.module.prior.is_placed:  # training ended, or its best state was, before the epoch had come
             mean, var = model.module.posterior.moments(table[train])
             model.module.prior.place(mean, posterior_var=var, seed=options["seed"])
-        if self.balance is not None:
-            mean, _ = model.module.posterior.moments(table[train])
-            components = model.module.prior.responsibilities(mean).argmax(-1).cpu().numpy()
-            self.levels.warn_of_unshared(self.rows[self.train], components)
         model.batch_balance_ = self._balanced()
         if len(held_out):
             table[held_out] = model.cells.infer(model.adata_manager, self.held_out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -123,7 +124,7 @@ class BatchBalancer:
     levels
         Level of each row, by the name of the covariate, each ``(n,)``.
     rows
-        Rows of the training cells; ``None`` for all.
+        Rows of the training cells, ``(m,)``; all if not given.
     seed
         Of subsets and of k-means.
     """
@@ -154,11 +155,16 @@ class BatchBalancer:
 
     @torch.no_grad()
     def __call__(self, tensors: dict[str, torch.Tensor]) -> float:
-        """Balance; the information comes from the cells of one minibatch. Gives the mean length of a move, in root nats."""
+        """Balance; the information comes from the cells of one minibatch. Gives the mean length of a move, in root nats.
+
+        A training that has diverged is left to say so itself: nothing moves, and the length is NaN.
+        """
         table, posterior = self.module.representations.table, self.module.posterior
-        root = self._root_information(tensors)
-        back, moved = np.linalg.inv(root), 0.0
-        rows = self.rows.to(table.device)
+        rows, information = self.rows.to(table.device), self._information(tensors)
+        if not (np.isfinite(information).all() and torch.isfinite(table[rows]).all()):
+            return math.nan
+        values, axes = np.linalg.eigh(information)
+        root, back, moved = axes * np.sqrt(values), (axes / np.sqrt(values)).T, 0.0  # y = z R, z = y R^-1
         for name, levels in self.levels.items():
             y = posterior.moments(table[rows])[0].double().cpu().numpy() @ root
             shift = self.balance.strength * self._shifts(name, y, levels)
@@ -166,8 +172,8 @@ class BatchBalancer:
             moved += float(np.sqrt((shift**2).sum(1)).mean())
         return moved
 
-    def _root_information(self, tensors: dict[str, torch.Tensor]) -> np.ndarray:
-        r"""Root of the mean Fisher information plus the unit precision of a broad prior, ``(d, d)``, of :math:`y = z R`."""
+    def _information(self, tensors: dict[str, torch.Tensor]) -> np.ndarray:
+        """Mean Fisher information of the cells of a minibatch plus the unit precision of a broad prior, ``(d, d)``."""
         module = self.module
         with frozen(module):
             tensors = owned(module, tensors)
@@ -177,8 +183,7 @@ class BatchBalancer:
             z = module.posterior.moments(module.representations(rows))[0].clone()
             information = JointDensity(module, tensors, choose_genes(module, _N_GENES, self.seed)).information(z)
         mean = information.double().mean(0).cpu().numpy()
-        values, axes = np.linalg.eigh(mean + np.eye(len(mean)))
-        return axes * np.sqrt(values)
+        return mean + np.eye(len(mean))
 
     def _shifts(self, name: str, y: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """Expected shifts of all training cells at ``(n, d)``."""

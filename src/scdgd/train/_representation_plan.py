@@ -15,14 +15,12 @@ from scdgd.inference._row_adam import RowAdam
 from scdgd.module import REPRESENTATION_KEY
 from scdgd.prior._update import WITH_ROWS, update_of
 
-from ._batch_balance import BatchBalance, BatchBalancer
+from ._batch_balance import BatchBalancer
 from ._divergence import TrainingDivergedError
 from ._plan_options import BETAS, DECAY, EPOCHS, RATE, check_further
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import numpy as np
+    from collections.abc import Sequence
 
     from scdgd.module import DGDModule
 
@@ -67,10 +65,8 @@ class RepresentationPlan(TrainingPlan):
         Rows of the cells that train, for the steps of the prior; ``None`` for all.
     cell_names
         Names of the rows, for messages.
-    batch_balance
-        How shifts between batches are taken out of representations; ``None`` for not at all.
-    levels
-        Level of each row, by the covariate that is balanced.
+    balancer
+        Takes shifts between batches out of the rows; ``None`` to leave them.
     n_epochs_kl_warmup
         Epochs over which the weight of the representations' prior rises to one; ``None`` for none.
     **kwargs
@@ -96,8 +92,7 @@ class RepresentationPlan(TrainingPlan):
         seed=Integer(0, 2**32 - 1),
         train_rows=Anything("rows of the table"),
         cell_names=Anything("names of the rows"),
-        batch_balance=Optional(Instance(BatchBalance, "a scdgd.train.BatchBalance")),
-        levels=Anything("levels of the rows"),
+        balancer=Optional(Instance(BatchBalancer, "a scdgd.train.BatchBalancer")),
         n_epochs_kl_warmup=EPOCHS,
     )
     def __init__(
@@ -122,8 +117,7 @@ class RepresentationPlan(TrainingPlan):
         seed: int = 0,
         train_rows: torch.Tensor | None = None,
         cell_names: Sequence[str] | None = None,
-        batch_balance: BatchBalance | None = None,
-        levels: Mapping[str, np.ndarray] | None = None,
+        balancer: BatchBalancer | None = None,
         n_epochs_kl_warmup: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -135,12 +129,10 @@ class RepresentationPlan(TrainingPlan):
         self.automatic_optimization = False
         self.lr_z, self.lr_prior, self.betas, self.betas_z = lr_z, lr_prior, betas, betas_z
         self.weight_decay_z, self.weight_decay_prior = weight_decay_z, weight_decay_prior
-        self.lr_drop_epoch, self.lr_drop_factor = lr_drop_epoch, lr_drop_factor
+        self.lr_drop_epoch, self.lr_drop_factor, self.clip_norm = lr_drop_epoch, lr_drop_factor, clip_norm
         self.prior_update = update
-        self.mixture_start, self.placement_interval = mixture_start, placement_interval
-        self.clip_norm, self.seed = clip_norm, seed
-        self.train_rows, self.cell_names = train_rows, cell_names
-        self.batch_balance, self.levels = batch_balance, levels or {}
+        self.mixture_start, self.placement_interval, self.seed = mixture_start, placement_interval, seed
+        self.train_rows, self.cell_names, self.balancer = train_rows, cell_names, balancer
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the prior, Adam for all other parameters, :class:`RowAdam` for the rows."""
@@ -167,11 +159,6 @@ class RepresentationPlan(TrainingPlan):
         self._places_mixture = not self.module.prior.is_placed
         self._sums = {}
         self._first_minibatch: dict[str, torch.Tensor] = {}
-        self.balancer = None
-        if self.batch_balance is not None and self.levels:
-            self.balancer = BatchBalancer(
-                self.batch_balance, self.module, self.levels, rows=self.train_rows, seed=self.seed
-            )
         self.row_optimizer = RowAdam(
             self.module.representations.table,
             lr=self.lr_z,
@@ -235,10 +222,8 @@ class RepresentationPlan(TrainingPlan):
 
     def _balance_batches(self) -> None:
         """Move representations, in the epochs in which that is due, by what the cells of the first minibatch tell of them."""
-        is_due = self.balancer is not None and self.batch_balance.is_due(
-            self.current_epoch + 1, self.trainer.max_epochs
-        )
-        if is_due:
+        epoch, last = self.current_epoch + 1, self.trainer.max_epochs
+        if self.balancer is not None and self.balancer.balance.is_due(epoch, last):
             self.log("batch_shift", self.balancer(self._first_minibatch))
         self._first_minibatch = {}
 

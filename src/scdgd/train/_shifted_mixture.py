@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 #: Before a component has cells of a batch, and in place of a variance of zero.
 _TINY = 1e-9
@@ -46,7 +48,7 @@ class ShiftedMixture:
     n_steps
         Steps of expectation maximisation.
     seed
-        Of k-means, on cells from which the means of batches are subtracted, where it starts.
+        Of k-means, on cells from which the means of batches, shrunk, are subtracted, where it starts.
     """
 
     def __init__(self, n_components: int, *, has_own_weights: bool, n_steps: int = 15, seed: int = 0) -> None:
@@ -77,11 +79,15 @@ class ShiftedMixture:
 
     def _start(self, y: np.ndarray) -> np.ndarray:
         parts = self._by_batch(y)
-        centred = np.concatenate([part - part.mean(0) for part in parts])
-        clusters = KMeans(self.n_components, n_init=1, max_iter=25, random_state=self.seed).fit(centred)
+        n, means = np.array([[len(part)] for part in parts]), np.stack([part.mean(0) for part in parts]) - y.mean(0)
+        self.variance_of_common = (n * means**2).sum(0) / n.sum() + _TINY
+        means *= self.variance_of_common / (self.variance_of_common + y.var(0) / n)  # of few cells, they are noise
+        centred = np.concatenate([part - mean for part, mean in zip(parts, means, strict=True)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # of equal cells
+            clusters = KMeans(self.n_components, n_init=1, max_iter=25, random_state=self.seed).fit(centred)
         self.variance = (centred - clusters.cluster_centers_[clusters.labels_]).var(0) + _TINY
         self.variance_of_deviations = self.variance / 2
-        self.variance_of_common = np.stack([part.mean(0) for part in parts]).var(0) + _TINY
         return np.eye(self.n_components)[clusters.labels_]
 
     def _by_batch(self, values: np.ndarray) -> list[np.ndarray]:
