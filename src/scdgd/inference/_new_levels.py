@@ -127,7 +127,7 @@ class _Fit:
         self.densities = [JointDensity(module, owned(module, tensors), subset) for tensors in minibatches]
         self.rows = [self._rows(density) for density in self.densities]
         self.n_cells = sum(map(len, self.densities))
-        self.precision = self.vectors.new_full((sum(self.n_new), 1), self.levels[0].scale**-2)
+        self.precision = self.vectors.new_full((sum(self.n_new), 1), self.levels[0].scale ** -2)
 
     def run(self) -> float:
         """Rounds until they gain little."""
@@ -215,9 +215,7 @@ class _Fit:
         scale = variance.clamp(min=0).sqrt().clamp(_LEAST_SCALE, _LARGEST_SCALE)
         return scale.pow(-2).unsqueeze(1).to(self.precision)
 
-    def _step(
-        self, quadratics: list[_Quadratic], gradient: torch.Tensor, information: torch.Tensor
-    ) -> torch.Tensor:
+    def _step(self, quadratics: list[_Quadratic], gradient: torch.Tensor, information: torch.Tensor) -> torch.Tensor:
         """Step of the vectors, ``(l, g)``."""
 
         def product(vectors: torch.Tensor) -> torch.Tensor:
