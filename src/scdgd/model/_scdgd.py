@@ -157,17 +157,14 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         config = NewCellsConfig(**NEW_CELLS("new_cells", new_cells or {}))
         size_factor, output_activation = self._usual_sizes(gene_likelihood, size_factor, output_activation, dispersion)
         n_cells, k = self.summary_stats.n_trained_cells, self._count_components(n_components, prior)
-        n_batch, *n_cats_per_cov = (levels.n_trained for levels in levels_of(self.registry_).values())
         made = make_prior(prior, k, n_latent, prior_kwargs)
         hyperprior_weight = self._check_hyperprior_weight(hyperprior_weight or {}, made)
         self.module = self._module_cls(
             self.summary_stats.n_vars,
             n_cells,
             made,
-            n_batch=n_batch,
-            n_cats_per_cov=n_cats_per_cov,
             n_continuous=self.summary_stats.get("n_extra_continuous_covs", 0),
-            batch_representation=batch_representation if has_levels(self.registry_) else "one-hot",
+            **self._module_levels(batch_representation),
             n_hidden=n_hidden,
             n_layers=n_layers,
             activation=activation,
@@ -192,6 +189,12 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             f"dispersion {dispersion}, size factor {size_factor}, prior {title_of(prior)}"
         )
         self.init_params_ = self._get_init_params(locals())
+
+    def _module_levels(self, batch_representation: str) -> dict[str, Any]:
+        """Arguments of the module: numbers of levels in training, and how they enter, if there are such columns."""
+        n_batch, *n_cats_per_cov = (levels.n_trained for levels in levels_of(self.registry_).values())
+        representation = batch_representation if has_levels(self.registry_) else "one-hot"
+        return {"n_batch": n_batch, "n_cats_per_cov": n_cats_per_cov, "batch_representation": representation}
 
     def _usual_sizes(
         self, gene_likelihood: GeneLikelihood, size_factor: str | None, output_activation: str | None, dispersion: str
