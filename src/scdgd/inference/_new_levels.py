@@ -32,7 +32,7 @@ class NewLevelsConfig(NamedTuple):
 
     max_rounds: int = 12
     """Most rounds: a step of the vectors, and some of the representations."""
-    tolerance: float = 0.05
+    tolerance: float = 0.1
     """Stop when a round gains less than this, in nats per cell."""
     max_steps: int = 3
     """Most Gauss-Newton steps of a representation in a round."""
