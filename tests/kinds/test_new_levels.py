@@ -234,6 +234,28 @@ def test_one_hot_batches_are_refused(name, tmp_path):
 
 
 @adapting
+def test_files_of_earlier_versions_have_one_hot_batches(name, tmp_path):
+    """Their arguments do not say how batches are represented, and formats before 4 had no other way."""
+    model = fitted(name, reference(), KEYS, batch_representation="one-hot")
+    z, new = model.get_latent_representation(), new_cells("batch_0", "donor_0")
+    expected = model.get_latent_representation(new)
+    del model.init_params_["non_kwargs"]["batch_representation"]
+    model.checkpoint_format_ = 3
+    model.save(tmp_path / "m")
+    loaded = ADAPTING[name].load(tmp_path / "m", reference(), accelerator="cpu")
+    assert not loaded.module.decoder.levels
+    np.testing.assert_array_equal(loaded.get_latent_representation(), z)
+    np.testing.assert_array_equal(loaded.get_latent_representation(new.copy()), expected)
+
+
+@adapting
+def test_data_without_batches_have_no_levels(name):
+    model = fitted(name, reference(), {})
+    assert not model.module.decoder.levels
+    assert model.new_levels == {}
+
+
+@adapting
 def test_dispersions_of_new_batches_are_means(name):
     model = fitted(name, reference(), KEYS, dispersion="gene-batch")
     dispersions = model.get_likelihood_parameters(new_cells())["dispersions"]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _N_PRODUCTS, _CG_TOLERANCE = 20, 0.1
 _N_HALVINGS = 4
-#: An offset moves by one at most in a round: so far the quadratic model of a logarithm can be trusted.
-_LARGEST_STEP = 1.0
+#: An offset moves by so much at most in a round, and means of counts fall to no less than this share.
+_LARGEST_STEP, _LEAST_FACTOR = 3.0, 0.1
 #: Standard deviations of the offsets of a level are taken to be between these.
 _LEAST_SCALE, _LARGEST_SCALE = 0.05, 2.0
 
@@ -227,6 +227,8 @@ class _Fit:
         step = _conjugate_gradients(
             product, -gradient - self.precision * self.vectors, information.clamp(min=0) + self.precision
         )
+        if self.module.link.is_of_counts:
+            step = torch.log1p(step.clamp(min=_LEAST_FACTOR - 1))
         return step.clamp(-_LARGEST_STEP, _LARGEST_STEP)
 
     def _of_cells(self, vectors: torch.Tensor, rows: list[torch.Tensor]) -> torch.Tensor:
