@@ -67,7 +67,7 @@ def test_linear_maps_of_a_decoder_are_those_of_autograd():
         z, step, change = (torch.randn(3, n, dtype=torch.double) for n in (2, 2, 5))
         outputs = torch.randn(3, 5, dtype=torch.double)
         linear = decoder.linearise(z, genes=torch.arange(5), gene_weights=torch.ones(5, dtype=torch.double))
-        of_z = torch.func.vmap(torch.func.jacrev(lambda one: decoder(one)))(z)  # (3, 5, 2)
+        of_z = torch.func.vmap(torch.func.jacrev(decoder))(z)  # (3, 5, 2)
         of_outputs = torch.func.vmap(torch.func.jacrev(decoder.link.log_profile))(
             decoder.pre_activation(z)
         )  # (3, 5, 5)

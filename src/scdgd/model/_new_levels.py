@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: So many cells of a level, drawn with a fixed seed, are enough for its vector.
-_MAX_CELLS = 2_000
+#: So many cells of a level, drawn with a fixed seed, are enough for its vector; fewer where many levels or genes would take
+#: more memory than so many decoded entries, but no less than the last.
+_MAX_CELLS, _MAX_ENTRIES, _ENOUGH_CELLS = 2_000, 10**8, 100
 _TOGETHER = 512
 
 
@@ -105,7 +106,9 @@ class NewLevels:
     def _fit(self, manager: CellRegistration, n_known: list[int]) -> None:
         """Fit the vectors of levels behind the `n_known` of each variable."""
         chosen, words = [], []
-        rng = np.random.default_rng(0)
+        rng, n_new = np.random.default_rng(0), sum(map(len, self._names)) - sum(n_known)
+        n_genes = self.module.decoder.output.out_features
+        most = int(np.clip(_MAX_ENTRIES // (n_new * n_genes), _ENOUGH_CELLS, _MAX_CELLS))
         for variable, level, known, names in zip(
             self.variables, self.module.decoder.levels, n_known, self._names, strict=True
         ):
@@ -113,7 +116,7 @@ class NewLevels:
             codes = manager.codes_of(variable)
             for i, name in enumerate(names[known:], start=len(level) + known):
                 cells = np.flatnonzero(codes == i)
-                some = rng.choice(cells, _MAX_CELLS, replace=False) if len(cells) > _MAX_CELLS else cells
+                some = rng.choice(cells, most, replace=False) if len(cells) > most else cells
                 chosen.append(some)
                 words.append(f"{name} of adata.obs['{variable.column}'] ({len(some)} of {len(cells)} cells)")
         positions = np.unique(np.concatenate(chosen))

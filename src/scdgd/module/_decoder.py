@@ -87,16 +87,15 @@ class Decoder(nn.Module):
         self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Outputs :math:`o` before the output activation, ``(..., g)``."""
-        output = self.output(self.last_hidden(z, categories, continuous))
-        return output + self._offsets(categories) if self.levels else output
+        return self._with_levels(self.output(self.last_hidden(z, categories, continuous)), categories)
 
-    def _offsets(
-        self, categories: Sequence[torch.Tensor], genes: torch.Tensor | slice = slice(None)
-    ) -> torch.Tensor | None:
-        """Vectors of levels added up, for some genes ``(b, m)``; ``None`` if levels have none."""
-        if not self.levels:
-            return None
-        return sum(level(codes, genes) for level, codes in zip(self.levels, categories, strict=True))
+    def _with_levels(
+        self, output: torch.Tensor, categories: Sequence[torch.Tensor], genes: torch.Tensor | slice = slice(None)
+    ) -> torch.Tensor:
+        """Outputs of some genes ``(..., m)``, to which vectors of levels are added in place if levels have vectors."""
+        for level, codes in zip(self.levels, categories, strict=False):
+            output += level(codes, genes)
+        return output
 
     def last_hidden(
         self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
@@ -125,8 +124,8 @@ class Decoder(nn.Module):
             Genes ``(m,)`` that stand for all, and how many each counts for in the sum of a softmax: no other one is decoded.
         """
         hidden = lambda z: self.last_hidden(z, categories, continuous)
-        offsets = self._offsets(categories, genes)
-        return linearised(hidden, self.output, self.link, z, genes, gene_weights, offsets)
+        with_levels = lambda output: self._with_levels(output, categories, genes)
+        return linearised(hidden, self.output, self.link, z, genes, gene_weights, with_levels)
 
     def balanced(self, z: torch.Tensor) -> torch.Tensor:
         """As :meth:`forward` at ``(b, d)``, with continuous covariates of zero and categories in equal shares, or mean levels."""

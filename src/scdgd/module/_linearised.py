@@ -85,13 +85,12 @@ def linearised(
     z: torch.Tensor,
     genes: torch.Tensor,
     gene_weights: torch.Tensor,
-    offsets: torch.Tensor | None = None,
+    further: Callable[[torch.Tensor], torch.Tensor] = lambda output: output,
 ) -> Linearised:
-    """:meth:`Decoder.linearise` of last hidden layer, output layer and link; `offsets` ``(b, m)`` are added to outputs."""
+    """:meth:`Decoder.linearise` of last hidden layer, output layer, what is added to its outputs ``(b, m)``, and link."""
     h, jacobian = _value_and_jacobian(hidden, z)  # (b, h), (b, d, h)
     weight = output.weight[genes]  # (m, h)
-    o = torch.addmm(output.bias[genes], h, weight.T)  # (b, m)
-    o = o if offsets is None else o + offsets
+    o = further(torch.addmm(output.bias[genes], h, weight.T))  # (b, m)
     if not link.is_share:
         eta = link.log_profile(o)
         return Linearised(eta, jacobian, weight, None, link.log_slope(eta))
