@@ -9,6 +9,7 @@ from functools import cache
 import anndata as ad
 import mudata
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
 import torch
@@ -178,6 +179,51 @@ def test_query_models_are_saved_with_their_vectors(name, tmp_path):
     scvi.settings.seed = 0
     first = query.get_normalized_expression(transform_batch="newer", return_numpy=True)
     np.testing.assert_array_equal(loaded.get_normalized_expression(transform_batch="newer", return_numpy=True), first)
+
+
+NAMES = {
+    "integers": ((0, 1), 7),
+    "dates": (tuple(pd.to_datetime(["2024-03-01", "2024-03-08"])), pd.Timestamp("2024-03-15")),
+    "truth values": ((False,), True),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_levels_of_any_kind_are_saved(kind, tmp_path):
+    names, name = NAMES[kind]
+    cells, new = reference(), new_cells()
+    codes = cells.obs["batch"].cat.codes % len(names)
+    cells.obs["batch"] = pd.Series([names[code] for code in codes], index=cells.obs_names)
+    new.obs["batch"] = pd.Series([name] * new.n_obs, index=new.obs_names)
+    query = SCDGD.load_query_data(new, fitted("SCDGD", cells, {"batch_key": "batch"}))
+    z = query.get_latent_representation()
+    assert query.new_levels == {"batch": [name]}
+    query.save(tmp_path / "query")
+    for adata in (new.copy(), False):
+        loaded = SCDGD.load(tmp_path / "query", adata, accelerator="cpu")
+        np.testing.assert_array_equal(loaded.get_latent_representation(new.copy()), z)
+        assert loaded.new_levels == {"batch": [name]}
+        assert loaded.get_normalized_expression(new.copy(), transform_batch=name).shape == new.shape
+
+
+def test_a_refused_batch_is_not_attached(tmp_path):
+    model = fitted("SCDGD", reference(), KEYS, batch_representation="one-hot")
+    model.save(tmp_path / "m")
+    loaded = SCDGD.load(tmp_path / "m", False, accelerator="cpu")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="are unknown to the model"):
+            loaded.get_latent_representation(new_cells())
+    assert loaded.adata is None
+    assert loaded.get_latent_representation(new_cells("batch_0")).shape == (20, 3)
+
+
+@adapting
+def test_large_levels_are_fitted_to_some_of_their_cells(name, monkeypatch, caplog):
+    monkeypatch.setattr("scdgd.model._new_levels._MAX_CELLS", 10)
+    monkeypatch.setattr("scdgd.model._new_levels._ENOUGH_CELLS", 10)
+    with caplog.at_level(logging.INFO, logger="scdgd"):
+        assert trained(name).get_latent_representation(new_cells(n=30)).shape == (30, 3)
+    assert "(10 of 30 cells)" in caplog.text
 
 
 @adapting

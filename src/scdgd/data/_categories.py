@@ -65,7 +65,7 @@ def find_categories(values: pd.Series, known: np.ndarray, column: str) -> tuple[
         )
         raise TypeError(msg)
     codes = pd.Index(known).get_indexer(_as_array(values))
-    unknown = np.asarray(pd.Index(values[codes < 0].unique()).sort_values())
+    unknown = _as_array(pd.Index(values[codes < 0].unique()).sort_values())
     return codes.astype(np.int64), unknown
 
 

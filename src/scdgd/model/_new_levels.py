@@ -47,7 +47,7 @@ class NewLevels:
     @property
     def names(self) -> dict[str, list]:
         """Names of the new levels that have vectors, by column of ``adata.obs``."""
-        return {v.column: list(names) for v, names in zip(self.variables, self._names, strict=True) if len(names)}
+        return {v.column: names.tolist() for v, names in zip(self.variables, self._names, strict=True) if len(names)}
 
     @property
     def batches(self) -> list:
