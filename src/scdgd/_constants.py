@@ -4,7 +4,7 @@
 ROW_KEY = "_scdgd_row"
 
 #: Version of the layout of saved models; raised when a stored model needs porting.
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 
 #: Total to which counts are normalised before they are encoded, and at which a size factor is one.
 NORMALIZED_TOTAL = 1e4

@@ -20,6 +20,7 @@ SCHUSTER_2023 = {
         "gene_likelihood": "nb",
         "dispersion": "gene",
         "dispersion_floor": 0,
+        "batch_representation": "one-hot",
         "size_factor": "max",
         "output_activation": "sigmoid",
         "prior": "softball",

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from scdgd._compat import registry_of
 from scdgd.data import find_rows
-from scdgd.model import SCDGD
+from scdgd.model import SCDGD, FlexSCVI
 from tests.conftest import simulate
 
 
@@ -235,11 +236,31 @@ def test_missing_batch_column_is_named(reference, query, side):
 
 
 @pytest.mark.parametrize("categorical", [True, False])
-def test_unknown_batch_is_named(reference, query, categorical):
+def test_unknown_batch_stands_behind_those_of_training_or_is_named(reference, query, categorical):
     values = ["batch_0", "elsewhere"] * 6
     query.obs["batch"] = pd.Categorical(values) if categorical else values
+    manager = transfer(reference, query, batch_key="batch")
+    (levels,) = manager.levels.values()
+    assert levels.trained.tolist() == ["batch_0", "batch_1"]
+    assert levels.new.tolist() == ["elsewhere"]
+    (variable,) = manager.levels
+    assert manager.codes_of(variable).tolist() == [0, 2] * 6
     with pytest.raises(ValueError, match=r"Batches \['elsewhere'\] .*trained on \['batch_0', 'batch_1'\]"):
-        transfer(reference, query, batch_key="batch")
+        FlexSCVI.setup_anndata(query, batch_key="batch", source_registry=registry_of(SCDGD, reference))
+
+
+def test_levels_are_renamed_for_all_cells(reference, query):
+    query.obs["batch"] = ["b", "a", "batch_1"] * 4
+    query.obs["donor"] = ["donor_1", "x", "x"] * 4
+    manager = transfer(reference, query, batch_key="batch", categorical_covariate_keys=["donor"])
+    batch, donor = manager.levels
+    manager.rename_levels(batch, np.array(["other", "b", "a"], dtype=object))
+    manager.rename_levels(donor, np.array(["y", "x"], dtype=object))
+    assert manager.codes_of(batch).tolist() == [3, 4, 1] * 4
+    assert manager.codes_of(donor).tolist() == [1, 3, 3] * 4
+    assert manager.levels[batch].names.tolist() == ["batch_0", "batch_1", "other", "b", "a"]
+    assert manager.new_levels_of(batch).tolist() == ["b", "a"]
+    assert manager.new_levels_of(donor).tolist() == ["x"]
 
 
 def test_batches_keep_their_codes_in_a_query_with_fewer(reference, query):
@@ -253,8 +274,8 @@ def test_batches_that_are_numbers(reference, query):
     transfer(reference, query, batch_key="run")
     assert query.obs["_scvi_batch"].tolist() == (np.arange(12) % 3).tolist()
     query.obs["run"] += 1
-    with pytest.raises(ValueError, match=r"Batches \['3'\]"):
-        transfer(reference, query, batch_key="run")
+    transfer(reference, query, batch_key="run")
+    assert query.obs["_scvi_batch"].tolist() == (np.arange(12) % 3 + 1).tolist()
 
 
 @pytest.mark.parametrize("labels", ["absent", "new", "missing", "some new"])

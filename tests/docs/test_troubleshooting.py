@@ -205,7 +205,8 @@ def further_genes():
 def unknown_batch():
     query = simulate(20, 10, seed=1)
     query.obs["batch"] = "batch_7"
-    trained_on_two_batches().get_latent_representation(query)
+    model = make_model(simulate(40, 10, n_batches=2), setup={"batch_key": "batch"}, batch_representation="one-hot")
+    train(model, 1).get_latent_representation(query)
 
 
 @provokes(UserWarning)

@@ -107,9 +107,11 @@ def _values(case: Case, folder: Path) -> dict[str, Any]:
             adata.X, new.X = ((cells.X > 0).astype(np.float32) for cells in (adata, new))
     scvi.settings.seed = 0
     model_class.setup_anndata(adata, **keys)
-    model = model_class(adata, **usual | case.options)
-    as_then = {"batch_balance": False} if issubclass(model_class, SCDGD) else {}
-    model.train(**{"max_epochs": 4, "accelerator": "cpu", "enable_progress_bar": False} | as_then | case.training)
+    has_rows = issubclass(model_class, SCDGD)
+    one_hot, unbalanced = ({"batch_representation": "one-hot"}, {"batch_balance": False}) if has_rows else ({}, {})
+    model = model_class(adata, **usual | one_hot | case.options)
+    usually = {"max_epochs": 4, "accelerator": "cpu", "enable_progress_bar": False}
+    model.train(**usually | unbalanced | case.training)
     found = {f"state {key}": value.detach() for key, value in model.module.state_dict().items()}
     found |= {f"history {key}": frame.to_numpy(dtype=float) for key, frame in model.history.items()}
     found |= _readings(model, None, "") | _readings(model, new, " of new cells")

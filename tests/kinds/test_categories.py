@@ -180,16 +180,71 @@ def test_dispersions_by_label_need_a_known_label(name):
         type(model).load_query_data(new, model, accelerator="cpu")
 
 
+#: What each model does with cells of batches that it was not trained on; queries of the others train what they lack.
+NEW_BATCHES = {
+    "SCDGD": "finds vectors",
+    "SCVAD": "finds vectors",
+    "FlexSCVI": "refuses, but for queries",
+    "SCVMM": "refuses, but for queries",
+    "SCVAMP": "refuses, but for queries",
+    "SCIAF": "refuses, but for queries",
+    "SCGMVAE": "refuses, but for queries",
+    "SCVAE": "refuses, but for queries",
+    "SCDBM": "refuses",
+}
+every_kind_of_new_level = pytest.mark.parametrize("key", [key for key in COLUMNS if key != "labels_key"])
+
+
+def test_every_model_says_what_it_does_with_new_batches():
+    assert NEW_BATCHES.keys() == OURS.keys()
+
+
 @every_model
-def test_unknown_batches_of_new_cells_are_named(name):
-    model, new = trained(name)
-    new.obs["batch"] = "batch_7"
-    with pytest.raises(
-        ValueError, match=r"Batches \['batch_7'\].*are unknown to the model, which was trained on \['batch_0'"
-    ):
+@every_kind_of_new_level
+def test_new_levels_are_taken_or_named(name, key):
+    if not takes(name, key):
+        pytest.skip("not taken by this model")
+    adata, new = data()
+    model = fitted(name, adata, keyed(key, COLUMNS[key]))
+    before = state_of(model)
+    new.obs[COLUMNS[key]] = "level_7"
+    if NEW_BATCHES[name] == "finds vectors":
+        assert np.isfinite(model.get_latent_representation(new)).all()
+        assert model.new_levels == {COLUMNS[key]: ["level_7"]}
+    else:
+        with pytest.raises(
+            ValueError,
+            match=r"\['level_7'\].*are unknown to the model, which was trained on \['(batch|donor)_0'.*embedding",
+        ):
+            model.get_latent_representation(new)
+    assert_same_state(before, state_of(model))
+
+
+@every_model
+@every_kind_of_new_level
+def test_queries_of_new_levels(name, key):
+    if not takes(name, key) or NEW_BATCHES[name] == "refuses":
+        pytest.skip("not taken by this model")
+    adata, new = data()
+    model = fitted(name, adata, keyed(key, COLUMNS[key]))
+    new.obs[COLUMNS[key]] = "level_7"
+    query = train(type(model).load_query_data(new, model, accelerator="cpu"), 1)
+    assert np.isfinite(query.get_latent_representation()).all()
+
+
+@every_model
+@every_kind_of_new_level
+def test_new_levels_of_other_kinds_and_missing_ones_are_errors(name, key):
+    if not takes(name, key):
+        pytest.skip("not taken by this model")
+    adata, new = data()
+    column = COLUMNS[key]
+    model = fitted(name, adata, keyed(key, column))
+    new.obs[column] = 0
+    with pytest.raises(TypeError, match=rf"adata.obs\['{column}'\] holds numbers, such as 0, but the model knows text"):
         model.get_latent_representation(new)
-    new.obs["batch"] = 0
-    with pytest.raises(TypeError, match=r"adata.obs\['batch'\] holds numbers, such as 0, but the model knows text"):
+    new.obs[column] = ["level_7"] * (new.n_obs - 1) + [None]
+    with pytest.raises(ValueError, match=rf"1 cells have no .* in adata.obs\['{column}'\]"):
         model.get_latent_representation(new)
 
 

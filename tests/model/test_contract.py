@@ -112,6 +112,14 @@ def of_new_cells(model, adata, new):
     assert model.get_latent_representation(new).shape == (new.n_obs, model.get_latent_representation().shape[1])
 
 
+def of_new_batches(model, adata, new):
+    """Cells of a batch that the model was not trained on."""
+    cells = new.copy()
+    cells.obs["batch"] = "batch_of_tomorrow"
+    assert np.isfinite(model.get_latent_representation(cells)).all()
+    assert model.get_normalized_expression(cells, transform_batch="batch_of_tomorrow").shape == cells.shape
+
+
 def return_dist(model, adata, new):
     mean, variance = model.get_latent_representation(return_dist=True)
     assert mean.shape == variance.shape
@@ -241,6 +249,7 @@ ROWS = {
     "`train`, a second call goes on": train,
     "`get_latent_representation`": get_latent_representation,
     "…, cells not seen in training": of_new_cells,
+    "…, cells of a new batch": of_new_batches,
     "…, `return_dist=True`": return_dist,
     "`get_cluster_assignments`, hard and `soft`": get_cluster_assignments,
     "`get_normalized_expression`": get_normalized_expression,

@@ -179,7 +179,7 @@ def test_load_query_data(trained, adata, query, tmp_path):
 
 def test_query_with_unknown_batch_is_refused(query):
     adata = simulate(n_batches=2)
-    model = train(make_model(adata, setup={"batch_key": "batch"}), 1)
+    model = train(make_model(adata, setup={"batch_key": "batch"}, batch_representation="one-hot"), 1)
     query.obs["batch"] = "batch_of_tomorrow"
     with pytest.raises(ValueError, match=r"batch_of_tomorrow.*unknown.*batch_0"):
         model.get_latent_representation(query)
@@ -435,7 +435,7 @@ def test_a_model_without_data_says_what_it_needs(trained, tmp_path):
 def test_covariates_of_new_cells_are_checked(query):
     adata = simulate()
     setup = {"categorical_covariate_keys": ["donor"], "continuous_covariate_keys": ["age"], "size_factor_key": "size"}
-    model = train(make_model(adata, setup=setup), 1)
+    model = train(make_model(adata, setup=setup, batch_representation="one-hot"), 1)
     for column, value, match in (
         ("donor", "x", r"\['x'\].*unknown"),
         ("age", np.inf, "finite"),

@@ -23,6 +23,7 @@ from ._covariates import (
 from ._fields import CellIndexField, CountsField, MuDataCellIndexField, MuDataCountsField, find_rows
 from ._first_cells import first_cells
 from ._layers import counts_of
+from ._levels import Levels, Variable, has_levels, levels_of, refuse_levels
 from ._loader import RunShuffledSampler, SparseCountsDataset, SparseCountsLoader
 from ._matrix import as_native, require_matrix
 from ._registration import CellRegistration, ChangedDataError, unchanged_if_refused
@@ -44,6 +45,7 @@ __all__ = [
     "CountSummary",
     "CountsField",
     "LabelsField",
+    "Levels",
     "MuDataBatchField",
     "MuDataCategoricalCovariatesField",
     "MuDataCellIndexField",
@@ -57,6 +59,7 @@ __all__ = [
     "SparseCountsDataset",
     "SparseCountsLoader",
     "SparseCountsSplitter",
+    "Variable",
     "as_native",
     "as_sparse_counts",
     "categorise",
@@ -66,7 +69,10 @@ __all__ = [
     "counts_of",
     "find_rows",
     "first_cells",
+    "has_levels",
     "iter_row_blocks",
+    "levels_of",
+    "refuse_levels",
     "registered_cells",
     "require_matrix",
     "unchanged_if_refused",

@@ -13,6 +13,8 @@ from scvi.data.fields import CategoricalObsField, MuDataWrapper
 
 from scdgd._options import shown
 
+from ._levels import N_TRAINED_KEY, Variable, refuse_levels
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -63,7 +65,7 @@ def find_categories(values: pd.Series, known: np.ndarray, column: str) -> tuple[
         )
         raise TypeError(msg)
     codes = pd.Index(known).get_indexer(_as_array(values))
-    unknown = np.asarray(pd.Index(values[codes < 0].unique()).sort_values())
+    unknown = _as_array(pd.Index(values[codes < 0].unique()).sort_values())
     return codes.astype(np.int64), unknown
 
 
@@ -194,34 +196,41 @@ class _CategoryField(CategoricalObsField):
 
 
 class BatchField(_CategoryField):
-    """Batch of each cell; new cells must come from batches that the decoder has learned."""
+    """Batch of each cell.
+
+    Parameters
+    ----------
+    batch_key
+        Column of ``adata.obs``.
+    keeps_new
+        Whether batches that the model has not seen are registered behind those of training, for the model to find their
+        vectors or to refuse them. Otherwise new cells must come from batches of training, unless the model is to be extended.
+    """
 
     _what, _missing = "for the batch", "batch"
 
-    def __init__(self, batch_key: str | None) -> None:
+    def __init__(self, batch_key: str | None, *, keeps_new: bool = False) -> None:
         super().__init__(REGISTRY_KEYS.BATCH_KEY, batch_key)
+        self.keeps_new = keeps_new
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
-        """Register new cells, refusing batches that the model has not seen, unless it is to be extended by them."""
+        """Register new cells; batches that the model has not seen are kept, extend it, or are refused."""
         if self.is_default:
             return self._transfer_default(state_registry, adata_target, **kwargs)
         self._check(adata_target)
         known = np.asarray(state_registry[self.CATEGORICAL_MAPPING_KEY])
+        known = known[: state_registry.get(N_TRAINED_KEY, len(known))]
         values = adata_target.obs[self._original_attr_key]
         codes, unknown = find_categories(values, known, self._column)
+        state = self._state(np.concatenate([known, unknown]) if len(unknown) else known)
         if len(unknown):
-            if not kwargs.get("extend_categories"):
-                msg = (
-                    f"Batches {list(map(str, unknown))} in {self._column} are unknown to the "
-                    f"model, which was trained on {list(map(str, known))}. The decoder has no parameters for them: "
-                    "train a model on all batches, extend one that has an encoder (`load_query_data`), or set the column to "
-                    "the known batch that is most alike."
-                )
-                raise ValueError(msg)
-            known = np.concatenate([known, unknown])
-            codes, _ = find_categories(values, known, self._column)
+            extends = kwargs.get("extend_categories")
+            if not extends and not self.keeps_new:
+                refuse_levels(Variable(self.registry_key, self._original_attr_key), unknown, known)
+            codes, _ = find_categories(values, state[self.CATEGORICAL_MAPPING_KEY], self._column)
+            state |= {} if extends else {N_TRAINED_KEY: len(known)}
         adata_target.obs[self.attr_key] = codes
-        return self._state(known)
+        return state
 
     def _remedy(self) -> str:
         return f"Fill the column, or remove them with `adata[{self._column}.notna()].copy()`."

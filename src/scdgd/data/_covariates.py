@@ -12,6 +12,7 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.data.fields import CategoricalJointObsField, MuDataWrapper, NumericalJointObsField, NumericalObsField
 
 from ._categories import categorise, find_categories, require_column, warn_of_few_cells
+from ._levels import N_TRAINED_KEY, Variable, refuse_levels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,11 +117,12 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class CategoricalCovariatesField(CategoricalJointObsField):
-    """Categorical covariates of each cell; new cells must have levels that the decoder has learned."""
+    """Categorical covariates of each cell; `keeps_new` is that of :class:`BatchField`."""
 
-    def __init__(self, keys: Sequence[str] | None) -> None:
+    def __init__(self, keys: Sequence[str] | None, *, keeps_new: bool = False) -> None:
         _require_list(keys, "categorical_covariate_keys")
         super().__init__(REGISTRY_KEYS.CAT_COVS_KEY, list(keys or []))
+        self.keeps_new = keeps_new
         self.keys = list(keys or [])
         self.sources = tuple(self.keys)
 
@@ -134,22 +136,21 @@ class CategoricalCovariatesField(CategoricalJointObsField):
         return self._write(adata, codes, levels)
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
-        """Check, then register new cells; unknown levels are refused unless the model is to be extended by them."""
+        """Check, then register new cells; unknown levels are kept, extend the model, or are refused."""
         self._check(adata_target)
-        codes, levels = {}, dict(state_registry[self.MAPPINGS_KEY])
+        extends, n_known = kwargs.get("extend_categories"), state_registry.get(N_TRAINED_KEY, {})
+        codes, levels, n_trained = {}, dict(state_registry[self.MAPPINGS_KEY]), {}
         for key in self.keys:
-            codes[key], unknown = find_categories(adata_target.obs[key], levels[key], _column(key))
+            known = np.asarray(levels[key])[: n_known.get(key, len(levels[key]))]
+            codes[key], unknown = find_categories(adata_target.obs[key], known, _column(key))
+            levels[key] = np.concatenate([known, unknown]) if len(unknown) else known
             if not len(unknown):
                 continue
-            if not kwargs.get("extend_categories"):
-                msg = (
-                    f"Levels {list(map(str, unknown))} of {_column(key)} are unknown to the model, which was trained "
-                    f"on {list(map(str, levels[key]))}. Train a model on all levels, or set them to the known one most alike."
-                )
-                raise ValueError(msg)
-            levels[key] = np.concatenate([levels[key], unknown])
+            if not extends and not self.keeps_new:
+                refuse_levels(Variable(self.registry_key, key), unknown, known)
             codes[key], _ = find_categories(adata_target.obs[key], levels[key], _column(key))
-        return self._write(adata_target, codes, levels)
+            n_trained |= {} if extends else {key: len(known)}
+        return self._write(adata_target, codes, levels) | ({N_TRAINED_KEY: n_trained} if n_trained else {})
 
     def _write(self, adata: AnnData, codes: dict[str, np.ndarray], levels: dict[str, np.ndarray]) -> dict:
         adata.obsm[self.attr_key] = pd.DataFrame(codes, index=adata.obs_names, columns=self.keys)

@@ -14,9 +14,11 @@ from scvi.data import AnnDataManager
 
 from scdgd._compat import get_state_registry
 
+from ._categories import code_of
 from ._cell_source import cell_source
 from ._fields import CellIndexField, CountsField, check_genes, unique_cell_names
 from ._fingerprints import fingerprints_of
+from ._levels import Levels, Variable, levels_of, name_levels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,6 +169,36 @@ class CellRegistration(AnnDataManager):
     def set_rows(self, rows: np.ndarray) -> None:
         """Say which row minibatches have for each cell, ``(n,)``: also of cells that were placed later."""
         self._columns[REGISTRY_KEYS.INDICES_KEY] = rows
+
+    @property
+    def levels(self) -> dict[Variable, Levels]:
+        """Levels of batch and covariates."""
+        return levels_of(self.registry)
+
+    def codes_of(self, variable: Variable) -> np.ndarray:
+        """Code of the level of each cell, shape ``(n,)``."""
+        column = self._columns[variable.registry_key]
+        return np.asarray(column if variable.is_batch else column[variable.column]).ravel().astype(np.int64)
+
+    def new_levels_of(self, variable: Variable) -> np.ndarray:
+        """Levels of the cells that came after training, in the order of their codes."""
+        levels = self.levels[variable]
+        codes = np.unique(self.codes_of(variable)) if len(levels.new) else np.zeros(0, np.int64)
+        return levels.names[codes[codes >= levels.n_trained]]
+
+    def rename_levels(self, variable: Variable, new: np.ndarray) -> None:
+        """Give codes to levels that came after training in the order of `new`, which has all that cells have."""
+        levels = self.levels[variable]
+        code = [levels.n_trained + code_of(name, new) for name in levels.new]
+        codes = np.concatenate([np.arange(levels.n_trained), np.asarray(code, dtype=np.int64)])[self.codes_of(variable)]
+        if variable.is_batch:
+            column = self._columns[variable.registry_key]
+            self._columns[variable.registry_key] = codes.reshape(column.shape).astype(column.dtype)
+        else:
+            self._columns[variable.registry_key] = self._columns[variable.registry_key].assign(
+                **{variable.column: codes}
+            )
+        name_levels(self.registry, variable, np.concatenate([levels.trained, new]))
 
     # ------------------------------------------------------------ whether both agree
 

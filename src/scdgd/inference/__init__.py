@@ -13,6 +13,7 @@ from ._laplace_term import LaplaceTerm, laplace_term
 from ._library import LogNormalLibrary
 from ._new_cells import NEW_CELLS as NEW_CELLS  # rules, no part of the interface
 from ._new_cells import NewCellsConfig, place_new_cells
+from ._new_levels import NewLevelsConfig, fit_levels
 from ._noise_baseline import noise_baseline
 from ._pareto import pareto_shape
 from ._posterior import posterior_draws, posterior_samples
@@ -47,9 +48,11 @@ __all__ = [
     "LogNormalLibrary",
     "MAPEstimate",
     "NewCellsConfig",
+    "NewLevelsConfig",
     "SyntheticCells",
     "best_component_means",
     "fisher_information",
+    "fit_levels",
     "gauss_newton",
     "place_new_cells",
     "seeded",

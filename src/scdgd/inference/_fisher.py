@@ -35,7 +35,7 @@ def count_information(
     """
     (genes, gene_weights), (b, d) = subset, z.shape
     linear = observation.linearise(z, *subset, **covariates)
-    weights = gene_weights * _of_genes(observation, log_size + linear.eta, covariates, genes).information()  # (b, m)
+    weights = gene_weights * of_genes(observation, log_size + linear.eta, covariates, genes).information()  # (b, m)
     scale = weights.clamp(min=torch.finfo(weights.dtype).tiny).sqrt()  # a root has no derivative at zero
     n_together = max(1, (_CPU_ELEMENTS if z.device.type == "cpu" else _GPU_ELEMENTS) // (d * len(genes)))
     information = []
@@ -62,8 +62,8 @@ def shared_count_information(
     first = first[: int(group.max()) + 1]  # a cell of each group
     of_first = {key: None if value is None else value[first] for key, value in covariates.items()}
     linear = observation.linearise(z[first], *subset, **of_first)
-    of_genes = _of_genes(observation, log_size + linear.eta[group], covariates, subset.genes)
-    weights = subset.weights * of_genes.information()  # (b, m)
+    expected = of_genes(observation, log_size + linear.eta[group], covariates, subset.genes)
+    weights = subset.weights * expected.information()  # (b, m)
     information = z.new_empty(len(z), z.shape[1], z.shape[1])
     for i in range(len(first)):
         cells, (rows,) = (group == i).nonzero().ravel(), linear.rows(slice(i, i + 1))  # (n,), (d, m)
@@ -72,7 +72,7 @@ def shared_count_information(
     return information
 
 
-def _of_genes(
+def of_genes(
     observation: Observation, eta: torch.Tensor, covariates: Covariates, genes: torch.Tensor
 ) -> CountLikelihood:
     """Distribution of the counts of some genes, given their linear predictors ``(b, m)``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,6 +65,12 @@ class JointDensity:
         part.log_constant = None if self.log_constant is None else self.log_constant[rows]
         part.covariates = {key: None if value is None else value[rows] for key, value in self.covariates.items()}
         return part
+
+    def with_genes(self, subset: GeneSubset) -> JointDensity:
+        """The same density, whose Fisher information is estimated from other genes."""
+        other = copy(self)
+        other.subset = subset
+        return other
 
     def likelihood(self, z: torch.Tensor) -> CountLikelihood:
         """Distribution of the counts given representations ``(b, d)``."""

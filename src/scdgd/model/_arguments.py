@@ -197,6 +197,7 @@ BUILDING: dict[str, Rule] = {
     "size_factor": Choice(None, "observed", "max", "mean", "registered", "none"),
     "output_activation": Choice(None, "softmax", "sigmoid", "softplus", "identity"),
     "dispersion_floor": Choice(0, 1),
+    "batch_representation": Choice("embedding", "one-hot"),
     "prior": PriorRule(has_encoder=False),
     "prior_kwargs": _OPTIONS,
     "noise_scale": Number(least=0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from anndata import AnnData
@@ -65,6 +65,10 @@ class DataModel:
     """
 
     _is_forgotten_with_me = False
+    #: Whether new levels of batch and covariates are registered, for the model to find vectors of them or to refuse them.
+    _keeps_new_levels = False
+    #: Arguments of the constructor that files of earlier versions do not have, and what they meant.
+    _former_arguments: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self, adata: AnnData | MuData | None = None, registry: dict | None = None, *args: Any, **kwargs: Any
@@ -194,10 +198,10 @@ class DataModel:
         fields = [
             counts,
             *further,
-            BatchField(batch_key),
+            BatchField(batch_key, keeps_new=cls._keeps_new_levels),
             LabelsField(labels_key),
             *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),
-            CategoricalCovariatesField(categorical_covariate_keys),
+            CategoricalCovariatesField(categorical_covariate_keys, keeps_new=cls._keeps_new_levels),
             ContinuousCovariatesField(continuous_covariate_keys, standardise=standardize_covariates),
             *cls._fields_written(counts),
         ]

@@ -209,7 +209,7 @@ class LatentModel(DataModel):
         if dataloader is not None:
             msg = "`weights='importance'` weighs cells by their positions: leave out `dataloader`, and name `adata` or `indices`."
             raise ValueError(msg)
-        if len(self._codes_of(transform_batch, "transform_batch")) > 1:
+        if np.size(transform_batch) > 1:
             msg = "Importance weights are those of one way to decode, not of means over batches: name one `transform_batch`."
             raise NotImplementedError(msg)
 
@@ -333,9 +333,9 @@ class LatentModel(DataModel):
         import sparse as pydata_sparse
 
         self._check_if_trained(warn=False)
+        adata, positions = self._cells_to_read(adata, indices, dataloader)
         codes = self._codes_of(transform_batch, "transform_batch")
         genes = slice(None) if gene_list is None else self._positions_of_genes(gene_list)
-        adata, positions = self._cells_to_read(adata, indices, dataloader)
         if dataloader is None:
             dataloader = self._make_data_loader(adata, positions, batch_size=batch_size, **kwargs)
         parts = []
@@ -422,12 +422,12 @@ class LatentModel(DataModel):
             raise NotImplementedError(msg)
         options = _OF_BAYES_FACTORS("arguments", kwargs)
         weighting = _OF_WEIGHTS("importance_weighting_kwargs", importance_weighting_kwargs or {})
+        adata = self._validate_anndata(adata)
         for name, given in (("batchid1", batchid1), ("batchid2", batchid2)):
             if given is not None and not batch_correction:
                 msg = f"`{name}` names batches to decode as, which needs `batch_correction=True`."
                 raise ValueError(msg)
             self._codes_of(given, name)
-        adata = self._validate_anndata(adata)
         compared = comparisons(adata.obs, groupby, group1, group2, idx1, idx2, options.pop("subset_idx", None))
         if weights == "importance":
             self.posterior.check_importance_weights()
@@ -744,9 +744,13 @@ class LatentModel(DataModel):
             raise ValueError(msg)
         return positions
 
+    def _known_batches(self) -> list:
+        """Names of the batches that can be decoded, in the order of their codes."""
+        return list(get_state_registry(self.registry, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"])
+
     def _codes_of(self, batches: Any, name: str) -> list[int | None]:
         """Codes of the batches that an argument names; one ``None`` for that of each cell."""
-        known = list(get_state_registry(self.registry, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"])
+        known = self._known_batches()
         is_one = batches is None or isinstance(batches, str | bytes) or np.ndim(batches) == 0
         wanted = [batches] if is_one else list(batches)
         codes = [None if batch is None else code_of(batch, known) for batch in wanted]

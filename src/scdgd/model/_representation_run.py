@@ -127,6 +127,7 @@ class RepresentationRun(TrainingRun):
     def start(self) -> None:
         """Forget what was placed by the state that training is about to change."""
         self.model.cells.forget_placed()
+        self.model.levels.forget()
         super().start()
         self.n_balanced_before = len(self._moves())
 
@@ -151,6 +152,7 @@ class RepresentationRun(TrainingRun):
             super().fit()
         finally:
             self.model.cells.forget_placed()
+            self.model.levels.forget()
 
     def finish(self) -> None:
         """Place the mixture if that is still to be done, and the held-out cells in what training ended with; polish."""

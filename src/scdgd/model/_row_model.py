@@ -11,6 +11,7 @@ import torch
 from scvi import settings
 from scvi.utils import setup_anndata_dsp
 
+from scdgd._compat import forget_manager
 from scdgd._options import Choice, Either, Integer, checked, checked_by
 from scdgd.data import (
     CellIndexField,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from scdgd.data import CountsField
 
     from ._cell_rows import CellRows
+    from ._new_levels import NewLevels
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +59,11 @@ class RowModel(LatentModel):
 
     #: Which row belongs to which cell.
     cells: CellRows
+    #: Which vector belongs to which level that came after training.
+    levels: NewLevels
     is_query_ = False
     _posterior_cls = PosteriorOfRows
+    _keeps_new_levels = True
 
     @property
     def placed_cells_(self) -> dict[str, list | torch.Tensor] | None:
@@ -69,6 +74,39 @@ class RowModel(LatentModel):
     def placed_cells_(self, placed: dict[str, list | torch.Tensor] | None) -> None:
         if placed is not None:
             self.cells.placed = placed
+
+    @property
+    def new_levels(self) -> dict[str, list]:
+        """Batches and levels of covariates that came after training and have vectors, by column of ``adata.obs``."""
+        return self.levels.names
+
+    @property
+    def fitted_levels_(self) -> list[dict[str, np.ndarray | torch.Tensor]] | None:
+        """New levels of a query model and their vectors, which are saved with it; ``None`` for other models."""
+        return self.levels.fitted if self.is_query_ else None
+
+    @fitted_levels_.setter
+    def fitted_levels_(self, fitted: list[dict[str, np.ndarray | torch.Tensor]] | None) -> None:
+        if fitted is not None:
+            self.levels.fitted = fitted
+
+    def _validate_anndata(self, adata: AnnData | MuData | None = None, copy_if_view: bool = True) -> AnnData | MuData:
+        """As of all models; then vectors of new levels are found."""
+        attached = self._adata, self._adata_manager
+        adata = super()._validate_anndata(adata, copy_if_view)
+        manager = self.get_anndata_manager(adata, required=True)
+        try:
+            if self.is_trained_:
+                self.levels.find(manager)
+        except ValueError:
+            if manager is not attached[1]:  # it is registered again when the user has mended the data
+                self._adata, self._adata_manager = attached
+                forget_manager(self, manager)
+            raise
+        return adata
+
+    def _known_batches(self) -> list:
+        return self.levels.batches
 
     def _make_data_loader(
         self, adata: AnnData | MuData, indices: Sequence[int] | None = None, **kwargs: Any
@@ -142,10 +180,14 @@ class RowModel(LatentModel):
         counts = MuDataCountsField(layer, mod_key=of.layer, mod_required=True)
         fields = [
             counts,
-            MuDataBatchField(batch_key, mod_key=of.batch_key),
+            MuDataBatchField(batch_key, keeps_new=cls._keeps_new_levels, mod_key=of.batch_key),
             MuDataLabelsField(labels_key, mod_key=of.labels_key),
             *([] if size_factor_key is None else [MuDataSizeFactorField(size_factor_key, mod_key=of.size_factor_key)]),
-            MuDataCategoricalCovariatesField(categorical_covariate_keys, mod_key=of.categorical_covariate_keys),
+            MuDataCategoricalCovariatesField(
+                categorical_covariate_keys,
+                keeps_new=cls._keeps_new_levels,
+                mod_key=of.categorical_covariate_keys,
+            ),
             MuDataContinuousCovariatesField(
                 continuous_covariate_keys,
                 standardise=standardize_covariates,

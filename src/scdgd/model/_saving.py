@@ -53,6 +53,7 @@ def initialised(
     arguments = attributes.pop("init_params_")
     further = {name: value for named in arguments["kwargs"].values() for name, value in named.items()}
     named = {name: current_name(value) if name == "prior" else value for name, value in arguments["non_kwargs"].items()}
+    named = {**{k: v for k, v in model_cls._former_arguments.items() if k not in further}, **named}
     model = model_cls(adata, registry, **named, **further)
     history = attributes.get(HISTORY)
     is_packed = isinstance(history, Mapping) and all(isinstance(column, Mapping) for column in history.values())

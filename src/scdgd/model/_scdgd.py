@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from anndata import AnnData
 from mudata import MuData
@@ -15,7 +15,7 @@ from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 from scdgd._compat import get_state_registry, is_registered
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Choice, Instance, Options, checked, checked_by, shown, unknown_name
-from scdgd.data import SparseCountsLoader, SparseCountsSplitter
+from scdgd.data import SparseCountsLoader, SparseCountsSplitter, has_levels, levels_of
 from scdgd.inference import NEW_CELLS, NewCellsConfig, posterior_draws
 from scdgd.likelihood import family_of, name_of
 from scdgd.module import DGDModule, usual_size_and_link
@@ -27,6 +27,7 @@ from scdgd.train import InterruptibleTrainRunner, RepresentationPlan
 from ._arguments import BUILDING, FREEZING, REFERENCE
 from ._cell_rows import CellRows
 from ._devices import ACCELERATOR, ONE_DEVICE
+from ._new_levels import NewLevels
 from ._representation_run import RepresentationRun
 from ._row_model import RowModel
 from ._training_options import TRAINING
@@ -76,13 +77,18 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         ``is_count_data=False``. The last two have neither size factors nor an output activation.
     dispersion
         Inverse dispersion per gene (``"gene"``) or per gene and batch (``"gene-batch"``); without effect on Poisson
-        counts. scvi-tools' ``"gene-cell"`` is refused: dispersions that depend on the representation make noise of
+        counts. A new batch has the mean over batches. scvi-tools' ``"gene-cell"`` is refused: dispersions that depend on the representation make noise of
         what the steps of Gauss-Newton and Laplace's approximation take for information.
     size_factor
         ``"observed"`` (total count), ``"max"`` (largest count; the paper's), ``"mean"`` or ``"registered"`` (the
         ``size_factor_key`` column). ``None``: registered if there is such a column, else observed.
     output_activation
         ``"softmax"``, ``"sigmoid"`` or ``"softplus"``. ``None``: softmax for observed totals, else softplus.
+    batch_representation
+        ``"embedding"``: a batch, or a level of a categorical covariate, is a vector of offsets of genes with a Gaussian
+        prior, see :class:`~scdgd.module.LevelEmbedding`, and cells of batches and levels that the model was not trained on
+        are taken: their vectors are fitted to them, with all else as it is. ``"one-hot"``: it is a column of the decoder's
+        hidden layers (published), and new ones are refused.
     dispersion_floor
         0, or 1 for the released code's :math:`\theta > 1`.
     prior
@@ -130,6 +136,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
     _posterior_of_scale = staticmethod(_with_noise)
     _latent_key = "X_scdgd"
     _hyperprior_weight = _HYPERPRIOR_WEIGHT
+    _former_arguments: ClassVar[dict[str, Any]] = {"batch_representation": "one-hot"}
 
     @checked_by(BUILDING)
     def __init__(
@@ -147,6 +154,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         size_factor: Literal["observed", "max", "mean", "registered", "none"] | None = None,
         output_activation: Literal["softmax", "sigmoid", "softplus", "identity"] | None = None,
         dispersion_floor: Literal[0, 1] = 0,
+        batch_representation: Literal["embedding", "one-hot"] = "embedding",
         prior: PriorName | type[Prior] | Prior = "gaussian_mixture",
         prior_kwargs: dict | None = None,
         noise_scale: float = 0.6,
@@ -163,9 +171,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             self.summary_stats.n_vars,
             n_cells,
             made,
-            n_batch=self.summary_stats.n_batch,
-            n_cats_per_cov=get_state_registry(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", ()),
             n_continuous=self.summary_stats.get("n_extra_continuous_covs", 0),
+            **self._module_levels(batch_representation),
             n_hidden=n_hidden,
             n_layers=n_layers,
             activation=activation,
@@ -179,6 +186,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         )
         self.module.posterior_sampler = posterior_draws
         self.cells = CellRows(self.module, config)
+        self.levels = NewLevels(self.module, self.registry_)
         self._warn_if_degenerate()
         self.checkpoint_format_ = CHECKPOINT_FORMAT
         self.mixture_start_ = None
@@ -190,6 +198,12 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             f"dispersion {dispersion}, size factor {size_factor}, prior {title_of(prior)}"
         )
         self.init_params_ = self._get_init_params(locals())
+
+    def _module_levels(self, batch_representation: str) -> dict[str, Any]:
+        """Arguments of the module: numbers of levels in training, and how they enter, if there are such columns."""
+        n_batch, *n_cats_per_cov = (levels.n_trained for levels in levels_of(self.registry_).values())
+        representation = batch_representation if has_levels(self.registry_) else "one-hot"
+        return {"n_batch": n_batch, "n_cats_per_cov": n_cats_per_cov, "batch_representation": representation}
 
     def _usual_sizes(
         self, gene_likelihood: GeneLikelihood, size_factor: str | None, output_activation: str | None, dispersion: str
@@ -374,10 +388,13 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
     ) -> SCDGD:
         """Model of new cells on top of a trained reference, everything but their representations frozen.
 
+        Batches and levels of covariates that the reference does not know get vectors of their own, which are fitted to their
+        cells and saved with the query model.
+
         Parameters
         ----------
         adata
-            Cells with the same genes and from the same batches as the reference.
+            Cells with the same genes as the reference, from its batches or from others.
         reference_model
             Trained model, or the folder of a saved one.
         accelerator, device
@@ -393,7 +410,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         Raises
         ------
         ValueError
-            If genes are missing or batches unknown; they are named.
+            If genes are missing, or batches unknown to a reference with ``batch_representation="one-hot"``; they are named.
         TypeError
             If there is no such argument, or the reference is no such model.
         RuntimeError
@@ -425,6 +442,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             model.to_device(reference_model.device)
             model.module.eval()
             model.is_trained_ = True
+            model.fitted_levels_ = reference_model.fitted_levels_
+            model._validate_anndata(None)
         else:
             model = cls.load(reference_model, adata=adata, accelerator=accelerator, device=device, **kwargs)
             model._check_if_trained(warn=False)

@@ -29,7 +29,8 @@ class SCVAD(SCDGD):
     Parameters
     ----------
     adata, registry, n_components, n_latent
-        As for :class:`SCDGD`, and so are all parameters that are not named below. Every hyper-prior counts once.
+        As for :class:`SCDGD`, and so are all parameters that are not named below. Every hyper-prior counts once. Vectors of
+        new batches are found with the modes of their cells' representations, around which posteriors are then placed.
     prior
         As for :class:`SCDGD`; with ``"normal"``, :math:`\mathcal N(0, I)`, all of the divergence is exact.
     initial_scale
@@ -63,6 +64,7 @@ class SCVAD(SCDGD):
         size_factor: Literal["observed", "max", "mean", "registered"] | None = None,
         output_activation: Literal["softmax", "sigmoid", "softplus"] | None = None,
         dispersion_floor: Literal[0, 1] = 0,
+        batch_representation: Literal["embedding", "one-hot"] = "embedding",
         prior: PriorName | type[Prior] | Prior = "gaussian_mixture",
         prior_kwargs: dict | None = None,
         initial_scale: float = 0.6,
@@ -82,6 +84,7 @@ class SCVAD(SCDGD):
             size_factor=size_factor,
             output_activation=output_activation,
             dispersion_floor=dispersion_floor,
+            batch_representation=batch_representation,
             prior=prior,
             prior_kwargs=prior_kwargs,
             noise_scale=initial_scale,

@@ -16,6 +16,7 @@ from ._flex_vae import FlexVAE
 from ._gmvae import GMVAE, ComponentRegularization
 from ._hidden_layers import HiddenActivation, HiddenLayers
 from ._latent_module import EncodedLatentMixin, LatentModule
+from ._level_embedding import LevelEmbedding
 from ._linear_decoder import LinearDecoder
 from ._linearised import Linearised
 from ._observation import Observation
@@ -40,6 +41,7 @@ __all__ = [
     "HiddenLayers",
     "HyperpriorWeight",
     "LatentModule",
+    "LevelEmbedding",
     "LinearDecoder",
     "Linearised",
     "Observation",

@@ -11,6 +11,7 @@ from torch import nn
 from scdgd.likelihood import LINKS
 from scdgd.likelihood._link import OutputActivation
 
+from ._level_embedding import LevelEmbedding
 from ._linearised import Linearised, linearised
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class Decoder(nn.Module):
 
     Or :math:`z \mapsto f_\vartheta(z, b, y)`, for values that are not counts.
 
-    Categorical covariates enter every hidden layer one-hot encoded, continuous ones beside ``z``.
+    Continuous covariates enter beside ``z``. Batches and categorical covariates enter every hidden layer one-hot encoded; or
+    each of their levels has a vector that is added to the outputs, see :class:`LevelEmbedding`.
 
     Parameters
     ----------
@@ -36,6 +38,8 @@ class Decoder(nn.Module):
         Number of categories of the batch and of each categorical covariate.
     n_continuous
         Number of continuous covariates.
+    embeds_levels
+        Whether levels have vectors.
     n_hidden, n_layers
         Width and number of hidden layers.
     activation
@@ -52,6 +56,7 @@ class Decoder(nn.Module):
         *,
         n_cats_per_cov: Sequence[int] = (),
         n_continuous: int = 0,
+        embeds_levels: bool = False,
         n_hidden: int = 64,
         n_layers: int = 1,
         activation: Activation = "silu",
@@ -62,7 +67,7 @@ class Decoder(nn.Module):
         self.hidden = FCLayers(
             n_in=n_latent + n_continuous,
             n_out=n_hidden,
-            n_cat_list=list(n_cats_per_cov),
+            n_cat_list=[] if embeds_levels else list(n_cats_per_cov),
             n_layers=n_layers,
             n_hidden=n_hidden,
             dropout_rate=0,
@@ -70,6 +75,7 @@ class Decoder(nn.Module):
             activation_fn=_ACTIVATIONS[activation],
         )
         self.output = nn.Linear(n_hidden, n_genes)
+        self.levels = nn.ModuleList(LevelEmbedding(n, n_genes) for n in n_cats_per_cov if embeds_levels)
 
     def forward(
         self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
@@ -81,7 +87,15 @@ class Decoder(nn.Module):
         self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Outputs :math:`o` before the output activation, ``(..., g)``."""
-        return self.output(self.last_hidden(z, categories, continuous))
+        return self._with_levels(self.output(self.last_hidden(z, categories, continuous)), categories)
+
+    def _with_levels(
+        self, output: torch.Tensor, categories: Sequence[torch.Tensor], genes: torch.Tensor | slice = slice(None)
+    ) -> torch.Tensor:
+        """Outputs of some genes ``(..., m)``, to which vectors of levels are added in place if levels have vectors."""
+        for level, codes in zip(self.levels, categories, strict=False):
+            output += level(codes, genes)
+        return output
 
     def last_hidden(
         self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
@@ -89,7 +103,7 @@ class Decoder(nn.Module):
         """Last hidden layer, ``(..., h)``."""
         if continuous is not None:
             z = torch.cat([z, continuous.expand(*z.shape[:-1], -1)], dim=-1)
-        return self.hidden(z, *categories)
+        return self.hidden(z) if self.levels else self.hidden(z, *categories)
 
     def linearise(
         self,
@@ -110,13 +124,15 @@ class Decoder(nn.Module):
             Genes ``(m,)`` that stand for all, and how many each counts for in the sum of a softmax: no other one is decoded.
         """
         hidden = lambda z: self.last_hidden(z, categories, continuous)
-        return linearised(hidden, self.output, self.link, z, genes, gene_weights)
+        with_levels = lambda output: self._with_levels(output, categories, genes)
+        return linearised(hidden, self.output, self.link, z, genes, gene_weights, with_levels)
 
     def balanced(self, z: torch.Tensor) -> torch.Tensor:
-        """As :meth:`forward` at ``(b, d)``, with continuous covariates of zero and categories in equal shares."""
+        """As :meth:`forward` at ``(b, d)``, with continuous covariates of zero and categories in equal shares, or mean levels."""
         categories = [z.new_full((len(z), n), 1 / max(n, 1)) for n in self.hidden.n_cat_list]
         n_continuous = self.hidden.fc_layers[0][0].in_features - self.hidden.n_cov - z.shape[1]
-        return self(z, categories, z.new_zeros(len(z), n_continuous) if n_continuous else None)
+        z = torch.cat([z, z.new_zeros(len(z), n_continuous)], dim=1) if n_continuous else z
+        return self.link.log_profile(self.output(self.hidden(z, *categories)))
 
     @torch.no_grad()
     def start_at_profile(self, profile: torch.Tensor) -> None:

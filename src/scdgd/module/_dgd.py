@@ -69,6 +69,9 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         Prior of representations.
     n_batch, n_cats_per_cov, n_continuous
         Numbers of batches, of categories of each covariate, and of continuous covariates.
+    batch_representation
+        ``"embedding"``: levels of batch and categorical covariates have vectors with a Gaussian prior, which is counted
+        once, see :class:`LevelEmbedding`; or ``"one-hot"``.
     n_hidden, n_layers, activation, output_activation
         Of the :class:`Decoder`.
     gene_likelihood
@@ -101,6 +104,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         n_batch: int = 1,
         n_cats_per_cov: Sequence[int] = (),
         n_continuous: int = 0,
+        batch_representation: Literal["one-hot", "embedding"] = "one-hot",
         n_hidden: int = 64,
         n_layers: int = 1,
         activation: Activation = "silu",
@@ -127,6 +131,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             n_genes,
             n_cats_per_cov=[n_batch, *n_cats_per_cov],
             n_continuous=n_continuous,
+            embeds_levels=batch_representation == "embedding",
             n_hidden=n_hidden,
             n_layers=n_layers,
             activation=activation,
@@ -350,8 +355,13 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         )
 
     def weighted_hyper_log_prob(self, n_cells: int) -> torch.Tensor:
-        r"""Hyper-prior of the whole data set, :math:`\sum_t \kappa_t \log p_t(\phi)`, a scalar in nats."""
+        r"""Hyper-prior of the whole data set, :math:`\sum_t \kappa_t \log p_t(\phi)`, a scalar in nats.
+
+        The prior of the vectors of levels is one of its terms, counted once.
+        """
         total = torch.zeros((), device=self.decoder.output.bias.device)
+        for levels in self.decoder.levels:
+            total = total + levels.log_prob()
         for term, log_prob in self.prior.hyper_log_prob().items():
             total = total + (n_cells if self.hyperprior_weight.get(term, "once") == "per_cell" else 1) * log_prob
         return total

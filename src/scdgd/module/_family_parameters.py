@@ -66,13 +66,19 @@ class FamilyParameters(nn.Module):
     def of_cells(
         self, batch_index: torch.Tensor, genes: torch.Tensor | slice = slice(None)
     ) -> tuple[torch.Tensor, ...]:
-        """What the likelihood of some genes of the cells of batches ``(b, 1)`` takes, each ``(m,)`` or ``(b, m)``."""
+        """What the likelihood of some genes of the cells of batches ``(b, 1)`` takes, each ``(m,)`` or ``(b, m)``.
+
+        Batches that came after training have the mean over those of training.
+        """
         return tuple(self._of_cells(name, batch_index, genes) for name in self.family.parameter_names)
 
     def _of_cells(self, name: str, batch_index: torch.Tensor, genes: torch.Tensor | slice) -> torch.Tensor:
         value = self[name][..., genes]
         if value.ndim > 1:
-            return value[batch_index.ravel().long()]
+            codes = batch_index.ravel().long()
+            if (codes >= len(value)).any():
+                value, codes = torch.cat([value, value.mean(0, keepdim=True)]), codes.clamp(max=len(value))
+            return value[codes]
         # the compiled likelihood takes those of every cell
         return value.expand(len(batch_index), -1) if self.family.own_parameters[name].is_decoded else value
 

@@ -42,6 +42,41 @@ class Linearised(NamedTuple):
             return rows.sub_(self.centre[cells])
         return rows if self.log_slope is None else rows.mul_(self.log_slope[cells].unsqueeze(1))
 
+    def along(self, steps: torch.Tensor) -> torch.Tensor:
+        r"""Change of the linear predictors with steps of the representations, :math:`J_\eta \delta`: ``(b, d)`` to ``(b, m)``."""
+        change = (steps.unsqueeze(1) @ self.jacobian).squeeze(1) @ self.output.T
+        if self.centre is not None:
+            return change.sub_((steps.unsqueeze(1) @ self.centre).squeeze(1))
+        return change if self.log_slope is None else change.mul_(self.log_slope)
+
+    def back(self, change: torch.Tensor) -> torch.Tensor:
+        r""":math:`J_\eta^\top` applied to a change of the linear predictors: ``(b, m)`` to ``(b, d)``."""
+        if self.log_slope is not None:
+            change = change * self.log_slope
+        steps = self.jacobian @ (change @ self.output).unsqueeze(-1)
+        if self.centre is not None:
+            steps = steps - self.centre * change.sum(1)[:, None, None]
+        return steps.squeeze(-1)
+
+    def of_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
+        r"""Change of the linear predictors with the outputs, :math:`J_o`: ``(b, g)`` to ``(b, g)``, where all genes are decoded."""
+        if self.centre is not None:
+            return outputs - (self.eta.exp() * outputs).sum(1, keepdim=True)
+        return outputs if self.log_slope is None else outputs * self.log_slope
+
+    def to_outputs(self, change: torch.Tensor) -> torch.Tensor:
+        r""":math:`J_o^\top` applied to a change of the linear predictors, ``(b, g)``, where all genes are decoded."""
+        if self.centre is not None:
+            return change - self.eta.exp() * change.sum(1, keepdim=True)
+        return change if self.log_slope is None else change * self.log_slope
+
+    def diagonal_in_outputs(self, weights: torch.Tensor) -> torch.Tensor:
+        r"""Diagonal of :math:`J_o^\top \operatorname{diag}(w) J_o`, for weights ``(b, g)``: ``(b, g)``."""
+        if self.centre is not None:
+            share = self.eta.exp()
+            return weights * (1 - 2 * share) + share.square() * weights.sum(1, keepdim=True)
+        return weights if self.log_slope is None else weights * self.log_slope.square()
+
 
 def linearised(
     hidden: Callable[[torch.Tensor], torch.Tensor],
@@ -50,11 +85,12 @@ def linearised(
     z: torch.Tensor,
     genes: torch.Tensor,
     gene_weights: torch.Tensor,
+    further: Callable[[torch.Tensor], torch.Tensor] = lambda output: output,
 ) -> Linearised:
-    """:meth:`Decoder.linearise` of last hidden layer, output layer and link."""
+    """:meth:`Decoder.linearise` of last hidden layer, output layer, what is added to its outputs ``(b, m)``, and link."""
     h, jacobian = _value_and_jacobian(hidden, z)  # (b, h), (b, d, h)
     weight = output.weight[genes]  # (m, h)
-    o = torch.addmm(output.bias[genes], h, weight.T)  # (b, m)
+    o = further(torch.addmm(output.bias[genes], h, weight.T))  # (b, m)
     if not link.is_share:
         eta = link.log_profile(o)
         return Linearised(eta, jacobian, weight, None, link.log_slope(eta))

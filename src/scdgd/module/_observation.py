@@ -96,7 +96,22 @@ class Observation(nn.Module):
         cont_covs: torch.Tensor | None = None,
     ) -> CountLikelihood | ValueLikelihood:
         """Distribution of the values ``(..., b, g)`` at representations ``(..., b, d)``, sizes and covariates."""
-        output = self.decoder.pre_activation(z, _categories(batch_index, cat_covs), cont_covs)
+        return self.likelihood_of(self.output(z, batch_index, cat_covs, cont_covs), log_size, batch_index)
+
+    def output(
+        self,
+        z: torch.Tensor,
+        batch_index: torch.Tensor,
+        cat_covs: torch.Tensor | None = None,
+        cont_covs: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Outputs of the decoder before its activation, ``(..., b, g)``."""
+        return self.decoder.pre_activation(z, _categories(batch_index, cat_covs), cont_covs)
+
+    def likelihood_of(
+        self, output: torch.Tensor, log_size: torch.Tensor, batch_index: torch.Tensor
+    ) -> CountLikelihood | ValueLikelihood:
+        """:meth:`likelihood` at outputs ``(..., b, g)`` of the decoder."""
         return self.link.likelihood(self.family, output, log_size, self.family_parameters.of_cells(batch_index))
 
     def linearise(

@@ -101,6 +101,7 @@ def sample_cells(
     if hasattr(model, "_synthetic_cells"):  # of a model without a continuous latent space
         options = {"component": component, "batch": batch, "library": library, "seed": seed}
         return model._synthetic_cells(n_cells, mode, batch_size, **options)
+    model._validate_anndata(None)
     sampler = CellSampler(model.module, model.adata_manager, batch_size=batch_size)
     donors, latent_key = sampler.donors_of(batch), _latent_key(model)
     if mode == "prior":

@@ -62,8 +62,8 @@ class BatchBalance:
     training in between. Several covariates are balanced one after the other. Labels of cells play no part.
 
     Whether all kinds of cells are in all batches is decided by the data, at the first balance: weights of components are the
-    same in all batches unless weights of their own have the better Akaike information criterion, which asks one nat of log
-    likelihood for each weight more.
+    same in all batches unless weights of their own have the better criterion of Hannan and Quinn (1979), by which each weight
+    more must raise the log likelihood by :math:`\log \log n`.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ class BatchBalancer:
             ShiftedMixture(k, has_own_weights=is_own, seed=self.seed).fit(y, levels) for is_own in (False, True)
         )
         gain = len(y) * (own.log_likelihood - shared.log_likelihood)
-        self.has_own_weights[name] = gain > own.n_free_weights
+        self.has_own_weights[name] = gain > own.n_free_weights * math.log(math.log(max(3, len(y))))
         logger.debug("%s: weights of batches gain %.1f nats, %s more", name, gain, own.n_free_weights)
         return own if self.has_own_weights[name] else shared
 

@@ -1,0 +1,276 @@
+"""Vectors of levels that a model was not trained on, found together with the representations of their cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from scdgd._compat import MODULE_KEYS
+
+from ._fisher import of_genes
+from ._gauss_newton import GaussNewtonConfig, climb
+from ._gene_subset import choose_genes
+from ._joint_density import JointDensity, frozen, owned
+from ._starts import component_starts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from scdgd.module import DGDModule, Linearised
+
+_N_PRODUCTS, _CG_TOLERANCE = 20, 0.1
+_N_HALVINGS = 4
+#: An offset moves by so much at most in a round, and means of counts fall to no less than this share.
+_LARGEST_STEP, _LEAST_FACTOR = 3.0, 0.1
+#: Standard deviations of the offsets of a level are taken to be between these.
+_LEAST_SCALE, _LARGEST_SCALE = 0.05, 2.0
+
+
+class NewLevelsConfig(NamedTuple):
+    """How vectors of new levels are found by :func:`fit_levels`."""
+
+    max_rounds: int = 12
+    """Most rounds: a step of the vectors, and some of the representations."""
+    tolerance: float = 0.1
+    """Stop when a round gains less than this, in nats per cell."""
+    max_steps: int = 3
+    """Most Gauss-Newton steps of a representation in a round."""
+
+
+def fit_levels(
+    module: DGDModule,
+    minibatches: Iterable[dict[str, torch.Tensor]],
+    n_known: Sequence[int],
+    config: NewLevelsConfig | None = None,
+) -> float:
+    r"""MAP vectors of new levels, with the representations of their cells, everything else frozen.
+
+    .. math::
+        \min_{e, z_1, \dots, z_n}\; \sum_i J_i(z_i, e) + \sum_\ell \frac{\lVert e_\ell \rVert^2}{2 \sigma_\ell^2}, \qquad
+        J_i(z, e) = -\log p(x_i \mid z, e) - \log p(z \mid \phi)
+
+    Representations climb for given vectors as those of all new cells do (:func:`gauss_newton`). Vectors then take a step of
+    Fisher scoring down what is left when representations follow: information adds up over cells, and each :math:`z_i` is
+    eliminated by a Schur complement,
+
+    .. math::
+        \Big[\sigma^{-2} I + \sum_i F_{ee,i} - F_{ez,i} (F_{zz,i} + \Lambda_i)^{-1} F_{ze,i}\Big]\, \Delta e = -\nabla_e,
+        \qquad \Delta z_i = -(F_{zz,i} + \Lambda_i)^{-1} F_{ze,i}\, \Delta e
+
+    where :math:`\Lambda_i` is the precision of the representations' prior. The matrix, as large as genes are many, is never
+    formed: conjugate gradients ask for products with it. A step is halved until the joint density rises.
+
+    The spread of a level's offsets is estimated: :math:`\sigma_\ell^2` starts at what squared gradients of genes at the mean
+    level have beyond their information :math:`D_j`, a moment estimate (DerSimonian & Laird 1986), and in later rounds is
+    :math:`\sum_j e_j^2 / \sum_j D_j / (D_j + \sigma^{-2})` (MacKay 1992). A few cells, or cells like those of other levels,
+    give a small one, which keeps the vector at the mean level.
+
+    Parameters
+    ----------
+    module
+        The module. Only the vectors that were added to its :class:`~scdgd.module.LevelEmbedding` last are written.
+    minibatches
+        All cells that vectors are fitted to.
+    n_known
+        For each variable, the number of its added vectors that stay as they are.
+    config
+        Effort; defaults if not given.
+
+    Returns
+    -------
+    How much likelier the cells are than at the mean levels, in nats per cell.
+    """
+    with frozen(module):
+        return _Fit(module, minibatches, n_known, config or NewLevelsConfig()).run()
+
+
+class _Quadratic(NamedTuple):
+    """Quadratic model of the cells of a minibatch around where they are."""
+
+    linear: Linearised
+    weights: torch.Tensor
+    """Fisher information of the counts about their linear predictors, shape ``(b, g)``."""
+    factor: torch.Tensor
+    """Cholesky factors of the curvature in representations, shape ``(b, d, d)``."""
+
+    def response(self, offsets: torch.Tensor) -> torch.Tensor:
+        """Steps of the representations ``(b, d)`` that answer steps of the outputs ``(b, g)``."""
+        return self._response(self.weights * self.linear.of_outputs(offsets))
+
+    def image(self, offsets: torch.Tensor) -> torch.Tensor:
+        """Product of the information about outputs, less what representations take up, with offsets ``(b, g)``."""
+        change = self.linear.of_outputs(offsets)
+        change = change + self.linear.along(self._response(self.weights * change))
+        return self.linear.to_outputs(change * self.weights)
+
+    def _response(self, weighted: torch.Tensor) -> torch.Tensor:
+        return -torch.cholesky_solve(self.linear.back(weighted).unsqueeze(-1), self.factor).squeeze(-1)
+
+
+class _Fit:
+    """A fit on its way. Vectors of all variables are the rows of one matrix ``(l, g)``."""
+
+    def __init__(
+        self,
+        module: DGDModule,
+        minibatches: Iterable[dict[str, torch.Tensor]],
+        n_known: Sequence[int],
+        config: NewLevelsConfig,
+    ) -> None:
+        self.module, self.config, self.n_known = module, config, n_known
+        self.levels = list(module.decoder.levels)
+        self.n_new = [len(level.added) - n for level, n in zip(self.levels, n_known, strict=True)]
+        kinks = module.decoder.has_kinks
+        self.climbing = GaussNewtonConfig(tolerance=0.1 if kinks else 0.5)
+        self.all_genes, subset = choose_genes(module, None), choose_genes(module, self.climbing.n_genes)
+        self.densities = [JointDensity(module, owned(module, tensors), subset) for tensors in minibatches]
+        self.rows = [self._rows(density) for density in self.densities]
+        self.n_cells = sum(map(len, self.densities))
+        self.precision = self.vectors.new_full((sum(self.n_new), 1), self.levels[0].scale ** -2)
+
+    def run(self) -> float:
+        """Rounds until they gain little."""
+        z = [component_starts(self.module, density, 1)[0] for density in self.densities]
+        z, value = self._climb(z, self.climbing.max_steps)
+        at_mean = value
+        for i in range(self.config.max_rounds):
+            quadratics, gradient, information = self._quadratics(z)
+            self.precision = self._precision(gradient, information, is_first=i == 0)
+            step = self._step(quadratics, gradient, information)
+            z, value, gain = self._try(z, value, step, quadratics)
+            if gain < self.config.tolerance * self.n_cells:
+                break
+        return (at_mean - value) / self.n_cells
+
+    def _rows(self, density: JointDensity) -> list[torch.Tensor]:
+        """For each variable, the row of each cell's vector, ``(b,)``; that behind the last where a level is known."""
+        names = (MODULE_KEYS.BATCH_INDEX_KEY, MODULE_KEYS.CAT_COVS_KEY)
+        columns = torch.cat([density.covariates[name] for name in names if density.covariates[name] is not None], dim=1)
+        found, first, last = [], 0, sum(self.n_new)
+        for codes, level, known, n in zip(columns.long().unbind(1), self.levels, self.n_known, self.n_new, strict=True):
+            position = codes - len(level) - known
+            found.append(torch.where(position >= 0, first + position, last))
+            first += n
+        return found
+
+    @property
+    def vectors(self) -> torch.Tensor:
+        """The new vectors, shape ``(l, g)``."""
+        return torch.cat([level.added[known:] for level, known in zip(self.levels, self.n_known, strict=True)])
+
+    @vectors.setter
+    def vectors(self, vectors: torch.Tensor) -> None:
+        for level, known, part in zip(self.levels, self.n_known, vectors.split(self.n_new), strict=True):
+            level.added = torch.cat([level.added[:known], part])
+
+    def _penalty(self) -> float:
+        return 0.5 * float((self.precision * self.vectors.square()).double().sum())
+
+    def _climb(self, z: list[torch.Tensor], max_steps: int) -> tuple[list[torch.Tensor], float]:
+        """Representations for the vectors at hand, and their joint density."""
+        config = self.climbing._replace(max_steps=max_steps)
+        found = [climb(density, start, config) for density, start in zip(self.densities, z, strict=True)]
+        return [of_block.z for of_block in found], sum(float(of_block.neg_log_joint.sum()) for of_block in found)
+
+    def _try(
+        self, z: list[torch.Tensor], value: float, step: torch.Tensor, quadratics: list[_Quadratic]
+    ) -> tuple[list[torch.Tensor], float, float]:
+        """Take a step of the vectors with the representations, or part of it; nothing if none leads up. The last is the gain."""
+        start, before = self.vectors, value + self._penalty()
+        responses = [
+            model.response(self._of_cells(step, rows)) for model, rows in zip(quadratics, self.rows, strict=True)
+        ]
+        for share in (0.5**i for i in range(_N_HALVINGS)):
+            self.vectors = start + share * step
+            moved = [each + share * response for each, response in zip(z, responses, strict=True)]
+            moved, lower = self._climb(moved, self.config.max_steps)
+            if (gain := before - lower - self._penalty()) > 0:
+                return moved, lower, gain
+        self.vectors = start
+        return z, value, 0.0
+
+    def _quadratics(self, z: list[torch.Tensor]) -> tuple[list[_Quadratic], torch.Tensor, torch.Tensor]:
+        """Quadratic model of each minibatch; gradient of the vectors, without their prior, and the diagonal of their information."""
+        quadratics, (gradient, information) = [], (torch.zeros_like(self.vectors) for _ in range(2))
+        observation = self.module.genes
+        for density, rows, each in zip(self.densities, self.rows, z, strict=True):
+            linear = observation.linearise(each, *self.all_genes, **density.covariates)
+            eta = density.library + linear.eta
+            weights = of_genes(observation, eta, density.covariates, self.all_genes.genes).information()
+            curvature = density.with_genes(self.all_genes).curvature(each)
+            quadratics.append(_Quadratic(linear, weights, torch.linalg.cholesky(curvature)))
+            self._add_up(gradient, rows, _gradient_in_outputs(density, each))
+            self._add_up(information, rows, linear.diagonal_in_outputs(weights))
+        return quadratics, gradient, information
+
+    def _precision(self, gradient: torch.Tensor, information: torch.Tensor, *, is_first: bool) -> torch.Tensor:
+        r"""Estimate :math:`\sigma_\ell^{-2}`, shape ``(l, 1)``."""
+        squares, information = gradient.double().square(), information.double()
+        if is_first:
+            variance = (squares - information).sum(1) / information.square().sum(1).clamp(min=1e-12)
+        else:
+            determined = (information / (information + self.precision)).sum(1)
+            variance = self.vectors.double().square().sum(1) / determined.clamp(min=1e-12)
+        scale = variance.clamp(min=0).sqrt().clamp(_LEAST_SCALE, _LARGEST_SCALE)
+        return scale.pow(-2).unsqueeze(1).to(self.precision)
+
+    def _step(self, quadratics: list[_Quadratic], gradient: torch.Tensor, information: torch.Tensor) -> torch.Tensor:
+        """Step of the vectors, ``(l, g)``."""
+
+        def product(vectors: torch.Tensor) -> torch.Tensor:
+            total = self.precision * vectors
+            for model, rows in zip(quadratics, self.rows, strict=True):
+                self._add_up(total, rows, model.image(self._of_cells(vectors, rows)))
+            return total
+
+        step = _conjugate_gradients(
+            product, -gradient - self.precision * self.vectors, information.clamp(min=0) + self.precision
+        )
+        if self.module.link.is_of_counts:
+            step = torch.log1p(step.clamp(min=_LEAST_FACTOR - 1))
+        return step.clamp(-_LARGEST_STEP, _LARGEST_STEP)
+
+    def _of_cells(self, vectors: torch.Tensor, rows: list[torch.Tensor]) -> torch.Tensor:
+        """Vectors ``(l, g)`` of the levels of cells, added up over variables: ``(b, g)``."""
+        vectors = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])
+        return sum(vectors[of_variable] for of_variable in rows)
+
+    def _add_up(self, total: torch.Tensor, rows: list[torch.Tensor], of_cells: torch.Tensor) -> None:
+        """Add what belongs to cells ``(b, g)`` to that of their levels, ``(l, g)``."""
+        for of_variable in rows:
+            is_new = of_variable < len(total)
+            total.index_add_(0, of_variable[is_new], of_cells[is_new])
+
+
+def _gradient_in_outputs(density: JointDensity, z: torch.Tensor) -> torch.Tensor:
+    """Gradient of the negative log likelihood in the decoder's outputs, shape ``(b, g)``."""
+    observation, covariates = density.module.genes, density.covariates
+    output = observation.output(z, **covariates)
+    with torch.enable_grad():
+        output = output.detach().requires_grad_()
+        px = observation.likelihood_of(output, density.library, covariates[MODULE_KEYS.BATCH_INDEX_KEY])
+        (gradient,) = torch.autograd.grad(-px.log_kernel(density.x).sum(), output)
+    return gradient
+
+
+def _conjugate_gradients(
+    product: Callable[[torch.Tensor], torch.Tensor], target: torch.Tensor, diagonal: torch.Tensor
+) -> torch.Tensor:
+    """Solve a positive definite system roughly, by products with it; its diagonal is the preconditioner."""
+    solution, residual = torch.zeros_like(target), target.clone()
+    direction = scaled = residual / diagonal
+    size = first = (residual * scaled).sum()
+    for _ in range(_N_PRODUCTS):
+        image = product(direction)
+        curvature = (direction * image).sum()
+        if not curvature > 0:
+            break
+        solution = solution + size / curvature * direction
+        residual = residual - size / curvature * image
+        scaled = residual / diagonal
+        before, size = size, (residual * scaled).sum()
+        if size < _CG_TOLERANCE**2 * first:
+            break
+        direction = scaled + size / before * direction
+    return solution

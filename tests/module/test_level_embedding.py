@@ -1,0 +1,89 @@
+"""Vectors of levels: centred, with a prior, and room for more."""
+
+from __future__ import annotations
+
+import torch
+from torch.distributions import Normal
+from torch.testing import assert_close
+
+from scdgd.module import Decoder, DGDModule, LevelEmbedding
+from scdgd.prior import StandardNormal
+
+
+def embedding(n_levels: int = 3, n_genes: int = 4) -> LevelEmbedding:
+    levels = LevelEmbedding(n_levels, n_genes)
+    torch.nn.init.normal_(levels.vectors)
+    return levels
+
+
+def test_offsets_are_centred():
+    levels = embedding()
+    offsets = levels(torch.tensor([[0.0], [1.0], [2.0], [1.0]]))
+    assert_close(offsets[:3].mean(0), torch.zeros(4))
+    assert_close(offsets[3], levels.vectors[1] - levels.vectors.mean(0))
+    assert_close(levels(torch.tensor([[2]]), torch.tensor([3, 0])), offsets[2:3, [3, 0]])
+
+
+def test_log_prob_is_that_of_normals():
+    levels = embedding()
+    assert_close(levels.log_prob(), Normal(0, levels.scale).log_prob(levels.vectors).sum())
+
+
+def test_a_single_level_has_no_parameters():
+    levels = LevelEmbedding(1, 4)
+    assert not list(levels.parameters())
+    assert_close(levels(torch.zeros(2, 1)), torch.zeros(2, 4))
+    assert levels.log_prob() == 0
+
+
+def test_further_levels_come_behind_and_go_again():
+    for levels in (embedding(), LevelEmbedding(1, 4)):
+        before, state = levels(torch.zeros(1, 1)), levels.state_dict().copy()
+        levels.append(torch.ones(2, 4))
+        assert_close(levels(torch.tensor([[len(levels) + 1]])), torch.ones(1, 4))
+        assert torch.equal(levels(torch.zeros(1, 1)), before)
+        assert levels.state_dict().keys() == state.keys()
+        levels.forget_added()
+        assert len(levels.added) == 0
+
+
+def test_decoders_add_the_vectors_of_all_variables():
+    decoder = Decoder(2, 5, n_cats_per_cov=[3, 2], embeds_levels=True, n_hidden=8)
+    for level in decoder.levels:
+        torch.nn.init.normal_(level.vectors)
+    z, codes = torch.randn(4, 2), [torch.tensor([[0], [1], [2], [2]]), torch.tensor([[1], [0], [1], [1]])]
+    expected = decoder.output(decoder.hidden(z)) + decoder.levels[0](codes[0]) + decoder.levels[1](codes[1])
+    assert_close(decoder(z, codes), torch.log_softmax(expected, 1))
+    genes = torch.tensor([1, 4])
+    linear = decoder.linearise(z, codes, genes=torch.arange(5), gene_weights=torch.ones(5))
+    assert_close(linear.eta, decoder(z, codes))
+    assert decoder.linearise(z, codes, genes=genes, gene_weights=torch.ones(2)).eta.shape == (4, 2)
+
+
+def test_linear_maps_of_a_decoder_are_those_of_autograd():
+    torch.manual_seed(0)
+    for link in ("softmax", "sigmoid", "softplus", "identity"):
+        decoder = Decoder(2, 5, n_hidden=8, output_activation=link).double()
+        z, step, change = (torch.randn(3, n, dtype=torch.double) for n in (2, 2, 5))
+        outputs = torch.randn(3, 5, dtype=torch.double)
+        linear = decoder.linearise(z, genes=torch.arange(5), gene_weights=torch.ones(5, dtype=torch.double))
+        of_z = torch.func.vmap(torch.func.jacrev(decoder))(z)  # (3, 5, 2)
+        of_outputs = torch.func.vmap(torch.func.jacrev(decoder.link.log_profile))(
+            decoder.pre_activation(z)
+        )  # (3, 5, 5)
+        assert_close(linear.along(step), torch.einsum("bgd,bd->bg", of_z, step))
+        assert_close(linear.back(change), torch.einsum("bgd,bg->bd", of_z, change))
+        assert_close(linear.of_outputs(outputs), torch.einsum("bgo,bo->bg", of_outputs, outputs))
+        assert_close(linear.to_outputs(change), torch.einsum("bgo,bg->bo", of_outputs, change))
+        weights = change.square()
+        assert_close(
+            linear.diagonal_in_outputs(weights), torch.einsum("bgo,bg,bgo->bo", of_outputs, weights, of_outputs)
+        )
+
+
+def test_the_prior_is_counted_once():
+    module = DGDModule(4, 10, StandardNormal(2), n_batch=3, batch_representation="embedding")
+    torch.nn.init.normal_(module.decoder.levels[0].vectors)
+    one_hot = DGDModule(4, 10, StandardNormal(2), n_batch=3)
+    difference = module.weighted_hyper_log_prob(10) - one_hot.weighted_hyper_log_prob(10)
+    assert_close(difference, module.decoder.levels[0].log_prob())
