@@ -34,7 +34,7 @@ def cells_of(module: DGDModule, offsets: torch.Tensor, batch: int, n: int = 60, 
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(n, 2, generator=generator)
     with torch.no_grad():
-        mean = 400 * torch.softmax(module.decoder.output(module.decoder.hidden(z)) + offsets, dim=1)
+        mean = 400 * torch.softmax(module.decoder.balanced(z) + offsets, dim=1)
     x = torch.poisson(mean, generator=generator)
     x[x.sum(1) == 0, 0] = 1
     return {

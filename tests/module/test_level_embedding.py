@@ -52,12 +52,22 @@ def test_decoders_add_the_vectors_of_all_variables():
     for level in decoder.levels:
         torch.nn.init.normal_(level.vectors)
     z, codes = torch.randn(4, 2), [torch.tensor([[0], [1], [2], [2]]), torch.tensor([[1], [0], [1], [1]])]
-    expected = decoder.output(decoder.hidden(z)) + decoder.levels[0](codes[0]) + decoder.levels[1](codes[1])
+    expected = decoder.output(decoder.hidden(z, *codes)) + decoder.levels[0](codes[0]) + decoder.levels[1](codes[1])
     assert_close(decoder(z, codes), torch.log_softmax(expected, 1))
     genes = torch.tensor([1, 4])
     linear = decoder.linearise(z, codes, genes=torch.arange(5), gene_weights=torch.ones(5))
     assert_close(linear.eta, decoder(z, codes))
     assert decoder.linearise(z, codes, genes=genes, gene_weights=torch.ones(2)).eta.shape == (4, 2)
+
+
+def test_a_further_level_is_an_equal_share_of_all_in_hidden_layers():
+    decoder = Decoder(2, 5, n_cats_per_cov=[3, 1], embeds_levels=True, n_hidden=8)
+    for level in decoder.levels:
+        level.append(torch.zeros(1, 5))
+    z, codes = torch.randn(2, 2), [torch.tensor([[1], [3]]), torch.tensor([[0], [1]])]
+    shares = torch.tensor([[0, 1, 0], [1 / 3, 1 / 3, 1 / 3]])
+    assert_close(decoder.last_hidden(z, codes), decoder.hidden(z, shares, torch.zeros(2, 1).long()))
+    assert_close(decoder(z[1:], [one[1:] for one in codes]), decoder.balanced(z[1:]))
 
 
 def test_linear_maps_of_a_decoder_are_those_of_autograd():

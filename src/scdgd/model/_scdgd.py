@@ -85,10 +85,10 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
     output_activation
         ``"softmax"``, ``"sigmoid"`` or ``"softplus"``. ``None``: softmax for observed totals, else softplus.
     batch_representation
-        ``"embedding"``: a batch, or a level of a categorical covariate, is a vector of offsets of genes with a Gaussian
+        ``"one-hot"``: a batch, or a level of a categorical covariate, is a column of the decoder's hidden layers
+        (published), and new ones are refused. ``"embedding"``: it also has a vector of offsets of genes with a Gaussian
         prior, see :class:`~scdgd.module.LevelEmbedding`, and cells of batches and levels that the model was not trained on
-        are taken: their vectors are fitted to them, with all else as it is. ``"one-hot"``: it is a column of the decoder's
-        hidden layers (published), and new ones are refused.
+        are taken: their vectors are fitted to them, with all else as it is.
     dispersion_floor
         0, or 1 for the released code's :math:`\theta > 1`.
     prior

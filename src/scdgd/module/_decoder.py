@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from scvi.nn import FCLayers
 from torch import nn
+from torch.nn import functional
 
 from scdgd.likelihood import LINKS
 from scdgd.likelihood._link import OutputActivation
@@ -27,8 +28,9 @@ class Decoder(nn.Module):
 
     Or :math:`z \mapsto f_\vartheta(z, b, y)`, for values that are not counts.
 
-    Continuous covariates enter beside ``z``. Batches and categorical covariates enter every hidden layer one-hot encoded; or
-    each of their levels has a vector that is added to the outputs, see :class:`LevelEmbedding`.
+    Continuous covariates enter beside ``z``, batches and categorical covariates every hidden layer, one-hot encoded. Each of
+    their levels may also have a vector that is added to the outputs, see :class:`LevelEmbedding`; cells of a level that
+    training did not have enter hidden layers as equal shares of all others.
 
     Parameters
     ----------
@@ -39,7 +41,7 @@ class Decoder(nn.Module):
     n_continuous
         Number of continuous covariates.
     embeds_levels
-        Whether levels have vectors.
+        Whether levels have vectors, too.
     n_hidden, n_layers
         Width and number of hidden layers.
     activation
@@ -67,7 +69,7 @@ class Decoder(nn.Module):
         self.hidden = FCLayers(
             n_in=n_latent + n_continuous,
             n_out=n_hidden,
-            n_cat_list=[] if embeds_levels else list(n_cats_per_cov),
+            n_cat_list=list(n_cats_per_cov),
             n_layers=n_layers,
             n_hidden=n_hidden,
             dropout_rate=0,
@@ -103,7 +105,7 @@ class Decoder(nn.Module):
         """Last hidden layer, ``(..., h)``."""
         if continuous is not None:
             z = torch.cat([z, continuous.expand(*z.shape[:-1], -1)], dim=-1)
-        return self.hidden(z) if self.levels else self.hidden(z, *categories)
+        return self.hidden(z, *map(_with_equal_shares, self.levels, categories) if self.levels else categories)
 
     def linearise(
         self,
@@ -148,3 +150,14 @@ class Decoder(nn.Module):
         ):  # as drawn; a second start shrinks no more
             self.output.weight.mul_(0.1)
         self.output.bias.copy_(self.link.output_of(profile))
+
+
+def _with_equal_shares(level: LevelEmbedding, codes: torch.Tensor) -> torch.Tensor:
+    """Codes ``(b, 1)``; or shares of levels ``(b, L)``, the same of all for cells of a level that training did not have."""
+    codes = codes.long()
+    if len(level.added) == 0 or len(level) == 1:
+        return codes
+    codes = codes.ravel()
+    shares = functional.one_hot(codes.clamp(max=len(level) - 1), len(level)).to(level.added)
+    shares[codes >= len(level)] = 1 / len(level)
+    return shares

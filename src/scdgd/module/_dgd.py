@@ -70,8 +70,8 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
     n_batch, n_cats_per_cov, n_continuous
         Numbers of batches, of categories of each covariate, and of continuous covariates.
     batch_representation
-        ``"embedding"``: levels of batch and categorical covariates have vectors with a Gaussian prior, which is counted
-        once, see :class:`LevelEmbedding`; or ``"one-hot"``.
+        ``"one-hot"``: levels of batch and categorical covariates are columns of hidden layers. ``"embedding"``: they have
+        vectors, too, with a Gaussian prior which is counted once, see :class:`LevelEmbedding`.
     n_hidden, n_layers, activation, output_activation
         Of the :class:`Decoder`.
     gene_likelihood
