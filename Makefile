@@ -55,12 +55,10 @@ docs: $(DOCS_INSTALLED) ## build the documentation into docs/_build/html
 tutorials: $(INSTALLED) ## run every tutorial and store its outputs (SHORT=1: quickly, storing nothing)
 	$(BIN)/python .ci/run_tutorials.py $(if $(SHORT),--short) $(NOTEBOOKS)
 
-bench-quick: $(INSTALLED) ## run every benchmark in its short form
-	@set -e; for script in benchmarks/[!_]*.py; do \
-		if [ ! -e "$$script" ]; then echo "No benchmarks yet."; continue; fi; \
-		echo "$$script --quick"; \
-		$(BIN)/python "$$script" --quick; \
-	done
+bench-quick: $(INSTALLED) ## run every benchmark in its short form, two at a time
+	@ls benchmarks/[!_]*.py | OMP_NUM_THREADS=1 xargs -P 2 -I {} sh -c ' \
+		result=$$($(BIN)/python {} --quick 2>&1) || { echo "$$result"; echo "{} failed"; exit 255; }; \
+		echo "{} --quick"; echo "$$result"'
 
 clean: ## remove outputs and caches, keep the environments
 	rm -rf build dist demo_output docs/_build docs/generated docs/tutorials lightning_logs .pytest_cache .ruff_cache .coverage htmlcov
