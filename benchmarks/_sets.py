@@ -15,6 +15,9 @@ import scdgd
 TRUTH = ("zheng_facs", "mix5cl_10x_500hvg")
 OTHERS = ("kang_ifnb2800", "paul15", "pbmc3k", "zeisel_sub")
 N_GENES = 2_000
+#: Batches as columns of hidden layers alone, not balanced: arguments of SCDGD and of its training on pages from before both.
+COLUMNS_ONLY = {"batch_representation": "one-hot"}
+NOT_BALANCED = {"batch_balance": False}
 
 
 def load(name: str, data: Path | None, max_cells: int | None, seed: int = 0) -> AnnData:

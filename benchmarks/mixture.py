@@ -5,7 +5,8 @@
 Every (set, seed) is one split of the cells, 80% to train and 20% to score; all variants see the same one and differ in
 what the table says, nothing else. Labels give the number of components, for all variants alike; the columns of ARI
 against them are printed to look at and choose nothing. What chooses is the held-out log-likelihood of the test cells
-(`scdgd.metrics.held_out_log_likelihood`), by its differences to the default on the same set and seed.
+(`scdgd.metrics.held_out_log_likelihood`), by its differences to the default on the same set and seed. Batches are columns
+of hidden layers and are not balanced.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import scanpy as sc
 import scvi
 import torch
 from _ledger import Ledger, markdown, mean_sd
-from _sets import TRUTH, load, train_test_split
+from _sets import COLUMNS_ONLY, NOT_BALANCED, TRUTH, load, train_test_split
 from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
 from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
@@ -204,7 +205,11 @@ class Recorder(Callback):
 def build(variant: Variant, train) -> SCDGD:
     variant.cls.setup_anndata(train, labels_key="cell_type", batch_key="batch" if "batch" in train.obs else None)
     model = variant.cls(
-        train, n_components="labels", n_latent=N_LATENT, prior_kwargs=variant.prior_kwargs, **variant.model
+        train,
+        n_components="labels",
+        n_latent=N_LATENT,
+        prior_kwargs=variant.prior_kwargs,
+        **COLUMNS_ONLY | variant.model,
     )
     model._training_plan_cls = variant.plan_cls
     return model
@@ -221,7 +226,7 @@ def fit(variant: Variant, train, test, seed: int, epochs: int | None) -> dict:
         enable_progress_bar=False,
         callbacks=[*callbacks, recorder],
         plan_kwargs=variant.plan,
-        **variant.train,
+        **NOT_BALANCED | variant.train,
     )
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     first, last = recorder.start, recorder.end

@@ -4,7 +4,8 @@
 
 Every (set, seed) is one split of the cells, 80% to train and cluster, 20% to score; all methods see the same one, with
 the same genes and 20 latent dimensions. Labels give the number of clusters (for all methods alike) and the ARI and NMI,
-nothing else. Held-out log-likelihood: `scdgd.metrics.held_out_log_likelihood`, half of the counts of each test cell.
+nothing else. Held-out log-likelihood: `scdgd.metrics.held_out_log_likelihood`, half of the counts of each test cell. Batches
+are columns of hidden layers and are not balanced; `benchmarks/integration.py` is about that.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import scanpy as sc
 import scvi
 from _ledger import Ledger, markdown, mean_sd
-from _sets import OTHERS, TRUTH, load, train_test_split
+from _sets import COLUMNS_ONLY, NOT_BALANCED, OTHERS, TRUTH, load, train_test_split
 from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
 from lightning.pytorch.callbacks import Callback
 from sklearn.cluster import KMeans
@@ -88,8 +89,8 @@ def fit_scdgd(train, test, seed: int, tier: Tier, trace: bool, published: bool) 
         options["plan_kwargs"] = {**options["plan_kwargs"], "lr_drop_epoch": int(tier.published_epochs * 5 / 8)}
         initial = np.zeros(train.n_obs)  # all representations start at the origin
     else:
-        model = SCDGD(train, n_components="labels", n_latent=N_LATENT)
-        options = {"max_epochs": tier.default_epochs}
+        model = SCDGD(train, n_components="labels", n_latent=N_LATENT, **COLUMNS_ONLY)
+        options = {"max_epochs": tier.default_epochs, **NOT_BALANCED}
         batch = train.obs["batch"].cat.codes.to_numpy() if "batch" in train.obs else None
         initial = kmeans(
             whitened_pca(train.X, N_LATENT, batch=batch, seed=seed), train.obs["cell_type"].nunique(), seed

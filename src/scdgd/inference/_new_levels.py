@@ -219,6 +219,7 @@ class _Fit:
         """Step of the vectors, ``(l, g)``."""
 
         def product(vectors: torch.Tensor) -> torch.Tensor:
+            """Product of the precision of the vectors, representations eliminated, with ``(l, g)``."""
             total = self.precision * vectors
             for model, rows in zip(quadratics, self.rows, strict=True):
                 self._add_up(total, rows, model.image(self._of_cells(vectors, rows)))

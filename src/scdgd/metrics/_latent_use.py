@@ -6,6 +6,8 @@ import numpy as np
 
 from scdgd._options import Number, checked
 
+from ._batch_cells import checked_space
+
 
 @checked(min_variance=Number(least=0))
 def active_units(z: np.ndarray, *, min_variance: float = 0.01) -> int:
@@ -25,7 +27,7 @@ def active_units(z: np.ndarray, *, min_variance: float = 0.01) -> int:
     ValueError
         If `z` is not a finite matrix.
     """
-    return int((_checked(z).var(axis=0) > min_variance).sum())
+    return int((checked_space(z).var(axis=0) > min_variance).sum())
 
 
 @checked(share=Number(above=0, most=1))
@@ -48,7 +50,7 @@ def n_principal_components(z: np.ndarray, *, share: float = 0.95) -> int:
     ValueError
         If `z` is not a finite matrix, or `share` is out of range.
     """
-    z = _checked(z)
+    z = checked_space(z)
     variances = np.linalg.svd(z - z.mean(axis=0), compute_uv=False) ** 2
     total = variances.sum()
     if total <= np.finfo(float).eps ** 2 * np.square(z).sum():  # rounding of the mean
@@ -96,7 +98,7 @@ def merged_labels(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     ValueError
         If `probabilities` is not a finite matrix, or does not have one row for each label.
     """
-    probabilities, labels = _checked(probabilities, "probabilities"), np.asarray(labels)
+    probabilities, labels = checked_space(probabilities, "probabilities"), np.asarray(labels)
     if labels.shape != probabilities.shape[:1]:
         msg = f"`labels` must have shape {probabilities.shape[:1]}, one for each row, got {labels.shape}."
         raise ValueError(msg)
@@ -109,11 +111,3 @@ def merged_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     Parameters are those of :func:`merged_labels`, and so is the warning.
     """
     return float((merged_labels(probabilities, labels) == np.asarray(labels)).mean())
-
-
-def _checked(z: np.ndarray, name: str = "z") -> np.ndarray:
-    z = np.asarray(z, dtype=float)
-    if z.ndim != 2 or 0 in z.shape or not np.isfinite(z).all():
-        msg = f"`{name}` must be a matrix of finite numbers with a row for each cell, got shape {z.shape}."
-        raise ValueError(msg)
-    return z

@@ -6,12 +6,9 @@ import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scvi import REGISTRY_KEYS
 from sklearn.cluster import KMeans
 
-from scdgd._compat import get_state_registry
 from scdgd._options import unknown_name
-from scdgd.data import CategoricalCovariatesField
 from scdgd.train import BatchBalance
 
 if TYPE_CHECKING:
@@ -42,11 +39,12 @@ class BalancedLevels:
 
     def __init__(self, manager: CellRegistration, rows: np.ndarray, n_rows: int) -> None:
         self.names, self.codes = {}, {}
-        for name, codes, levels in _registered(manager):
+        for variable, levels in manager.levels.items():
+            name, codes = "batch" if variable.is_batch else variable.column, manager.codes_of(variable)
             if len(np.unique(codes)) > 1:
                 self.codes[name] = np.full(n_rows, -1)
                 self.codes[name][rows] = codes
-                self.names[name] = [str(level) for level in levels]
+                self.names[name] = [str(level) for level in levels.names]
 
     @property
     def n_levels(self) -> dict[str, int]:
@@ -73,8 +71,8 @@ class BalancedLevels:
         return balance if self.codes else None
 
     def _leave_out_names(self) -> None:
-        for name, codes in list(self.codes.items()):
-            n_cells, n_levels = (codes >= 0).sum(), len(np.unique(codes[codes >= 0]))
+        for name, n_levels in self.n_levels.items():
+            n_cells = (self.codes[name] >= 0).sum()
             if n_cells < _CELLS_PER_LEVEL * n_levels:
                 logger.warning(
                     "%r has %s levels for %s cells, as names have rather than batches, so it is not balanced. Set up a column "
@@ -117,18 +115,3 @@ class BalancedLevels:
                     name,
                     ", ".join(levels[:_MAX_NAMED]),
                 )
-
-
-def _registered(manager: CellRegistration) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, codes of the cells ``(n,)`` and levels, of the batch and of each categorical covariate."""
-    registry = manager.registry
-    batch = get_state_registry(registry, REGISTRY_KEYS.BATCH_KEY)
-    found = [
-        ("batch", np.asarray(manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel(), batch["categorical_mapping"])
-    ]
-    covariates = get_state_registry(registry, REGISTRY_KEYS.CAT_COVS_KEY)
-    levels = covariates.get(CategoricalCovariatesField.MAPPINGS_KEY, {})
-    if levels:
-        codes = np.asarray(manager.get_from_registry(REGISTRY_KEYS.CAT_COVS_KEY))
-        found += [(name, codes[:, i], levels[name]) for i, name in enumerate(levels)]
-    return found

@@ -13,7 +13,7 @@ class LevelEmbedding(nn.Module):
     r"""What a level does to decoded cells: a vector of offsets of genes, with a Gaussian prior.
 
     .. math::
-        e_\ell \sim \mathcal N(0, \sigma^2 I_g), \qquad o_i = f_\vartheta(z_i) + \bar e_{\ell_i}, \qquad
+        e_\ell \sim \mathcal N(0, \sigma^2 I_g), \qquad o_i = f_\vartheta(z_i, \ell_i) + \bar e_{\ell_i}, \qquad
         \bar e_\ell = e_\ell - \frac1L \sum_{\ell'} e_{\ell'}
 
     Offsets are added to the outputs of the decoder; where these are log profiles, they are log fold changes. They are
