@@ -93,6 +93,15 @@ def test_batches_that_share_no_component_are_left():
     np.testing.assert_allclose(mixture.centres.ravel(), [0, 9])
 
 
+def test_batches_that_do_not_differ_hardly_move():
+    """Of forty batches of the same cells, shifts by noise alone would have the variance of a mean."""
+    rng = np.random.default_rng(2)
+    kinds, batches = rng.integers(0, 4, 1600), np.arange(1600) % 40
+    y = rng.normal(0, 6, (4, 5))[kinds] + rng.normal(0, 0.5, (1600, 5))
+    mixture = ShiftedMixture(4, has_own_weights=False).fit(y, batches)
+    assert np.mean(mixture.common**2) < 0.02 * 0.5**2 / 40
+
+
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("deviation", [0.0, 0.5])
 def test_shifts_are_found(own, deviation):

@@ -35,7 +35,13 @@ class ShiftedMixture:
         h_{kb} = \Big(\frac{\sigma^2}{n_{kb}} + \tau^2\Big)^{-1}
 
     of the mean :math:`m_{kb}` of the cells of a batch in a component. Batches that share no component do not say how they are
-    shifted, so that the prior leaves them. The variance :math:`\tau^2` is that of most deviations (no more than twice the
+    shifted, so that the prior leaves them. With covariances :math:`C_{bb}` of the common shifts given the cells,
+
+    .. math::
+        \omega^2 \leftarrow \sum_b v_b^2 \Big/ \sum_b \big(1 - C_{bb} / \omega^2\big)
+
+    counts well-determined shifts only (MacKay 1992), and goes to zero where batches do not differ in a few steps, which
+    expectation maximisation does not. The variance :math:`\tau^2` is that of most deviations (no more than twice the
     median in size), so that those of components which stand for different kinds do not count.
 
     Parameters
@@ -119,7 +125,8 @@ class ShiftedMixture:
         right = (h * (means - centres[:, None])).sum(0).T[..., None]
         covariance = np.linalg.inv(system)  # (d, B, B), of the common shifts
         self.common = (covariance @ right)[..., 0].T
-        self.variance_of_common = (self.common**2 + covariance[:, diagonal, diagonal].T).mean(0) + _TINY
+        well_determined = (1 - covariance[:, diagonal, diagonal] / self.variance_of_common[:, None]).clip(_TINY).mean(1)
+        self.variance_of_common = (self.common**2).mean(0) / well_determined + _TINY
         self.centres = (h * (means - self.common)).sum(1) / of_component
 
     def _deviations_of_most(self, residuals: np.ndarray, n: np.ndarray) -> np.ndarray:
