@@ -105,41 +105,6 @@ def test_duplicate_gene_names_are_refused(reference, query, side):
         transfer(reference, query)
 
 
-def test_missing_genes_are_named(reference, query):
-    with pytest.raises(ValueError, match=r"2 of the model's 8 genes are missing .*first: gene_1, gene_6\)"):
-        transfer(reference, query[:, [0, 2, 3, 4, 5, 7]].copy())
-
-
-def test_renamed_genes_are_missing_genes(reference, query):
-    query.var_names = [f"ENSG{j}" for j in range(8)]
-    with pytest.raises(ValueError, match="8 of the model's 8 genes are missing"):
-        transfer(reference, query)
-
-
-def test_extra_genes_are_named_with_the_remedy(reference):
-    wide = simulate(12, 10)
-    wide.obs_names = [f"new_{i}" for i in range(12)]
-    with pytest.raises(
-        ValueError, match=r"2 genes .*first: gene_8, gene_9.*adata\[:, model.get_var_names\(\)\].copy\(\)"
-    ):
-        transfer(reference, wide)
-
-
-def test_reordered_genes_are_refused_with_the_remedy(reference, query):
-    with pytest.raises(ValueError, match=r"in another order.*adata\[:, model.get_var_names\(\)\].copy\(\)"):
-        transfer(reference, query[:, ::-1].copy())
-
-
-def test_the_remedy_for_genes_works(reference, query):
-    wide = query[:, ::-1].copy()
-    SCDGD.setup_anndata(reference)
-    model = SCDGD(reference, n_components=2, n_latent=2)
-    mended = wide[:, model.get_var_names()].copy()
-    manager = model.adata_manager.transfer_fields(mended)
-    assert manager.adata is mended
-    assert list(mended.var_names) == list(reference.var_names)
-
-
 def test_gene_without_counts_in_the_query_is_no_news(reference, query):
     query.X = query.X.toarray()
     query.X[:, 3] = 0

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 
@@ -191,14 +192,42 @@ def trained_on_two_batches() -> SCDGD:
     return train(make_model(simulate(40, 10, n_batches=2), setup={"batch_key": "batch"}), 1)
 
 
-@provokes(ValueError)
+def registered_with_other_genes(n_genes: int, names: list[str] | None = None) -> None:
+    """Of a model of 10 genes."""
+    query = simulate(20, n_genes, seed=1)
+    query.obs_names = [f"new_{i}" for i in range(20)]
+    query.var_names = query.var_names if names is None else names
+    adata = simulate(40, 10)
+    make_model(adata).adata_manager.transfer_fields(query)
+
+
+@provokes(UserWarning)
 def missing_genes():
-    train(make_model(simulate(40, 10)), 1).get_latent_representation(simulate(20, 9, seed=1))
+    registered_with_other_genes(9)
+
+
+@provokes(logging.WARNING)
+def further_genes():
+    registered_with_other_genes(11)
 
 
 @provokes(ValueError)
-def further_genes():
-    train(make_model(simulate(40, 10)), 1).get_latent_representation(simulate(20, 11, seed=1))
+def genes_under_other_names():
+    registered_with_other_genes(10, [f"Gene.{j}" for j in range(10)])
+
+
+@provokes(ValueError)
+def counts_of_genes_that_were_not_measured():
+    adata = simulate(40, 10, n_batches=2)
+    adata.varm["measured"] = pd.DataFrame({"batch_0": True, "batch_1": np.arange(10) < 8}, index=adata.var_names)
+    SCDGD.setup_anndata(adata, batch_key="batch", gene_mask_key="measured")
+
+
+@provokes(ValueError)
+def missing_genes_of_the_boltzmann_machine():
+    adata = simulate(40, 10)
+    SCDBM.setup_anndata(adata)
+    SCDBM(adata).adata_manager.transfer_fields(simulate(20, 9, seed=1))
 
 
 @provokes(ValueError)

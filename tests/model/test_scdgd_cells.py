@@ -148,11 +148,14 @@ def test_untrained_model_places_nothing(adata, query):
         model.get_normalized_expression(query)
 
 
-def test_genes_must_be_those_of_the_model(trained, query):
-    with pytest.raises(ValueError, match=r"2 of the model's 30 genes are missing.*gene_0, gene_1"):
-        trained.get_latent_representation(query[:, 2:].copy())
-    with pytest.raises(ValueError, match="another order"):
-        trained.get_latent_representation(query[:, ::-1].copy())
+def test_genes_are_found_by_name(trained, query):
+    expected = trained.get_latent_representation(query)
+    np.testing.assert_array_equal(trained.get_latent_representation(query[:, ::-1].copy()), expected)
+    with pytest.warns(UserWarning, match=r"2 of the model's 30 genes are missing.*gene_0, gene_1"):
+        assert trained.get_latent_representation(query[:, 2:].copy()).shape == expected.shape
+    query.var_names = [f"other_{j}" for j in range(30)]
+    with pytest.raises(ValueError, match=r"None of the model's 30 genes .*gene_0, gene_1"):
+        trained.get_latent_representation(query.copy())
 
 
 def test_bad_counts_are_refused_in_queries_too(trained, query):

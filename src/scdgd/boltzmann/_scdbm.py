@@ -76,6 +76,7 @@ class SCDBM(BoltzmannModel, RNASeqMixin, BaseModelClass):
     _data_loader_cls = SparseCountsLoader
     _train_runner_cls = InterruptibleTrainRunner
     _latent_key = "X_scdbm"
+    _takes_gene_panels = False
 
     @checked_by(BUILDING_ENCODERS | {"theta": Number(above=0), "n_particles": Integer(1), "use_library_size": Flag()})
     def __init__(
@@ -141,6 +142,7 @@ class SCDBM(BoltzmannModel, RNASeqMixin, BaseModelClass):
         categorical_covariate_keys: list[str] | None = None,
         continuous_covariate_keys: list[str] | None = None,
         *,
+        gene_mask_key: str | None = None,
         is_count_data: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -156,7 +158,7 @@ class SCDBM(BoltzmannModel, RNASeqMixin, BaseModelClass):
         %(param_batch_key)s
         %(param_labels_key)s
         %(param_size_factor_key)s
-        categorical_covariate_keys, continuous_covariate_keys
+        categorical_covariate_keys, continuous_covariate_keys, gene_mask_key
             Not supported.
         is_count_data
             Must be true.
@@ -164,8 +166,9 @@ class SCDBM(BoltzmannModel, RNASeqMixin, BaseModelClass):
         Raises
         ------
         ValueError
-            If counts, names or columns are not as they must be, covariates are given, or the data are no counts.
+            If counts, names or columns are not as they must be, covariates or a mask are given, or the data are no counts.
         """
+        cls._check_mask(gene_mask_key, batch_key)
         if not is_count_data:
             msg = (
                 "SCDBM is a model of counts only, so `is_count_data=False` has no meaning here. Set up with raw counts, or "
@@ -182,7 +185,7 @@ class SCDBM(BoltzmannModel, RNASeqMixin, BaseModelClass):
         make_actual(adata)
         setup_method_args = cls._get_setup_method_args(**locals())
         fields = [
-            CountsField(layer),
+            CountsField(layer, takes_panels=cls._takes_gene_panels),
             BatchField(batch_key),
             LabelsField(labels_key),
             *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),

@@ -6,6 +6,7 @@ from ._cell_source import (
     CellsInFile,
     CellsInHDF5,
     CellsInMemory,
+    CellsOfPanel,
     CellSource,
     cell_source,
     iter_row_blocks,
@@ -22,6 +23,9 @@ from ._covariates import (
 )
 from ._fields import CellIndexField, CountsField, MuDataCellIndexField, MuDataCountsField, find_rows
 from ._first_cells import first_cells
+from ._gene_mask import GeneMaskField, MuDataGeneMaskField
+from ._gene_panel import GenePanel
+from ._genes_measured import GenesMeasured
 from ._layers import counts_of
 from ._levels import Levels, Variable, has_levels, levels_of, refuse_levels
 from ._loader import RunShuffledSampler, SparseCountsDataset, SparseCountsLoader
@@ -40,10 +44,14 @@ __all__ = [
     "CellsInFile",
     "CellsInHDF5",
     "CellsInMemory",
+    "CellsOfPanel",
     "ChangedDataError",
     "ContinuousCovariatesField",
     "CountSummary",
     "CountsField",
+    "GeneMaskField",
+    "GenePanel",
+    "GenesMeasured",
     "LabelsField",
     "Levels",
     "MuDataBatchField",
@@ -51,6 +59,7 @@ __all__ = [
     "MuDataCellIndexField",
     "MuDataContinuousCovariatesField",
     "MuDataCountsField",
+    "MuDataGeneMaskField",
     "MuDataLabelsField",
     "MuDataSizeFactorField",
     "RunShuffledSampler",

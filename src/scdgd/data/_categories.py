@@ -212,9 +212,30 @@ class BatchField(_CategoryField):
     def __init__(self, batch_key: str | None, *, keeps_new: bool = False) -> None:
         super().__init__(REGISTRY_KEYS.BATCH_KEY, batch_key)
         self.keeps_new = keeps_new
+        self.codes: np.ndarray | None = None
+        """Batch of each cell of the AnnData registered last, shape ``(n,)``; :class:`GeneMaskField` reads it right after."""
+        self.names: np.ndarray | None = None
+        """Names of its batches, in the order of their codes."""
+
+    @property
+    def location(self) -> str:
+        """Where the batches stand, as the user would write it."""
+        return self._column
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Register the batches that have cells."""
+        return self._noted(adata, super().register_field(adata))
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Register new cells; batches that the model has not seen are kept, extend it, or are refused."""
+        return self._noted(adata_target, self._transferred(state_registry, adata_target, **kwargs))
+
+    def _noted(self, adata: AnnData, state: dict) -> dict:
+        self.codes = adata.obs[self.attr_key].to_numpy(np.int64)
+        self.names = np.asarray(state[self.CATEGORICAL_MAPPING_KEY])
+        return state
+
+    def _transferred(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         if self.is_default:
             return self._transfer_default(state_registry, adata_target, **kwargs)
         self._check(adata_target)

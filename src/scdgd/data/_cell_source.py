@@ -11,6 +11,8 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnTorchDataset
 
+from scdgd._constants import MEASURED_KEY
+
 from ._backed_counts import BackedCounts
 from ._fingerprints import fingerprints_of
 from ._matrix import as_native
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
     from scvi.data import AnnDataManager
 
+    from ._gene_panel import GenePanel
+    from ._genes_measured import GenesMeasured
     from ._matrix import Matrix
 
 _MAX_BLOCK_ELEMENTS = 2**24
@@ -50,6 +54,8 @@ class CellSource(ABC):
 
     reads_runs: bool = False
     """Whether cells that follow each other are read much faster than cells from all over."""
+    measured: GenesMeasured | None = None
+    """Which genes were measured in which cells; ``None`` if all were."""
 
     def __init__(
         self,
@@ -93,11 +99,16 @@ class CellSource(ABC):
         return fingerprints_of(self.rows(positions), is_count_data=is_count_data)
 
     def minibatch(self, positions: np.ndarray) -> dict[str, SparseCounts | torch.Tensor]:
-        """Counts of cells at positions ``(m,)`` as :class:`SparseCounts`, and their columns as tensors, in that order."""
+        """Counts of cells at positions ``(m,)`` as :class:`SparseCounts`, and their columns as tensors, in that order.
+
+        If some gene of some cell was not measured, ``"genes_measured"`` says which were, shape ``(m, g)``, bool.
+        """
         tensors = {REGISTRY_KEYS.X_KEY: SparseCounts.from_scipy(self.rows(positions))}
         for key, column in self.columns.items():
             values = column[positions]
             tensors[key] = torch.as_tensor(values.astype(self.dtypes.get(key, values.dtype), copy=False))
+        if self.measured is not None:
+            tensors[MEASURED_KEY] = self.measured.of(positions)
         return tensors
 
 
@@ -157,6 +168,38 @@ class CellsInHDF5(CellsInFile):
         self._reader.hold(positions)
 
 
+class CellsOfPanel(CellSource):
+    """Cells of another source, whose columns are brought into the order of the genes of a model, entry by entry.
+
+    Parameters
+    ----------
+    cells
+        Counts ``(n, c)``.
+    panel
+        Which of the ``c`` columns is which of the ``g`` genes.
+    """
+
+    def __init__(self, cells: CellSource, panel: GenePanel) -> None:
+        super().__init__((len(cells), len(panel.genes)), cells._names, cells.columns, cells.dtypes)
+        self.reads_runs, self._cells, self._panel = cells.reads_runs, cells, panel
+
+    def rows(self, positions: np.ndarray) -> sparse.csr_matrix:
+        """As everywhere."""
+        return self._panel.counts_of(self._cells.rows(positions))
+
+    ascending_rows = rows
+
+    def blocks(self, max_elements: int = _MAX_BLOCK_ELEMENTS) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix]]:
+        """As everywhere, block by block of the other source."""
+        n_columns = self._cells.shape[1]
+        for first, block in self._cells.blocks(max_elements * n_columns // max(self.shape[1], n_columns)):
+            yield first, self._panel.counts_of(block)
+
+    def hold(self, positions: np.ndarray) -> None:
+        """As everywhere."""
+        self._cells.hold(positions)
+
+
 def cell_source(counts: Matrix | CellSource, *args: Any) -> CellSource:
     """The source of counts ``(n, g)`` in memory or on disk, or a source as it is.
 
@@ -190,7 +233,7 @@ def registered_cells(adata_manager: AnnDataManager) -> CellSource:
     if adata_manager.adata is None:
         msg = "The model has no data; attach an AnnData with `model.adata = adata`."
         raise ValueError(msg)
-    keys = [key for key in adata_manager.data_registry if key != REGISTRY_KEYS.X_KEY]
+    keys = [key for key in adata_manager.data_registry if key not in (REGISTRY_KEYS.X_KEY, MEASURED_KEY)]
     registered = AnnTorchDataset(adata_manager, keys)
     stored = registered.data.items()
     columns = {
@@ -198,7 +241,15 @@ def registered_cells(adata_manager: AnnDataManager) -> CellSource:
     }  # how data are minified
     names = getattr(adata_manager, "names", adata_manager.adata.obs_names)
     counts = adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-    return cell_source(counts, names, columns, registered.keys_and_dtypes)
+    cells = source_of(counts, getattr(adata_manager, "panel", None), names, columns, registered.keys_and_dtypes)
+    cells.measured = getattr(adata_manager, "measured", None)
+    return cells
+
+
+def source_of(counts: Matrix, panel: GenePanel | None, *args: Any) -> CellSource:
+    """The source of counts ``(n, c)`` in the order of the genes of a model; further arguments as of :func:`cell_source`."""
+    cells = cell_source(counts, *args)
+    return cells if panel is None or panel.is_as_model else CellsOfPanel(cells, panel)
 
 
 def iter_row_blocks(

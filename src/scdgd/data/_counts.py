@@ -16,6 +16,7 @@ from ._matrix import check_structure, require_matrix
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ._gene_panel import GenePanel
     from ._matrix import Matrix
 
     Block = np.ndarray | sparse.csr_matrix
@@ -38,7 +39,13 @@ class CountSummary(NamedTuple):
 
 
 def check_counts(
-    counts: Matrix, cell_names: Sequence[str], gene_names: Sequence[str], location: str, *, is_count_data: bool = True
+    counts: Matrix,
+    cell_names: Sequence[str],
+    gene_names: Sequence[str],
+    location: str,
+    *,
+    is_count_data: bool = True,
+    panel: GenePanel | None = None,
 ) -> CountSummary:
     """Raise unless `counts` are raw counts: finite, non-negative integers with at least one count per cell.
 
@@ -52,6 +59,9 @@ def check_counts(
         Where the counts stand, as the user would write it (``adata.X``).
     is_count_data
         If not, values only have to be finite numbers.
+    panel
+        Which of the ``c`` columns of the matrix is which of the ``g`` genes, where only these matter; their counts are
+        looked at, as those of the genes in their order.
 
     Returns
     -------
@@ -64,7 +74,7 @@ def check_counts(
     """
     require_matrix(counts, location)
     cell_names, gene_names = np.asarray(cell_names), np.asarray(gene_names)
-    n_cells, n_genes = counts.shape
+    n_cells, n_genes = counts.shape[0], counts.shape[1] if panel is None else len(panel.genes)
     if n_cells == 0 or n_genes == 0:
         msg = f"{location} has {n_cells} cells and {n_genes} genes; both must be at least 1."
         raise ValueError(msg)
@@ -75,6 +85,8 @@ def check_counts(
         rows = slice(first, first + block.shape[0])
         if sparse.issparse(block) and not sparse.issparse(counts):
             check_structure(block, location)  # what stays in a file is seen here first
+        _check_type(block, location)
+        block = block if panel is None or panel.is_as_model else panel.counts_of(block)
         _check_block(block, cell_names[rows], gene_names, location, is_count_data)
         block = sparse.csr_matrix(block)
         largest = max(largest, float(block.max()))
@@ -82,9 +94,15 @@ def check_counts(
         gene_totals += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
         fingerprints[rows] = fingerprints_of(block, is_count_data=is_count_data)
     if is_count_data:
-        _check_empty_cells(totals, cell_names, location)
+        _check_empty_cells(totals, cell_names, location, panel)
         _warn_empty_genes(gene_totals, gene_names, location)
     return CountSummary(totals, fingerprints, largest)
+
+
+def _check_type(block: Block, location: str) -> None:
+    if block.dtype != bool and not (np.issubdtype(block.dtype, np.number) and not np.iscomplexobj(block)):
+        msg = f"{location} must hold numbers, but its dtype is {block.dtype}."
+        raise TypeError(msg)
 
 
 def _check_block(
@@ -93,9 +111,6 @@ def _check_block(
     values = block.data if sparse.issparse(block) else block
     if values.dtype == bool or np.issubdtype(values.dtype, np.unsignedinteger) or values.size == 0:
         return
-    if not (np.issubdtype(values.dtype, np.number) and np.isrealobj(values)):
-        msg = f"{location} must hold numbers, but its dtype is {values.dtype}."
-        raise TypeError(msg)
     if not np.isfinite(values).all():
         problem, remedy = (
             "values that are NaN or infinite",
@@ -145,16 +160,26 @@ def _raise_offending(
     raise ValueError(msg)
 
 
-def _check_empty_cells(totals: np.ndarray, cell_names: np.ndarray, location: str) -> None:
+def _check_empty_cells(totals: np.ndarray, cell_names: np.ndarray, location: str, panel: GenePanel | None) -> None:
     empty = totals == 0
-    if empty.any():
-        names = ", ".join(map(str, cell_names[empty][:_MAX_NAMED]))
+    if not empty.any():
+        return
+    first = ", ".join(map(str, cell_names[empty][:_MAX_NAMED]))
+    if panel is not None and not panel.is_as_model:
+        shared = location.replace("adata", "adata[:, shared]", 1)
         msg = (
-            f"Every cell needs at least one count, but {empty.sum()} of {len(totals)} cells in {location} have none "
-            f"(first: {names}). Remove them with `scanpy.pp.filter_cells(adata, min_counts=1)`, "
-            "or check that `layer` names the raw counts."
+            f"{empty.sum()} of {len(totals)} cells in {location} have no count in any of the {panel.n_shared} genes that the "
+            f"data share with the model (first: {first}), which therefore cannot say anything of them. Remove them by "
+            "`shared = adata.var_names.isin(model.get_var_names())` and "
+            f"`adata = adata[np.asarray({shared}.sum(axis=1)).ravel() > 0].copy()`."
         )
         raise ValueError(msg)
+    msg = (
+        f"Every cell needs at least one count, but {empty.sum()} of {len(totals)} cells in {location} have none "
+        f"(first: {first}). Remove them with `scanpy.pp.filter_cells(adata, min_counts=1)`, "
+        "or check that `layer` names the raw counts."
+    )
+    raise ValueError(msg)
 
 
 def _warn_empty_genes(gene_totals: np.ndarray, gene_names: np.ndarray, location: str) -> None:

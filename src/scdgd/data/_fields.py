@@ -16,7 +16,10 @@ from scdgd._compat import layer_names
 from scdgd._constants import ROW_KEY
 
 from ._counts import CountSummary, check_counts
+from ._gene_panel import GenePanel
+from ._genes_measured import GenesMeasured
 from ._matrix import require_matrix
+from ._shared_genes import check_shared_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,7 +30,10 @@ _MAX_NAMED = 5
 
 
 class CountsField(LayerField):
-    """Raw counts, validated in full at registration, with the same genes in the same order at every transfer.
+    """Raw counts, validated in full at registration; those of new cells are found by the names of genes.
+
+    New cells may have the genes of the model in another order, and further ones, which are ignored. What it is given here
+    as the AnnData registered last is for the fields that come after it, and for :class:`CellRegistration`.
 
     Parameters
     ----------
@@ -35,40 +41,68 @@ class CountsField(LayerField):
         Key of ``adata.layers``; ``None`` for ``adata.X``.
     holds_counts
         If not, values only have to be finite numbers.
+    takes_panels
+        Whether new cells may lack genes of the model.
     """
 
     HOLDS_COUNTS_KEY, LARGEST_KEY = "holds_counts", "largest"
 
-    def __init__(self, layer: str | None, *, holds_counts: bool = True) -> None:
+    def __init__(self, layer: str | None, *, holds_counts: bool = True, takes_panels: bool = True) -> None:
         super().__init__(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)  # we look at all of them, scvi-tools at some
-        self.holds_counts = holds_counts
+        self.holds_counts, self.takes_panels = holds_counts, takes_panels
         self.summary: CountSummary | None = None
-        """Totals and fingerprints of the AnnData registered last; :class:`CellIndexField` reads it right after."""
+        """Totals and fingerprints of the counts of the AnnData registered last."""
+        self.panel: GenePanel | None = None
+        """Its columns among the genes of the model."""
+        self.measured: GenesMeasured | None = None
+        """Which genes of the model were measured in its cells; ``None`` if all were."""
 
     @property
     def location(self) -> str:
         """Where the counts stand, as the user would write it."""
         return "adata.X" if self.attr_key is None else f"adata.layers['{self.attr_key}']"
 
+    @property
+    def fingerprints(self) -> np.ndarray | None:
+        """What tells cells of the AnnData registered last apart: hashes of counts and of panels, ``(n,)``; of none, ``None``."""
+        if self.summary is None or self.measured is None:
+            return None if self.summary is None else self.summary.fingerprints
+        return self.measured.mark(self.summary.fingerprints)
+
     def register_field(self, adata: AnnData) -> dict:
-        """Validate all counts, and note them for :class:`CellIndexField`."""
-        self.require_layer(adata)
+        """Validate all counts; the genes are those of the model."""
         _require_unique(adata.var_names, "gene", "adata.var_names_make_unique()")
+        self.panel, self.measured = GenePanel(adata.var_names, adata.var_names), None
+        return self._register_counts(adata)
+
+    def _register_counts(self, adata: AnnData) -> dict:
+        """Validate the counts of the genes of the model."""
+        self.require_layer(adata)
         require_matrix(self.get_field_data(adata), self.location)
         _replace_sparse_array(adata, self.attr_key)
         self.summary = check_counts(
-            self.get_field_data(adata), adata.obs_names, adata.var_names, self.location, is_count_data=self.holds_counts
+            self.get_field_data(adata),
+            adata.obs_names,
+            self.panel.genes,
+            self.location,
+            is_count_data=self.holds_counts,
+            panel=self.panel,
         )
         state = {self.HOLDS_COUNTS_KEY: self.holds_counts, self.LARGEST_KEY: self.summary.largest}
-        return super().register_field(adata) | state
+        return LayerField.register_field(self, adata) | state
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
-        """Check that the genes are those of the model, then register; unexpressed genes are no news here."""
+        """Find the genes of the model, then register; unexpressed genes are no news here."""
         _require_unique(adata_target.var_names, "gene", "adata.var_names_make_unique()")
-        check_genes(np.asarray(state_registry[self.COLUMN_NAMES_KEY]), adata_target.var_names)
+        genes = np.asarray(state_registry[self.COLUMN_NAMES_KEY])
+        panel = GenePanel(genes, adata_target.var_names)
+        check_shared_genes(panel, adata_target.var, may_miss=self.takes_panels)
+        self.panel = panel
+        self.measured = GenesMeasured.where_needed(panel.measured[None], np.zeros(adata_target.n_obs, np.int64))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*have no count in any cell.*")
-            return super().transfer_field(state_registry, adata_target, **kwargs)
+            state = self._register_counts(adata_target)
+        return state | {self.N_VARS_KEY: len(genes), self.COLUMN_NAMES_KEY: genes}
 
     def require_layer(self, adata: AnnData, *, gone: bool = False) -> None:
         """Raise ValueError unless the counts are there; or say that they are `gone`."""
@@ -108,13 +142,19 @@ class CellIndexField(NumericalObsField):
     def register_field(self, adata: AnnData) -> dict:
         """The cells of `adata` define the rows."""
         self.rows = np.arange(adata.n_obs)
-        return {self.CELL_NAMES_KEY: unique_cell_names(adata), self.FINGERPRINTS_KEY: self.counts.summary.fingerprints}
+        return {self.CELL_NAMES_KEY: unique_cell_names(adata), self.FINGERPRINTS_KEY: self.counts.fingerprints}
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Find the cells of `adata_target` among those of the model."""
-        names, fingerprints = unique_cell_names(adata_target), self.counts.summary.fingerprints
+        names, fingerprints = unique_cell_names(adata_target), self.counts.fingerprints
         self.rows, collides = find_rows(state_registry, names, fingerprints)
-        if collides.any():
+        if collides.any() and len(self.counts.panel.missing):
+            logger.warning(
+                "%d of %d cells have the name of a training cell. Without their missing genes they are treated as new cells.",
+                collides.sum(),
+                len(names),
+            )
+        elif collides.any():
             msg = (
                 f"{collides.sum()} of {len(names)} cells have the name of a training cell but other counts "
                 f"(first: {', '.join(names[collides][:_MAX_NAMED])}). They are treated as new cells. Barcodes repeat "
@@ -173,52 +213,6 @@ def _require_unique(names: pd.Index, what: str, remedy: str) -> None:
             f"but scdgd finds {what}s by name. Call `{remedy}` first."
         )
         raise ValueError(msg)
-
-
-def check_genes(expected: np.ndarray, received: pd.Index, *, since_setup: bool = False) -> None:
-    """Raise ValueError unless the genes at hand are those of the model, ``(g,)``, in their order.
-
-    The data may be those that the model was set up with, changed in place since then (`since_setup`).
-    """
-    received = received.astype(str)
-    if np.array_equal(expected.astype(str), np.asarray(received)):
-        return
-    expected = pd.Index(expected.astype(str))
-    missing, extra = expected.difference(received, sort=False), received.difference(expected, sort=False)
-    if since_setup:
-        raise ValueError(_changed_genes(expected, received, missing, extra))
-    if len(missing):
-        msg = (
-            f"{len(missing)} of the model's {len(expected)} genes are missing from the new data "
-            f"(first: {', '.join(missing[:_MAX_NAMED])}). A missing gene is not a zero count, so nothing is padded: "
-            "provide counts of all genes, or train a model on the shared genes."
-        )
-        raise ValueError(msg)
-    what = f"{len(extra)} genes that the model does not know (first: {', '.join(extra[:_MAX_NAMED])})"
-    reason = what if len(extra) else "the model's genes in another order"
-    msg = f"The new data have {reason}. Use `adata[:, model.get_var_names()].copy()`."
-    raise ValueError(msg)
-
-
-def _changed_genes(expected: pd.Index, received: pd.Index, missing: pd.Index, extra: pd.Index) -> str:
-    """What became of the genes of an AnnData since a model was set up on it."""
-    if len(missing) and len(expected) == len(received):
-        changed = np.flatnonzero(expected != received)
-        what = f"{len(changed)} genes have other names ({expected[changed[0]]} is {received[changed[0]]} now)"
-        remedy = "give them back by `adata.var_names = model.get_var_names()`"
-    elif len(missing):
-        what = f"{len(missing)} of {len(expected)} genes are gone (first: {', '.join(missing[:_MAX_NAMED])})"
-        remedy = "attach data with all of them by `model.adata = adata`"
-    elif len(extra):
-        what = f"{len(extra)} genes have come (first: {', '.join(extra[:_MAX_NAMED])})"
-        remedy = "attach data without them by `model.adata = adata[:, model.get_var_names()].copy()`"
-    else:
-        what = "genes are in another order"
-        remedy = "attach data in the order of then by `model.adata = adata[:, model.get_var_names()].copy()`"
-    return (
-        f"The AnnData has changed in place since the model was set up on it: {what}. For this model, {remedy}; for a model "
-        "of the data as they are, call `setup_anndata` again and make it anew."
-    )
 
 
 def _replace_sparse_array(adata: AnnData, layer: str | None) -> None:

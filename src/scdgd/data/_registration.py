@@ -15,10 +15,11 @@ from scvi.data import AnnDataManager
 from scdgd._compat import get_state_registry
 
 from ._categories import code_of
-from ._cell_source import cell_source
-from ._fields import CellIndexField, CountsField, check_genes, unique_cell_names
+from ._cell_source import source_of
+from ._fields import CellIndexField, CountsField, unique_cell_names
 from ._fingerprints import fingerprints_of
 from ._levels import Levels, Variable, levels_of, name_levels
+from ._shared_genes import check_unchanged_genes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ._cell_source import CellSource
+    from ._gene_panel import GenePanel
+    from ._genes_measured import GenesMeasured
 
 #: Entries of the matrix that are looked at before cells are read, and before they train.
 _ENTRIES_TO_READ, _ENTRIES_TO_TRAIN = 2**18, 2**25
@@ -55,11 +58,16 @@ class _Cells(NamedTuple):
     names: np.ndarray
     """Shape ``(n,)``, text."""
     fingerprints: np.ndarray | None
-    """Hashes of their counts, shape ``(n,)``; ``None`` for cells whose counts are gone."""
+    """Hashes of their counts and panels, shape ``(n,)``; ``None`` for cells whose counts are gone."""
+    measured: GenesMeasured | None
+    """Which genes were measured in them; ``None`` if all were."""
 
     def take(self, positions: np.ndarray) -> _Cells:
         """Some of them, in that order."""
-        return _Cells(self.names[positions], None if self.fingerprints is None else self.fingerprints[positions])
+        fingerprints = None if self.fingerprints is None else self.fingerprints[positions]
+        return _Cells(
+            self.names[positions], fingerprints, None if self.measured is None else self.measured.take(positions)
+        )
 
 
 class CellRegistration(AnnDataManager):
@@ -107,8 +115,9 @@ class CellRegistration(AnnDataManager):
         counts, index = self._field(CountsField), self._field(CellIndexField)
         cells = self.cells
         self._gene_index, self._cell_index = cells.var_names, cells.obs_names
+        self._panel = counts.panel
         names = np.asarray(cells.obs_names.astype(str), dtype=object)
-        self._registered = _Cells(names, None if counts.summary is None else counts.summary.fingerprints)
+        self._registered = _Cells(names, counts.fingerprints, counts.measured)
         self._rows = None if index is None else index.rows
         if index is not None:
             self.set_rows(index.rows)
@@ -158,8 +167,39 @@ class CellRegistration(AnnDataManager):
 
     @property
     def fingerprints(self) -> np.ndarray:
-        """Hashes of the counts of the cells when they were registered, shape ``(n,)``."""
+        """Hashes of the counts and the panels of the cells when they were registered, shape ``(n,)``."""
         return self._registered.fingerprints
+
+    @property
+    def panel(self) -> GenePanel:
+        """Columns of the AnnData among the genes of the model."""
+        return self._panel
+
+    @property
+    def measured(self) -> GenesMeasured | None:
+        """Which genes were measured in which cells; ``None`` if all genes of the model were measured in all of them."""
+        return self._registered.measured
+
+    def genes_measured(self, positions: np.ndarray | None = None) -> np.ndarray | None:
+        """Which genes of the model were measured in cells, as minibatches have it.
+
+        Parameters
+        ----------
+        positions
+            Cells, shape ``(m,)``; ``None`` for all.
+
+        Returns
+        -------
+        Shape ``(m, g)``, bool; ``None`` if all genes of all registered cells were measured.
+        """
+        if self.measured is None:
+            return None
+        return self.measured.of(np.arange(len(self.names)) if positions is None else positions).numpy()
+
+    @property
+    def has_one_panel(self) -> bool:
+        """Whether the same genes were measured in all cells."""
+        return self.measured is None or self.measured.is_shared
 
     @property
     def rows(self) -> np.ndarray:
@@ -238,8 +278,7 @@ class CellRegistration(AnnDataManager):
         cells = self.cells
         counts = self._field(CountsField)
         if cells.var_names is not self._gene_index:
-            known = get_state_registry(self.registry, REGISTRY_KEYS.X_KEY)[CountsField.COLUMN_NAMES_KEY]
-            check_genes(np.asarray(known), cells.var_names, since_setup=True)
+            check_unchanged_genes(self.panel.columns, cells.var_names, are_of_model=self.panel.is_as_model)
             self._gene_index = cells.var_names
         counts.require_layer(cells, gone=True)
         if cells.obs_names is not self._cell_index:
@@ -313,6 +352,8 @@ class CellRegistration(AnnDataManager):
         holds_counts = self._field(CountsField).holds_counts
         block = self._now(cells).rows(positions)
         fingerprints = fingerprints_of(block, is_count_data=holds_counts)
+        if self.measured is not None:
+            fingerprints = self.measured.mark(fingerprints, positions)
         if holds_counts and block.dtype.kind == "f":
             with np.errstate(invalid="ignore"):
                 is_wrong = ~(np.isfinite(block.data) & (block.data >= 0) & (block.data == np.rint(block.data)))
@@ -329,7 +370,7 @@ class CellRegistration(AnnDataManager):
 
     def _now(self, cells: AnnData) -> CellSource:
         """The cells as they are now, without columns."""
-        return cell_source(self._field(CountsField).get_field_data(cells), cells.obs_names)
+        return source_of(self._field(CountsField).get_field_data(cells), self.panel, cells.obs_names)
 
     def _field(self, kind: type) -> Any:
         """The field of a kind, that of AnnData where MuData have a wrapper around it; ``None`` if there is none."""

@@ -166,7 +166,8 @@ def _halves(model: BaseModelClass, adata: AnnData, epsilon: float, seed: int) ->
     if size_factor_key is not None:
         inferred.obs[size_factor_key] = inferred.obs[size_factor_key] * epsilon
     model._validate_anndata(inferred)
-    return inferred, sparse.csr_matrix(counts_of(scored, layer))
+    counts, panel = counts_of(scored, layer), getattr(model.get_anndata_manager(inferred), "panel", None)
+    return inferred, sparse.csr_matrix(counts) if panel is None else panel.counts_of(counts)
 
 
 def _plug_in(half: InferredHalf, x: SparseCounts) -> _CellScores:

@@ -108,6 +108,7 @@ SETUP: dict[str, Rule] = {
     "size_factor_key": COLUMN,
     "categorical_covariate_keys": Optional(Names("a list of columns")),
     "continuous_covariate_keys": Optional(Names("a list of columns")),
+    "gene_mask_key": Optional(Text("the name of a mask in `adata.varm`")),
     "is_count_data": Flag(),
     "standardize_covariates": Flag(),
     "modalities": Optional(Instance(dict, "a dictionary from arguments to modalities")),

@@ -32,6 +32,7 @@ from scdgd.data import (
     CellRegistration,
     ContinuousCovariatesField,
     CountsField,
+    GeneMaskField,
     LabelsField,
     SizeFactorField,
     unchanged_if_refused,
@@ -67,6 +68,8 @@ class DataModel:
     _is_forgotten_with_me = False
     #: Whether new levels of batch and covariates are registered, for the model to find vectors of them or to refuse them.
     _keeps_new_levels = False
+    #: Whether cells may lack genes of the model, each with its own panel; a model that needs all genes refuses it in words.
+    _takes_gene_panels: ClassVar[bool] = True
     #: Arguments of the constructor that files of earlier versions do not have, and what they meant.
     _former_arguments: ClassVar[dict[str, Any]] = {}
 
@@ -159,6 +162,7 @@ class DataModel:
         categorical_covariate_keys: list[str] | None = None,
         continuous_covariate_keys: list[str] | None = None,
         *,
+        gene_mask_key: str | None = None,
         is_count_data: bool = True,
         standardize_covariates: bool = True,
         **kwargs: Any,
@@ -178,6 +182,11 @@ class DataModel:
         %(param_size_factor_key)s
         %(param_cat_cov_keys)s
         %(param_cont_cov_keys)s
+        gene_mask_key
+            Key of ``adata.varm``, for cells that were measured with different panels: a data frame of truth values, genes by
+            batches, whose columns are called by the batches in ``adata.obs[batch_key]`` (or an array of a column for each, in
+            their order). Genes that were not measured in a batch leave the likelihood of its cells; their counts must be
+            zero. Needs `batch_key`.
         is_count_data
             If not, values only have to be finite, and only ``gene_likelihood="normal"`` takes them.
         standardize_covariates
@@ -192,25 +201,44 @@ class DataModel:
         TypeError
             If counts stand in an array that is not read, or an argument is of another kind.
         """
+        cls._check_mask(gene_mask_key, batch_key)
         make_actual(adata)
         setup_method_args = cls._get_setup_method_args(**locals())
         counts, *further = cls._counts_fields(adata, layer, is_count_data)
+        batch = BatchField(batch_key, keeps_new=cls._keeps_new_levels)
         fields = [
             counts,
             *further,
-            BatchField(batch_key, keeps_new=cls._keeps_new_levels),
+            batch,
             LabelsField(labels_key),
             *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),
             CategoricalCovariatesField(categorical_covariate_keys, keeps_new=cls._keeps_new_levels),
             ContinuousCovariatesField(continuous_covariate_keys, standardise=standardize_covariates),
+            *([] if gene_mask_key is None else [GeneMaskField(gene_mask_key, counts, batch)]),
             *cls._fields_written(counts),
         ]
         cls._register(adata, fields, setup_method_args, kwargs)
 
     @classmethod
+    def _check_mask(cls, gene_mask_key: str | None, batch_key: str | None) -> None:
+        """Raise ValueError for a mask of genes that the model does not take, or without batches."""
+        if gene_mask_key is None:
+            return
+        if not cls._takes_gene_panels:
+            msg = (
+                f"{cls.__name__} needs counts of all genes in all cells, so `gene_mask_key={gene_mask_key!r}` has no meaning here. "
+                "Train it on the genes that all batches share, or take a model that leaves genes out of the likelihood of "
+                "cells, such as SCDGD."
+            )
+            raise ValueError(msg)
+        if batch_key is None:
+            msg = f"`gene_mask_key={gene_mask_key!r}` says which genes were measured in each batch: name these by `batch_key`."
+            raise ValueError(msg)
+
+    @classmethod
     def _counts_fields(cls, adata: AnnData, layer: str | None, is_count_data: bool) -> list[BaseAnnDataField]:
         """Field of the counts, and those that come with it."""
-        return [CountsField(layer, holds_counts=is_count_data)]
+        return [CountsField(layer, holds_counts=is_count_data, takes_panels=cls._takes_gene_panels)]
 
     @classmethod
     def _fields_written(cls, counts: CountsField) -> list[BaseAnnDataField]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -232,7 +233,10 @@ class FlexSCVI(EncoderModel, SCVI):
         """Counts, or in their place what minified data have."""
         minified = get_adata_minify_type(adata)
         further = [] if minified is None else cls._get_fields_for_adata_minification(minified)
-        return [_MinifiableCountsField(layer, holds_counts=is_count_data), *further]
+        return [
+            _MinifiableCountsField(layer, holds_counts=is_count_data, takes_panels=cls._takes_gene_panels),
+            *further,
+        ]
 
     @checked_by(TRAINING)
     def train(
@@ -389,6 +393,8 @@ class FlexSCVI(EncoderModel, SCVI):
             raise ValueError(msg)
         if missing:
             obsm[keys[0]], obsm[keys[1]] = self.get_latent_representation(return_dist=True)
+        if len(self.adata_manager.panel.extra):  # or they would count in what is kept of sizes
+            self.adata = self.adata[:, self.adata.var_names.isin(self.get_var_names())].copy()
         super().minify_adata(minified_data_type, *keys)
 
     def _check_moments(self) -> None:
@@ -477,7 +483,9 @@ class FlexSCVI(EncoderModel, SCVI):
                 raise TypeError(unknown_name(name, takes.parameters, f"an argument of {cls.__name__}.load_query_data"))
         options = takes.bind(adata, reference_model, *args, **kwargs).arguments
         device_of(options.get("accelerator", "auto"), options.get("device", "auto"))
-        model = super().load_query_data(**options)
+        with warnings.catch_warnings():  # registration finds genes by name, and says which are missing
+            warnings.filterwarnings("ignore", message="`var_names` for the loaded `model` does not match")
+            model = super().load_query_data(**options)
         known = reference_model.registry
         n_known = [len(get_state_registry(known, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"])]
         n_known.extend(get_state_registry(known, REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", []))
@@ -515,9 +523,9 @@ def _without_sizes(options: dict) -> dict:
 class _MinifiableCountsField(CountsField):
     """Raw counts, which minified data may not have."""
 
-    def register_field(self, adata: AnnData) -> dict:
+    def _register_counts(self, adata: AnnData) -> dict:
         """As :class:`~scdgd.data.CountsField`; of data that are minified without counts only that these are gone."""
         if get_adata_minify_type(adata) != ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
-            return super().register_field(adata)
+            return super()._register_counts(adata)
         self.summary = None
         return LayerField.register_field(self, adata) | {self.HOLDS_COUNTS_KEY: self.holds_counts}

@@ -16,7 +16,7 @@ _TOTAL = 1e4
 
 
 class GroupStatistics(NamedTuple):
-    """Means over the cells of a group, each of shape ``(g,)``."""
+    """Means over the cells of a group in which a gene was measured, each of shape ``(g,)``; NaN where it was in none."""
 
     mean: np.ndarray
     """Counts."""
@@ -45,7 +45,7 @@ class RawCounts:
         return self.statistics().mean
 
     def statistics(self) -> GroupStatistics:
-        """Means over these cells."""
+        """Means over these cells, of each gene over those in which it was measured."""
         n_genes = self._source.shape[1]
         sums = np.zeros((3, n_genes))
         rows = max(1, _BLOCK_ELEMENTS // max(1, n_genes))
@@ -57,4 +57,11 @@ class RawCounts:
             sums[0] += np.asarray(block.sum(axis=0)).ravel()
             sums[1] += np.bincount(block.indices[block.data != 0], minlength=n_genes)
             sums[2] += block.T @ factors
-        return GroupStatistics(*(sums / max(1, len(self._cells))))
+        return GroupStatistics(*(sums / self._numbers_of_cells()))
+
+    def _numbers_of_cells(self) -> np.ndarray | int:
+        """Number of these cells in which each gene was measured, shape ``(g,)``, NaN for none; one for all if it is the same."""
+        if self._source.measured is None:
+            return max(1, len(self._cells))
+        numbers = self._source.measured.numbers_of_cells(self._cells).astype(float)
+        return np.where(numbers > 0, numbers, np.nan)

@@ -20,6 +20,7 @@ from scdgd.data import (
     MuDataCellIndexField,
     MuDataContinuousCovariatesField,
     MuDataCountsField,
+    MuDataGeneMaskField,
     MuDataLabelsField,
     MuDataSizeFactorField,
 )
@@ -144,6 +145,7 @@ class RowModel(LatentModel):
         continuous_covariate_keys: list[str] | None = None,
         modalities: dict[str, str] | None = None,
         *,
+        gene_mask_key: str | None = None,
         standardize_covariates: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -162,6 +164,8 @@ class RowModel(LatentModel):
         %(param_modalities)s
             ``modalities={"layer": "rna"}`` is the least: the modality of the counts. Arguments that are not named are
             looked up in ``mdata.obs``.
+        gene_mask_key
+            As for :meth:`setup_anndata`, in ``varm`` of the modality of the counts.
         standardize_covariates
             As for :meth:`setup_anndata`.
 
@@ -172,15 +176,17 @@ class RowModel(LatentModel):
         TypeError
             If it is no MuData.
         """
+        cls._check_mask(gene_mask_key, batch_key)
         setup_method_args = cls._get_setup_method_args(**locals())
         if not modalities or "layer" not in modalities:
             msg = f"Name the modality of the counts: `modalities={{'layer': ...}}`, one of {list(mdata.mod)}."
             raise ValueError(msg)
         of = cls._create_modalities_attr_dict(modalities, setup_method_args)
-        counts = MuDataCountsField(layer, mod_key=of.layer, mod_required=True)
+        counts = MuDataCountsField(layer, takes_panels=cls._takes_gene_panels, mod_key=of.layer, mod_required=True)
+        batch = MuDataBatchField(batch_key, keeps_new=cls._keeps_new_levels, mod_key=of.batch_key)
         fields = [
             counts,
-            MuDataBatchField(batch_key, keeps_new=cls._keeps_new_levels, mod_key=of.batch_key),
+            batch,
             MuDataLabelsField(labels_key, mod_key=of.labels_key),
             *([] if size_factor_key is None else [MuDataSizeFactorField(size_factor_key, mod_key=of.size_factor_key)]),
             MuDataCategoricalCovariatesField(
@@ -192,6 +198,11 @@ class RowModel(LatentModel):
                 continuous_covariate_keys,
                 standardise=standardize_covariates,
                 mod_key=of.continuous_covariate_keys,
+            ),
+            *(
+                []
+                if gene_mask_key is None
+                else [MuDataGeneMaskField(gene_mask_key, counts.adata_field, batch.adata_field, mod_key=of.layer)]
             ),
             MuDataCellIndexField(counts.adata_field, mod_key=of.layer, mod_required=True),
         ]
