@@ -213,7 +213,7 @@ def further_genes():
 
 @provokes(ValueError)
 def genes_under_other_names():
-    registered_with_other_genes(10, [f"Gene.{j}" for j in range(10)])
+    registered_with_other_genes(10, [f"GENE_{j}" for j in range(10)])
 
 
 @provokes(ValueError)
