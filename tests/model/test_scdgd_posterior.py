@@ -19,6 +19,7 @@ from scdgd._compat import MODULE_KEYS
 from scdgd.inference import (
     ImportanceSamples,
     LaplacePosterior,
+    MendedSamples,
     laplace_posterior,
     log_prob_of_pairs,
     posterior_samples,
@@ -241,6 +242,7 @@ def stand_in(module, tensors, rows, n_samples) -> ImportanceSamples:
 def test_every_number_is_that_of_its_cell(model, monkeypatch):
     for file in (_posterior_of_rows, _row_model):
         monkeypatch.setattr(file, "posterior_samples", stand_in)
+        monkeypatch.setattr(file, "mended_samples", lambda *args: MendedSamples(stand_in(*args[:4])))
     cells = [41, 7, 88, 0, 63, 12, 30]
     expected = stand_in(model.module, None, model.module.representations(torch.tensor(cells)), 60)
     found = model.get_posterior(indices=cells, n_samples=60, full_covariance=True, batch_size=3)
@@ -373,14 +375,40 @@ def test_anchors_of_importance_weights_depend_on_the_seed(fitted, monkeypatch):
     assert set(asked[0]) != set(asked[2])
 
 
-def test_distrusted_cells_are_counted(model, monkeypatch):
+def test_cells_with_heavy_tails_are_counted(model, monkeypatch):
     said = []
     monkeypatch.setattr(
         ImportanceSamples, "pareto_k", lambda samples: 0.1 + 0.8 * (torch.arange(samples.z.shape[1]) == 1)
     )
-    monkeypatch.setattr(_row_model.logger, "info", lambda *args: said.append(args[1:3]))
-    model.get_posterior(n_samples=4, batch_size=30)
-    assert said == [(3, 90)]
+    monkeypatch.setattr(_posterior_of_rows.logger, "warning", lambda text, *args: said.append(text % args))
+    model.get_posterior(n_samples=4, batch_size=30, adaptive_rounds=0)
+    model.get_marginal_ll(n_mc_samples=30, batch_size=30, adaptive_rounds=0)
+    assert len(said) == 2  # once for all minibatches
+    assert said[0].startswith("3 of 90 cells")
+    assert "moments are rough: pass `n_samples=16`" in said[0]
+    assert "marginal likelihoods are rough: pass `n_mc_samples=120`" in said[1]
+
+
+def test_cells_with_good_weights_do_not_change_by_a_bit(fitted):
+    """Nor does anything that is drawn later."""
+    found = {}
+    for rounds in (0, 5):
+        scvi.settings.seed = 0
+        moments = fitted[SCDGD].get_posterior(n_samples=30, batch_size=30, adaptive_rounds=rounds, full_covariance=True)
+        found[rounds] = (*moments, torch.rand(3))
+    good = found[0][4] <= 0.7
+    assert 0 < good.sum() < len(good)
+    for before, after in zip(found[0][:-1], found[5][:-1], strict=True):
+        np.testing.assert_array_equal(before[good], after[good])
+        assert (before[~good] != after[~good]).any()
+    torch.testing.assert_close(found[0][-1], found[5][-1], rtol=0, atol=0)
+    assert (found[5][4] > 0.7).sum() < (~good).sum()
+
+
+@pytest.mark.parametrize("method", ["get_posterior", "get_marginal_ll"])
+def test_rounds_are_not_negative(model, method):
+    with pytest.raises(ValueError, match="`adaptive_rounds`.*got -1"):
+        getattr(model, method)(adaptive_rounds=-1)
 
 
 # samples in the methods of scvi-tools

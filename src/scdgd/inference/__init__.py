@@ -16,7 +16,10 @@ from ._new_cells import NewCellsConfig, place_new_cells
 from ._new_levels import NewLevelsConfig, fit_levels
 from ._noise_baseline import noise_baseline
 from ._pareto import pareto_shape
-from ._posterior import posterior_draws, posterior_samples
+from ._population_monte_carlo import MAX_PARETO_K as MAX_PARETO_K  # rules, no part of the interface
+from ._population_monte_carlo import N_ROUNDS as N_ROUNDS
+from ._population_monte_carlo import MendedSamples, mended
+from ._posterior import mended_samples, posterior_draws, posterior_samples
 from ._refinement import refined
 from ._registered_sampler import Library
 from ._seeding import seeded, undisturbed
@@ -30,6 +33,9 @@ __all__ = [
     "noise_baseline",
     "posterior_draws",
     "posterior_samples",
+    "mended",
+    "mended_samples",
+    "MendedSamples",
     "refined",
     "pareto_shape",
     "laplace_posterior",

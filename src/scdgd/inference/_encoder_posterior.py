@@ -108,8 +108,8 @@ class DecodedDensity:
         return part
 
     def log_joint(self, z: torch.Tensor) -> torch.Tensor:
-        """Log joint densities of all cells at ``(s, b, d)``, shape ``(s, b)``."""
-        return torch.stack([self._log_joint(one) for one in z]).to(z.dtype)
+        """Log joint densities of these cells at ``(s, b, d)``, shape ``(s, b)``."""
+        return torch.stack([self._log_joint(self._among_all(one))[self.cells] for one in z]).to(z.dtype)
 
     def _log_joint(self, z: torch.Tensor) -> torch.Tensor:
         return self.decode(z).log_prob(self.x).sum(-1, dtype=torch.float64) + self.log_prior(z)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from scdgd.module import DGDModule
 
+    from ._student_t import StudentT
+
 
 #: Variances of the two halves of the proposal, as multiples of the approximation's.
 _INFLATIONS = (1.2, 1.5)
@@ -32,6 +34,8 @@ class ImportanceSamples(NamedTuple):
     """Logs of the weights, not normalised, shape ``(s, b)``, in nats."""
     proposal: LaplacePosterior
     """The Gaussian approximation that the draws were made around."""
+    law: StudentT | None = None
+    """What they were drawn from; the mixture of :func:`weighted_draws` if not given."""
 
     @property
     def weights(self) -> torch.Tensor:
@@ -40,7 +44,12 @@ class ImportanceSamples(NamedTuple):
 
     def log_proposal_density(self, z: torch.Tensor) -> torch.Tensor:
         """Log density of what the draws were drawn from, at ``(..., b, d)``, shape ``(..., b)``."""
-        return log_proposal_density(self.proposal, z)
+        return log_proposal_density(self.proposal, z) if self.law is None else self.law.log_prob(z)
+
+    def of(self, cells: torch.Tensor) -> ImportanceSamples:
+        """Those of some cells, by their numbers or a mask."""
+        law = None if self.law is None else self.law._replace(gaussian=self.law.gaussian.of(cells))
+        return ImportanceSamples(self.z[:, cells], self.log_weights[:, cells], self.proposal.of(cells), law)
 
     def log_evidence(self) -> torch.Tensor:
         r""":math:`\log \hat p(x) = \log \frac1S \sum_s w_s`, shape ``(b,)``; a lower bound in expectation."""

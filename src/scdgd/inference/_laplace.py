@@ -55,6 +55,14 @@ class LaplacePosterior(NamedTuple):
         squared = self.standardised(z).square().sum(-1)
         return 0.5 * (self.log_det_precision - squared - z.shape[-1] * _LOG_2PI)
 
+    def of(self, cells: torch.Tensor) -> LaplacePosterior:
+        """Those of some cells, by their numbers or a mask."""
+        return LaplacePosterior(*(field[cells] for field in self))
+
+    def widened(self, factor: float) -> LaplacePosterior:
+        """With covariances times a factor."""
+        return self._replace(cholesky=self.cholesky / math.sqrt(factor))
+
     def standardised(self, z: torch.Tensor) -> torch.Tensor:
         r""":math:`L^\top (z - z^*)` for ``H = L L^T``: draws ``(..., b, d)`` of ``q`` become standard normal."""
         return ((z - self.mode).unsqueeze(-2) @ self.cholesky).squeeze(-2)

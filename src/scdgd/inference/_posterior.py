@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ._importance import ImportanceSamples, importance_samples
+from ._joint_density import JointDensity, frozen, owned
 from ._laplace import laplace_posterior
+from ._population_monte_carlo import N_ROUNDS, MendedSamples, mended
 from ._refinement import refined
 
 if TYPE_CHECKING:
@@ -36,6 +38,27 @@ def posterior_samples(
     mean, _ = module.posterior.moments(rows)
     proposal = refined(module, tensors, laplace_posterior(module, tensors, mean))
     return importance_samples(module, tensors, proposal, n_samples)
+
+
+def mended_samples(
+    module: DGDModule,
+    tensors: dict[str, torch.Tensor],
+    rows: torch.Tensor,
+    n_samples: int,
+    n_rounds: int = N_ROUNDS,
+) -> MendedSamples:
+    """:func:`posterior_samples`, and where their weights have a heavy tail, better ones, see :func:`mended`.
+
+    Parameters
+    ----------
+    module, tensors, rows, n_samples
+        As for :func:`posterior_samples`.
+    n_rounds
+        Most rounds of drawing again; none if zero.
+    """
+    samples = posterior_samples(module, tensors, rows, n_samples)
+    with frozen(module):
+        return mended(samples, JointDensity(module, owned(module, tensors)), n_rounds)
 
 
 def posterior_draws(

@@ -25,3 +25,10 @@ def seeded(seed: int | None) -> Iterator[None]:
 def undisturbed() -> contextlib.AbstractContextManager:
     """Let torch's generator on the host go on as if the block had not been; loaders draw from it."""
     return torch.random.fork_rng(devices=[])
+
+
+def independent_generator(device: torch.device) -> torch.Generator:
+    """A generator of its own, seeded by the state of torch's on the host, which it leaves as it is."""
+    with undisturbed():
+        seed = int(torch.randint(2**62, ()))
+    return torch.Generator(device=device).manual_seed(seed)

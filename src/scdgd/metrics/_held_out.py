@@ -11,7 +11,7 @@ from scipy import sparse
 
 from scdgd._options import Choice, Integer, Number, checked
 from scdgd.data import SparseCounts, counts_of
-from scdgd.inference import pareto_shape
+from scdgd.inference import MAX_PARETO_K, pareto_shape
 from scdgd.likelihood import LIKELIHOODS, family_of
 
 from ._count_splitting import split_counts
@@ -20,9 +20,6 @@ from ._inferred_half import InferredHalf
 if TYPE_CHECKING:
     from anndata import AnnData
     from scvi.model.base import BaseModelClass
-
-#: Above this shape of the tail of its importance weights, a cell's score is only roughly known.
-_MAX_PARETO_K = 0.7
 
 
 class HeldOutScore(NamedTuple):
@@ -217,5 +214,5 @@ def _summary(cells: _CellScores, n_genes: int) -> HeldOutScore:
         per_cell=per_cell,
         effective_sample_size=float(cells.effective_sample_size.median()),
         scored_effective_sample_size=float(cells.scored_effective_sample_size.median()),
-        share_distrusted=float((cells.pareto_k > _MAX_PARETO_K).double().mean()) if sampled else math.nan,
+        share_distrusted=float((cells.pareto_k > MAX_PARETO_K).double().mean()) if sampled else math.nan,
     )

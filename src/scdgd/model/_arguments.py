@@ -135,6 +135,7 @@ READING: dict[str, Rule] = {
     "full_covariance": Flag(),
     "soft": Flag(),
     "n_mc_samples": Integer(1),
+    "adaptive_rounds": Integer(0),
     "n_mc_samples_per_pass": Optional(Integer(1)),
     "max_cells": Integer(1),
     "truncation": Flag(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,7 +12,10 @@ from scvi import REGISTRY_KEYS
 from scvi.utils import track
 
 from scdgd.inference import (
+    MAX_PARETO_K,
+    ImportanceSamples,
     laplace_posterior,
+    mended_samples,
     posterior_draws,
     posterior_samples,
 )
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ._cell_posterior import Decoding
+
+logger = logging.getLogger(__name__)
 
 _SHOW_CELLS = 2_000
 
@@ -149,7 +155,12 @@ class PosteriorOfRows(CellPosterior):
 
 
 def moments_of(
-    module: torch.nn.Module, tensors: dict[str, torch.Tensor], rows: torch.Tensor, n_samples: int, full_covariance: bool
+    module: torch.nn.Module,
+    tensors: dict[str, torch.Tensor],
+    rows: torch.Tensor,
+    n_samples: int,
+    n_rounds: int,
+    full_covariance: bool,
 ) -> tuple[torch.Tensor, ...]:
     """Fields of :class:`PosteriorMoments` for the cells of a minibatch."""
     if n_samples == 0:
@@ -158,8 +169,30 @@ def moments_of(
         nothing = torch.full_like(posterior.neg_log_joint, torch.nan)
         infinite = torch.full_like(nothing, torch.inf)
         return posterior.mode, covariance, posterior.log_evidence(), infinite, nothing
-    samples = posterior_samples(module, tensors, rows, n_samples)
-    covariance = samples.shrunk_covariance()
+    samples = mended_samples(module, tensors, rows, n_samples, n_rounds)
+    covariance = samples.read(ImportanceSamples.shrunk_covariance)
     if not full_covariance:
         covariance = covariance.diagonal(dim1=-2, dim2=-1)
-    return samples.mean, covariance, samples.log_evidence(), samples.effective_sample_size(), samples.pareto_k()
+    return (
+        samples.read(lambda given: given.mean),
+        covariance,
+        samples.read(ImportanceSamples.log_evidence),
+        samples.read(ImportanceSamples.effective_sample_size),
+        samples.read(ImportanceSamples.pareto_k),
+    )
+
+
+def say_rough(pareto_k: np.ndarray, result: str, argument: str, n_samples: int) -> None:
+    """Say once how many cells keep weights with a heavy tail, what it means and what to do; nothing if there are none."""
+    n_rough = int(((pareto_k > MAX_PARETO_K) & np.isfinite(pareto_k)).sum())  # infinite: too few draws to tell
+    if n_rough:
+        logger.warning(
+            "%s of %s cells have importance weights with a heavy tail (Pareto k above %s), so their %s are rough: pass "
+            "`%s=%s`, or leave these cells out.",
+            n_rough,
+            len(pareto_k),
+            MAX_PARETO_K,
+            result,
+            argument,
+            4 * n_samples,
+        )

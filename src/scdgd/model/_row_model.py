@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +23,13 @@ from scdgd.data import (
     MuDataLabelsField,
     MuDataSizeFactorField,
 )
-from scdgd.inference import log_prob_of_pairs, posterior_samples
+from scdgd.inference import N_ROUNDS, ImportanceSamples, log_prob_of_pairs, mended_samples, posterior_samples
 
 from ._aggregated_posterior import anchor_cells, importance_weights
 from ._arguments import SETUP
 from ._cells import positions_of
 from ._latent_model import LatentModel
-from ._posterior_of_rows import PosteriorMoments, PosteriorOfRows, moments_of
+from ._posterior_of_rows import PosteriorMoments, PosteriorOfRows, moments_of, say_rough
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,11 +43,6 @@ if TYPE_CHECKING:
 
     from ._cell_rows import CellRows
     from ._new_levels import NewLevels
-
-logger = logging.getLogger(__name__)
-
-#: Above this shape of the tail of its importance weights, moments of a cell are not to be trusted.
-_MAX_PARETO_K = 0.7
 
 
 class RowModel(LatentModel):
@@ -334,6 +328,7 @@ class RowModel(LatentModel):
         indices: Sequence[int] | None = None,
         *,
         n_samples: int = 200,
+        adaptive_rounds: int = N_ROUNDS,
         full_covariance: bool = False,
         batch_size: int | None = None,
     ) -> PosteriorMoments:
@@ -347,7 +342,9 @@ class RowModel(LatentModel):
         The Laplace approximation at the mode, moved towards the posterior's mean (:func:`scdgd.inference.refined`), is the
         proposal; weights make moments of its draws those of the posterior. Covariances of few draws in many dimensions
         are noisy, so they are shrunk to a multiple of the proposal's, see
-        :meth:`scdgd.inference.ImportanceSamples.shrunk_covariance`.
+        :meth:`scdgd.inference.ImportanceSamples.shrunk_covariance`. Cells whose weights have a heavy tail, Pareto k above
+        0.7, are drawn again from proposals that learn from their draws (:func:`scdgd.inference.mended`); only they pay. How
+        many keep a heavy tail is said.
 
         Parameters
         ----------
@@ -355,6 +352,8 @@ class RowModel(LatentModel):
             As for :meth:`get_latent_representation`.
         n_samples
             Draws of each cell; 0 for the Laplace approximation as it is.
+        adaptive_rounds
+            Most rounds in which cells with heavy tails are drawn again; 0 for none. Fewer than 25 draws do not show a tail.
         full_covariance
             Return covariances in place of variances.
 
@@ -367,7 +366,7 @@ class RowModel(LatentModel):
         RuntimeError
             If the model is not trained.
         ValueError
-            If `n_samples` is negative, or one.
+            If `n_samples` is negative or one, or `adaptive_rounds` is negative.
         """
         if self.module.decoder.has_kinks:
             msg = (
@@ -377,17 +376,9 @@ class RowModel(LatentModel):
             warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
         parts = []
         for tensors, rows in self.posterior.minibatches(adata, indices, batch_size, "Posteriors"):
-            parts.append(moments_of(self.module, tensors, rows, n_samples, full_covariance))
+            parts.append(moments_of(self.module, tensors, rows, n_samples, adaptive_rounds, full_covariance))
         moments = PosteriorMoments(*(torch.cat(field).cpu().numpy() for field in zip(*parts, strict=True)))
-        distrusted = (moments.pareto_k > _MAX_PARETO_K).sum()
-        if distrusted:
-            logger.info(
-                "%s of %s cells have importance weights with heavy tails (Pareto k above %s): their posteriors are only "
-                "roughly known. More samples may help (`n_samples`).",
-                distrusted,
-                len(moments.mean),
-                _MAX_PARETO_K,
-            )
+        say_rough(moments.pareto_k, "moments", "n_samples", n_samples)
         return moments
 
     def get_marginal_ll(
@@ -398,12 +389,15 @@ class RowModel(LatentModel):
         batch_size: int | None = None,
         return_mean: bool = True,
         dataloader: None = None,
+        *,
+        adaptive_rounds: int = N_ROUNDS,
         **kwargs: Any,
     ) -> torch.Tensor | float:
         r"""Log marginal likelihood :math:`\log p(x) = \log \int p(x \mid z)\, p(z \mid \phi)\, dz` of cells.
 
         By importance sampling around the Laplace approximation, with the model's own prior: a lower bound in expectation
-        that rises with the number of samples. It integrates the representation; decoder and prior are fixed. Cells that
+        that rises with the number of samples. Cells whose weights have a heavy tail are drawn again, as for
+        :meth:`get_posterior`. It integrates the representation; decoder and prior are fixed. Cells that
         trained the decoder are not held out: see :func:`scdgd.metrics.held_out_log_likelihood`.
 
         Parameters
@@ -416,6 +410,8 @@ class RowModel(LatentModel):
             Whether to return the mean over cells.
         dataloader
             Not supported: cells are found by name.
+        adaptive_rounds
+            As for :meth:`get_posterior`.
         **kwargs
             Of scvi-tools' signature, without effect.
 
@@ -430,13 +426,15 @@ class RowModel(LatentModel):
         RuntimeError
             If the model is not trained.
         ValueError
-            If `n_mc_samples` is not positive.
+            If `n_mc_samples` is not positive, or `adaptive_rounds` is negative.
         """
         self._refuse_dataloader(dataloader)
-        log_evidence = [
-            posterior_samples(self.module, tensors, rows, n_mc_samples).log_evidence()
-            for tensors, rows in self.posterior.minibatches(adata, indices, batch_size, "Evidence")
-        ]
+        log_evidence, pareto_k = [], []
+        for tensors, rows in self.posterior.minibatches(adata, indices, batch_size, "Evidence"):
+            samples = mended_samples(self.module, tensors, rows, n_mc_samples, adaptive_rounds)
+            log_evidence.append(samples.read(ImportanceSamples.log_evidence))
+            pareto_k.append(samples.read(ImportanceSamples.pareto_k))
+        say_rough(torch.cat(pareto_k).cpu().numpy(), "marginal likelihoods", "n_mc_samples", n_mc_samples)
         log_evidence = torch.cat(log_evidence).cpu()
         return float(log_evidence.mean()) if return_mean else log_evidence
 
