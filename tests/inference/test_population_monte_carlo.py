@@ -162,7 +162,7 @@ def test_t_distribution_is_that_of_scipy():
     root = torch.randn(2, 3, 3) + 2 * torch.eye(3)
     precision = root @ root.mT
     gaussian = LaplacePosterior(torch.randn(2, 3), torch.linalg.cholesky(precision), torch.zeros(2), torch.zeros(2) > 0)
-    law, z = StudentT(gaussian, 5.0), torch.randn(7, 2, 3)
+    law, z = StudentT(gaussian, 5), torch.randn(7, 2, 3)
     for cell in range(2):
         expected = multivariate_t(gaussian.mode[cell], torch.linalg.inv(precision[cell]), 5.0)
         np.testing.assert_allclose(law.log_prob(z)[:, cell], expected.logpdf(z[:, cell]), rtol=1e-4)

@@ -22,7 +22,7 @@ class StudentT(NamedTuple):
 
     gaussian: LaplacePosterior
     """Its mode is the location ``m``, and its covariance :math:`H^{-1}` the scale."""
-    dof: float
+    dof: int
     r"""Degrees of freedom :math:`\nu`."""
 
     def log_prob(self, z: torch.Tensor) -> torch.Tensor:
@@ -36,6 +36,6 @@ class StudentT(NamedTuple):
         r"""`n` draws of each cell, shape ``(n, b, d)``: normal ones divided by :math:`\sqrt{\chi^2_\nu / \nu}`."""
         mode = self.gaussian.mode
         noise = torch.randn(n, *mode.shape, generator=generator, device=mode.device, dtype=mode.dtype)
-        shape = torch.full((n, len(mode), 1), self.dof / 2, device=mode.device, dtype=mode.dtype)
-        chi_squared = 2 * torch._standard_gamma(shape, generator=generator)
+        normals = torch.randn(n, len(mode), self.dof, generator=generator, device=mode.device, dtype=mode.dtype)
+        chi_squared = normals.square().sum(-1, keepdim=True)
         return self.gaussian.transform(noise * (self.dof / chi_squared).sqrt())
