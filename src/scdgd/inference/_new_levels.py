@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._constants import MEASURED_KEY
 
 from ._fisher import of_genes
 from ._gauss_newton import GaussNewtonConfig, climb
@@ -246,11 +247,12 @@ class _Fit:
 
 def _gradient_in_outputs(density: JointDensity, z: torch.Tensor) -> torch.Tensor:
     """Gradient of the negative log likelihood in the decoder's outputs, shape ``(b, g)``."""
-    observation, covariates = density.module.genes, density.covariates
+    observation, covariates = density.module.genes, dict(density.covariates)
+    measured = covariates.pop(MEASURED_KEY)
     output = observation.output(z, **covariates)
     with torch.enable_grad():
         output = output.detach().requires_grad_()
-        px = observation.likelihood_of(output, density.library, covariates[MODULE_KEYS.BATCH_INDEX_KEY])
+        px = observation.likelihood_of(output, density.library, covariates[MODULE_KEYS.BATCH_INDEX_KEY], measured)
         (gradient,) = torch.autograd.grad(-px.log_kernel(density.x).sum(), output)
     return gradient
 

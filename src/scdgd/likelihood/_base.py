@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from copy import copy
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -14,6 +15,7 @@ from scdgd.data import SparseCounts, as_sparse_counts
 from ._bounds import MAX_LOG_MEAN
 from ._count_distribution import CountDistribution
 from ._fused import fused_log_prob
+from ._measured import log_shares
 from ._terms import Wanted
 
 if TYPE_CHECKING:
@@ -88,6 +90,10 @@ class Likelihood(ABC):
     has_gamma_rates: ClassVar[bool] = False
     #: Whether the law of one part of a binomially split count given the other is known.
     can_be_split: ClassVar[bool] = False
+    #: Whether log probabilities are sums over :attr:`measured` genes.
+    can_leave_out_genes: ClassVar[bool] = False
+    #: Genes that were measured, ``(g,)`` or ``(b, g)``, bool; ``None`` for all. See :meth:`measuring`.
+    measured: torch.Tensor | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -103,6 +109,41 @@ class Likelihood(ABC):
     @abstractmethod
     def log_prob(self, values: SparseCounts | torch.Tensor) -> torch.Tensor:
         """Log probability of whole cells, summed over genes, in nats: values ``(b, g)`` to ``(..., b)``."""
+
+    def measuring(self, measured: torch.Tensor | None) -> Self:
+        r"""The same distribution for cells in which some genes were not measured.
+
+        Log probabilities, :meth:`score_each` among them, are sums over the genes that were: the marginal, in which the
+        others have no part. Where means are shares of a size by a softmax, it is the size of the measured genes, and the
+        sum of the softmax runs over them, :math:`\log\mu_j = \log s + o_j - \log\sum_{m\ \text{measured}} e^{o_m}`.
+        Means, variances and draws are those of all genes: of a gene that was not measured, what was to be expected at the
+        depth of those that were.
+
+        Parameters
+        ----------
+        measured
+            Whether a gene was measured, ``(g,)`` or ``(b, g)``, bool; ``None`` for all. Values have no entries elsewhere.
+
+        Raises
+        ------
+        NotImplementedError
+            If the family cannot leave genes out.
+        """
+        if measured is None:
+            return self
+        if not self.can_leave_out_genes:
+            msg = (
+                f"{type(self).__name__} cannot leave out genes that were not measured. Let its `log_prob` and `score_each` "
+                "sum with `self.sum_of_measured`, and set `can_leave_out_genes = True`; or give it cells with all genes."
+            )
+            raise NotImplementedError(msg)
+        likelihood = copy(self)
+        likelihood.measured = measured
+        return likelihood
+
+    def sum_of_measured(self, terms: torch.Tensor) -> torch.Tensor:
+        """Sum of terms of genes ``(..., b, g)`` over those that were measured, ``(..., b)``."""
+        return (terms if self.measured is None else terms.masked_fill(~self.measured, 0)).sum(-1)
 
     @property
     def eta(self) -> torch.Tensor:
@@ -213,7 +254,8 @@ class ValueLikelihood(Likelihood):
     r"""Distribution of values that are not counts, whose linear predictor :math:`\eta` is the decoder's output itself.
 
     Beside log probabilities, the inference of representations asks for these, as for those of a
-    :class:`CountLikelihood`.
+    :class:`CountLikelihood`. A family that sums over genes with :meth:`sum_of_measured` may say so by
+    ``can_leave_out_genes = True``.
     """
 
     links = ("identity",)
@@ -275,7 +317,7 @@ class CountLikelihood(Likelihood):
     """
 
     links = ("softmax", "sigmoid", "softplus", "exp", "rate")
-    is_of_counts = True
+    is_of_counts = can_leave_out_genes = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -308,7 +350,7 @@ class CountLikelihood(Likelihood):
         """Log of the expected counts, shape ``(..., b, g)``."""
         if self._log_size is None:
             return self._input
-        return self._log_size + torch.log_softmax(self._input, dim=-1)
+        return self._log_size + log_shares(self._input, self.measured)
 
     @property
     def eta(self) -> torch.Tensor:
@@ -321,8 +363,10 @@ class CountLikelihood(Likelihood):
         log_size = None if self._log_size is None else rows_of(self._log_size)
         parameters = [p if p.ndim == 1 else rows_of(p) for p in self.parameters]
         counts = as_sparse_counts(counts).repeat(samples.numel())
+        measured = None if self.measured is None else rows_of(self.measured.expand(self._input.shape[-2:]))
         # replicas of a cell have weights, such as responsibilities, with which derivatives will have to be summed
-        log_prob = fused_log_prob(type(self), counts, rows_of(self._input), log_size, parameters, by_cell=bool(samples))
+        options = {"measured": measured, "by_cell": bool(samples)}
+        log_prob = fused_log_prob(type(self), counts, rows_of(self._input), log_size, parameters, **options)
         return log_prob.unflatten(0, (*samples, -1)) if samples else log_prob
 
     def log_kernel(self, counts: SparseCounts) -> torch.Tensor:
@@ -330,7 +374,9 @@ class CountLikelihood(Likelihood):
 
         All that depends on the mean, at half the cost; for one distribution, not several samples.
         """
-        return fused_log_prob(type(self), counts, self._input, self._log_size, self.parameters, constants=False)
+        measured = None if self.measured is None else self.measured.expand_as(self._input)
+        options = {"measured": measured, "constants": False}
+        return fused_log_prob(type(self), counts, self._input, self._log_size, self.parameters, **options)
 
     def log_constant(self, counts: SparseCounts) -> torch.Tensor:
         """Terms of counts and parameters that do not depend on the mean, counts ``(b, g)`` to ``(b,)``, in double."""
@@ -373,7 +419,9 @@ class CountLikelihood(Likelihood):
         of_row = lambda t, row: t if t.ndim == 1 else t[row].expand(len(counts), -1)
         rows = range(len(self._input))
         each = [(of_row(self.log_mean, row), *(of_row(p, row) for p in self.parameters)) for row in rows]
-        return torch.stack([type(self)(*given).log_prob(counts) for given in each], dim=1)
+        given_measured = [None if self.measured is None else of_row(self.measured, row) for row in rows]
+        scores = zip(each, given_measured, strict=True)
+        return torch.stack([type(self)(*given).measuring(m).log_prob(counts) for given, m in scores], dim=1)
 
     @abstractmethod
     def information(self) -> torch.Tensor:
@@ -405,10 +453,12 @@ def _rows_of(samples: torch.Size) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda t: t.expand(*samples, *t.shape[-2:]).flatten(0, -2) if samples else t
 
 
-def over_genes(values: SparseCounts, at_zero: torch.Tensor, at_entries: torch.Tensor) -> torch.Tensor:
+def over_genes(
+    likelihood: Likelihood, values: SparseCounts, at_zero: torch.Tensor, at_entries: torch.Tensor
+) -> torch.Tensor:
     """Sum terms of zeros ``(..., b, g)`` and, where there are entries, theirs ``(..., nnz)`` instead: ``(..., b)``.
 
-    The latter are summed in double.
+    The latter are summed in double; zeros of genes that were not measured are left out.
     """
     zeros_only = at_zero.flatten(-2).index_fill(-1, values.flat_positions, 0).view(at_zero.shape)
-    return zeros_only.sum(-1) + values.sum_of(at_entries.double()).to(at_zero.dtype)
+    return likelihood.sum_of_measured(zeros_only) + values.sum_of(at_entries.double()).to(at_zero.dtype)

@@ -34,6 +34,7 @@ class Bernoulli(ValueLikelihood):
     """
 
     is_real = False
+    can_leave_out_genes = True
     largest = 1.0
 
     def __init__(self, logits: torch.Tensor) -> None:
@@ -65,11 +66,11 @@ class Bernoulli(ValueLikelihood):
             msg = f"Values of a Bernoulli are 0 and 1, got {float(other[0])}: binarise counts, as by `counts > 0`."
             raise ValueError(msg)
         logits = values.entries_of(self.logits).double()
-        return over_genes(values, logsigmoid(-self.logits), logsigmoid((2 * values.values - 1) * logits))
+        return over_genes(self, values, logsigmoid(-self.logits), logsigmoid((2 * values.values - 1) * logits))
 
     def score_each(self, values: SparseCounts | torch.Tensor) -> torch.Tensor:
         r"""As :meth:`ValueLikelihood.score_each`: :math:`\sum_j x_{ij} o_{cj} - \sum_j \log(1 + e^{o_{cj}})`."""
-        return as_sparse_counts(values) @ self.logits.T + logsigmoid(-self.logits).sum(-1)
+        return as_sparse_counts(values) @ self.logits.T + self.sum_of_measured(logsigmoid(-self.logits))
 
     def information(self) -> torch.Tensor:
         r"""Fisher information in the logits, :math:`p (1 - p)`, shape ``(..., b, g)``."""

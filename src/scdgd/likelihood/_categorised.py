@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch.distributions import Distribution, constraints
@@ -48,7 +48,7 @@ class Categorised(Likelihood):
     """
 
     links = ("softmax", "exp", "rate")
-    is_of_counts = True
+    is_of_counts = can_leave_out_genes = True
     has_free_mean = False
     #: Family of the base, of the classes that :meth:`of` gives.
     base_family: ClassVar[type[CountLikelihood]]
@@ -96,6 +96,13 @@ class Categorised(Likelihood):
         self.base = base
         self.k_max = class_logits.shape[-1] - 1
 
+    def measuring(self, measured: torch.Tensor | None) -> Self:
+        """As :meth:`Likelihood.measuring`, with the base."""
+        likelihood = super().measuring(measured)
+        if measured is not None:
+            likelihood.base = self.base.measuring(measured)
+        return likelihood
+
     @property
     def class_logits(self) -> torch.Tensor:
         """Logits of the classes, ``(g, k_max + 1)`` or ``(..., b, g, k_max + 1)``."""
@@ -120,7 +127,7 @@ class Categorised(Likelihood):
         log_mean, *parameters = (counts.entries_of(t)[..., last] for t in (self.base.log_mean, *self.base.parameters))
         beyond = single_log_prob(type(self.base), counts.values[last] - self.k_max, log_mean.double(), parameters)
         of_entries = log_classes[..., *entries, class_of].double().expand(*beyond.shape[:-1], -1)  # (..., nnz)
-        return over_genes(counts, self.log_zero_probability, of_entries.index_add(-1, last, beyond))
+        return over_genes(self, counts, self.log_zero_probability, of_entries.index_add(-1, last, beyond))
 
     @property
     def mean(self) -> torch.Tensor:

@@ -80,6 +80,7 @@ def evaluate(
     log_size: torch.Tensor | None,
     output: torch.Tensor,
     parameters: Sequence[torch.Tensor],
+    measured: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
     """Log probabilities ``(b,)`` in double, derivative in the output, derivatives in the parameters.
 
@@ -102,6 +103,7 @@ def evaluate(
         counts=tuple(map(_array, (counts.indptr, counts.indices, values))),
         log_size=None if log_size is None else _array(log_size.double().ravel()),
         output=_array(output),
+        measured=None if measured is None else _array(measured),
         parameters=(_array(prepared.float()), _array(prepared)),
         of_cells=None if of_cells is None else _array(of_cells),
         constants=wanted.constants,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from scdgd.data import SparseCounts
 
-    from ._terms import CountTerms
+    from ._terms import CountTerms, Terms
 
 #: Entries of a block: with its few temporaries about the second-level cache of a CPU core.
 _BLOCK_ELEMENTS = 2**18
@@ -42,6 +42,7 @@ def fused_log_prob(
     log_size: torch.Tensor | None,
     parameters: Sequence[torch.Tensor],
     *,
+    measured: torch.Tensor | None = None,
     constants: bool = True,
     by_cell: bool = False,
 ) -> torch.Tensor:
@@ -59,6 +60,9 @@ def fused_log_prob(
         Log size factor ``(b, 1)``, for :math:`\eta = \log s + \log\mathrm{softmax}(o)`; or ``None``.
     parameters
         Further parameters, each ``(g,)`` or ``(b, g)``.
+    measured
+        Genes that were measured, ``(b, g)``, bool; ``None`` for all. The others leave value and derivatives: an output of
+        minus infinity has no share in a softmax, a zero of mean zero is certain.
     constants
         Whether terms that do not depend on the mean count. Without them the result is in double, because what is left
         can be large; parameters then have no gradient.
@@ -68,11 +72,13 @@ def fused_log_prob(
     """
     if log_size is not None:  # a cell without counts may have size zero
         log_size = log_size.clamp(min=-MAX_LOG_MEAN)
+    if measured is not None:
+        output = output.masked_fill(~measured, -torch.inf)
     if not torch.is_grad_enabled():  # inputs that require gradients would ask for them here, too
-        return _evaluate(family, counts, Wanted(False, False, constants), log_size, output, parameters)[0]
+        return _evaluate(family, counts, measured, Wanted(False, False, constants), log_size, output, parameters)[0]
     if not constants:
         parameters = [p.detach() for p in parameters]
-    return _FusedLogProb.apply(family, (constants, by_cell), counts, log_size, output, *parameters)
+    return _FusedLogProb.apply(family, (constants, by_cell), counts, measured, log_size, output, *parameters)
 
 
 class _FusedLogProb(torch.autograd.Function):
@@ -82,15 +88,16 @@ class _FusedLogProb(torch.autograd.Function):
         family: type[CountTerms],
         options: tuple[bool, bool],
         counts: SparseCounts,
+        measured: torch.Tensor | None,
         log_size: torch.Tensor | None,
         output: torch.Tensor,
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
         """Log probabilities ``(b,)``; the derivatives, which the same pass gives, wait for :meth:`backward`."""
-        needs_output, *needs_parameters = ctx.needs_input_grad[4:]
+        needs_output, *needs_parameters = ctx.needs_input_grad[5:]
         wanted = Wanted(needs_output, any(needs_parameters), *options)
-        log_prob, *ctx.derivatives = _evaluate(family, counts, wanted, log_size, output, parameters)
-        ctx.evaluate = functools.partial(_evaluate, family, counts, wanted._replace(by_cell=True))
+        log_prob, *ctx.derivatives = _evaluate(family, counts, measured, wanted, log_size, output, parameters)
+        ctx.evaluate = functools.partial(_evaluate, family, counts, measured, wanted._replace(by_cell=True))
         ctx.save_for_backward(log_size, output, *parameters)
         return log_prob
 
@@ -109,7 +116,7 @@ class _FusedLogProb(torch.autograd.Function):
         if d_output is not None:
             _weight(d_output, d_log_prob, output)
         d_parameters = [_weight(d, d_log_prob, p) for d, p in zip(d_parameters, parameters, strict=False)]
-        return None, None, None, None, d_output, *(d_parameters or [None] * len(parameters))
+        return None, None, None, None, None, d_output, *(d_parameters or [None] * len(parameters))
 
 
 def _weight(derivative: torch.Tensor, weight: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
@@ -123,6 +130,7 @@ def _weight(derivative: torch.Tensor, weight: torch.Tensor, of: torch.Tensor) ->
 def _evaluate(
     family: type[CountTerms],
     counts: SparseCounts,
+    measured: torch.Tensor | None,
     wanted: Wanted,
     log_size: torch.Tensor | None,
     output: torch.Tensor,
@@ -130,7 +138,7 @@ def _evaluate(
 ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
     """Log probabilities ``(b,)``, derivative in the output, derivatives in the parameters."""
     if _compiled.applies(family, counts, log_size, output, parameters):
-        log_prob, *derivatives = _compiled.evaluate(family, counts, wanted, log_size, output, parameters)
+        log_prob, *derivatives = _compiled.evaluate(family, counts, wanted, log_size, output, parameters, measured)
         return log_prob.to(output.dtype if wanted.constants else log_prob.dtype), *derivatives
     blocks = _blocks(counts, output)
     mean, log_normalizer = _mean(output, log_size, blocks)  # the buffer of the mean becomes that of the derivative
@@ -143,6 +151,8 @@ def _evaluate(
     for rows, entries in blocks:
         of_rows = [p if p.ndim == 1 else p[rows] for p in parameters]
         zero = family.zero_terms(mean[rows], of_rows, wanted)
+        if measured is not None:
+            _leave_out(zero, ~measured[rows])
         at_rows = at[entries] - rows.start * counts.n_genes
         _put(zero.value, at_rows, 0.0)  # the terms of non-zeros are added in double: both can be large and cancel
         log_prob[rows] += zero.value.sum(1)
@@ -191,6 +201,13 @@ def _chain(d_log_mean: torch.Tensor, mean: torch.Tensor, log_size: torch.Tensor 
         mean.copy_(d_log_mean)
     else:
         torch.addcmul(d_log_mean, mean, d_log_mean.sum(1, keepdim=True) / log_size.exp(), value=-1, out=mean)
+
+
+def _leave_out(terms: Terms, absent: torch.Tensor) -> None:
+    """Zero, in place, whatever a family says of a zero of mean zero."""
+    for term in (terms.value, terms.d_log_mean, *terms.d_parameters):
+        if term is not None:
+            term.masked_fill_(absent, 0)
 
 
 def _put(dense: torch.Tensor, at: torch.Tensor, values: torch.Tensor | float) -> None:

@@ -35,7 +35,7 @@ def make_kernel(terms: ModuleType | SimpleNamespace) -> Callable:
     its entries. They read `parameters` ``(k, g)`` as ``prepare`` gives them from the ``(g,)`` parameters, in single
     precision and in double, and, if ``LAST_IS_OF_CELLS``, the row `of_cell` ``(g,)`` of the family's last parameter
     ``(b, g)``. They write to `value`, `d_log_mean` and `d_of_cell`, and add to `d_parameters` ``(p, g)``; derivatives that
-    are not wanted are ``None``.
+    are not wanted are ``None``. A zero of mean zero must be certain, its value and derivatives zero.
     """
     zero_terms, nonzero_terms = terms.zero_terms, terms.nonzero_terms
     # a part of the key of the compilation on disk; by itself numba looks for changes in this file only
@@ -50,6 +50,7 @@ def make_kernel(terms: ModuleType | SimpleNamespace) -> Callable:
         counts,
         log_size,
         output,
+        measured,
         parameters,
         of_cells,
         constants,
@@ -77,6 +78,8 @@ def make_kernel(terms: ModuleType | SimpleNamespace) -> Callable:
             d_of_cell = None if d_of_cells is None else d_of_cells[i]
             d_of_genes = None if d_parameters is None else d_parameters[i if len(d_parameters) > 1 else 0]
             size, log_normalizer = _mean(output[i], None if log_size is None else log_size[i], mean)
+            if measured is not None:
+                _leave_out(measured[i], mean)
             for e in range(genes.size):
                 entry_log_mean[e] = output[i, genes[e]] - log_normalizer
                 entry_mean[e] = mean[genes[e]]
@@ -114,6 +117,13 @@ def _mean(output, log_size, mean):
     for j in range(output.size):
         mean[j] *= scale
     return size, top + math.log(total) - log_size
+
+
+@any_order
+def _leave_out(measured, mean):
+    """Mean zero where a gene was not measured: the exponential of minus infinity is not quite."""
+    for j in range(mean.size):
+        mean[j] = mean[j] if measured[j] else np.float32(0)
 
 
 @any_order

@@ -10,6 +10,8 @@ from torch.nn.functional import logsigmoid, softplus
 
 from scdgd._constants import NORMALIZED_TOTAL
 
+from ._measured import log_shares
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -48,8 +50,8 @@ class Link(ABC):
         return family.is_of_counts == self.is_of_counts
 
     @abstractmethod
-    def log_profile(self, output: torch.Tensor) -> torch.Tensor:
-        r""":math:`\log a(o)`, shape of `output`."""
+    def log_profile(self, output: torch.Tensor, measured: torch.Tensor | None = None) -> torch.Tensor:
+        r""":math:`\log a(o)`, shape of `output`; shares are those in the total of `measured` genes ``(b, g)``."""
 
     def profile(self, output: torch.Tensor) -> torch.Tensor:
         """:math:`a(o)`, shape of `output`."""
@@ -63,15 +65,26 @@ class Link(ABC):
         """:math:`a'(o) / a(o)` of single outputs, from their log profiles; ``None`` where it is one, but for a share's sum."""
         return None
 
-    def eta(self, output: torch.Tensor, log_size: torch.Tensor) -> torch.Tensor:
-        r""":math:`\eta` ``(..., b, g)``, differentiable in the log size ``(..., b, 1)``, too."""
-        return log_size + self.log_profile(output)
+    def eta(self, output: torch.Tensor, log_size: torch.Tensor, measured: torch.Tensor | None = None) -> torch.Tensor:
+        r""":math:`\eta` ``(..., b, g)``, differentiable in the log size ``(..., b, 1)``, too.
+
+        The size is that of `measured` genes ``(b, g)``, of all if not given.
+        """
+        return log_size + self.log_profile(output, measured)
 
     def likelihood(
-        self, family: type[Likelihood], output: torch.Tensor, log_size: torch.Tensor, parameters: Sequence[torch.Tensor]
+        self,
+        family: type[Likelihood],
+        output: torch.Tensor,
+        log_size: torch.Tensor,
+        parameters: Sequence[torch.Tensor],
+        measured: torch.Tensor | None = None,
     ) -> Likelihood:
-        """The distribution of whole cells; of a family that has a faster way to it, without gradients of the size."""
-        return family(self.eta(output, log_size), *parameters)
+        """The distribution of whole cells; of a family that has a faster way to it, without gradients of the size.
+
+        Log probabilities are those of the `measured` genes ``(b, g)``, see :meth:`Likelihood.measuring`.
+        """
+        return family(self.eta(output, log_size, measured), *parameters).measuring(measured)
 
     def mean_and_scale(self, output: torch.Tensor, log_size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Means, and what scvi-tools calls ``scale``, as its distributions take them, both ``(..., b, g)``."""
@@ -89,19 +102,24 @@ class Softmax(Link):
     name = "softmax"
     is_share = True
 
-    def log_profile(self, output: torch.Tensor) -> torch.Tensor:
+    def log_profile(self, output: torch.Tensor, measured: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
-        return torch.log_softmax(output, dim=-1)
+        return log_shares(output, measured)
 
     def profile(self, output: torch.Tensor) -> torch.Tensor:
         """See the class."""
         return torch.softmax(output, dim=-1)
 
     def likelihood(
-        self, family: type[Likelihood], output: torch.Tensor, log_size: torch.Tensor, parameters: Sequence[torch.Tensor]
+        self,
+        family: type[Likelihood],
+        output: torch.Tensor,
+        log_size: torch.Tensor,
+        parameters: Sequence[torch.Tensor],
+        measured: torch.Tensor | None = None,
     ) -> Likelihood:
         """As :meth:`Link.likelihood`."""
-        return family.from_softmax(output, log_size, *parameters)
+        return family.from_softmax(output, log_size, *parameters).measuring(measured)
 
     def output_of(self, profile: torch.Tensor) -> torch.Tensor:
         """Log shares."""
@@ -113,7 +131,7 @@ class Sigmoid(Link):
 
     name = "sigmoid"
 
-    def log_profile(self, output: torch.Tensor) -> torch.Tensor:
+    def log_profile(self, output: torch.Tensor, measured: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
         return logsigmoid(output)
 
@@ -131,7 +149,7 @@ class Softplus(Link):
 
     name = "softplus"
 
-    def log_profile(self, output: torch.Tensor) -> torch.Tensor:
+    def log_profile(self, output: torch.Tensor, measured: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
         tiny = output < -20  # log(1 + e^o) = e^o to float precision; masked first, so the log never sees zero
         return torch.where(tiny, output, softplus(torch.where(tiny, 0.0, output)).log())
@@ -158,11 +176,11 @@ class Identity(Link):
     name = "identity"
     is_of_counts = takes_size = False
 
-    def log_profile(self, output: torch.Tensor) -> torch.Tensor:
+    def log_profile(self, output: torch.Tensor, measured: torch.Tensor | None = None) -> torch.Tensor:
         """The output, which is no log profile."""
         return output
 
-    def eta(self, output: torch.Tensor, log_size: torch.Tensor) -> torch.Tensor:
+    def eta(self, output: torch.Tensor, log_size: torch.Tensor, measured: torch.Tensor | None = None) -> torch.Tensor:
         """The output."""
         return output
 
@@ -180,7 +198,7 @@ class Exp(Link):
 
     name = "exp"
 
-    def log_profile(self, output: torch.Tensor) -> torch.Tensor:
+    def log_profile(self, output: torch.Tensor, measured: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
         return output
 
@@ -195,7 +213,7 @@ class NormalizedExp(Exp):
     scvi-tools' scale is the share of a gene in the means of its cell.
     """
 
-    def eta(self, output: torch.Tensor, log_size: torch.Tensor) -> torch.Tensor:
+    def eta(self, output: torch.Tensor, log_size: torch.Tensor, measured: torch.Tensor | None = None) -> torch.Tensor:
         """See the class; sizes are totals."""
         log_size = (log_size - torch.tensor(NORMALIZED_TOTAL).log()).clamp(min=torch.tensor(1e-3).log())
         return output + log_size
@@ -211,7 +229,7 @@ class Rate(NormalizedExp):
     name = "rate"
     takes_size = False
 
-    def eta(self, output: torch.Tensor, log_size: torch.Tensor) -> torch.Tensor:
+    def eta(self, output: torch.Tensor, log_size: torch.Tensor, measured: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
         return self.bounded(output)
 

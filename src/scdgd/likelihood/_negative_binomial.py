@@ -118,7 +118,9 @@ class NegativeBinomial(CountLikelihood):
 
         Terms that do not depend on the mean are left out, so it compares means at one dispersion.
         """
-        return as_sparse_counts(counts) @ self.natural_parameter.T.contiguous() + self.log_zero_probability.sum(-1)
+        return as_sparse_counts(counts) @ self.natural_parameter.T.contiguous() + self.sum_of_measured(
+            self.log_zero_probability
+        )
 
     @property
     def natural_parameter(self) -> torch.Tensor:

@@ -41,6 +41,7 @@ class Normal(ValueLikelihood):
     own_parameters: ClassVar = {
         "log_scale": FamilyParameter(argument="scale", is_log=True, key="stddev", attribute="stddev")
     }
+    can_leave_out_genes = True
     links = ("softmax", "exp", "identity")  # as in scvi-tools, counts may be said to be Gaussian about their means
 
     def __init__(self, mean: torch.Tensor, log_scale: torch.Tensor) -> None:
@@ -63,14 +64,14 @@ class Normal(ValueLikelihood):
         values = as_sparse_counts(values)
         mean, log_scale = (values.entries_of(t).double() for t in (self.mean, self.log_scale))
         of_entries = _log_density(values.values.double() - mean, log_scale)
-        return over_genes(values, _log_density(self.mean, self.log_scale), of_entries)
+        return over_genes(self, values, _log_density(self.mean, self.log_scale), of_entries)
 
     def score_each(self, values: SparseCounts | torch.Tensor) -> torch.Tensor:
         r"""As :meth:`ValueLikelihood.score_each`, from the square in the density multiplied out."""
         values = as_sparse_counts(values)
         precision = (-2 * self.log_scale).exp().expand_as(self.mean)  # (k, g)
         squares = SparseCounts(values.indptr, values.indices, values.values.square(), values.n_genes)
-        constant = (0.5 * precision * self.mean.square() + self.log_scale).sum(-1)
+        constant = self.sum_of_measured(0.5 * precision * self.mean.square() + self.log_scale)
         return values @ (precision * self.mean).T - 0.5 * (squares @ precision.T) - constant
 
     def information(self) -> torch.Tensor:

@@ -85,7 +85,9 @@ class Poisson(CountLikelihood):
 
     def score_each(self, counts: SparseCounts | torch.Tensor) -> torch.Tensor:
         r"""Score cells ``(b, g)`` under parameters ``(k, g)``, up to :math:`\log x!`: ``(b, k)``, in nats."""
-        return as_sparse_counts(counts) @ self.natural_parameter.T.contiguous() + self.log_zero_probability.sum(-1)
+        return as_sparse_counts(counts) @ self.natural_parameter.T.contiguous() + self.sum_of_measured(
+            self.log_zero_probability
+        )
 
     @property
     def natural_parameter(self) -> torch.Tensor:

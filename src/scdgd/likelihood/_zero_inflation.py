@@ -47,8 +47,10 @@ class ZeroInflated(CountLikelihood):
     def not_inflated(self) -> CountLikelihood:
         """Distribution of the counts before zeros replaced some."""
         if self._log_size is None:
-            return self.base(self._input, *self.parameters[:-1])
-        return self.base.from_softmax(self._input, self._log_size, *self.parameters[:-1])
+            base = self.base(self._input, *self.parameters[:-1])
+        else:
+            base = self.base.from_softmax(self._input, self._log_size, *self.parameters[:-1])
+        return base.measuring(self.measured)
 
     @property
     def zi_logits(self) -> torch.Tensor:
@@ -107,7 +109,8 @@ class ZeroInflated(CountLikelihood):
         counts, base, at_zero = as_sparse_counts(counts), self.not_inflated, self.log_zero_probability
         present = SparseCounts(counts.indptr, counts.indices, (counts.values > 0).to(at_zero.dtype), counts.n_genes)
         replaced = base.log_zero_probability + logsigmoid(-self.zi_logits) - at_zero
-        return counts @ base.natural_parameter.T.contiguous() + present @ replaced.T.contiguous() + at_zero.sum(-1)
+        of_entries = counts @ base.natural_parameter.T.contiguous() + present @ replaced.T.contiguous()
+        return of_entries + self.sum_of_measured(at_zero)
 
     def information(self) -> torch.Tensor:
         r"""Fisher information in :math:`\eta`, shape ``(..., b, g)``, positive and at most that of the counts of the base.

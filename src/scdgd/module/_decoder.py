@@ -123,7 +123,8 @@ class Decoder(nn.Module):
         z, categories, continuous
             As for :meth:`forward`, of ``b`` cells.
         genes, gene_weights
-            Genes ``(m,)`` that stand for all, and how many each counts for in the sum of a softmax: no other one is decoded.
+            Genes ``(m,)`` that stand for all, and how many each counts for in the sum of a softmax, ``(m,)``, or ``(b, m)``
+            if cells differ: no other one is decoded.
         """
         hidden = lambda z: self.last_hidden(z, categories, continuous)
         with_levels = lambda output: self._with_levels(output, categories, genes)

@@ -11,6 +11,7 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import nn
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._constants import MEASURED_KEY
 from scdgd.likelihood import GeneLikelihood, Link, name_of
 from scdgd.posterior import Point
 
@@ -201,6 +202,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             "rows": tensors[REGISTRY_KEYS.INDICES_KEY].ravel(),
             MODULE_KEYS.SIZE_FACTOR_KEY: tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),
             "tensors": tensors,
+            MEASURED_KEY: tensors.get(MEASURED_KEY),
         }
 
     def _get_generative_input(
@@ -252,6 +254,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         size_factor: torch.Tensor | None = None,
         tensors: dict | None = None,
         n_samples: int = 1,
+        genes_measured: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor | None]:
         """Look up representations: no inference happens here.
 
@@ -268,6 +271,8 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         n_samples
             Draws ``s`` of each cell's posterior; for one, the representation itself unless
             ``samples_posterior`` is set.
+        genes_measured
+            Genes that were measured, shape ``(b, g)``, read for the size factor; ``None`` for all.
 
         Returns
         -------
@@ -277,7 +282,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         representation = self.representations(rows)
         if self.training:
             representation.requires_grad_()
-        library = self.size.log(x, size_factor)
+        library = self.size.log(x, size_factor, genes_measured)
         if self.training:
             z = self.posterior.draw(representation)
         elif n_samples == 1 and not self.samples_posterior:
@@ -303,11 +308,15 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         cat_covs: torch.Tensor | None = None,
         cont_covs: torch.Tensor | None = None,
         transform_batch: int | None = None,
+        genes_measured: torch.Tensor | None = None,
     ) -> dict[str, CountLikelihood | ValueLikelihood]:
-        """Decode representations ``(..., d)`` to the likelihood of counts ``(..., g)``, under ``px``."""
+        """Decode representations ``(..., d)`` to the likelihood of counts ``(..., g)``, under ``px``.
+
+        Log probabilities are those of the genes that were measured, ``(b, g)``; means and draws are of all genes.
+        """
         if transform_batch is not None:
             batch_index = torch.full_like(batch_index, transform_batch)
-        return {MODULE_KEYS.PX_KEY: self.genes.likelihood(z, library, batch_index, cat_covs, cont_covs)}
+        return {MODULE_KEYS.PX_KEY: self.genes.likelihood(z, library, batch_index, cat_covs, cont_covs, genes_measured)}
 
     def loss(
         self,

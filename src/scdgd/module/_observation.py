@@ -9,6 +9,7 @@ from scvi import REGISTRY_KEYS
 from torch import nn
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._constants import MEASURED_KEY
 from scdgd.likelihood import family_of, name_of
 
 from ._family_parameters import FamilyParameters
@@ -85,7 +86,7 @@ class Observation(nn.Module):
 
     def log_size(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``."""
-        return self.size.log(tensors[self.key], tensors.get(self.size_key))
+        return self.size.log(tensors[self.key], tensors.get(self.size_key), tensors.get(MEASURED_KEY))
 
     def likelihood(
         self,
@@ -94,9 +95,14 @@ class Observation(nn.Module):
         batch_index: torch.Tensor,
         cat_covs: torch.Tensor | None = None,
         cont_covs: torch.Tensor | None = None,
+        genes_measured: torch.Tensor | None = None,
     ) -> CountLikelihood | ValueLikelihood:
-        """Distribution of the values ``(..., b, g)`` at representations ``(..., b, d)``, sizes and covariates."""
-        return self.likelihood_of(self.output(z, batch_index, cat_covs, cont_covs), log_size, batch_index)
+        """Distribution of the values ``(..., b, g)`` at representations ``(..., b, d)``, sizes and covariates.
+
+        Log probabilities are those of the genes that were measured, ``(b, g)``, see :meth:`Likelihood.measuring`.
+        """
+        output = self.output(z, batch_index, cat_covs, cont_covs)
+        return self.likelihood_of(output, log_size, batch_index, genes_measured)
 
     def output(
         self,
@@ -109,10 +115,15 @@ class Observation(nn.Module):
         return self.decoder.pre_activation(z, _categories(batch_index, cat_covs), cont_covs)
 
     def likelihood_of(
-        self, output: torch.Tensor, log_size: torch.Tensor, batch_index: torch.Tensor
+        self,
+        output: torch.Tensor,
+        log_size: torch.Tensor,
+        batch_index: torch.Tensor,
+        genes_measured: torch.Tensor | None = None,
     ) -> CountLikelihood | ValueLikelihood:
         """:meth:`likelihood` at outputs ``(..., b, g)`` of the decoder."""
-        return self.link.likelihood(self.family, output, log_size, self.family_parameters.of_cells(batch_index))
+        parameters = self.family_parameters.of_cells(batch_index)
+        return self.link.likelihood(self.family, output, log_size, parameters, genes_measured)
 
     def linearise(
         self,
@@ -122,9 +133,12 @@ class Observation(nn.Module):
         batch_index: torch.Tensor,
         cat_covs: torch.Tensor | None = None,
         cont_covs: torch.Tensor | None = None,
+        genes_measured: torch.Tensor | None = None,
     ) -> Linearised:
-        """:meth:`Decoder.linearise` with covariates as :meth:`likelihood` takes them."""
+        """:meth:`Decoder.linearise` with covariates as :meth:`likelihood` takes them; genes count where they were measured."""
         categories = _categories(batch_index, cat_covs)
+        if genes_measured is not None:
+            gene_weights = gene_weights * genes_measured[:, genes]
         return self.decoder.linearise(z, categories, cont_covs, genes=genes, gene_weights=gene_weights)
 
     def log_prob(self, tensors: dict[str, torch.Tensor], z: torch.Tensor) -> torch.Tensor:
@@ -144,9 +158,10 @@ def _categories(batch_index: torch.Tensor, cat_covs: torch.Tensor | None) -> lis
 
 
 def covariates_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
-    """Batch and covariates of a minibatch, as :meth:`Observation.likelihood` takes them."""
+    """Batch, covariates and measured genes of a minibatch, as :meth:`Observation.likelihood` takes them."""
     return {
         MODULE_KEYS.BATCH_INDEX_KEY: tensors[REGISTRY_KEYS.BATCH_KEY],
         MODULE_KEYS.CAT_COVS_KEY: tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
         MODULE_KEYS.CONT_COVS_KEY: tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+        MEASURED_KEY: tensors.get(MEASURED_KEY),
     }

@@ -27,8 +27,8 @@ class Size:
 
     name: str
     """The name by which models take it."""
-    of_cells: Callable[[SparseCounts | torch.Tensor, torch.Tensor | None], torch.Tensor]
-    """Sizes ``(b, 1)``, from counts ``(b, g)`` or registered sizes ``(b, 1)``."""
+    of_cells: Callable[[SparseCounts | torch.Tensor, torch.Tensor | None, torch.Tensor | int], torch.Tensor]
+    """Sizes ``(b, 1)``, from counts ``(b, g)`` or registered sizes ``(b, 1)``, and numbers of measured genes."""
     total: Callable[[sparse.csr_matrix, np.ndarray | None], float]
     """Their sum over a block of cells, for the mean profile."""
     usual_link: str = "softplus"
@@ -38,9 +38,15 @@ class Size:
     is_total: bool = False
     """Whether it is the total count."""
 
-    def log(self, counts: SparseCounts | torch.Tensor, registered: torch.Tensor | None = None) -> torch.Tensor:
-        """Log size factor of each cell, ``(b, 1)``."""
-        return self.of_cells(counts, registered).log()
+    def log(
+        self,
+        counts: SparseCounts | torch.Tensor,
+        registered: torch.Tensor | None = None,
+        measured: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Log size factor of each cell, ``(b, 1)``, of the `measured` genes ``(b, g)``."""
+        n_genes = counts.shape[-1] if measured is None else measured.sum(1, keepdim=True)
+        return self.of_cells(counts, registered, n_genes).log()
 
     def __reduce__(self) -> tuple:
         """By its name."""
@@ -66,11 +72,15 @@ def _sum_of_maxima(block: sparse.csr_matrix, _: np.ndarray | None) -> float:
 SIZES: dict[str, Size] = {
     size.name: size
     for size in (
-        Size("observed", lambda x, _: _totals(x), lambda block, _: float(block.sum()), "softmax", is_total=True),
-        Size("max", lambda x, _: as_sparse_counts(x).maxima().clamp(min=1).unsqueeze(1), _sum_of_maxima),
-        Size("mean", lambda x, _: _totals(x) / x.shape[-1], lambda block, _: float(block.sum()) * (1 / block.shape[1])),
-        Size("registered", lambda _, registered: registered, lambda _, registered: registered.sum()),
-        Size("none", lambda x, _: _ones(x), lambda block, _: float(block.shape[0]), "identity", is_of_counts=False),
+        Size("observed", lambda x, *_: _totals(x), lambda block, _: float(block.sum()), "softmax", is_total=True),
+        Size("max", lambda x, *_: as_sparse_counts(x).maxima().clamp(min=1).unsqueeze(1), _sum_of_maxima),
+        Size(
+            "mean",
+            lambda x, _, n_genes: _totals(x) / n_genes,
+            lambda block, _: float(block.sum()) * (1 / block.shape[1]),
+        ),
+        Size("registered", lambda _, registered, __: registered, lambda _, registered: registered.sum()),
+        Size("none", lambda x, *_: _ones(x), lambda block, _: float(block.shape[0]), "identity", is_of_counts=False),
     )
 }
 
@@ -80,7 +90,10 @@ def _size(name: str) -> Size:
 
 
 def log_size_factor(
-    counts: SparseCounts | torch.Tensor, kind: SizeFactor, registered: torch.Tensor | None = None
+    counts: SparseCounts | torch.Tensor,
+    kind: SizeFactor,
+    registered: torch.Tensor | None = None,
+    measured: torch.Tensor | None = None,
 ) -> torch.Tensor:
     r"""Log size factor :math:`\log s_i` of each cell, ``(b, g)`` counts to ``(b, 1)``.
 
@@ -93,6 +106,8 @@ def log_size_factor(
         ``"mean"``: mean count over genes; ``"registered"``: the column named by ``size_factor_key``; ``"none"``: one,
         for values that are not counts.
     registered
-        Registered size factors ``(b, 1)``.
+        Registered size factors ``(b, 1)``, of the measured genes.
+    measured
+        Genes that were measured, ``(b, g)``, bool; ``None`` for all. Mean counts are those over them.
     """
-    return SIZES[kind].log(counts, registered)
+    return SIZES[kind].log(counts, registered, measured)
