@@ -8,7 +8,7 @@ import pytest
 import torch
 from scvi import REGISTRY_KEYS
 
-from scdgd.inference import _laplace_term, fisher_information, laplace_term
+from scdgd.inference import _joint_density, fisher_information, laplace_term
 from scdgd.inference._gene_subset import choose_genes
 from scdgd.inference._joint_density import JointDensity
 from scdgd.module import DGDModule
@@ -108,7 +108,7 @@ def test_derivatives_of_a_subset_take_its_weights_for_constants(monkeypatch, out
     module, tensors, z = make(output_activation=output_activation)
     subset = choose_genes(module, 15, seed=3)
     assert subset.weights.max() > 1.5
-    monkeypatch.setattr(_laplace_term, "choose_genes", lambda *args: subset)
+    monkeypatch.setattr(_joint_density, "choose_genes", lambda *args: subset)
     assert_derivatives(module, tensors, z, 15)
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._constants import MEASURED_KEY
 
 from ._distinct_rows import distinct_rows
+from ._panels import distinct_panels
 
 if TYPE_CHECKING:
     from scdgd.likelihood import CountLikelihood
@@ -31,9 +33,10 @@ def count_information(
 
     The Jacobian of a :class:`~scdgd.module.Linearised` softmax is centred: this is the expansion
     :math:`J_o^\top \mathrm{diag}(w) J_o - (J_o^\top w) \bar p^\top - \dots` without its cancellation. Every sum over genes,
-    that of the softmax too, runs over the subset with its weights: no other gene is decoded. Log sizes are ``(b, 1)``.
+    that of the softmax too, runs over the subset with its weights, zero for genes that were not measured in a cell: no other
+    gene is decoded. Log sizes are ``(b, 1)``.
     """
-    (genes, gene_weights), (b, d) = subset, z.shape
+    (genes, gene_weights), (b, d) = subset.measured_in(covariates.get(MEASURED_KEY)), z.shape
     linear = observation.linearise(z, *subset, **covariates)
     weights = gene_weights * of_genes(observation, log_size + linear.eta, covariates, genes).information()  # (b, m)
     scale = weights.clamp(min=torch.finfo(weights.dtype).tiny).sqrt()  # a root has no derivative at zero
@@ -56,14 +59,17 @@ def shared_count_information(
     """
     if _SHARED_BY * len(z[:, 0].unique()) > len(z):
         return count_information(observation, z, log_size, covariates, subset)
-    given = [value for value in covariates.values() if value is not None]
+    given = [value for key, value in covariates.items() if value is not None and key != MEASURED_KEY]
+    measured = covariates.get(MEASURED_KEY)
+    if measured is not None:
+        given.append(distinct_panels(measured).unsqueeze(1))
     group = distinct_rows(torch.cat([z, *given], dim=1))  # (b,)
     first = torch.full_like(group, len(z)).scatter_reduce_(0, group, torch.arange(len(z), device=z.device), "amin")
     first = first[: int(group.max()) + 1]  # a cell of each group
     of_first = {key: None if value is None else value[first] for key, value in covariates.items()}
-    linear = observation.linearise(z[first], *subset, **of_first)
+    linear = observation.linearise(z[first], *subset[first], **of_first)
     expected = of_genes(observation, log_size + linear.eta[group], covariates, subset.genes)
-    weights = subset.weights * expected.information()  # (b, m)
+    weights = subset.measured_in(measured).weights * expected.information()  # (b, m)
     information = z.new_empty(len(z), z.shape[1], z.shape[1])
     for i in range(len(first)):
         cells, (rows,) = (group == i).nonzero().ravel(), linear.rows(slice(i, i + 1))  # (n,), (d, m)

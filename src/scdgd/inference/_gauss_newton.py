@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
-from ._gene_subset import choose_genes
 from ._joint_density import JointDensity, fisher_information, frozen, owned
 from ._starts import component_starts
 
@@ -102,7 +101,7 @@ def gauss_newton(
     """
     config = GaussNewtonConfig() if config is None else config
     with frozen(module):
-        density = JointDensity(module, owned(module, tensors), choose_genes(module, config.n_genes, config.seed))
+        density = JointDensity(module, owned(module, tensors)).with_genes(config.n_genes, config.seed)
         if z is None:
             starts = component_starts(module, density, config.n_starts)
         else:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from ._panels import distinct_panels
+
 if TYPE_CHECKING:
     from scdgd.module import DGDModule
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 _EVEN_SHARE = 0.1
 #: Mean count per gene of the cell for which genes are chosen.
 _REFERENCE_COUNT = 0.5
+#: Panels of a minibatch that have genes of their own, at most.
+_MOST_PANELS = 8
 
 
 class GeneSubset(NamedTuple):
@@ -22,16 +26,27 @@ class GeneSubset(NamedTuple):
     genes: torch.Tensor
     """Shape ``(m,)``."""
     weights: torch.Tensor
-    r"""Inverse inclusion probabilities :math:`1 / \pi_j`, shape ``(m,)``."""
+    r"""Inverse inclusion probabilities :math:`1 / \pi_j`, shape ``(m,)``, or ``(b, m)`` if panels of cells differ."""
+
+    def __getitem__(self, cells: torch.Tensor | slice) -> GeneSubset:
+        """Those of some of the cells."""
+        return self if self.weights.ndim == 1 else GeneSubset(self.genes, self.weights[cells])
+
+    def measured_in(self, measured: torch.Tensor | None) -> GeneSubset:
+        """Weights of zero where a gene was not measured in a cell, of all genes ``(b, g)``."""
+        return self if measured is None else GeneSubset(self.genes, self.weights * measured[:, self.genes])
 
 
-def choose_genes(module: DGDModule, n_genes: int | None, seed: int = 0) -> GeneSubset:
-    r"""Choose genes for the curvature: the same for all cells, whatever the minibatch.
+def choose_genes(
+    module: DGDModule, n_genes: int | None, seed: int = 0, measured: torch.Tensor | None = None
+) -> GeneSubset:
+    r"""Choose genes for the curvature: the same for all cells with the same panel, whatever the minibatch.
 
     Gene :math:`j` is drawn with probability :math:`\pi_j \propto \bar w_j \lVert W_j - \bar W \rVert^2`, at most 1, where
     :math:`W` are the output weights of the decoder (centred for a softmax only) and :math:`\bar w` the Fisher weights
     of the mean profile at a depth of half a count per gene, or of the mean output where there are no counts. Systematic sampling in random order draws exactly `n_genes`;
-    the most informative, with :math:`\pi_j = 1`, are always among them.
+    the most informative, with :math:`\pi_j = 1`, are always among them. Where genes were not measured, each panel has its own
+    `n_genes`; of more than eight panels in a minibatch, all cells share those of the genes that any of them has.
 
     Parameters
     ----------
@@ -41,33 +56,60 @@ def choose_genes(module: DGDModule, n_genes: int | None, seed: int = 0) -> GeneS
         Number of genes ``m``; ``None``, or as many as there are, for all with weight one.
     seed
         Seed of the draw.
+    measured
+        Genes that were measured in the cells of a minibatch, ``(b, g)``, bool; ``None`` for all.
     """
     weight = module.decoder.output.weight
+    if measured is not None:
+        return _of_panels(module, n_genes, seed, measured)
     if n_genes is None or n_genes >= len(weight):
         return GeneSubset(torch.arange(len(weight), device=weight.device), weight.new_ones(len(weight)))
-    inclusion = _inclusion_probabilities(_informativeness(module), n_genes)
+    return _drawn(module, n_genes, seed, torch.arange(len(weight), device=weight.device))
+
+
+def _of_panels(module: DGDModule, n_genes: int | None, seed: int, measured: torch.Tensor) -> GeneSubset:
+    """Genes of each panel, together, with weights ``(b, m)`` that are zero for those of other panels."""
+    panel = distinct_panels(measured)
+    if int(panel.max()) >= _MOST_PANELS:
+        panel = torch.zeros_like(panel)
+    weights = module.decoder.output.weight.new_zeros(measured.shape)
+    for i in range(int(panel.max()) + 1):
+        cells = panel == i
+        genes = measured[cells].any(0).nonzero().ravel()
+        chosen = _drawn(module, n_genes, seed, genes) if n_genes is not None and n_genes < len(genes) else None
+        of_genes = torch.zeros_like(weights[0])
+        of_genes[genes if chosen is None else chosen.genes] = 1 if chosen is None else chosen.weights
+        weights[cells] = of_genes
+    weights = weights * measured
+    genes = weights.any(0).nonzero().ravel()
+    return GeneSubset(genes, weights[:, genes])
+
+
+def _drawn(module: DGDModule, n_genes: int, seed: int, of: torch.Tensor) -> GeneSubset:
+    """Systematic sample of `n_genes` of the genes ``(p,)``, of which there are more."""
+    inclusion = _inclusion_probabilities(_informativeness(module, of), n_genes)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(inclusion))
     steps = np.floor(np.cumsum(np.concatenate([[rng.uniform()], inclusion[order]])))
-    chosen = np.sort(order[np.diff(steps) > 0])
+    chosen, weight = np.sort(order[np.diff(steps) > 0]), module.decoder.output.weight
     return GeneSubset(
-        torch.as_tensor(chosen, device=weight.device),
+        of[torch.as_tensor(chosen, device=weight.device)],
         torch.as_tensor(1 / inclusion[chosen], dtype=weight.dtype, device=weight.device),
     )
 
 
 @torch.no_grad()
-def _informativeness(module: DGDModule) -> np.ndarray:
-    """Roughly what each gene adds to the trace of the Fisher information, and a little for all: shape ``(g,)``."""
-    output = module.decoder.output.weight.double()
+def _informativeness(module: DGDModule, genes: torch.Tensor) -> np.ndarray:
+    """Roughly what each gene adds to the trace of the Fisher information, and a little for all: shape ``(p,)``."""
+    output = module.decoder.output.weight.double()[genes]
     if not module.link.is_of_counts:
-        eta = _mean_profile(module).double()
-        weight = module.likelihood(eta, *module.family_parameters.of_genes()).information()
+        eta = _mean_profile(module).double()[genes]
+        weight = module.likelihood(eta, *(p[genes] for p in module.family_parameters.of_genes())).information()
     else:
-        profile = _mean_profile(module).double()
+        profile = _mean_profile(module).double()[genes]
         mean = profile * (_REFERENCE_COUNT / profile.mean())
         log_theta = module.log_theta.double()
-        theta = (log_theta if log_theta.ndim == 1 else log_theta.mean(0)).exp()
+        theta = (log_theta if log_theta.ndim == 1 else log_theta.mean(0))[genes].exp()
         weight = mean / (1 + mean / theta)
         if module.link.is_share:
             output = output - (profile / profile.sum()) @ output

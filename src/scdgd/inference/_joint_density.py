@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from scvi import REGISTRY_KEYS
 
+from scdgd._constants import MEASURED_KEY
 from scdgd.data import SparseCounts, as_sparse_counts
 
 from ._fisher import count_information, shared_count_information
@@ -40,15 +41,16 @@ class JointDensity:
         The module.
     tensors
         Minibatch as the data loader gives it, ``b`` cells, on the device of the module.
-    subset
-        Genes that the Fisher information is estimated from; all if not given.
     """
 
-    def __init__(self, module: DGDModule, tensors: dict[str, torch.Tensor], subset: GeneSubset | None = None) -> None:
-        self.module, self.subset = module, subset
+    def __init__(self, module: DGDModule, tensors: dict[str, torch.Tensor]) -> None:
+        self.module = module
+        #: Genes that the Fisher information is estimated from; ``None`` for all.
+        self.subset: GeneSubset | None = None
         self.x = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY])
         self.library = module.log_size(tensors)
         self.covariates = module.covariates(tensors)
+        self.measured = self.covariates[MEASURED_KEY]
         self.log_constant: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -61,15 +63,17 @@ class JointDensity:
         else:
             rows = rows.nonzero().ravel() if rows.dtype == torch.bool else rows
             part.x = self.x[rows]
-        part.module, part.subset, part.library = self.module, self.subset, self.library[rows]
+        part.module, part.library = self.module, self.library[rows]
+        part.subset = None if self.subset is None else self.subset[rows]
         part.log_constant = None if self.log_constant is None else self.log_constant[rows]
         part.covariates = {key: None if value is None else value[rows] for key, value in self.covariates.items()}
+        part.measured = part.covariates[MEASURED_KEY]
         return part
 
-    def with_genes(self, subset: GeneSubset) -> JointDensity:
-        """The same density, whose Fisher information is estimated from other genes."""
+    def with_genes(self, n_genes: int | None, seed: int = 0) -> JointDensity:
+        """The same density, whose Fisher information is estimated from so many genes, see :func:`choose_genes`."""
         other = copy(self)
-        other.subset = subset
+        other.subset = choose_genes(self.module, n_genes, seed, self.measured)
         return other
 
     def likelihood(self, z: torch.Tensor) -> CountLikelihood:
@@ -134,7 +138,7 @@ class JointDensity:
 
     @property
     def _genes(self) -> GeneSubset:
-        return choose_genes(self.module, None) if self.subset is None else self.subset
+        return choose_genes(self.module, None, measured=self.measured) if self.subset is None else self.subset
 
 
 def slice_of(x: SparseCounts, cells: slice) -> SparseCounts:
@@ -196,5 +200,5 @@ def fisher_information(
     Shape ``(b, d, d)``.
     """
     with frozen(module):
-        density = JointDensity(module, owned(module, tensors), choose_genes(module, n_genes))
+        density = JointDensity(module, owned(module, tensors)).with_genes(n_genes)
         return density.curvature(z.detach().to(module.device).clone())

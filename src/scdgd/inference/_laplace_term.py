@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from ._gene_subset import choose_genes
 from ._joint_density import JointDensity
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def laplace_term(
     seed
         Seed of the choice of genes.
     """
-    precision = JointDensity(module, tensors, choose_genes(module, n_genes, seed)).curvature(z)
+    precision = JointDensity(module, tensors).with_genes(n_genes, seed).curvature(z)
     cholesky, failed = torch.linalg.cholesky_ex(precision)
     log_volume = 0.5 * z.shape[1] * _LOG_2PI - cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     log_volume = torch.where(failed == 0, log_volume, torch.nan)

@@ -124,8 +124,8 @@ class _Fit:
         self.n_new = [len(level.added) - n for level, n in zip(self.levels, n_known, strict=True)]
         kinks = module.decoder.has_kinks
         self.climbing = GaussNewtonConfig(tolerance=0.1 if kinks else 0.5)
-        self.all_genes, subset = choose_genes(module, None), choose_genes(module, self.climbing.n_genes)
-        self.densities = [JointDensity(module, owned(module, tensors), subset) for tensors in minibatches]
+        self.all_genes, n_genes = choose_genes(module, None), self.climbing.n_genes
+        self.densities = [JointDensity(module, owned(module, tensors)).with_genes(n_genes) for tensors in minibatches]
         self.rows = [self._rows(density) for density in self.densities]
         self.n_cells = sum(map(len, self.densities))
         self.precision = self.vectors.new_full((sum(self.n_new), 1), self.levels[0].scale ** -2)
@@ -199,7 +199,10 @@ class _Fit:
             linear = observation.linearise(each, *self.all_genes, **density.covariates)
             eta = density.library + linear.eta
             weights = of_genes(observation, eta, density.covariates, self.all_genes.genes).information()
-            curvature = density.with_genes(self.all_genes).curvature(each)
+            if density.measured is not None:  # others have no share, and no part in what there is to know
+                linear = linear._replace(eta=linear.eta.masked_fill(~density.measured, -torch.inf))
+                weights = weights * density.measured
+            curvature = density.with_genes(None).curvature(each)
             quadratics.append(_Quadratic(linear, weights, torch.linalg.cholesky(curvature)))
             self._add_up(gradient, rows, _gradient_in_outputs(density, each))
             self._add_up(information, rows, linear.diagonal_in_outputs(weights))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ._gene_subset import choose_genes
 from ._joint_density import JointDensity, frozen, owned
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def refined(module: DGDModule, tensors: dict[str, torch.Tensor], posterior: Lapl
     The Gaussian, with the joint density at the old mode.
     """
     with frozen(module):
-        density = JointDensity(module, owned(module, tensors), choose_genes(module, _N_GENES))
+        density = JointDensity(module, owned(module, tensors)).with_genes(_N_GENES)
         return natural_gradient_steps(posterior, lambda z: density.value_and_gradient(z)[1], density.curvature)
 
 

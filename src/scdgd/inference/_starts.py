@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._constants import MEASURED_KEY
 
 from ._distinct_rows import distinct_rows
 from ._joint_density import JointDensity, slice_of
+from ._panels import distinct_panels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +32,7 @@ def best_component_means(module: DGDModule, tensors: dict[str, torch.Tensor]) ->
 def component_starts(module: DGDModule, density: JointDensity, n_starts: int) -> torch.Tensor:
     r"""Component means with the highest likelihood for each cell, best first, shape ``(n_starts, b, d)``.
 
-    Cells with the same covariates share the ``k`` decoded means. Then
+    Cells with the same covariates and panel of genes share the ``k`` decoded means. Then
 
     .. math::
         \log p(x_i \mid m_c) = \sum_j x_{ij} \log\frac{\mu_{cj}}{\mu_{cj} + \theta_j}
@@ -43,24 +45,30 @@ def component_starts(module: DGDModule, density: JointDensity, n_starts: int) ->
     means = module.prior.component_means.detach()
     covariates = {key: value for key, value in density.covariates.items() if value is not None}
     exact = MODULE_KEYS.CONT_COVS_KEY in covariates
-    classes = distinct_rows(torch.cat([*covariates.values(), *([density.library] if exact else [])], dim=1))
+    classes = distinct_rows(torch.cat([*_columns(covariates), *([density.library] if exact else [])], dim=1))
     scores = density.library.new_zeros(len(density), len(means))
     for c in range(int(classes.max()) + 1):
         cells = (classes == c).nonzero().ravel()
         shared = {key: value[cells[:1]].expand(len(means), -1) for key, value in covariates.items()}
         unit = module.genes.likelihood(means, means.new_zeros(len(means), 1), **shared)
         eta = unit.eta  # at a size factor of one
+        panel = None if density.measured is None else density.measured[cells[0]]
         log_size, order = density.library[cells, 0].sort()
         cells = cells[order]
         x = density.x[cells]
         nodes = [(log_size[0], torch.ones_like(log_size))] if exact else _interpolation_nodes(log_size)
         for node, weight in nodes:
-            px = type(unit)(node + eta, *unit.parameters)
+            px = type(unit)(node + eta, *unit.parameters).measuring(panel)
             near = weight.nonzero().ravel()  # in order of size they follow each other
             near = slice(int(near[0]), int(near[-1]) + 1)
             scores[cells[near]] += weight[near].unsqueeze(1) * px.score_each(slice_of(x, near))
     best = scores.topk(min(n_starts, len(means)), dim=1).indices  # (b, n_starts)
     return means[best.T]
+
+
+def _columns(covariates: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Covariates, and the number of the panel in the place of its genes, each ``(b, c)``."""
+    return [distinct_panels(value).unsqueeze(1) if key == MEASURED_KEY else value for key, value in covariates.items()]
 
 
 def _interpolation_nodes(log_size: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -77,9 +77,7 @@ def make_kernel(terms: ModuleType | SimpleNamespace) -> Callable:
             of_cell = None if of_cells is None else of_cells[i]
             d_of_cell = None if d_of_cells is None else d_of_cells[i]
             d_of_genes = None if d_parameters is None else d_parameters[i if len(d_parameters) > 1 else 0]
-            size, log_normalizer = _mean(output[i], None if log_size is None else log_size[i], mean)
-            if measured is not None:
-                _leave_out(measured[i], mean)
+            size, log_normalizer = _mean_of_measured(output[i], _row(log_size, i), _row(measured, i), mean)
             for e in range(genes.size):
                 entry_log_mean[e] = output[i, genes[e]] - log_normalizer
                 entry_mean[e] = mean[genes[e]]
@@ -104,6 +102,22 @@ def make_kernel(terms: ModuleType | SimpleNamespace) -> Callable:
 
 
 @any_order
+def _row(array, i):
+    """Row of an array, if there is one."""
+    return None if array is None else array[i]
+
+
+@any_order
+def _mean_of_measured(output, log_size, measured, mean):
+    """As :func:`_mean`; zero where a gene was not measured, which the exponential of minus infinity is not quite."""
+    size, log_normalizer = _mean(output, log_size, mean)
+    if measured is not None:
+        for j in range(mean.size):
+            mean[j] = mean[j] if measured[j] else np.float32(0)
+    return size, log_normalizer
+
+
+@any_order
 def _mean(output, log_size, mean):
     """Write the mean; return the size, infinite without a softmax, and what the output exceeds the log mean by."""
     if log_size is None:
@@ -117,13 +131,6 @@ def _mean(output, log_size, mean):
     for j in range(output.size):
         mean[j] *= scale
     return size, top + math.log(total) - log_size
-
-
-@any_order
-def _leave_out(measured, mean):
-    """Mean zero where a gene was not measured: the exponential of minus infinity is not quite."""
-    for j in range(mean.size):
-        mean[j] = mean[j] if measured[j] else np.float32(0)
 
 
 @any_order

@@ -12,7 +12,6 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from scdgd._options import Flag, Integer, Names, Number, Optional, Options
-from scdgd.inference._gene_subset import choose_genes
 from scdgd.inference._joint_density import JointDensity, frozen, owned
 
 from ._shifted_mixture import ShiftedMixture
@@ -181,7 +180,7 @@ class BatchBalancer:
             tensors = {key: value[some] for key, value in tensors.items()}
             rows = module._get_inference_input(tensors)["rows"]
             z = module.posterior.moments(module.representations(rows))[0].clone()
-            information = JointDensity(module, tensors, choose_genes(module, _N_GENES, self.seed)).information(z)
+            information = JointDensity(module, tensors).with_genes(_N_GENES, self.seed).information(z)
         mean = information.double().mean(0).cpu().numpy()
         return mean + np.eye(len(mean))
 
