@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 _NO_VARIANCE = 1e-10
 
 
-def log_normalised(counts: np.ndarray | sparse.spmatrix, target: float) -> sparse.csr_matrix:
+def log_normalised(counts: np.ndarray | sparse.spmatrix, target: float | np.ndarray) -> sparse.csr_matrix:
     r"""Logarithms :math:`\log(1 + x_{ij} N / N_i)` of counts ``(n, g)``, dense or sparse, with the total `target` :math:`N`.
+
+    The total may be one for each cell, ``(n,)``.
 
     In double precision; cells without counts stay zero.
     """

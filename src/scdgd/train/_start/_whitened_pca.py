@@ -11,6 +11,7 @@ from scipy import sparse
 
 from scdgd.data import cell_source
 
+from ._panel_scores import PanelScores
 from ._principal_components import column_means, fitted_pca, log_normalised
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def whitened_pca(
 
     Loadings are fitted to at most 20,000 random training cells; scores are computed block by block, so no second
     matrix of the size of `counts` exists. Scores are centred within each batch. Dimensions beyond the rank of the
-    data are small noise, so that they can be learned.
+    data are small noise, so that they can be learned. Genes that were not measured in a cell have their mean over the others,
+    see :class:`PanelScores`.
 
     Parameters
     ----------
@@ -62,11 +64,20 @@ def whitened_pca(
     cells, rng = cell_source(counts), np.random.default_rng(seed)
     n_cells, n_genes = cells.shape
     train = np.arange(n_cells) if train_indices is None else np.asarray(train_indices)
-    sample = _take_rows(cells, np.sort(rng.choice(train, min(len(train), _MAX_CELLS), replace=False)))
+    chosen = np.sort(rng.choice(train, min(len(train), _MAX_CELLS), replace=False))
+    sample = _take_rows(cells, chosen)
     target = float(np.median(np.asarray(sample.sum(axis=1)).ravel()))
     scores = np.empty((n_cells, n_latent), dtype=np.float32)
     for block in _split(scores):
         block[:] = rng.normal(scale=0.01, size=block.shape)
+    batch = np.zeros(n_cells, dtype=int) if batch is None else np.asarray(batch).ravel().astype(int)
+    if cells.measured is not None:
+        n_axes = min(n_latent, n_genes - 1, sample.shape[0] - 1)
+        found = PanelScores(sample, cells.measured.take(chosen), n_axes, seed, log_normalise=log_normalise)
+        for some, of_block in found.of_blocks(cells):
+            scores[some, : found.rank] = of_block
+        _centre_and_whiten(scores[:, : found.rank], train, batch)
+        return scores
     units = partial(log_normalised, target=target) if log_normalise else partial(sparse.csr_matrix, dtype=np.float64)
     logged = units(sample)
     pca = fitted_pca(logged, min(n_latent, n_genes - 1, sample.shape[0] - 1), seed)
@@ -79,7 +90,6 @@ def whitened_pca(
     mean, rank = column_means(logged), axes.shape[1]
     for first, block in cells.blocks():
         scores[first : first + block.shape[0], :rank] = units(block) @ axes - mean @ axes
-    batch = np.zeros(n_cells, dtype=int) if batch is None else np.asarray(batch).ravel().astype(int)
     _centre_and_whiten(scores[:, :rank], train, batch)
     return scores
 
