@@ -26,11 +26,11 @@ class HeldOutScore(NamedTuple):
     """Scores of the held-out halves of test cells."""
 
     log_likelihood: float
-    """Mean over cells of the log-likelihood summed over genes, in nats."""
+    """Mean over cells of the log-likelihood summed over the genes that were measured, in nats."""
     standard_error: float
     """Standard error of that mean over cells."""
     rmse: float
-    """Root mean squared error of the expected counts, over all cells and genes."""
+    """Root mean squared error of the expected counts, over all cells and the genes that were measured in them."""
     per_cell: np.ndarray
     """Log-likelihood of each cell, shape ``(n,)``, in nats."""
     effective_sample_size: float = math.nan
@@ -46,6 +46,7 @@ class _CellScores(NamedTuple):
 
     log_likelihood: torch.Tensor
     squared_error: torch.Tensor
+    n_genes: torch.Tensor
     effective_sample_size: torch.Tensor
     scored_effective_sample_size: torch.Tensor
     pareto_k: torch.Tensor
@@ -134,7 +135,7 @@ def held_out_log_likelihood(
             x = SparseCounts.from_scipy(counts[first : first + len(half)]).to(model.device)
             parts.append(_plug_in(half, x) if form == "plug_in" else _predictive(half, x, n_samples))
             first += len(half)
-    return _summary(_CellScores(*(torch.cat(field).cpu() for field in zip(*parts, strict=True))), counts.shape[1])
+    return _summary(_CellScores(*(torch.cat(field).cpu() for field in zip(*parts, strict=True))))
 
 
 def _check(module: torch.nn.Module, form: str) -> None:
@@ -172,7 +173,7 @@ def _plug_in(half: InferredHalf, x: SparseCounts) -> _CellScores:
     px = half.decode_other(half.posterior_mean())
     log_likelihood = px.log_prob(x)
     nothing = torch.full_like(log_likelihood, math.nan)
-    return _CellScores(log_likelihood, _squared_error(x, px.mean), nothing, nothing, nothing)
+    return _CellScores(log_likelihood, *_squared_error(x, px.mean, half.measured), nothing, nothing, nothing)
 
 
 def _predictive(half: InferredHalf, x: SparseCounts, n_samples: int) -> _CellScores:
@@ -187,16 +188,21 @@ def _predictive(half: InferredHalf, x: SparseCounts, n_samples: int) -> _CellSco
     terms = torch.stack(terms) + px.log_constant(x)  # dispersions, and so the constants, are those of every draw
     return _CellScores(
         torch.logsumexp(terms, dim=0),
-        _squared_error(x, expected),
+        *_squared_error(x, expected, half.measured),
         _effective_sample_size(log_weights),
         _effective_sample_size(terms),
         pareto_shape(log_weights),
     )
 
 
-def _squared_error(x: SparseCounts, mean: torch.Tensor) -> torch.Tensor:
-    """Squared errors summed over genes, shape ``(b,)``."""
-    return (x.to_dense() - mean).square().sum(1, dtype=torch.float64)
+def _squared_error(
+    x: SparseCounts, mean: torch.Tensor, measured: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Squared errors summed over genes that were measured, and how many these are, both ``(b,)``."""
+    squares = (x.to_dense() - mean).square()
+    if measured is None:
+        return squares.sum(1, dtype=torch.float64), torch.full((len(x),), x.n_genes, device=squares.device)
+    return squares.masked_fill(~measured, 0).sum(1, dtype=torch.float64), measured.sum(1)
 
 
 def _effective_sample_size(log_weights: torch.Tensor) -> torch.Tensor:
@@ -204,13 +210,13 @@ def _effective_sample_size(log_weights: torch.Tensor) -> torch.Tensor:
     return 1 / torch.softmax(log_weights, dim=0).square().sum(0)
 
 
-def _summary(cells: _CellScores, n_genes: int) -> HeldOutScore:
+def _summary(cells: _CellScores) -> HeldOutScore:
     n, per_cell = len(cells.log_likelihood), cells.log_likelihood.numpy()
     sampled = not cells.pareto_k.isnan().all()
     return HeldOutScore(
         log_likelihood=float(per_cell.mean()),
         standard_error=float(per_cell.std(ddof=1) / np.sqrt(n)) if n > 1 else math.nan,
-        rmse=math.sqrt(float(cells.squared_error.sum()) / (n * n_genes)),
+        rmse=math.sqrt(float(cells.squared_error.sum()) / int(cells.n_genes.sum())),
         per_cell=per_cell,
         effective_sample_size=float(cells.effective_sample_size.median()),
         scored_effective_sample_size=float(cells.scored_effective_sample_size.median()),

@@ -8,6 +8,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._constants import MEASURED_KEY
 from scdgd.data import as_sparse_counts
 from scdgd.inference import encoder_samples, latent_module, posterior_samples
 from scdgd.inference._stock_module import knows_prior
@@ -32,6 +33,7 @@ class InferredHalf:
         self.module, self.epsilon, self.latent = module, epsilon, latent_module(module)
         self.tensors = {key: value.to(module.device) for key, value in tensors.items()}
         self.x = as_sparse_counts(self.tensors[REGISTRY_KEYS.X_KEY])
+        self.measured = self.tensors.get(MEASURED_KEY)
         self.outputs = module.inference(**module._get_inference_input(self.tensors))
 
     def __len__(self) -> int:
@@ -54,7 +56,8 @@ class InferredHalf:
 
     def decode_other(self, z: torch.Tensor) -> CountLikelihood:
         """Law of the half that is not seen, given the one that is, at representations ``(b, d)``."""
-        return conditional_of_other_half(self.decode(z), self.x.to_dense(), self.epsilon)
+        other = conditional_of_other_half(self.decode(z), self.x.to_dense(), self.epsilon)
+        return other.measuring(self.measured)
 
     def weighted_draws(self, n_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         r"""Draws of the posterior given the half that is seen.

@@ -86,7 +86,11 @@ class Observation(nn.Module):
 
     def log_size(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``."""
-        return self.size.log(tensors[self.key], tensors.get(self.size_key), tensors.get(MEASURED_KEY))
+        return self.size.log(tensors[self.key], tensors.get(self.size_key), self.measured(tensors))
+
+    def measured(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        """What of the values was measured, ``(b, g)``, bool, or ``None`` for all: masks are of the counts of genes."""
+        return tensors.get(MEASURED_KEY) if self.key == REGISTRY_KEYS.X_KEY else None
 
     def likelihood(
         self,
@@ -143,7 +147,8 @@ class Observation(nn.Module):
 
     def log_prob(self, tensors: dict[str, torch.Tensor], z: torch.Tensor) -> torch.Tensor:
         """Log probability of a minibatch at representations ``(..., b, d)``, shape ``(..., b)``, in nats."""
-        return self.likelihood(z, self.log_size(tensors), **covariates_of(tensors)).log_prob(self.values(tensors))
+        covariates = covariates_of(tensors) | {MEASURED_KEY: self.measured(tensors)}
+        return self.likelihood(z, self.log_size(tensors), **covariates).log_prob(self.values(tensors))
 
     @torch.no_grad()
     def start_at(self, profile: torch.Tensor, variance: torch.Tensor | None = None) -> None:
