@@ -8,8 +8,7 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from scdgd.data import cell_source
-from scdgd.data._genes_measured import GenesMeasured
+from scdgd.data import GenesMeasured, cell_source
 from scdgd.module import DGDModule
 from scdgd.prior import GaussianMixture
 from scdgd.train import whitened_pca

@@ -14,8 +14,7 @@ from ._principal_components import log_normalised
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scdgd.data import CellSource
-    from scdgd.data._genes_measured import GenesMeasured
+    from scdgd.data import CellSource, GenesMeasured
 
 _NO_VARIANCE = 1e-10
 #: Of the variance along the first axis, which others must have.
