@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from scdgd.inference import seeded
@@ -16,7 +17,6 @@ from ._state_sums import MAX_ENUMERATED
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
     from anndata import AnnData
 
     from scdgd.data import SparseCounts
@@ -90,14 +90,18 @@ class MeanFieldPosterior(CellPosterior):
         """Total counts over their mean in training, the registered sizes, or ones, shape ``(n, 1)``."""
         return torch.cat([given.size.cpu() for _, given, _ in self.mean_field(adata, indices, batch_size)]).unsqueeze(1)
 
+    def information(self) -> np.ndarray:
+        """The identity: probabilities of hidden units are compared as they are, shape ``(d, d)``."""
+        return np.eye(self.model.get_latent_representation(indices=[0]).shape[1])
+
     def check_importance_weights(self) -> None:
         """There are none."""
         self.model.get_importance_weights()
 
-    def check_density(self) -> None:
+    def check_density(self, use: str) -> None:
         """There is none."""
         msg = (
-            "Hidden units are binary, so representations have no density, which `differential_abundance` would compare. Compare "
+            f"Hidden units are binary, so representations have no density, which {use} would compare. Compare "
             "the shares of clusters (`get_cluster_assignments`), or use a model with a prior, such as SCDGD."
         )
         raise NotImplementedError(msg)

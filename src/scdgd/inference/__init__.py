@@ -11,10 +11,13 @@ from ._joint_density import fisher_information
 from ._laplace import LaplacePosterior, laplace_posterior
 from ._laplace_term import LaplaceTerm, laplace_term
 from ._library import LogNormalLibrary
+from ._mean_information import mean_information
+from ._neighbors import Neighbors, nearest
 from ._new_cells import NEW_CELLS as NEW_CELLS  # rules, no part of the interface
 from ._new_cells import NewCellsConfig, place_new_cells
 from ._new_levels import NewLevelsConfig, fit_levels
 from ._noise_baseline import noise_baseline
+from ._novelty import NoveltyReference, ReadCells, information_root, shares_above
 from ._pareto import pareto_shape
 from ._population_monte_carlo import MAX_PARETO_K as MAX_PARETO_K  # rules, no part of the interface
 from ._population_monte_carlo import N_ROUNDS as N_ROUNDS
@@ -30,6 +33,7 @@ from ._variational import place_variational
 __all__ = [
     "encoder_samples",
     "place_variational",
+    "nearest",
     "noise_baseline",
     "posterior_draws",
     "posterior_samples",
@@ -46,6 +50,7 @@ __all__ = [
     "log_prob_of_pairs",
     "log_standard_normal",
     "importance_samples",
+    "information_root",
     "ImportanceSamples",
     "CellSampler",
     "GaussNewtonConfig",
@@ -53,15 +58,20 @@ __all__ = [
     "Library",
     "LogNormalLibrary",
     "MAPEstimate",
+    "Neighbors",
     "NewCellsConfig",
     "NewLevelsConfig",
+    "NoveltyReference",
+    "ReadCells",
     "SyntheticCells",
     "best_component_means",
     "fisher_information",
     "fit_levels",
     "gauss_newton",
+    "mean_information",
     "place_new_cells",
     "seeded",
+    "shares_above",
     "undisturbed",
 ]
 

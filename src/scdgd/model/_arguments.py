@@ -154,6 +154,7 @@ READING: dict[str, Rule] = {
     "batchid1": Anything("a list of batches of the model"),
     "batchid2": Anything("a list of batches of the model"),
     "fdr_target": Number(least=0, most=1),
+    "false_alarm_rate": Number(above=0, below=1),
     "filter_outlier_cells": Flag(),
     "use_permutation": Flag(),
     "m_permutation": Integer(1),

@@ -10,6 +10,8 @@ from scvi.utils import track
 
 from scdgd._compat import MODULE_KEYS
 
+from ._novelty import information_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -98,8 +100,20 @@ class CellPosterior:
         loader = self.model._make_data_loader(adata, indices=indices, batch_size=batch_size)
         return torch.cat([self.module.log_size(tensors).exp() for tensors in loader])
 
+    def training_cells(self) -> np.ndarray:
+        """Positions of the training cells among those attached to the model, shape ``(m,)``: all of them."""
+        return np.arange(self.model.adata.n_obs)
+
+    def found_anew(self, adata: AnnData, positions: np.ndarray, batch_size: int | None) -> torch.Tensor:
+        """Representations of cells at sorted `positions`, found as those of new cells are, shape ``(n, d)``."""
+        return torch.as_tensor(self.model.get_latent_representation(adata, positions, batch_size=batch_size))
+
+    def information(self) -> np.ndarray:
+        """Mean information of the counts of some training cells about their representations, shape ``(d, d)``."""
+        return information_of(self.model, self.training_cells())
+
     def check_importance_weights(self) -> None:
         """Raise where draws cannot be weighed by how well they explain cells."""
 
-    def check_density(self) -> None:
-        """Raise where representations have no density."""
+    def check_density(self, use: str) -> None:
+        """Raise where representations have no density, which `use` needs."""

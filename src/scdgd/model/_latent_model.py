@@ -27,6 +27,7 @@ from ._cells import positions_of
 from ._data_model import DataModel
 from ._differential_expression import differential_expression
 from ._groups import comparisons
+from ._novelty import read, reference_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -82,6 +83,8 @@ class LatentModel(DataModel):
 
     _posterior_cls = CellPosterior
     _latent_key: str
+    #: What new cells are compared with by :meth:`get_novelty`, arrays by name; ``None`` until it is asked for.
+    novelty_reference_: dict[str, np.ndarray] | None = None
 
     @property
     def posterior(self) -> CellPosterior:
@@ -624,7 +627,7 @@ class LatentModel(DataModel):
         NotImplementedError
             If representations have no density: hidden units of :class:`SCDBM` are binary.
         """
-        self.posterior.check_density()
+        self.posterior.check_density("`get_aggregated_posterior`")
         mean, var = self.get_latent_representation(adata, indices, batch_size=batch_size, return_dist=True)
         return aggregated(torch.as_tensor(mean, device=self.device), torch.as_tensor(var, device=self.device), dof)
 
@@ -664,7 +667,7 @@ class LatentModel(DataModel):
         NotImplementedError
             If representations have no density: hidden units of :class:`SCDBM` are binary.
         """
-        self.posterior.check_density()
+        self.posterior.check_density("`differential_abundance`")
         self._check_if_trained(warn=False)
         validated, batch_size = self._validate_anndata(adata), batch_size or settings.batch_size
         codes, names = samples_of(validated.obs, sample_key)
@@ -680,6 +683,59 @@ class LatentModel(DataModel):
             )
         where = validated if adata is None else adata  # a view is validated as a copy
         where.obsm["da_log_probs"] = pd.DataFrame(log_probs, index=validated.obs_names)
+
+    def get_novelty(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        false_alarm_rate: float = 0.05,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        r"""How unlike the training cells a cell is, and whether it is of a kind that the model was not trained on.
+
+        The distance to the 15th nearest training cell, in coordinates of the information of the counts, the density of the
+        prior at the cell's representation, and the likelihood of its counts there, given how many they are, are
+        standardised and added; see :class:`~scdgd.inference.NoveltyReference` for the formula. Training cells whose
+        representations are found anew, as those of new cells are, tell how large such scores are without novelty. They are
+        read when the method is first called, at most 2,000 of them (drawn with a fixed seed), kept with the model, saved
+        with it, and read again when the model was trained further.
+
+        Cells of a new batch have its vector, or the column that stands for it, as for all reading methods. A subtype close
+        to a known type, or one for which the chosen genes have no markers, is not found; shallow cells say little either way.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As for :meth:`get_latent_representation`.
+        false_alarm_rate
+            Share of cells like those of the reference that may be called novel, between 0 and 1.
+
+        Returns
+        -------
+        Data frame with a row for each cell: ``"score"``, larger for cells less like the reference, with mean zero over its
+        cells; ``"p_value"``, the share of reference cells that are as unlike the others; and ``"is_novel"``, whether that is
+        at most `false_alarm_rate`.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If the training cells are needed and are not attached to the model, or the rate is not possible.
+        NotImplementedError
+            If representations have no density: hidden units of :class:`SCDBM` are binary.
+        """
+        self.posterior.check_density("`get_novelty`")
+        self._check_if_trained(warn=False)
+        adata = self._validate_anndata(adata)
+        positions = positions_of(indices, adata.n_obs) % adata.n_obs
+        reference = reference_of(self, batch_size)
+        cells = read(self, adata, positions, batch_size, f"Reading {len(positions)} cells")
+        score = reference.score(cells)
+        p_value = reference.p_values(score)
+        values = {"score": score, "p_value": p_value, "is_novel": p_value <= false_alarm_rate}
+        return pd.DataFrame(values, index=adata.obs_names[positions])
 
     @checked(library_size=Optional(Number(above=0)))
     def prior_predictive_sample(

@@ -68,6 +68,24 @@ class PosteriorOfRows(CellPosterior):
             result[cells] = responsibilities if soft else responsibilities.argmax(axis=1)
         return result
 
+    def training_cells(self) -> np.ndarray:
+        """Those that have a row in the table."""
+        manager = self.model.adata_manager
+        rows = self.model._rows_of(manager.adata)
+        return np.flatnonzero(rows < len(self.module.representations))
+
+    def found_anew(self, adata: AnnData, positions: np.ndarray, batch_size: int | None) -> torch.Tensor:
+        """Those of new cells as they are; training cells are placed."""
+        rows = self.model._rows_of(adata, positions, batch_size)
+        z = torch.as_tensor(self.model.cells.representations_of(rows))
+        trained = np.flatnonzero(rows < len(self.module.representations))
+        if len(trained):
+            manager = self.model.get_anndata_manager(adata, required=True)
+            distinct, where = np.unique(positions[trained], return_inverse=True)
+            placed = self.model.cells.infer(manager, distinct, batch_size)
+            z[torch.as_tensor(trained)] = self.module.posterior.moments(placed)[0].cpu()[torch.as_tensor(where)]
+        return z
+
     def minibatches(
         self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, what: str
     ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:

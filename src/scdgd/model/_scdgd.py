@@ -439,6 +439,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             model.module.load_state_dict(reference_model.module.state_dict())
             model.mixture_start_ = reference_model.mixture_start_
             model.batch_balance_ = reference_model.batch_balance_
+            model.novelty_reference_ = reference_model.novelty_reference_
             model.to_device(reference_model.device)
             model.module.eval()
             model.is_trained_ = True
