@@ -195,6 +195,14 @@ def differential_abundance(model, adata, new):
     model.differential_abundance(adata, sample_key="donor")
 
 
+def get_novelty(model, adata, new):
+    """Scores and p-values of cells beside training cells, whatever is asked for first."""
+    novelty = model.get_novelty(new)
+    assert list(novelty.index) == list(new.obs_names)
+    assert np.isfinite(novelty["score"]).all()
+    assert novelty["p_value"].between(0, 1).all()
+
+
 def prior_predictive_sample(model, adata, new):
     """AnnData of synthetic counts as CSR; same seed, same cells."""
     cells = model.prior_predictive_sample(7, batch="batch_1", seed=0)
@@ -258,6 +266,7 @@ ROWS = {
     "`differential_expression`": differential_expression,
     '…, `weights="importance"`': importance_weights,
     "`differential_abundance`": differential_abundance,
+    "`get_novelty`": get_novelty,
     "`get_reconstruction_error`": get_reconstruction_error,
     "`get_elbo`": get_elbo,
     "`get_marginal_ll`": get_marginal_ll,
