@@ -103,35 +103,19 @@ def map(
     check_trained(model, "map")
     prefix = latent_key(model).removeprefix("X_") if prefix is None else prefix
     source = _source_of_labels(model, labels_key)
-    if source.key is not None or source.is_prediction:  # before the query is read, so that wrong names cost no time
-        best = _labels(model, query, source, n_neighbors, batch_size)
-        if unknown in set(best["label"].cat.categories):
-            msg = (
-                f"`unknown={unknown!r}` is a label of the reference. Choose another word for cells that are unlike it."
-            )
-            raise ValueError(msg)
-    else:
-        logger.info(
-            "The model was set up without labels, so cells get none. Name a column of the reference: `labels_key`."
-        )
-        best = None
-    written = _position(model, query, batch_size)
+    best = _labels(model, query, source, n_neighbors, batch_size)  # first, so that wrong names cost no time
+    if best is not None and unknown in set(best["label"].cat.categories):
+        msg = f"`unknown={unknown!r}` is a label of the reference. Choose another word for cells that are unlike it."
+        raise ValueError(msg)
+    columns = _position(model, query, batch_size)
     novelty = _novelty(model, query, false_alarm_rate, batch_size)
-    query.obsm[f"X_{prefix}"] = written.pop("z")
+    query.obsm[f"X_{prefix}"] = columns.pop("z")
     if novelty is not None:
-        written |= {"novelty": novelty["score"], "novelty_p": novelty["p_value"], "is_novel": novelty["is_novel"]}
+        columns |= {"novelty": novelty["score"], "novelty_p": novelty["p_value"], "is_novel": novelty["is_novel"]}
     if best is not None:
-        is_unknown = _is_unknown(novelty, best, false_alarm_rate)
-        label = best["label"].cat.add_categories([unknown])
-        label[is_unknown] = unknown
-        written |= {
-            "label": label.cat.remove_unused_categories(),
-            "best_label": best["label"].cat.remove_unused_categories(),
-            "probability": best["probability"],
-            "entropy": best["entropy"],
-        }
-    for name, values in written.items():
-        query.obs[f"{prefix}_{name}"] = np.asarray(values) if not isinstance(values, pd.Series) else values.array
+        columns |= _label_columns(best, _is_unknown(novelty, best, false_alarm_rate), unknown)
+    for name, values in columns.items():
+        query.obs[f"{prefix}_{name}"] = values.array if isinstance(values, pd.Series) else values
     query.uns[f"{prefix}_map"] = {
         "model": type(model).__name__,
         "labels": source.in_words,
@@ -164,11 +148,16 @@ def _source_of_labels(model: BaseModelClass, labels_key: str | None) -> _Source:
 
 def _labels(
     model: BaseModelClass, query: AnnData, source: _Source, n_neighbors: int, batch_size: int | None
-) -> pd.DataFrame:
+) -> pd.DataFrame | None:
     """Likeliest label, its probability and the entropy, and p-values of being like labelled cells where they say more."""
     if source.is_prediction:
         probabilities = model.predict(query, soft=True, batch_size=batch_size)
         return summarised(probabilities.to_numpy(), probabilities.columns.to_numpy(), query.obs_names)
+    if source.key is None:
+        logger.info(
+            "The model was set up without labels, so cells get none. Name a column of the reference: `labels_key`."
+        )
+        return None
     best = transfer_labels(model, query, source.key, n_neighbors=n_neighbors, batch_size=batch_size)
     labelled = labelled_cells(model, source.key)
     return best.drop(columns="p_value") if len(labelled.positions) == labelled.n_cells else best
@@ -206,6 +195,18 @@ def _novelty(
     except NotImplementedError as error:
         logger.info("Nothing is said of novelty. %s", error)
         return None
+
+
+def _label_columns(best: pd.DataFrame, is_unknown: np.ndarray, unknown: str) -> dict[str, pd.Series]:
+    """What is written of labels, by name."""
+    label = best["label"].cat.add_categories([unknown])
+    label[is_unknown] = unknown
+    return {
+        "label": label.cat.remove_unused_categories(),
+        "best_label": best["label"].cat.remove_unused_categories(),
+        "probability": best["probability"],
+        "entropy": best["entropy"],
+    }
 
 
 def _is_unknown(novelty: pd.DataFrame | None, best: pd.DataFrame, rate: float) -> np.ndarray:
