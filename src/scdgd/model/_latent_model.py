@@ -701,7 +701,8 @@ class LatentModel(DataModel):
         read when the method is first called, at most 2,000 of them (drawn with a fixed seed), kept with the model, saved
         with it, and read again when the model was trained further.
 
-        Cells of a new batch have its vector, or the column that stands for it, as for all reading methods. A subtype close
+        Cells of a new batch have its vector, or the column that stands for it, as for all reading methods; what that does not
+        take up looks like novelty, so that false alarms are more often than is stated. A subtype close
         to a known type, or one for which the chosen genes have no markers, is not found; shallow cells say little either way.
 
         Parameters
