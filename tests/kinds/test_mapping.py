@@ -11,7 +11,7 @@ import pytest
 import scdgd
 from tests.conftest import simulate
 from tests.kinds.models import OURS, built, every_model, fitted, train, trained
-from tests.model.test_contract import MODELS, data, fit
+from tests.model.test_contract import data, fit
 
 WITH_DENSITY = [name for name in OURS if name != "SCDBM"]
 SETUP = {"batch_key": "batch", "labels_key": "cell_type"}
@@ -113,6 +113,7 @@ def test_cells_that_are_novel_have_no_label():
     assert set(new.obs["scdgd_best_label"]) <= {"type_0", "type_1", "type_2"}
 
 
+@pytest.mark.slow
 def test_types_without_a_label_are_unknown_too():
     """Well-separated types, one of which has no label."""
     cells = simulate(240, 30, depth=2_000.0)
@@ -125,11 +126,12 @@ def test_types_without_a_label_are_unknown_too():
     query = cells[180:].copy()
     scdgd.tl.map(model, query, labels_key="label")
     assert (query.obs["scdgd_label"][has_no_label] == "unknown").mean() > 0.9
-    assert (query.obs["scdgd_label"][~has_no_label] == query.obs["cell_type"][~has_no_label]).mean() > 0.7
+    same = query.obs["scdgd_label"].astype(str) == query.obs["cell_type"].astype(str)
+    assert same[~has_no_label].mean() > 0.7
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # scvi-tools advises on small data
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["SCDGD", "FlexSCVI", "SCDBM", "scVI"])
 def test_labels_come_from_neighbours(name):
     cells, new = data()
     model = fit(name, cells, SETUP)
