@@ -15,8 +15,8 @@ from torch.distributions import Normal
 from scdgd.inference import encoder_samples
 from scdgd.inference._encoder_posterior import (
     DecodedDensity,
-    _fisher_scoring,
     fisher_of_counts,
+    fisher_scoring,
     log_standard_normal,
 )
 from scdgd.inference._importance import weighted_draws
@@ -206,14 +206,14 @@ def test_scoring_reaches_the_mode_from_afar_and_leaves_cells_that_have_arrived()
     density = DecodedDensity(decode, x, log_standard_normal)
     scale = torch.ones(2, 2)
     for start in ([-4.0, -4.0], [-3.0, -3.0], [2.0, 2.0]):
-        posterior = _fisher_scoring(density, torch.tensor([start, [0.0, 0.0]]), scale)
+        posterior = fisher_scoring(density, torch.tensor([start, [0.0, 0.0]]), scale)
         value, gradient = density.value_and_gradient(posterior.mode)
         decrement = (gradient * torch.cholesky_solve(gradient.unsqueeze(-1), posterior.cholesky).squeeze(-1)).sum(1)
         assert (decrement < 0.1).all()
         np.testing.assert_allclose(posterior.neg_log_joint, value, rtol=1e-6)
         assert value.dtype == torch.float64  # sums over thousands of genes must resolve small gains
     near = posterior.mode[1] + 0.1 * posterior.variance[1].sqrt()
-    together = _fisher_scoring(density, torch.stack([torch.tensor([-4.0, -4.0]), near]), scale)
+    together = fisher_scoring(density, torch.stack([torch.tensor([-4.0, -4.0]), near]), scale)
     assert torch.equal(together.mode[1], near)
 
 
@@ -223,6 +223,6 @@ def test_the_encoder_lends_its_precision_where_there_is_no_other():
         curvature = first_curvature = staticmethod(lambda z: -torch.eye(2).expand(len(z), 2, 2))
 
     scale = torch.tensor([[0.5, 2.0]])
-    posterior = _fisher_scoring(Saddle(), torch.zeros(1, 2), scale)
+    posterior = fisher_scoring(Saddle(), torch.zeros(1, 2), scale)
     np.testing.assert_allclose(posterior.variance, scale.square())
     assert posterior.between_components.all()

@@ -4,6 +4,7 @@ from scdgd._lazy import names_from
 
 from ._cell_sampler import CellSampler, SyntheticCells
 from ._encoder_posterior import encoder_samples, log_standard_normal
+from ._found_posteriors import with_found_posteriors
 from ._gauss_newton import GaussNewtonConfig, MAPEstimate, gauss_newton
 from ._growing_csr import GrowingCSR
 from ._importance import ImportanceSamples, importance_samples, log_prob_of_pairs
@@ -73,6 +74,7 @@ __all__ = [
     "seeded",
     "shares_above",
     "undisturbed",
+    "with_found_posteriors",
 ]
 
 #: Of the Boltzmann machine, which stands on this package.

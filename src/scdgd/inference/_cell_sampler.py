@@ -13,6 +13,7 @@ from scvi.utils import track
 
 from scdgd._options import Integer
 
+from ._found_posteriors import with_found_posteriors
 from ._growing_csr import GrowingCSR
 from ._library import LogNormalLibrary
 from ._registered_sampler import RegisteredSampler, check_library, spread_evenly
@@ -231,6 +232,7 @@ class CellSampler(RegisteredSampler):
     def _replicates(self, tensors: Tensors, copies: np.ndarray) -> Iterator[tuple[torch.Tensor, ...]]:
         """Draws ``(m, d)`` of the posteriors of a minibatch, log sizes ``(m, 1)`` and cells ``(m,)``, part by part."""
         copies = torch.as_tensor(copies, device=self.module.device)
+        tensors = tensors if self.module.keeps_rows else with_found_posteriors(self.module, tensors)
         for first in range(0, int(copies.max()), _DRAWS_TOGETHER):
             n = min(_DRAWS_TOGETHER, int(copies.max()) - first)
             z, log_size = self.module.draw_posterior(tensors, n)  # (n, b, d), (n, b, 1)

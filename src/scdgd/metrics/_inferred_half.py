@@ -86,5 +86,5 @@ class InferredHalf:
         with torch.inference_mode(False), torch.no_grad():
             log_prior = self.latent.given_prior().log_prob
         qz, x = self.outputs[MODULE_KEYS.QZ_KEY], self.x.to_dense()
-        samples = encoder_samples(self.module, self.decode, x, qz, n_samples, log_prior)
+        samples = encoder_samples(self.module, self.decode, x, qz, n_samples, log_prior, self.measured)
         return samples.z, samples.log_weights

@@ -75,6 +75,10 @@ class CellPosterior:
     def __init__(self, model: BaseModelClass) -> None:
         self.model, self.module = model, model.module
 
+    def of_minibatch(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A minibatch with what the module is to know of the posteriors of its cells beforehand: as it is, nothing."""
+        return tensors
+
     def decoded(self, decoding: Decoding) -> np.ndarray:
         """Decoded values of cells, shape ``(n, g)``, or ``(s, n, g)`` for several samples."""
         return decoding.run(self.model)

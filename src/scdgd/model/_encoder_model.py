@@ -11,10 +11,12 @@ from scvi.model.base import RNASeqMixin
 from scvi.utils import track
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._constants import MEASURED_KEY
 from scdgd.data import SparseCounts
 
 from ._aggregated_posterior import anchor_cells, importance_weights
 from ._cells import positions_of
+from ._found_minibatches import FoundMinibatches
 from ._latent_model import LatentModel
 from ._posterior_of_encoder import PosteriorOfEncoder, with_mean
 
@@ -29,6 +31,10 @@ class EncoderModel(LatentModel):
     """Downstream methods where posteriors come from an encoder and the prior is one of :mod:`scdgd.prior`."""
 
     _posterior_cls = PosteriorOfEncoder
+
+    def _make_data_loader(self, *args: Any, **kwargs: Any) -> FoundMinibatches:
+        """Of all methods that read cells; training has loaders of its own, and learns the encoder's posteriors."""
+        return FoundMinibatches(super()._make_data_loader(*args, **kwargs), self.posterior)
 
     def get_latent_library_size(
         self,
@@ -167,9 +173,10 @@ class EncoderModel(LatentModel):
             log_q.append(q_of_anchor[MODULE_KEYS.QZ_KEY].log_prob(z.unsqueeze(1)).sum(-1))  # (m, 1)
             evidence = module.marginal_ll(tensors, n_mc_samples, n_mc_samples_per_pass=n_mc_samples_per_pass)
             x = tensors[REGISTRY_KEYS.X_KEY]  # (1, g)
-            x = x.to_dense() if isinstance(x, SparseCounts) else x
-            px_of_anchor = with_mean(module.likelihood, px, scale * x.sum(-1), len(z), module.device)
-            log_ratio.append(px_of_anchor.log_prob(x).sum(-1, keepdim=True) - evidence.to(module.device))
+            x, measured = x.to_dense() if isinstance(x, SparseCounts) else x, tensors.get(MEASURED_KEY)
+            of_measured = 1.0 if measured is None else (scale * measured).sum(-1, keepdim=True)  # (m, 1)
+            px_of_anchor = with_mean(module.likelihood, px, scale * (x.sum(-1) / of_measured), len(z), module.device)
+            log_ratio.append(module.log_likelihood(px_of_anchor, tensors).unsqueeze(-1) - evidence.to(module.device))
         return importance_weights(log_ratio, module.given_prior().log_prob(z), log_q, truncation=truncation)
 
     def get_marginal_ll(

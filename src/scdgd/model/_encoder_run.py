@@ -9,7 +9,9 @@ from scvi import REGISTRY_KEYS
 from torch.nn import BatchNorm1d
 
 from scdgd._compat import ADATA_MINIFY_TYPE
+from scdgd.data import registered_cells
 from scdgd.train import BestState
+from scdgd.train._start import mean_profile
 
 from ._training_run import TrainingRun
 
@@ -25,7 +27,7 @@ _MIN_CELLS = 3
 class EncoderRun(TrainingRun):
     """A training that ends in its best state, or the last good one; pre-training is not done again."""
 
-    attributes = ("n_pretrained_epochs_",)
+    attributes = ("n_pretrained_epochs_", "mean_profile_")
 
     def check(self) -> None:
         """Frozen weights do not decay; a data module has no cells that checkpoints could know again."""
@@ -62,12 +64,20 @@ class EncoderRun(TrainingRun):
             raise ValueError(msg)
         model.adata_manager.validate_for_training(uses_labels=self._uses_labels)
         model._check_labels()
+        model._check_sizes_of_panels()
         if model.adata.n_obs < _MIN_CELLS:
             msg = f"Minibatches of one or two cells are left out, so training needs {_MIN_CELLS} cells, got {model.adata.n_obs}."
             raise ValueError(msg)
         self.has_batch_norm = any(isinstance(part, BatchNorm1d) for part in model.module.modules())
         if self.has_batch_norm:
             self.loading.setdefault("least", 2)
+
+    def prepare(self) -> None:
+        """Note the mean profile of the cells, of which a query may lack genes."""
+        model = self.model
+        if self.given["datamodule"] is None and model.mean_profile_ is None:
+            cells = registered_cells(model.adata_manager)
+            model.module.place_profile(mean_profile(cells, of_counts=model.module.link.is_of_counts))
 
     def columns(self) -> list[str]:
         """Labels, too, where they have dispersions."""

@@ -37,6 +37,7 @@ from ._values import check_values, holds_counts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
     from anndata import AnnData
     from lightning.pytorch import LightningDataModule
     from scvi.data.fields import BaseAnnDataField
@@ -199,6 +200,21 @@ class FlexSCVI(EncoderModel, SCVI):
         self.checkpoint_format_ = CHECKPOINT_FORMAT
         self.init_params_ = self._get_init_params(locals())
 
+    @property
+    def mean_profile_(self) -> torch.Tensor | None:
+        """Mean share of each gene in the counts of a training cell, or mean value, ``(g,)``; ``None`` before training.
+
+        What the encoder reads in the place of genes that were not measured. Of models of earlier versions, that of draws of
+        the prior, from when it is needed.
+        """
+        profile = None if self.module is None else self.module.mean_profile
+        return None if profile is None else profile.cpu()
+
+    @mean_profile_.setter
+    def mean_profile_(self, profile: torch.Tensor | None) -> None:
+        if self.module is not None:
+            self.module.place_profile(profile)
+
     @classmethod
     def _refuse_fixed(cls, options: dict, names: Sequence[str]) -> None:
         """Raise TypeError for options that are what makes this class."""
@@ -328,6 +344,16 @@ class FlexSCVI(EncoderModel, SCVI):
                 f"{list(map(str, known))} (first: {names}). Give them one, or train with `dispersion='gene'`."
             )
             raise ValueError(msg)
+
+    def _check_sizes_of_panels(self) -> None:
+        """Refuse latent sizes of cells that were measured with different genes."""
+        if self.module.use_observed_lib_size or self.adata_manager.measured is None:
+            return
+        msg = (
+            "`use_observed_lib_size=False` draws sizes of cells around the mean total of their batch, and totals of different "
+            "genes do not compare. Leave it out to train on cells that lack genes."
+        )
+        raise ValueError(msg)
 
     def _warn_of_collapse(self) -> None:
         """Warn if a mixture has one cluster, or as many as it could have."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from scdgd._compat import MODULE_KEYS
+from scdgd.inference import with_found_posteriors
 from scdgd.likelihood._base import mean_of
 
 from ._cell_posterior import CellPosterior
@@ -24,9 +25,16 @@ if TYPE_CHECKING:
 
 
 class PosteriorOfEncoder(CellPosterior):
-    """Every sample is a draw, and draws of a group of cells are weighed by the prior of the module."""
+    """Every sample is a draw, and draws of a group of cells are weighed by the prior of the module.
+
+    Posteriors of cells that lack genes, of which an encoder knows nothing, are found by gradients.
+    """
 
     _no_clusters = "The prior has one component, so there are no clusters. Choose e.g. `prior='vmm'`."
+
+    def of_minibatch(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """With posteriors of cells that lack genes, see :func:`scdgd.inference.with_found_posteriors`."""
+        return with_found_posteriors(self.module, tensors)
 
     def clusters(
         self, adata: AnnData | None, indices: Sequence[int] | None, soft: bool, batch_size: int | None

@@ -101,8 +101,12 @@ class FlexOutputsMixin:
         y: torch.Tensor | None = None,
         transform_batch: torch.Tensor | None = None,
         for_loss: bool = False,
+        genes_measured: torch.Tensor | None = None,
     ) -> dict[str, Distribution | None]:
-        """Distribution of counts given ``z`` ``(..., b, d)``: scvi-tools', or `for_loss` our own, which is faster."""
+        """Distribution of counts given ``z`` ``(..., b, d)``: scvi-tools', or `for_loss` our own, which is faster.
+
+        Where genes were not measured, means are of all genes, at the depth of those that were.
+        """
         if transform_batch is not None:
             batch_index = torch.ones_like(batch_index) * transform_batch
         hidden = self._decode(z, batch_index, cont_covs, cat_covs)
@@ -110,12 +114,12 @@ class FlexOutputsMixin:
         parameters = [self._parameter(name, hidden, batch_index, y) for name in self.likelihood.parameter_names]
         size = size_factor if self.use_size_factor_key else library
         if not for_loss or self.use_size_factor_key or not self.link.is_of(self.likelihood):
-            mean, scale = self.link.mean_and_scale(output, size)
+            mean, scale = self.link.mean_and_scale(output, self._size_at_all(output, size, genes_measured))
             px = self.likelihood.distribution(mean, scale, self.likelihood.arguments(parameters))
         elif self.use_observed_lib_size:
-            px = self.link.likelihood(self.likelihood, output, size, parameters)
+            px = self.link.likelihood(self.likelihood, output, size, parameters, genes_measured)
         else:  # gradients reach a library size that is latent
-            px = self.likelihood(self.link.eta(output, size), *parameters)
+            px = self.likelihood(self.link.eta(output, size), *parameters).measuring(genes_measured)
         pl = None
         if not self.use_observed_lib_size:
             means, variances = self._compute_local_library_params(batch_index)

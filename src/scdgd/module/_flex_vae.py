@@ -20,12 +20,15 @@ from scdgd._options import check_options, check_positive_integers, constructor_o
 from scdgd.data import SparseCounts
 from scdgd.likelihood import Categorised, GeneLikelihood, Likelihood, family_of, name_of
 from scdgd.likelihood._link import MeanActivation
-from scdgd.posterior import FlowPosterior, InverseAutoregressiveFlow
+from scdgd.posterior import FlowPosterior, InverseAutoregressiveFlow, PartlyFound
+from scdgd.posterior._partly_found import normals_of
 from scdgd.prior import Prior, PriorName, PseudoInputs, StandardNormal
 from scdgd.prior._registry import PriorRule, class_of, make_prior
 from scdgd.prior._update import WITH_ENCODER, update_of
 
+from ._absent_genes import AbsentGenesMixin, found_of
 from ._checkpoint_format import CheckpointFormatMixin
+from ._filled_counts import FilledCounts
 from ._flex_outputs import FlexOutputsMixin
 from ._flex_parts import (
     DecoderName,
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 _OF_FLOW = constructor_options(InverseAutoregressiveFlow, "n_latent")
 
 
-class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
+class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
     r"""scVI's variational autoencoder with any prior of :mod:`scdgd.prior` and a Gaussian or flow posterior.
 
     .. math::
@@ -64,7 +67,8 @@ class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
     the encoder through their pseudo-inputs: its weights are variational parameters only (Stirn & Knowles 2024).
 
     Counts may be dense or :class:`~scdgd.data.SparseCounts`; of the latter no dense copy is made: the first layer of the
-    encoder is a sparse product, and likelihoods of :mod:`scdgd.likelihood` see non-zeros only.
+    encoder is a sparse product, and likelihoods of :mod:`scdgd.likelihood` see non-zeros only. Where genes were not measured
+    in some cells, see :class:`~scdgd.module._absent_genes.AbsentGenesMixin`.
 
     Parameters
     ----------
@@ -197,11 +201,17 @@ class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
             has_zero_inflation = "zi_logits" in self.likelihood.parameter_names
             self.decoder = linear_decoder_like(self, has_zero_inflation=has_zero_inflation)
         self._make_parameters()
+        self.register_buffer("mean_profile", None, persistent=False)  # stands with the attributes of the model
         if not self.link.is_of_counts:
             self.register_buffer("placed", torch.tensor(False))
 
-    def _encoder_counts(self, x: SparseCounts | torch.Tensor) -> SparseCounts | torch.Tensor:
-        """Counts in the units of the encoder, before log1p: raw or normalised."""
+    def _encoder_counts(
+        self, x: SparseCounts | torch.Tensor, measured: torch.Tensor | None = None
+    ) -> SparseCounts | FilledCounts | torch.Tensor:
+        """Counts in the units of the encoder, before log1p: raw or normalised; filled where genes were not `measured`."""
+        if measured is not None:
+            filled = self._filled(x, measured)
+            return filled.scaled(NORMALIZED_TOTAL / filled.totals().clamp(min=1)) if self.normalize_input else filled
         if not self.normalize_input:
             return x
         if isinstance(x, SparseCounts):
@@ -226,7 +236,7 @@ class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
     def _encode(
         self,
         encoder: Encoder,
-        counts: SparseCounts | torch.Tensor,
+        counts: SparseCounts | FilledCounts | torch.Tensor,
         continuous: torch.Tensor | None,
         categories: tuple[torch.Tensor, ...],
     ) -> tuple[Gaussian, torch.Tensor]:
@@ -238,12 +248,12 @@ class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
     def _encoder_hidden(
         self,
         layers: FCLayers,
-        counts: SparseCounts | torch.Tensor,
+        counts: SparseCounts | FilledCounts | torch.Tensor,
         continuous: torch.Tensor | None,
         categories: tuple[torch.Tensor, ...],
     ) -> torch.Tensor:
         """Last hidden layer of an encoder, ``(b, h)``, or ``(m b, h)`` for ``m`` rows of covariates a cell."""
-        if isinstance(counts, SparseCounts):
+        if not isinstance(counts, torch.Tensor):
             return forward_sparse(layers, counts, *categories, continuous=continuous, log1p=self.log_variational)
         x = torch.log1p(counts) if self.log_variational else counts
         if continuous is None:
@@ -258,25 +268,26 @@ class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
         cont_covs: torch.Tensor | None = None,
         cat_covs: torch.Tensor | None = None,
         n_samples: int = 1,
+        genes_measured: torch.Tensor | None = None,
+        found_mean: torch.Tensor | None = None,
+        found_scale: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor | Distribution | None]:
         """Posteriors of cells, and samples ``(b, d)``, or ``(n_samples, b, d)`` of more than one.
+
+        Posteriors of cells that lack genes may have been found, see :class:`~scdgd.module._absent_genes.AbsentGenesMixin`.
 
         Beside scvi-tools' entries there is ``"log_qz"``, shape ``(b,)`` or ``(n_samples, b)``: the first half of the
         divergence, the negative entropy of a Gaussian or the log density of a flow's sample.
         """
         codes = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
         continuous, categories = self._encoder_covariates(batch_index, codes, cont_covs)
-        counts = self._encoder_counts(x)
+        counts = self._encoder_counts(x, genes_measured)
         base, hidden = self._encode(self.z_encoder, counts, continuous, categories)
         shape = torch.Size() if n_samples == 1 else torch.Size((n_samples,))
-        if self.flow is not None:
-            z, log_qz = self.flow(base, hidden, shape)
-            qz = FlowPosterior(self.flow, base, hidden)
-        else:
-            z, qz, log_qz = self.z_encoder.z_transformation(base.rsample(shape)), base, -base.entropy().sum(-1)
+        z, qz, log_qz = self._draw(base, hidden, shape, found_of(found_mean, found_scale))
         ql = None
         if self.use_observed_lib_size:
-            library = self._log_total(x).expand(*shape, -1, -1)
+            library = self._of_all(self._log_total(x), genes_measured).expand(*shape, -1, -1)
         else:
             ql, _ = self._encode(self.l_encoder, counts, continuous, categories)
             library = ql.rsample(shape)
@@ -287,6 +298,22 @@ class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
             MODULE_KEYS.LIBRARY_KEY: library,
             "log_qz": log_qz,
         }
+
+    def _draw(
+        self, base: Gaussian, hidden: torch.Tensor, shape: torch.Size, found: Gaussian | None
+    ) -> tuple[torch.Tensor, Distribution, torch.Tensor]:
+        """Draws, the posterior, and the first half of the divergence, see :meth:`_regular_inference`."""
+        if self.flow is None:
+            qz = base if found is None else normals_of(found, base)
+            return self.z_encoder.z_transformation(qz.rsample(shape)), qz, -qz.entropy().sum(-1)
+        z, log_qz = self.flow(base, hidden, shape)
+        qz = FlowPosterior(self.flow, base, hidden)
+        if found is None:
+            return z, qz, log_qz
+        qz = PartlyFound(found, qz)
+        z_found = found.rsample(shape)
+        log_qz = torch.where(qz.is_encoded.squeeze(-1), log_qz, found.log_prob(z_found).sum(-1))
+        return torch.where(qz.is_encoded, z, z_found), qz, log_qz
 
     def _log_total(self, x: SparseCounts | torch.Tensor) -> torch.Tensor:
         """Log of the total count, shape ``(b, 1)``; zero where values are not counts."""
@@ -363,8 +390,7 @@ class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
         """
         self._check_counts()
         px, z = generative_outputs[MODULE_KEYS.PX_KEY], inference_outputs[MODULE_KEYS.Z_KEY]
-        log_prob = px.log_prob(self._counts_for(px, tensors[REGISTRY_KEYS.X_KEY]))
-        reconstruction_loss = -log_prob if isinstance(px, Likelihood) else -log_prob.sum(-1)
+        reconstruction_loss = -self.log_likelihood(px, tensors)
         learns = encoder_learns_from_prior or update_of(self.prior, WITH_ENCODER).by_gradient
         is_frozen = not any(p.requires_grad for p in self.prior.parameters())  # in a query
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns and not is_frozen):
@@ -389,10 +415,6 @@ class FlexVAE(CheckpointFormatMixin, EncodedLatentMixin, FlexOutputsMixin, VAE):
         if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             msg = "A loss needs counts, and these data are minified without them."
             raise ValueError(msg)
-
-    @staticmethod
-    def _counts_for(px: Distribution, x: SparseCounts | torch.Tensor) -> SparseCounts | torch.Tensor:
-        return x.to_dense() if isinstance(x, SparseCounts) and not isinstance(px, Likelihood) else x
 
     def _expected_log_prior(self, prior: Prior, inference_outputs: dict, z: torch.Tensor) -> torch.Tensor:
         r"""Estimate of :math:`\mathbb E_q \log p(z)`, shape ``(..., b)``."""

@@ -16,9 +16,10 @@ from torch.nn.functional import one_hot
 from scdgd._compat import MODULE_KEYS
 from scdgd._options import check_options
 from scdgd.data import SparseCounts, as_sparse_counts
-from scdgd.likelihood import Likelihood
 from scdgd.posterior import MixturePosterior
+from scdgd.posterior._partly_found import normals_of
 
+from ._absent_genes import FOUND_MEAN_KEY, FOUND_SCALE_KEY, found_of
 from ._flex_vae import FlexVAE
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from torch.distributions import Distribution
 
     from scdgd.prior import Prior
+
+    from ._filled_counts import FilledCounts
 
 ComponentRegularization = Literal["kl", "none", "cross_entropy"]
 
@@ -182,6 +185,9 @@ class GMVAE(FlexVAE):
         cat_covs: torch.Tensor | None = None,
         n_samples: int = 1,
         enumerate_components: bool = False,
+        genes_measured: torch.Tensor | None = None,
+        found_mean: torch.Tensor | None = None,
+        found_scale: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor | Distribution | None]:
         r"""Posteriors of cells, and draws ``(b, d)``, or ``(n_samples, b, d)`` of more than one.
 
@@ -197,9 +203,12 @@ class GMVAE(FlexVAE):
         if enumerate_components and n_samples != 1:
             msg = f"Components are enumerated with one draw of each, got `n_samples={n_samples}`. Average over calls."
             raise ValueError(msg)
-        counts, continuous, categories = self._encoder_inputs(x, batch_index, cont_covs, cat_covs)
-        log_qy, components = self._encode_components(counts, continuous, categories)
-        qz_given_y = self._encode_given(components, counts, continuous, categories)
+        inputs = self._encoder_inputs(x, batch_index, cont_covs, cat_covs, genes_measured)
+        counts, continuous, categories = inputs
+        found = found_of(found_mean, found_scale)
+        log_qy, components = self._encode_components(*inputs, found)
+        qz_given_y = self._encode_given(components, *inputs)
+        qz_given_y = qz_given_y if found is None else normals_of(found, qz_given_y)
         shape = torch.Size() if n_samples == 1 else torch.Size((n_samples,))
         if enumerate_components:
             z, qz, shape = qz_given_y.rsample(), qz_given_y, components.shape[:1]
@@ -211,7 +220,7 @@ class GMVAE(FlexVAE):
             z = qz.sample(shape)
         ql = None
         if self.use_observed_lib_size:
-            library = self._log_total(x).expand(*shape, -1, -1)
+            library = self._of_all(self._log_total(x), genes_measured).expand(*shape, -1, -1)
         else:
             ql, _ = self._encode(self.l_encoder, counts, continuous, categories)
             # one draw a cell, for all its components
@@ -232,7 +241,8 @@ class GMVAE(FlexVAE):
         batch_index: torch.Tensor,
         cont_covs: torch.Tensor | None = None,
         cat_covs: torch.Tensor | None = None,
-    ) -> tuple[SparseCounts | torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...]]:
+        genes_measured: torch.Tensor | None = None,
+    ) -> tuple[SparseCounts | FilledCounts | torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...]]:
         """Counts, continuous and categorical covariates as encoders take them.
 
         With components, counts are sparse: the product with the genes' weights is then the same for all of them, and
@@ -240,19 +250,31 @@ class GMVAE(FlexVAE):
         """
         codes = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
         continuous, categories = self._encoder_covariates(batch_index, codes, cont_covs)
-        return self._encoder_counts(as_sparse_counts(x) if self.n_components > 1 else x), continuous, categories
+        x = as_sparse_counts(x) if self.n_components > 1 else x
+        return self._encoder_counts(x, genes_measured), continuous, categories
 
     def _encode_components(
         self,
-        counts: SparseCounts | torch.Tensor,
+        counts: SparseCounts | FilledCounts | torch.Tensor,
         continuous: torch.Tensor | None,
         categories: tuple[torch.Tensor, ...],
+        found: Normal | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        r"""Log of :math:`q(c \mid x)` and components ``c``, both ``(m, b)``."""
+        r"""Log of :math:`q(c \mid x)` and components ``c``, both ``(m, b)``.
+
+        Of cells whose :math:`q(z)` was found, it is the best there is in the ELBO, with :math:`q(z \mid x, c) = q(z)`,
+
+        .. math::
+            q(c \mid x) \propto p(c)\, e^{-\mathrm{KL}(q(z) \,\|\, p(z \mid c))}
+        """
         if self.n_components == 1:
             log_qy = self.prior.means.new_zeros(1, len(counts))
             return log_qy, torch.zeros_like(log_qy, dtype=torch.int64)
         logits = self.y_logits(self._encoder_hidden(self.y_encoder, counts, continuous, categories)).T  # (k, b)
+        if found is not None:
+            every = torch.arange(self.n_components, device=logits.device).unsqueeze(1)
+            best = self._log_py().unsqueeze(1) - kl_divergence(found, self._given(every)).sum(-1)  # (k, b)
+            logits = torch.where(best.isnan(), logits, best)
         components = torch.arange(self.n_components, device=logits.device).unsqueeze(1).expand_as(logits)
         if self.max_components_per_cell < self.n_components:
             logits, components = logits.topk(self.max_components_per_cell, dim=0)
@@ -261,7 +283,7 @@ class GMVAE(FlexVAE):
     def _encode_given(
         self,
         components: torch.Tensor,
-        counts: SparseCounts | torch.Tensor,
+        counts: SparseCounts | FilledCounts | torch.Tensor,
         continuous: torch.Tensor | None,
         categories: tuple[torch.Tensor, ...],
     ) -> Normal:
@@ -341,7 +363,7 @@ class GMVAE(FlexVAE):
         self._check_counts()
         log_qy, components = inference_outputs[LOG_QY_KEY], inference_outputs[COMPONENTS_KEY]
         qy, log_py = log_qy.exp(), self._log_py()
-        reconstruction_loss = -(qy * self._log_likelihood(tensors, generative_outputs)).sum(0)
+        reconstruction_loss = -(qy * self.log_likelihood(generative_outputs[MODULE_KEYS.PX_KEY], tensors)).sum(0)
         kl_z = (qy * self._kl_z(inference_outputs, components)).sum(0)
         kl_y = (qy * (log_qy - log_py[components])).sum(0)
         kl_library = torch.zeros_like(kl_z)
@@ -375,21 +397,17 @@ class GMVAE(FlexVAE):
             return self.prior.weights.log()
         return torch.log_softmax(self.prior.weight_logits, dim=0)
 
-    def _log_likelihood(
-        self, tensors: dict[str, torch.Tensor], generative_outputs: dict[str, Distribution | None]
-    ) -> torch.Tensor:
-        r""":math:`\log p(x \mid z)` of whole cells, shape ``(..., b)``."""
-        px = generative_outputs[MODULE_KEYS.PX_KEY]
-        log_prob = px.log_prob(self._counts_for(px, tensors[REGISTRY_KEYS.X_KEY]))
-        return log_prob if isinstance(px, Likelihood) else log_prob.sum(-1)
-
     def _kl_z(self, inference_outputs: dict, components: torch.Tensor) -> torch.Tensor:
         r""":math:`\mathrm{KL}(q(z \mid x, c) \,\|\, p(z \mid c))`, or its estimate at one draw, shape ``(m, b)``."""
         qz, z = inference_outputs[MODULE_KEYS.QZ_KEY], inference_outputs[MODULE_KEYS.Z_KEY]
-        precisions = self.prior.precisions.diagonal(dim1=-2, dim2=-1)  # (k, d)
-        pz = Normal(self.prior.component_means[components], precisions[components].rsqrt(), validate_args=False)
+        pz = self._given(components)
         divergence = kl_divergence(qz, pz) if self.analytic_kl else qz.log_prob(z) - pz.log_prob(z)
         return divergence.sum(-1)
+
+    def _given(self, components: torch.Tensor) -> Normal:
+        r""":math:`p(z \mid c)` of components ``(...)``, batch shape ``(..., d)``."""
+        precisions = self.prior.precisions.diagonal(dim1=-2, dim2=-1)  # (k, d)
+        return Normal(self.prior.component_means[components], precisions[components].rsqrt(), validate_args=False)
 
     def _information(self, log_qy: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
         r"""Mutual information :math:`H[\bar q] - \overline{H[q]}` of component and cell in a minibatch, in nats."""
@@ -403,7 +421,8 @@ class GMVAE(FlexVAE):
     def classify(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         r""":math:`q(y \mid x)` of a minibatch, shape ``(b, k)``."""
         inputs = self._get_inference_input(tensors, full_forward_pass=True)
-        log_qy, components = self._encode_components(*self._encoder_inputs(**inputs))
+        found = found_of(inputs.pop(FOUND_MEAN_KEY, None), inputs.pop(FOUND_SCALE_KEY, None))
+        log_qy, components = self._encode_components(*self._encoder_inputs(**inputs), found)
         qy = log_qy.T.exp()  # (b, m)
         return qy.new_zeros(len(qy), self.n_components).scatter(1, components.T, qy)
 
@@ -414,7 +433,8 @@ class GMVAE(FlexVAE):
         inputs = self._get_generative_input(tensors, inference_outputs)
         generative_outputs = self.generative(**inputs, for_loss=True)
         z, qz = inference_outputs[MODULE_KEYS.Z_KEY], inference_outputs[MODULE_KEYS.QZ_KEY]
-        log_weight = self._log_likelihood(tensors, generative_outputs) + prior.log_prob(z) - qz.log_prob(z).sum(-1)
+        log_likelihood = self.log_likelihood(generative_outputs[MODULE_KEYS.PX_KEY], tensors)
+        log_weight = log_likelihood + prior.log_prob(z) - qz.log_prob(z).sum(-1)
         if not self.use_observed_lib_size:
             library = inference_outputs[MODULE_KEYS.LIBRARY_KEY]
             pl, ql = generative_outputs[MODULE_KEYS.PL_KEY], inference_outputs[MODULE_KEYS.QL_KEY]

@@ -10,13 +10,15 @@ from torch.func import functional_call
 
 from scdgd.data import SparseCounts
 
+from ._filled_counts import FilledCounts
+
 if TYPE_CHECKING:
     from scvi.nn import FCLayers
 
 
 def forward_sparse(
     layers: FCLayers,
-    x: SparseCounts,
+    x: SparseCounts | FilledCounts,
     *categories: torch.Tensor,
     continuous: torch.Tensor | None = None,
     log1p: bool = True,
@@ -27,6 +29,7 @@ def forward_sparse(
         W [\log(1 + x), c] + b = \sum_{j:\, x_j > 0} W_{\cdot j} \log(1 + x_j) + W_c\, c + b
 
     The sum is a sparse product with the gene columns of the first linear map; the rest is the layers' own forward pass.
+    Of cells that lack genes, the dense rows of what is expected of these are multiplied with the gene columns, too.
     Gradients reach all parameters and the covariates, not the counts. With ``m`` rows of covariates a cell, the product
     is taken once and the layers see ``m b`` rows.
 
@@ -35,7 +38,7 @@ def forward_sparse(
     layers
         Layers whose inputs are the genes and then the continuous covariates, as in scVI's encoder.
     x
-        Counts above -1 in any unit, shape ``(b, g)``.
+        Counts above -1 in any unit, shape ``(b, g)``; or filled ones, where genes were not measured.
     *categories
         Codes ``(b, 1)`` or one-hot weights ``(b, n_cat)`` of each categorical covariate, as the layers take them.
     continuous
@@ -54,6 +57,8 @@ def forward_sparse(
         If the layers take another number of genes and continuous covariates, or of categorical covariates.
     """
     linear = layers.fc_layers[0][0]
+    filled = x if isinstance(x, FilledCounts) else None
+    x = x if filled is None else filled.counts
     covariates = linear.weight.new_empty(len(x), 0) if continuous is None else continuous
     n_given, n_wanted = x.n_genes + covariates.shape[1], linear.in_features - layers.n_cov
     if n_given != n_wanted:
@@ -65,6 +70,9 @@ def forward_sparse(
     if log1p:
         x = SparseCounts(x.indptr, x.indices, x.values.log1p(), x.n_genes)
     product, of_covariates = _SparseProduct.apply(x, linear.weight)
+    if filled is not None:
+        expected = filled.expected.log1p() if log1p else filled.expected
+        product = product.index_add(0, filled.lacking, expected @ linear.weight[:, : x.n_genes].T)
     if len(covariates) > len(x):
         product = product.repeat(len(covariates) // len(x), 1)
     handle = linear.register_forward_hook(lambda module, inputs, output: output + product)

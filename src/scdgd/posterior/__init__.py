@@ -5,6 +5,7 @@ from ._gaussian import Gaussian
 from ._inverse_autoregressive_flow import FlowPosterior, InverseAutoregressiveFlow
 from ._mixture_posterior import MixturePosterior
 from ._noisy import Noisy
+from ._partly_found import PartlyFound
 from ._point import Point
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "InverseAutoregressiveFlow",
     "MixturePosterior",
     "Noisy",
+    "PartlyFound",
     "Point",
     "RowPosterior",
 ]

@@ -14,6 +14,7 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._constants import MEASURED_KEY
 from scdgd._options import SEED, Choice, Flag, Integer, Number, Optional, checked
 from scdgd.data import as_sparse_counts, first_cells
 from scdgd.prior._update import PRIOR_EPS, WITH_ENCODER, update_of
@@ -247,7 +248,8 @@ class EmpiricalBayesPlan(TrainingPlan):
     def _place_pseudo_inputs(self, pseudo_inputs: PseudoInputs) -> None:
         counts, continuous = [], []
         for batch in first_cells(training_cells(self.trainer), pseudo_inputs.n_components):
-            counts.append(as_sparse_counts(self.module._encoder_counts(batch[REGISTRY_KEYS.X_KEY])).to_scipy())
+            x = self.module._encoder_counts(as_sparse_counts(batch[REGISTRY_KEYS.X_KEY]), batch.get(MEASURED_KEY))
+            counts.append(x.to_scipy())
             continuous.append(batch.get(REGISTRY_KEYS.CONT_COVS_KEY))
         counts = sparse.vstack(counts, format="csr")
         rng = np.random.default_rng(self.seed)

@@ -10,6 +10,7 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.train import TrainingPlan
 from torch.nn import BatchNorm1d
 
+from scdgd._constants import MEASURED_KEY
 from scdgd._options import SEED, Choice, Integer, Number, checked
 from scdgd.data import as_sparse_counts, first_cells
 from scdgd.module import ComponentRegularization
@@ -19,6 +20,8 @@ from ._start import PCAClusters, start_outputs
 from ._training_cells import training_cells
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from scdgd.module import GMVAE
 
 #: Cells that reference clusters are fitted to.
@@ -114,17 +117,15 @@ class GMVAEPlan(TrainingPlan):
             return
         starts = self.n_warm_start_epochs > 0 and not self.module.prior.is_placed
         if starts or self.component_regularization == "cross_entropy":
-            cells = first_cells(training_cells(self.trainer), _MAX_REFERENCE_CELLS)
-            counts = [as_sparse_counts(batch[REGISTRY_KEYS.X_KEY]).to_scipy() for batch in cells]
-            counts = sparse.vstack(counts, format="csr")
+            counts, genes = _counts_and_shared_genes(first_cells(training_cells(self.trainer), _MAX_REFERENCE_CELLS))
             if counts.shape[0] < self.module.n_components:
                 msg = (
                     f"k-means of {self.module.n_components} components needs at least as many training cells, but there "
                     f"are {counts.shape[0]}. Lower `n_components`, or set `n_warm_start_epochs=0` in `plan_kwargs`."
                 )
                 raise ValueError(msg)
-            holds_counts = self.module.link.is_of_counts
-            clusters = PCAClusters(counts, self.module.n_components, self.seed, log_normalise=holds_counts)
+            options = {"log_normalise": self.module.link.is_of_counts, "genes": genes}
+            clusters = PCAClusters(counts, self.module.n_components, self.seed, **options)
             self._reference = clusters.to(self.device)
         if not starts:
             self.n_warm_start_epochs = 0
@@ -168,3 +169,17 @@ class GMVAEPlan(TrainingPlan):
         if self._reference is not None and is_wanted:
             counts = as_sparse_counts(batch[REGISTRY_KEYS.X_KEY])
             self.loss_kwargs.update(reference_components=self._reference(counts), reference_weight=weight)
+
+
+def _counts_and_shared_genes(cells: Iterable[dict]) -> tuple[sparse.csr_matrix, torch.Tensor | None]:
+    """Counts of the cells of some minibatches, and the genes that all of them have, ``(g,)``; ``None`` for all genes.
+
+    Clusters of genes that some cells lack would be those of panels. Without a gene that all have, they are of all genes.
+    """
+    counts, shared = [], None
+    for batch in cells:
+        counts.append(as_sparse_counts(batch[REGISTRY_KEYS.X_KEY]).to_scipy())
+        if MEASURED_KEY in batch:
+            here = batch[MEASURED_KEY].all(0)
+            shared = here if shared is None else shared & here
+    return sparse.vstack(counts, format="csr"), shared if shared is not None and shared.any() else None

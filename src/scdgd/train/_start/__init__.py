@@ -1,5 +1,6 @@
 """Where training starts, from the training cells: representations, clusters, outputs of decoders."""
 
+from ._mean_profile import mean_profile
 from ._outputs import start_outputs
 from ._pca_clusters import PCAClusters
 from ._principal_components import fitted_pca, log_normalised, rows_differ
@@ -10,6 +11,7 @@ __all__ = [
     "PCAClusters",
     "fitted_pca",
     "log_normalised",
+    "mean_profile",
     "rows_differ",
     "start_outputs",
     "start_representations",

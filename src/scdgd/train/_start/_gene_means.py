@@ -34,6 +34,8 @@ def gene_moments(
 def totals_and_size(blocks: Iterable[tuple[np.ndarray | sparse.csr_matrix, float]]) -> tuple[torch.Tensor, float]:
     """Counts of each gene ``(g,)`` and size of all cells, of blocks ``(m, g)`` with the sum of their size factors.
 
+    Sums of the cells that measured a gene are ``(g,)``, and so then is the result.
+
     Their ratio is the mean profile: the expected count of each gene in a cell of size 1.
     """
     totals, size = 0.0, 0.0

@@ -38,14 +38,25 @@ class PCAClusters(torch.nn.Module):
         Seed of k-means and of the solver.
     log_normalise
         Whether the values are counts; others are taken as they are.
+    genes
+        Genes that clusters are a function of, shape ``(g,)``, bool; ``None`` for all.
     """
 
     def __init__(
-        self, counts: sparse.csr_matrix, n_clusters: int, seed: int = 0, *, log_normalise: bool = True
+        self,
+        counts: sparse.csr_matrix,
+        n_clusters: int,
+        seed: int = 0,
+        *,
+        log_normalise: bool = True,
+        genes: torch.Tensor | None = None,
     ) -> None:
         from sklearn.cluster import KMeans
 
         super().__init__()
+        self.register_buffer("genes", genes)
+        if genes is not None:
+            counts = counts.multiply(genes.numpy()).tocsr()
         self.target = float(np.median(np.asarray(counts.sum(1)))) if log_normalise else None
         logged = self._units(SparseCounts.from_scipy(counts, torch.float64)).to_scipy()
         pca = fitted_pca(logged, min(_N_PRINCIPAL_COMPONENTS, min(logged.shape) - 1), seed)
@@ -66,6 +77,7 @@ class PCAClusters(torch.nn.Module):
         clusters = cls.__new__(cls)
         torch.nn.Module.__init__(clusters)
         clusters.target = state["target"]
+        clusters.register_buffer("genes", None)
         for name in state.keys() - {"target"}:
             clusters.register_buffer(name, state[name])
         return clusters
@@ -77,6 +89,9 @@ class PCAClusters(torch.nn.Module):
 
     def _units(self, counts: SparseCounts) -> SparseCounts:
         """Log-normalised counts, or the values as they are."""
+        if self.genes is not None:
+            values = counts.values * self.genes[counts.indices].to(counts.values)
+            counts = SparseCounts(counts.indptr, counts.indices, values, counts.n_genes)
         if self.target is None:
             return counts
         scale = self.target / counts.totals().clamp(min=1)

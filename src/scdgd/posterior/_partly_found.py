@@ -1,0 +1,67 @@
+"""Posteriors of cells of which some have been found, and an encoder gives the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.distributions import Distribution, Normal, constraints
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class PartlyFound(Distribution):
+    """Gaussians of cells whose posteriors have been found, and what an encoder gives of the others.
+
+    Parameters
+    ----------
+    found
+        Diagonal Gaussians, batch shape ``(b, d)``; means are NaN where the encoder's posterior holds.
+    encoded
+        Posteriors of the encoder, batch shape ``(b, d)``.
+    """
+
+    arg_constraints = {}
+    support = constraints.real
+    has_rsample = True
+
+    def __init__(self, found: Normal, encoded: Distribution) -> None:
+        super().__init__(encoded.batch_shape, validate_args=False)
+        self.found, self.encoded = found, encoded
+        self.is_encoded = found.loc[..., :1].isnan()
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> torch.Tensor:
+        """Differentiable draws, shape ``(*sample_shape, b, d)``."""
+        shape = torch.Size(sample_shape)
+        return torch.where(self.is_encoded, self.encoded.rsample(shape), self.found.rsample(shape))
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """Terms of coordinates of ``(*s, b, d)``, in nats; only their sum over the last axis is a log density."""
+        return torch.where(self.is_encoded, self.encoded.log_prob(value), self.found.log_prob(value))
+
+    @property
+    def loc(self) -> torch.Tensor:
+        """Mean, shape ``(b, d)``."""
+        return torch.where(self.is_encoded, self.encoded.loc, self.found.loc)
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """Standard deviation, shape ``(b, d)``."""
+        return torch.where(self.is_encoded, self.encoded.scale, self.found.scale)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """As :attr:`loc`."""
+        return self.loc
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Variance, shape ``(b, d)``."""
+        return self.scale.square()
+
+
+def normals_of(found: Normal, encoded: Normal) -> Normal:
+    """The same where the encoder gives Gaussians, batch shape ``(..., b, d)``: Gaussians again."""
+    chosen = PartlyFound(found, encoded)
+    return Normal(chosen.loc, chosen.scale, validate_args=False)
