@@ -1,6 +1,7 @@
 """New cells: Gauss-Newton against the published procedure and against 1,000 steps of Adam; one model, the same cells.
 
     python benchmarks/new_cells.py --data DIR --standard --out docs/benchmarks_new_cells.md
+    python benchmarks/new_cells.py --data DIR --standard --encoder  # prints the last section only
 
 All methods start from the same component means, found by the same code, and their times include it. *Published*
 (Schuster & Krogh 2023): 10 steps of Adam, rate 1e-2, betas (0.5, 0.7), batches of 32, with the published dense negative
@@ -22,6 +23,7 @@ import numpy as np
 import scanpy as sc
 import scvi
 import torch
+from _encoder_curve import section
 from _ledger import markdown
 from _sets import train_test_split
 from anndata import AnnData
@@ -260,6 +262,7 @@ def main() -> None:
     tiers = parser.add_mutually_exclusive_group()
     for tier in TIERS:
         tiers.add_argument(f"--{tier}", dest="tier", action="store_const", const=tier)
+    parser.add_argument("--encoder", action="store_true", help="only the section on cells placed from an encoder")
     parser.add_argument("--out", type=Path, help="Markdown page to write (default: print only)")
     parser.set_defaults(tier="quick")
     args = parser.parse_args()
@@ -270,6 +273,10 @@ def main() -> None:
     scvi.settings.verbosity = logging.ERROR
     torch.set_num_threads(1)
     rounds = 1 if args.tier == "quick" else 3
+    encoder = section(args.tier, args.data, rounds)
+    if args.encoder:
+        print(encoder)
+        return
     lines, curves = [], []
     for i, job in enumerate(TIERS[args.tier]):
         module, tensors = train(job, args.data)
@@ -279,7 +286,7 @@ def main() -> None:
         print(" | ".join(line), flush=True)
         if i < N_CURVES[args.tier]:
             curves.append(f"**{line[0]}, {line[1]}**: one setting varied\n\n{curve(module, tensors, referee, rounds)}")
-    text = "\n\n".join([markdown(HEADER, lines), *curves])
+    text = "\n\n".join([markdown(HEADER, lines), *curves, encoder])
     print(text)
     if args.out:
         command = f"python benchmarks/new_cells.py --data DIR --{args.tier}"

@@ -27,6 +27,7 @@ from ._posterior import mended_samples, posterior_draws, posterior_samples
 from ._refinement import refined
 from ._registered_sampler import Library
 from ._seeding import seeded, undisturbed
+from ._start_of_search import StartName
 from ._starts import best_component_means
 from ._stock_module import latent_module
 from ._variational import place_variational
@@ -65,6 +66,7 @@ __all__ = [
     "NoveltyReference",
     "ReadCells",
     "SyntheticCells",
+    "StartName",
     "best_component_means",
     "fisher_information",
     "fit_levels",

@@ -106,9 +106,7 @@ def gauss_newton(
             starts = component_starts(module, density, config.n_starts)
         else:
             starts = z.detach().to(module.device).clone().unsqueeze(0)
-        found = climb(density, starts[0], config)
-        for start in starts[1:]:
-            found = _better(found, climb(density, start, config))
+        found = climb_from(density, starts, config)
     return found._replace(fisher=fisher_information(module, tensors, found.z)) if with_fisher else found
 
 
@@ -142,6 +140,14 @@ class Density(Protocol):
 
     def curvature(self, z: torch.Tensor) -> torch.Tensor:
         """Positive curvature near a mode, shape ``(b, d, d)``."""
+
+
+def climb_from(density: Density, starts: torch.Tensor, config: GaussNewtonConfig) -> MAPEstimate:
+    """The best of what :func:`climb` finds from starts ``(n, b, d)``."""
+    found = climb(density, starts[0], config)
+    for start in starts[1:]:
+        found = _better(found, climb(density, start, config))
+    return found
 
 
 def climb(density: Density, z: torch.Tensor, config: GaussNewtonConfig) -> MAPEstimate:

@@ -70,6 +70,12 @@ class JointDensity:
         part.measured = part.covariates[MEASURED_KEY]
         return part
 
+    def without_constant(self) -> JointDensity:
+        """The same density but for what no representation changes, which costs as much to evaluate as the rest."""
+        other = copy(self)
+        other.log_constant = torch.zeros(len(self), dtype=torch.double, device=self.library.device)
+        return other
+
     def with_genes(self, n_genes: int | None, seed: int = 0) -> JointDensity:
         """The same density, whose Fisher information is estimated from so many genes, see :func:`choose_genes`."""
         other = copy(self)
@@ -146,6 +152,12 @@ def slice_of(x: SparseCounts, cells: slice) -> SparseCounts:
     indptr = x.indptr[cells.start : cells.stop + 1]
     entries = slice(int(indptr[0]), int(indptr[-1]))
     return SparseCounts(indptr - indptr[0], x.indices[entries], x.values[entries], x.n_genes)
+
+
+def neg_log_kernel(module: DGDModule, tensors: dict[str, torch.Tensor], z: torch.Tensor) -> torch.Tensor:
+    """:math:`J` without what no representation changes, shape ``(b,)``, as a function of ``(b, d)`` that autograd knows."""
+    density = JointDensity(module, tensors)
+    return -(density.likelihood(z).log_kernel(density.x) + module.prior.log_prob(z))
 
 
 @contextmanager

@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
-from scdgd._options import Choice, Flag, Integer, ListOf, Number, Optional, Options
+from scdgd._options import Choice, Either, Flag, Integer, ListOf, Number, Optional, Options
 
 from ._adam import adam_steps
-from ._gauss_newton import GaussNewtonConfig, gauss_newton
+from ._gauss_newton import GaussNewtonConfig, climb_from
 from ._joint_density import JointDensity, frozen, owned
-from ._starts import component_starts
+from ._start_of_search import STARTS, StartName, StartOfSearch
 
 if TYPE_CHECKING:
     from scdgd.module import DGDModule
 
 _ADAM_STEPS, _ADAM_RATE = 50, 0.2
-#: At a kink the promise of a step says little about what it gains: there, cells stop later, and take no step unchecked.
-_TOLERANCE, _TOLERANCE_WITH_KINKS = 0.5, 0.1
 
 
 class NewCellsConfig(NamedTuple):
@@ -43,21 +41,21 @@ class NewCellsConfig(NamedTuple):
     tolerance: float | None = None
     """Gauss-Newton stops when a step promises to gain less than half of this, in nats: by default 0.5, and 0.1 if the
     decoder is not smooth (ReLU). With a smooth decoder that step is still taken."""
-    n_genes: int | None = GaussNewtonConfig().n_genes
-    """Genes that Gauss-Newton estimates the curvature from; ``None`` for all."""
+    n_genes: int | Literal["auto"] | None = "auto"
+    """Genes that Gauss-Newton estimates the curvature from; ``None`` for all, ``"auto"`` for 300, or 100 from the encoder."""
+    start: StartName = "components"
+    """Where steps start: ``"components"``, the component means that reconstruct a cell best, or ``"encoder"``, what the
+    encoder of :meth:`scdgd.model.SCDGD.train_encoder` says. From there few steps are left: `tolerance` is 8 nats by
+    default, and `n_starts` has no effect."""
 
     def gauss_newton(self, module: DGDModule) -> GaussNewtonConfig:
         """What this means for the cells of one module, with defaults filled in."""
-        tolerance = self.tolerance
-        if tolerance is None:
-            tolerance = _TOLERANCE_WITH_KINKS if module.decoder.has_kinks else _TOLERANCE
-        options = GaussNewtonConfig(
-            n_starts=self.n_starts,
-            tolerance=tolerance,
-            n_genes=self.n_genes,
-            last_step=not module.decoder.has_kinks,
-        )
-        return options if self.n_steps is None else options._replace(max_steps=self.n_steps)
+        usual = STARTS[self.start].steps(module)
+        given = {"max_steps": self.n_steps, "tolerance": self.tolerance}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.n_genes != "auto":
+            given["n_genes"] = self.n_genes
+        return usual._replace(n_starts=self.n_starts, **given)
 
 
 #: Rules of the options.
@@ -70,7 +68,8 @@ NEW_CELLS = Options(
         "method": Choice(None, "gauss_newton", "adam"),
         "n_starts": Integer(1),
         "tolerance": Optional(Number(above=0)),
-        "n_genes": Optional(Integer(1)),
+        "n_genes": Either(Choice("auto"), Optional(Integer(1))),
+        "start": Choice(*STARTS),
     },
     of="scdgd.inference.NewCellsConfig",
 )
@@ -79,8 +78,8 @@ NEW_CELLS = Options(
 def place_new_cells(module: DGDModule, tensors: dict[str, torch.Tensor], config: NewCellsConfig) -> torch.Tensor:
     r"""MAP representations of the cells of one minibatch, :math:`\arg\max_z \log p(x \mid z) + \log p(z \mid \phi)`.
 
-    Each cell starts at the component mean that reconstructs it best (the prior is not counted; Schuster & Krogh 2023)
-    and then takes steps. Decoder, prior and training rows are left bit-identical.
+    Each cell starts at the component mean that reconstructs it best (the prior is not counted; Schuster & Krogh 2023), or
+    where an encoder says, and then takes steps. Decoder, prior and training rows are left bit-identical.
 
     Parameters
     ----------
@@ -89,7 +88,7 @@ def place_new_cells(module: DGDModule, tensors: dict[str, torch.Tensor], config:
     tensors
         Minibatch as the data loader gives it, ``b`` cells.
     config
-        Method and effort.
+        Start, method and effort.
 
     Returns
     -------
@@ -98,16 +97,35 @@ def place_new_cells(module: DGDModule, tensors: dict[str, torch.Tensor], config:
     Raises
     ------
     ValueError
-        If the method is unknown.
+        If method or start is unknown.
+    RuntimeError
+        If the start is an encoder, and there is none.
     """
     method = Choice(None, "gauss_newton", "adam")("method", config.method) or (
         "gauss_newton" if config.lr is None else "adam"
     )
-    if method == "gauss_newton":
-        return gauss_newton(module, tensors, config=config.gauss_newton(module)).z
+    start = STARTS[Choice(*STARTS)("start", config.start)]
     with frozen(module):
-        density = JointDensity(module, owned(module, tensors))
-        start = component_starts(module, density, 1)[0]
-        n_steps = _ADAM_STEPS if config.n_steps is None else config.n_steps
-        lr = _ADAM_RATE if config.lr is None else config.lr
-        return adam_steps(density, start, n_steps=n_steps, lr=lr, betas=config.betas, anneal=config.anneal)
+        tensors = owned(module, tensors)
+        return (_by_gauss_newton if method == "gauss_newton" else _by_adam)(module, tensors, start, config)
+
+
+def _by_gauss_newton(
+    module: DGDModule, tensors: dict[str, torch.Tensor], start: StartOfSearch, config: NewCellsConfig
+) -> torch.Tensor:
+    steps = config.gauss_newton(module)
+    starts = start(module, tensors, steps.n_starts)
+    if steps.max_steps == 0:
+        return starts[0]
+    density = JointDensity(module, tensors).with_genes(steps.n_genes, steps.seed)
+    return climb_from(density.without_constant(), starts, steps).z
+
+
+def _by_adam(
+    module: DGDModule, tensors: dict[str, torch.Tensor], start: StartOfSearch, config: NewCellsConfig
+) -> torch.Tensor:
+    n_steps = _ADAM_STEPS if config.n_steps is None else config.n_steps
+    lr = _ADAM_RATE if config.lr is None else config.lr
+    z = start(module, tensors, 1)[0]
+    density = JointDensity(module, tensors)
+    return adam_steps(density, z, n_steps=n_steps, lr=lr, betas=config.betas, anneal=config.anneal)

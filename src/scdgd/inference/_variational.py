@@ -9,17 +9,21 @@ import torch
 from ._joint_density import JointDensity, frozen, owned
 from ._laplace import laplace_posterior
 from ._row_adam import RowAdam
+from ._start_of_search import STARTS, StartName
 
 if TYPE_CHECKING:
     from scdgd.module import DGDModule
 
-_N_STEPS = 40
 _N_DRAWS = 4
 _LR = 0.03
 
 
 def place_variational(
-    module: DGDModule, tensors: dict[str, torch.Tensor], n_steps: int | None = None, lr: float | None = None
+    module: DGDModule,
+    tensors: dict[str, torch.Tensor],
+    n_steps: int | None = None,
+    lr: float | None = None,
+    start: StartName = "components",
 ) -> torch.Tensor:
     r"""Rows :math:`(\nu, \log\varsigma)` of new cells that maximise the evidence lower bound, everything else frozen.
 
@@ -33,14 +37,19 @@ def place_variational(
     tensors
         Minibatch as the data loader gives it, ``b`` cells.
     n_steps, lr
-        Number and first rate of the steps of Adam, by default 40 and 0.03.
+        Number and first rate of the steps of Adam, by default 40 and 0.03, and from an encoder none.
+    start
+        Where the mode is looked for, see :class:`NewCellsConfig`.
 
     Returns
     -------
     Shape ``(b, 2d)``.
     """
-    n_steps, lr = _N_STEPS if n_steps is None else n_steps, _LR if lr is None else lr
-    laplace = laplace_posterior(module, tensors)
+    kind = STARTS[start]
+    n_steps, lr = kind.n_variational_steps if n_steps is None else n_steps, _LR if lr is None else lr
+    with frozen(module):
+        z = kind(module, owned(module, tensors), 1)[0]
+    laplace = laplace_posterior(module, tensors, z)
     generator = torch.Generator(device=laplace.mode.device).manual_seed(0)
     with frozen(module):
         precision = (laplace.cholesky @ laplace.cholesky.mT).diagonal(dim1=-2, dim2=-1)

@@ -32,7 +32,7 @@ from scdgd._options import (
     Text,
     rules_of,
 )
-from scdgd.inference import NEW_CELLS
+from scdgd.inference import NEW_CELLS, StartName
 from scdgd.likelihood import ALL_LIKELIHOODS, LIKELIHOODS, VALUE_LIKELIHOODS, CountLikelihood, ValueLikelihood
 from scdgd.likelihood._link import MeanActivation
 from scdgd.module._flex_parts import DecoderName, PosteriorName
@@ -172,6 +172,7 @@ READING: dict[str, Rule] = {
     "seed": SEED,
     "n_steps": Optional(Integer(0)),
     "lr": Optional(Number(above=0)),
+    "start": Choice(None, *get_args(StartName)),
     "layer": Optional(Integer(0)),
     "importance_weighting_kwargs": Optional(Instance(dict, "a dictionary of arguments of `get_importance_weights`")),
     "data_loader_kwargs": Optional(LOADING),

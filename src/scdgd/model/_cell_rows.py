@@ -129,7 +129,8 @@ class CellRows:
 
     def _place_minibatch(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         if self.module.posterior.is_learned:
-            return place_variational(self.module, tensors, self.new_cells.n_steps, self.new_cells.lr)
+            config = self.new_cells
+            return place_variational(self.module, tensors, config.n_steps, config.lr, config.start)
         return place_new_cells(self.module, tensors, self.new_cells)
 
     @torch.inference_mode()

@@ -104,6 +104,20 @@ class LatentModel(DataModel):
             if rules.keys() != rules_of(method).keys():
                 setattr(cls, name, checked(**rules)(method))
 
+    def train_encoder(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Refused: the encoder that :meth:`SCDGD.train_encoder` adds is for models that place new cells by a search.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        msg = (
+            f"{type(self).__name__} reads new cells in one pass already, so there is no search that an encoder would shorten. "
+            "`train_encoder` is for SCDGD and SCVAD."
+        )
+        raise NotImplementedError(msg)
+
     def get_normalized_expression(
         self,
         adata: AnnData | None = None,

@@ -147,7 +147,8 @@ class RepresentationRun(TrainingRun):
             model.mixture_start_ = self.plan_options()["mixture_start"]
 
     def fit(self) -> None:
-        """As for all models; callbacks may have placed cells meanwhile."""
+        """As for all models; callbacks may have placed cells meanwhile, and an encoder knows nothing of what comes now."""
+        self.model.module.query_encoder = None
         try:
             super().fit()
         finally:

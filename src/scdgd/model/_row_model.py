@@ -6,12 +6,13 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scvi import settings
 from scvi.utils import setup_anndata_dsp
 
 from scdgd._compat import forget_manager
-from scdgd._options import Choice, Either, Integer, checked, checked_by
+from scdgd._options import Choice, Either, Flag, Integer, Number, Optional, checked, checked_by
 from scdgd.data import (
     CellIndexField,
     MuDataBatchField,
@@ -24,10 +25,12 @@ from scdgd.data import (
     MuDataSizeFactorField,
 )
 from scdgd.inference import N_ROUNDS, ImportanceSamples, log_prob_of_pairs, mended_samples, posterior_samples
+from scdgd.train import Distillation
 
 from ._aggregated_posterior import anchor_cells, importance_weights
 from ._arguments import SETUP
 from ._cells import positions_of
+from ._encoder_distillation import EncoderDistillation
 from ._latent_model import LatentModel
 from ._posterior_of_rows import PosteriorMoments, PosteriorOfRows, moments_of, say_rough
 
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from scdgd.data import CountsField
+    from scdgd.inference import StartName
 
     from ._cell_rows import CellRows
     from ._new_levels import NewLevels
@@ -210,6 +214,7 @@ class RowModel(LatentModel):
         n_steps: int | None = None,
         lr: float | None = None,
         batch_size: int | None = None,
+        start: StartName | None = None,
     ) -> np.ndarray:
         """Place new cells with a given effort, and remember the result for all other methods.
 
@@ -228,6 +233,9 @@ class RowModel(LatentModel):
             Most steps, if other than the model's; a rate `lr` asks for Adam in place of Gauss-Newton.
         batch_size
             Cells that are placed together; the result does not depend on it.
+        start
+            Where steps start, if elsewhere than of the model: at ``"components"``, or where the ``"encoder"`` of
+            :meth:`train_encoder` says, which is several times faster.
 
         Returns
         -------
@@ -236,20 +244,82 @@ class RowModel(LatentModel):
         Raises
         ------
         RuntimeError
-            If the model is not trained.
+            If the model is not trained, or has no encoder to start from.
         ValueError
             If `n_steps` is negative, or genes or batches are not those of the model; they are named.
         """
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
         defaults = self.cells.new_cells
-        self.cells.new_cells = defaults._replace(
-            n_steps=defaults.n_steps if n_steps is None else n_steps, lr=defaults.lr if lr is None else lr
-        )
+        given = {"n_steps": n_steps, "lr": lr, "start": start}
+        self.cells.new_cells = defaults._replace(**{key: value for key, value in given.items() if value is not None})
         try:
             return self.cells.representations_of(self._rows_of(adata, indices, batch_size, again=True))
         finally:
             self.cells.new_cells = defaults
+
+    @checked(
+        max_epochs=Optional(Integer(1)),
+        n_hidden=Integer(1),
+        batch_size=Integer(1),
+        validation_size=Number(above=0, below=1),
+        patience=Integer(0),
+        lr=Number(above=0),
+        show_progress=Flag(),
+    )
+    def train_encoder(
+        self,
+        max_epochs: int | None = None,
+        *,
+        n_hidden: int = 256,
+        batch_size: int = 128,
+        validation_size: float = 0.1,
+        patience: int = 30,
+        lr: float = 4e-3,
+        show_progress: bool = True,
+    ) -> pd.DataFrame:
+        """Train an encoder that says where to look for the representations of new cells, for fast queries.
+
+        The model is trained and stays as it is, bit for bit; see :class:`~scdgd.train.Distillation` for what the encoder
+        learns, and :class:`~scdgd.module.QueryEncoder` for what it sees. New cells are still placed from component means
+        unless something else is asked for: ``infer_representations(new, start="encoder")`` once, or
+        ``new_cells={"start": "encoder"}`` for all methods of a model that is built so. The encoder is saved with the model
+        and goes with it into :meth:`load_query_data`; it is dropped when the model trains again.
+
+        Parameters
+        ----------
+        max_epochs
+            Most passes over the training cells; ``None`` for 2,500 steps, but at least 10 and at most 200 passes.
+        n_hidden
+            Width of the encoder's hidden layers.
+        batch_size
+            Cells of a step.
+        validation_size
+            Share of the training cells that are held out to stop by.
+        patience
+            Epochs without a better encoder after which training ends.
+        lr
+            Highest rate of Adam.
+        show_progress
+            Whether to show how far it is.
+
+        Returns
+        -------
+        By epoch, ``"encoder_loss_train"`` and ``"encoder_loss_validation"``: the negative log joint density of cells at what
+        the encoder says, in nats per cell, without what no representation changes.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If the attached data are not the cells that it was trained on.
+        """
+        self._check_if_trained(warn=False)
+        run = EncoderDistillation(self, validation_size=validation_size, batch_size=batch_size)
+        max_epochs = run.default_epochs() if max_epochs is None else max_epochs
+        history = run(Distillation(max_epochs, lr, patience), n_hidden, show_progress=show_progress)
+        return pd.DataFrame(history, columns=["encoder_loss_train", "encoder_loss_validation"]).rename_axis("epoch")
 
     def get_latent_representation(
         self,

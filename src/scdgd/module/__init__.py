@@ -21,6 +21,7 @@ from ._linear_decoder import LinearDecoder
 from ._linearised import Linearised
 from ._observation import Observation
 from ._observation_rules import usual_size_and_link
+from ._query_encoder import QueryEncoder
 from ._representation_table import RepresentationTable
 from ._size_factor import SIZES, Size, SizeFactor, log_size_factor
 from ._sparse_first_layer import forward_sparse
@@ -48,6 +49,7 @@ __all__ = [
     "OutputActivation",
     "PosteriorName",
     "PriorName",
+    "QueryEncoder",
     "RepresentationTable",
     "SIZES",
     "Size",

@@ -18,6 +18,7 @@ from scdgd.posterior import Point
 from ._checkpoint_format import CheckpointFormatMixin
 from ._decoder import Activation, Decoder
 from ._observation import Observation, covariates_of
+from ._query_encoder import QueryEncoder
 from ._representation_table import RepresentationTable
 from ._size_factor import SizeFactor
 
@@ -40,6 +41,8 @@ PosteriorSampler = Callable[["DGDModule", dict, torch.Tensor, int], torch.Tensor
 
 #: Name of the observation of genes.
 GENES = "genes"
+#: Attribute of the module, and beginning of names in its state.
+QUERY_ENCODER = "query_encoder"
 #: Key of inference outputs: the rows of the table that autograd differentiates, before noise is added.
 REPRESENTATION_KEY = "representation"
 
@@ -127,6 +130,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         self.posterior.start(self.representations.table)
         self.posterior_sampler: PosteriorSampler | None = None
         self.samples_posterior = False
+        self.query_encoder: QueryEncoder | None = None
         decoder = Decoder(
             prior.n_latent,
             n_genes,
@@ -154,6 +158,15 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             "decoder.zi_logits": f"{parameters}zi_logits",
             "decoder.": f"observations.{GENES}.decoder.",
         }
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """The encoder of new cells, if there is one, is no part of how a module is made: the state says what it is."""
+        begin = f"{prefix}{QUERY_ENCODER}."
+        state = {key.removeprefix(begin): value for key, value in state_dict.items() if key.startswith(begin)}
+        self.query_encoder = QueryEncoder.of_state(state).to(self.device) if state else None
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @property
     def genes(self) -> Observation:

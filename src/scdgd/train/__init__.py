@@ -6,6 +6,7 @@ from scdgd.inference._row_adam import RowAdam
 from ._batch_balance import BatchBalance, BatchBalancer
 from ._best_state import BestState
 from ._checkpoint_folder import CheckpointFolder
+from ._distillation import Distillation
 from ._divergence import TrainingDivergedError, restored_if_it_diverges
 from ._empirical_bayes_plan import EmpiricalBayesPlan
 from ._gmvae_plan import GMVAEPlan
@@ -23,6 +24,7 @@ __all__ = [
     "BatchBalancer",
     "BestState",
     "CheckpointFolder",
+    "Distillation",
     "EmpiricalBayesPlan",
     "GMVAEPlan",
     "InterruptibleTrainRunner",

@@ -1,0 +1,117 @@
+"""Gap against seconds of new cells that are placed from an encoder: the section on fast queries of ``new_cells.py``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scvi
+import torch
+from _ledger import markdown
+from _sets import load, most_variable, train_test_split
+from scvi import REGISTRY_KEYS
+
+from scdgd.inference import NewCellsConfig, place_new_cells
+from scdgd.model import SCDGD
+
+DOC = """From an encoder (`train_encoder`) against the exact path from component means, the same held-out cells, interleaved.
+*Gap*: mean of log p(x, z) at the result of the exact path less that at the result of the row, in nats and as a share of
+its mean; *speed*: seconds of the exact path over those of the row, CPU seconds of one thread, the least over rounds, for
+minibatches of 512 cells from sparse counts to representations. Batches are registered where the set has them. Training of
+model and encoder are not in the times; the last column has those of the encoder. Means over seeds."""
+
+
+class Job(NamedTuple):
+    name: str
+    n_genes: int
+    max_cells: int
+    epochs: int | None = None
+    encoder_epochs: int | None = None
+    seeds: tuple[int, ...] = (0, 1)
+
+
+TIERS = {
+    "quick": [Job("pbmc68k", 300, 300, 3, 3, (0,))],
+    "standard": [Job(name, 2_000, 2_500) for name in ("zheng_facs", "kang_ifnb2800", "pbmc_3tech")],
+}
+TIERS["full"] = TIERS["standard"]
+
+EXACT = "components, exact path"
+METHODS = {
+    EXACT: NewCellsConfig(),
+    **{f"components, at most {k} steps": NewCellsConfig(n_steps=k) for k in (0, 1, 2)},
+    "components, 100 genes, tolerance 4": NewCellsConfig(n_genes=100, tolerance=4.0),
+    **{f"encoder, at most {k} steps": NewCellsConfig(start="encoder", n_steps=k) for k in range(6)},
+    "encoder, tolerance 1": NewCellsConfig(start="encoder", tolerance=1.0),
+    "encoder, exact steps": NewCellsConfig(start="encoder", n_genes=300, tolerance=0.5),
+}
+HEADER = ["set", "method", "gap (nats)", "share", "99% of cells (nats)", "cells/s", "speed", "encoder trained in (s)"]
+
+
+def section(tier: str, data: Path | None, rounds: int) -> str:
+    """The table."""
+    rows = []
+    for job in TIERS[tier]:
+        runs = [run(job, data, seed, rounds) for seed in job.seeds]
+        for method in METHODS:
+            rows.append([job.name, method, *_cells([of_seed[method] for of_seed in runs])])
+            print(" | ".join(rows[-1]), flush=True)
+    return f"## From an encoder\n\n{DOC}\n\n{markdown(HEADER, rows)}"
+
+
+def _cells(runs: list[tuple[float, ...]]) -> list[str]:
+    gap, share, tail, rate, speed, seconds = np.mean(runs, axis=0)
+    return [f"{gap:+.3f}", f"{100 * share:+.3f}%", f"{tail:.2f}", f"{rate:.0f}", f"{speed:.1f}", f"{seconds:.0f}"]
+
+
+def run(job: Job, data: Path | None, seed: int, rounds: int) -> dict[str, tuple[float, ...]]:
+    """For each method, what :func:`_cells` prints, for one model and its encoder."""
+    scvi.settings.seed = seed
+    adata = most_variable(load(job.name, data, job.max_cells, seed), job.n_genes)
+    fitted, test = train_test_split(adata, seed)
+    SCDGD.setup_anndata(fitted, batch_key="batch" if "batch" in fitted.obs else None)
+    model = SCDGD(fitted)
+    model.train(job.epochs, accelerator="cpu", enable_progress_bar=False)
+    start = time.process_time()
+    model.train_encoder(job.encoder_epochs, show_progress=False)
+    trained_in = time.process_time() - start
+    batches = _minibatches(model, test)
+    module = model.module.eval()
+    placed, seconds = {}, dict.fromkeys(METHODS, np.inf)
+    for _ in range(rounds):
+        for method, config in METHODS.items():
+            start = time.process_time()
+            placed[method] = [place_new_cells(module, tensors, config) for tensors in batches]
+            seconds[method] = min(seconds[method], time.process_time() - start)
+    values = {method: _log_joint(module, batches, z) for method, z in placed.items()}
+    exact = values[EXACT]
+    return {
+        method: (
+            float((exact - value).mean()),
+            float((exact - value).mean() / exact.mean().abs()),
+            float((exact - value).quantile(0.99)),
+            len(exact) / seconds[method],
+            seconds[EXACT] / seconds[method],
+            trained_in,
+        )
+        for method, value in values.items()
+    }
+
+
+def _minibatches(model: SCDGD, adata: object) -> list[dict[str, torch.Tensor]]:
+    """As cells are placed: 512 together."""
+    model._validate_anndata(adata)
+    manager = model.get_anndata_manager(adata, required=True)
+    return list(model._data_loader_cls(manager, batch_size=512))
+
+
+@torch.no_grad()
+def _log_joint(module: torch.nn.Module, batches: list[dict], placed: list[torch.Tensor]) -> torch.Tensor:
+    """log p(x | z) + log p(z) of each cell, in nats, by the model's own loss terms."""
+    values = []
+    for tensors, z in zip(batches, placed, strict=True):
+        px = module.genes.likelihood(z, module.log_size(tensors), **module.covariates(tensors))
+        values.append(px.log_prob(tensors[REGISTRY_KEYS.X_KEY]).double() + module.prior.log_prob(z))
+    return torch.cat(values)
