@@ -44,6 +44,7 @@ METHODS = {
     **{f"components, at most {k} steps": NewCellsConfig(n_steps=k) for k in (0, 1, 2)},
     "components, 100 genes, tolerance 4": NewCellsConfig(n_genes=100, tolerance=4.0),
     **{f"encoder, at most {k} steps": NewCellsConfig(start="encoder", n_steps=k) for k in range(6)},
+    "encoder, tolerance 8": NewCellsConfig(start="encoder", tolerance=8.0),
     "encoder, tolerance 1": NewCellsConfig(start="encoder", tolerance=1.0),
     "encoder, exact steps": NewCellsConfig(start="encoder", n_genes=300, tolerance=0.5),
 }

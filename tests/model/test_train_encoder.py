@@ -11,7 +11,7 @@ from scvi import REGISTRY_KEYS
 from scdgd._constants import MEASURED_KEY
 from scdgd.data import SparseCounts
 from scdgd.inference import NewCellsConfig, place_new_cells
-from scdgd.model import SCDGD, SCVAD
+from scdgd.model import SCDBM, SCDGD, SCVAD, FlexSCVI
 from scdgd.module import QueryEncoder
 from scdgd.train._distillation import copies_of, on_panel, thinned
 from tests.conftest import simulate, state_of, train
@@ -227,6 +227,14 @@ def test_an_encoder_is_made_from_its_state(model):
 
 
 # what is refused
+
+
+@pytest.mark.parametrize("model_class", [FlexSCVI, SCDBM])
+def test_models_without_a_search_refuse_it(model_class):
+    adata = simulate()
+    model_class.setup_anndata(adata)
+    with pytest.raises(NotImplementedError, match="SCDGD and SCVAD"):
+        model_class(adata).train_encoder()
 
 
 def test_what_makes_no_sense_is_refused():

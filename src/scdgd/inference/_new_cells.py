@@ -45,7 +45,7 @@ class NewCellsConfig(NamedTuple):
     """Genes that Gauss-Newton estimates the curvature from; ``None`` for all, ``"auto"`` for 300, or 100 from the encoder."""
     start: StartName = "components"
     """Where steps start: ``"components"``, the component means that reconstruct a cell best, or ``"encoder"``, what the
-    encoder of :meth:`scdgd.model.SCDGD.train_encoder` says. From there few steps are left: `tolerance` is 8 nats by
+    encoder of :meth:`scdgd.model.SCDGD.train_encoder` says. From there few steps are left: `tolerance` is 4 nats by
     default, and `n_starts` has no effect."""
 
     def gauss_newton(self, module: DGDModule) -> GaussNewtonConfig:

@@ -17,8 +17,8 @@ StartName = Literal["components", "encoder"]
 
 #: At a kink the promise of a step says little about what it gains: there, cells stop later, and take no step unchecked.
 _TOLERANCE, _TOLERANCE_WITH_KINKS = 0.5, 0.1
-#: From near the mode, a promise is kept: a step that promises 4 nats is the last one, and a rough curvature does.
-_TOLERANCE_NEAR, _GENES_NEAR = 8.0, 100
+#: From near the mode, a promise is kept: a step that promises 2 nats is the last one, and a rough curvature does.
+_TOLERANCE_NEAR, _GENES_NEAR = 4.0, 100
 
 
 class StartOfSearch(Protocol):
