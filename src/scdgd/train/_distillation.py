@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from inspect import signature
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,12 +13,11 @@ from scvi.utils import track
 from scdgd._constants import MEASURED_KEY
 from scdgd.data import SparseCounts, as_sparse_counts
 from scdgd.inference._joint_density import frozen, neg_log_kernel
-from scdgd.module import DGDModule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from scdgd.module import QueryEncoder
+    from scdgd.module import DGDModule, QueryEncoder
 
     Tensors = dict[str, torch.Tensor]
 
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 _THINNED, _MASKED = 0.5, 0.25
 #: The least share of its counts that a thinned cell keeps, and of the genes that are left.
 _LEAST_DEPTH, _LEAST_PANEL = 0.2, 0.05
-#: Whether densities know :data:`~scdgd._constants.MEASURED_KEY`.
-_KNOWS_PANELS = "genes_measured" in signature(DGDModule.generative).parameters
 #: Share of the epochs in which the rate rises.
 _WARM_UP = 0.2
 
@@ -73,7 +69,7 @@ class Distillation(NamedTuple):
         optimizer = torch.optim.Adam(encoder.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._share_of_rate)
         history, best, best_epoch, state = [], float("inf"), 0, None
-        copies = partial(copies_of, of_counts=module.link.is_of_counts, masked=_KNOWS_PANELS)
+        copies = partial(copies_of, of_counts=module.link.is_of_counts)
         with frozen(module):
             for epoch in track(range(self.max_epochs), description="Training the encoder", disable=not show_progress):
                 loss = _mean(_step(module, encoder, copies(_on(module, cells)), optimizer) for cells in training)
@@ -94,12 +90,12 @@ class Distillation(NamedTuple):
         return min(done / _WARM_UP, (1 - done) / (1 - _WARM_UP))
 
 
-def copies_of(tensors: Tensors, *, of_counts: bool = True, masked: bool = True) -> Tensors:
+def copies_of(tensors: Tensors, *, of_counts: bool = True) -> Tensors:
     """Copies of cells, thinned if values are counts, and of fewer genes at random; those that keep no value are left out."""
     x = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY])
     depth = torch.where(_random(len(x), x) < _THINNED, _LEAST_DEPTH + (1 - _LEAST_DEPTH) * _random(len(x), x), 1.0)
     copies = thinned(tensors, depth) if of_counts else tensors
-    if masked and float(_random(1, x)) < _MASKED:
+    if float(_random(1, x)) < _MASKED:
         panel = _random(x.n_genes, x) < _LEAST_PANEL + (1 - _LEAST_PANEL) * _random(1, x)
         copies = on_panel(copies, panel)
     copies = {**copies, REGISTRY_KEYS.X_KEY: as_sparse_counts(copies[REGISTRY_KEYS.X_KEY])}
