@@ -143,6 +143,7 @@ class SCDBM(BoltzmannModel, RNASeqMixin, BaseModelClass):
         continuous_covariate_keys: list[str] | None = None,
         *,
         gene_mask_key: str | None = None,
+        unlabeled_category: str | float | None = None,
         is_count_data: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -160,6 +161,10 @@ class SCDBM(BoltzmannModel, RNASeqMixin, BaseModelClass):
         %(param_size_factor_key)s
         categorical_covariate_keys, continuous_covariate_keys, gene_mask_key
             Not supported.
+        unlabeled_category
+            What stands in the column of labels for a cell without one, as in :class:`scvi.model.SCANVI`; a missing value does so
+            always. It is no category of the model. Labels of new cells that the model does not know count as none, with a
+            warning.
         is_count_data
             Must be true.
 
@@ -187,7 +192,7 @@ class SCDBM(BoltzmannModel, RNASeqMixin, BaseModelClass):
         fields = [
             CountsField(layer, takes_panels=cls._takes_gene_panels),
             BatchField(batch_key),
-            LabelsField(labels_key),
+            LabelsField(labels_key, unlabeled_category),
             *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),
         ]
         cls._register(adata, fields, setup_method_args, kwargs)

@@ -258,12 +258,46 @@ class BatchField(_CategoryField):
 
 
 class LabelsField(_CategoryField):
-    """Labels of cells, for reports only: new cells may have none, or other ones, and people write over them."""
+    """Labels of some of the cells; new cells may have none, or other ones, and people write over them.
 
+    A cell without a label has the code -1: one whose label is missing, or is the category that stands for that. This category is
+    none of the model's, so that it has no components, dispersions or frequencies; the registry keeps its name.
+
+    Parameters
+    ----------
+    labels_key
+        Column of ``adata.obs``.
+    unlabeled_category
+        What stands in the column where there is no label, beside missing values.
+    """
+
+    #: Where the registry says what stands for "no label".
+    UNLABELED_CATEGORY_KEY = "unlabeled_category"
     _what, _missing = "of labels", "label"
 
-    def __init__(self, labels_key: str | None) -> None:
+    def __init__(self, labels_key: str | None, unlabeled_category: Any = None) -> None:
         super().__init__(REGISTRY_KEYS.LABELS_KEY, labels_key)
+        if labels_key is None and unlabeled_category is not None:
+            msg = (
+                f"`unlabeled_category={shown(unlabeled_category)}` says what stands for no label in a column of labels, and none "
+                "is named: pass `labels_key`, too."
+            )
+            raise ValueError(msg)
+        self.unlabeled_category = unlabeled_category
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Register the labels that cells have."""
+        if self.is_default:
+            return super().register_field(adata)
+        require_column(adata, self._original_attr_key, self._what)
+        labels = adata.obs[self._original_attr_key]
+        codes, is_labelled = np.full(len(labels), -1), ~self._is_unlabelled(labels)
+        if not is_labelled.any():
+            self._warn_of_no_labels(labels)
+        codes[is_labelled], categories = categorise(labels[is_labelled], self._column)
+        adata.obs[self.attr_key] = codes
+        warn_of_few_cells(codes[is_labelled], categories, self._column)
+        return self._state(categories) | {self.UNLABELED_CATEGORY_KEY: self.unlabeled_category}
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Leave the model's categories as they are; cells whose label is missing or not known get the code -1."""
@@ -271,10 +305,38 @@ class LabelsField(_CategoryField):
             return self._transfer_default(state_registry, adata_target, **kwargs)
         codes = np.full(adata_target.n_obs, -1)
         if self._original_attr_key in adata_target.obs:
-            known = pd.Index(state_registry[self.CATEGORICAL_MAPPING_KEY])
-            codes = known.get_indexer(_as_array(adata_target.obs[self._original_attr_key]))
+            labels = adata_target.obs[self._original_attr_key]
+            known = state_registry[self.CATEGORICAL_MAPPING_KEY]
+            codes = pd.Index(known).get_indexer(_as_array(labels))
+            self._warn_of_unknown(labels[(codes < 0) & ~self._is_unlabelled(labels)], known)
         adata_target.obs[self.attr_key] = codes.astype(np.int64)
         return dict(state_registry)
+
+    def _is_unlabelled(self, labels: pd.Series) -> np.ndarray:
+        """Whether cells have no label, ``(n,)``; text and numbers are never the same."""
+        is_missing = labels.isna().to_numpy()
+        if self.unlabeled_category is None:
+            return is_missing
+        values = pd.Series(pd.unique(labels[~is_missing].astype(object)), dtype=object)
+        same = values[[code_of(value, [self.unlabeled_category]) == 0 for value in values]]
+        return is_missing | labels.isin(same.tolist()).to_numpy()
+
+    def _warn_of_no_labels(self, labels: pd.Series) -> None:
+        what = "missing" if self.unlabeled_category is None else f"missing or {self.unlabeled_category!r}"
+        msg = f"None of {len(labels)} cells has a label: all in {self._column} are {what}. Nothing can be learned from it."
+        warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+    def _warn_of_unknown(self, labels: pd.Series, known: np.ndarray) -> None:
+        """Warn of labels that the model does not know."""
+        if not len(labels):
+            return
+        names = list(map(str, labels.astype(object).unique()))
+        more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+        msg = (
+            f"{len(labels)} cells have labels in {self._column} that the model does not know ({', '.join(names[:_MAX_NAMED])}{more}); "
+            f"it knows {list(map(str, known))}. They count as cells without a label."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
 
 
 MuDataBatchField = MuDataWrapper(BatchField)

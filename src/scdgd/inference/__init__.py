@@ -30,9 +30,12 @@ from ._seeding import seeded, undisturbed
 from ._start_of_search import StartName
 from ._starts import best_component_means
 from ._stock_module import latent_module
+from ._temperature import fit_temperature, tempered
 from ._variational import place_variational
 
 __all__ = [
+    "fit_temperature",
+    "tempered",
     "encoder_samples",
     "place_variational",
     "nearest",

@@ -51,6 +51,7 @@ class JointDensity:
         self.library = module.log_size(tensors)
         self.covariates = module.covariates(tensors)
         self.measured = self.covariates[MEASURED_KEY]
+        self.classes = module.classes_of(tensors)
         self.log_constant: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -65,6 +66,7 @@ class JointDensity:
             part.x = self.x[rows]
         part.module, part.library = self.module, self.library[rows]
         part.subset = None if self.subset is None else self.subset[rows]
+        part.classes = None if self.classes is None else self.classes[rows]
         part.log_constant = None if self.log_constant is None else self.log_constant[rows]
         part.covariates = {key: None if value is None else value[rows] for key, value in self.covariates.items()}
         part.measured = part.covariates[MEASURED_KEY]
@@ -103,7 +105,7 @@ class JointDensity:
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
             px = self.likelihood(leaf)
-            value = -(px.log_kernel(self.x) + self.module.prior.log_prob(leaf))
+            value = -(px.log_kernel(self.x) + self.module.prior.log_prob(leaf, self.classes))
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
         if self.log_constant is None:  # does not depend on z, and costs as much as the rest
             with torch.no_grad():
@@ -116,11 +118,15 @@ class JointDensity:
 
     def curvature(self, z: torch.Tensor) -> torch.Tensor:
         """Fisher information of the counts plus the precision of the prior, shape ``(b, d, d)``."""
-        return self.information(z) + self.module.prior.precision(z)
+        return self.information(z) + self._prior_precision(z)
 
     def first_curvature(self, z: torch.Tensor) -> torch.Tensor:
         """:meth:`curvature` where many cells may have the same representation."""
-        return self.shared_information(z) + self.module.prior.precision(z)
+        return self.shared_information(z) + self._prior_precision(z)
+
+    def _prior_precision(self, z: torch.Tensor) -> torch.Tensor:
+        prior = self.module.prior
+        return prior.precision(z) if self.classes is None else prior.precision(z, self.classes)
 
     def shared_information(self, z: torch.Tensor) -> torch.Tensor:
         """:meth:`information` where many cells may have the same representation."""
@@ -129,7 +135,8 @@ class JointDensity:
     def log_joint(self, z: torch.Tensor) -> torch.Tensor:
         """Log joint density of counts and representations ``(s, b, d)``, shape ``(s, b)``, a few samples at a time."""
         parts = self._in_parts(z)
-        return torch.cat([self._log_likelihood(part) + self.module.prior.log_prob(part) for part in parts])
+        prior, classes = self.module.prior, self.classes
+        return torch.cat([self._log_likelihood(part) + prior.log_prob(part, classes) for part in parts])
 
     def log_likelihood(self, z: torch.Tensor) -> torch.Tensor:
         """Log probability of the counts at representations ``(s, b, d)``, shape ``(s, b)``, a few samples at a time."""

@@ -105,6 +105,7 @@ SETUP: dict[str, Rule] = {
     "layer": Optional(Text("the name of one layer")),
     "batch_key": COLUMN,
     "labels_key": COLUMN,
+    "unlabeled_category": Optional(Either(Text("a text"), Number(), words="one category, a text or a number")),
     "size_factor_key": COLUMN,
     "categorical_covariate_keys": Optional(Names("a list of columns")),
     "continuous_covariate_keys": Optional(Names("a list of columns")),
@@ -208,6 +209,8 @@ BUILDING: dict[str, Rule] = {
     "initial_scale": Number(above=0),
     "hyperprior_weight": _OPTIONS,
     "new_cells": _OPTIONS,
+    "supervision": Choice(None, "components"),
+    "components_per_class": Integer(1),
 }
 
 #: Those of scvi.nn.FCLayers that scvi-tools' encoder and decoder do not give themselves.

@@ -122,12 +122,13 @@ class CellRows:
             show = len(positions) > _BLOCK_CELLS
             batches = track(loader, description=f"Placing {len(positions)} new cells", disable=not show)
             for tensors in batches:
-                block = self._place_minibatch(tensors)
+                block = self.place(tensors)
                 z[first : first + len(block)] = block
                 first += len(block)
             return z
 
-    def _place_minibatch(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    def place(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Rows of the table for the cells of a minibatch, ``(b, width)``, found anew by their counts."""
         if self.module.posterior.is_learned:
             config = self.new_cells
             return place_variational(self.module, tensors, config.n_steps, config.lr, config.start)

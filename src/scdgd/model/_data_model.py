@@ -163,6 +163,7 @@ class DataModel:
         continuous_covariate_keys: list[str] | None = None,
         *,
         gene_mask_key: str | None = None,
+        unlabeled_category: str | float | None = None,
         is_count_data: bool = True,
         standardize_covariates: bool = True,
         **kwargs: Any,
@@ -187,6 +188,10 @@ class DataModel:
             batches, whose columns are called by the batches in ``adata.obs[batch_key]`` (or an array of a column for each, in
             their order). Genes that were not measured in a batch leave the likelihood of its cells; their counts must be
             zero. Needs `batch_key`.
+        unlabeled_category
+            What stands in the column of labels for a cell without one, as in :class:`scvi.model.SCANVI`; a missing value does so
+            always. It is no category of the model. Labels of new cells that the model does not know count as none, with a
+            warning.
         is_count_data
             If not, values only have to be finite, and only ``gene_likelihood="normal"`` takes them.
         standardize_covariates
@@ -210,7 +215,7 @@ class DataModel:
             counts,
             *further,
             batch,
-            LabelsField(labels_key),
+            LabelsField(labels_key, unlabeled_category),
             *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),
             CategoricalCovariatesField(categorical_covariate_keys, keeps_new=cls._keeps_new_levels),
             ContinuousCovariatesField(continuous_covariate_keys, standardise=standardize_covariates),

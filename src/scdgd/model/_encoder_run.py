@@ -62,7 +62,7 @@ class EncoderRun(TrainingRun):
         if model.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
             msg = "Training needs counts, and these data are minified without them. Attach data with counts: `model.adata = adata`."
             raise ValueError(msg)
-        model.adata_manager.validate_for_training(uses_labels=self._uses_labels)
+        model.adata_manager.validate_for_training(uses_labels=self.uses_labels)
         model._check_labels()
         model._check_sizes_of_panels()
         if model.adata.n_obs < _MIN_CELLS:
@@ -78,10 +78,6 @@ class EncoderRun(TrainingRun):
         if self.given["datamodule"] is None and model.mean_profile_ is None:
             cells = registered_cells(model.adata_manager)
             model.module.place_profile(mean_profile(cells, of_counts=model.module.link.is_of_counts))
-
-    def columns(self) -> list[str]:
-        """Labels, too, where they have dispersions."""
-        return [*super().columns(), *([REGISTRY_KEYS.LABELS_KEY] if self._uses_labels else [])]
 
     def default_monitors(self, n_validation: int) -> dict[str, str]:
         """Those of scvi-tools."""
@@ -117,5 +113,5 @@ class EncoderRun(TrainingRun):
         self.model._warn_of_collapse()
 
     @property
-    def _uses_labels(self) -> bool:
+    def uses_labels(self) -> bool:
         return self.model.module.dispersion == "gene-label"

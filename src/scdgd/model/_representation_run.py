@@ -18,6 +18,8 @@ from scdgd.train._start import start_representations
 
 from ._balanced_levels import BalancedLevels
 from ._cells import complete_split, split_cells
+from ._class_posterior import ClassPosterior
+from ._supervision import codes_of_rows, keep_classes
 from ._training_run import TrainingRun
 
 logger = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ class RepresentationRun(TrainingRun):
     """A training whose cells have rows of their own: all cells train, and those held out are placed at the end."""
 
     manual_steps = "Pass `plan_kwargs={'clip_norm': ...}`, the decoder's largest norm."
-    attributes = ("mixture_start_", "batch_balance_")
+    attributes = ("mixture_start_", "batch_balance_", "labelled_rows_", "calibration_")
 
     def check(self) -> None:
         """Refuse what needs point estimates, or cells without names; take the plan that is asked for."""
@@ -104,7 +106,7 @@ class RepresentationRun(TrainingRun):
         if len(train) < k:
             msg = f"{k} components need at least as many training cells, but {len(train)} train."
             raise ValueError(msg)
-        for name in {"train_rows", "cell_names", "balancer"} & self.plan.keys():
+        for name in {"train_rows", "cell_names", "balancer", "classes"} & self.plan.keys():
             msg = f"`{name}` in `plan_kwargs` is what the model says of its cells. Leave it out."
             raise ValueError(msg)
         if start is None:
@@ -117,8 +119,24 @@ class RepresentationRun(TrainingRun):
                 CellIndexField.CELL_NAMES_KEY
             ],
             "balancer": None if self.balance is None else self._balancer(),
+            "classes": self._classes(),
             **self.plan,
         }
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether classes own components."""
+        return self.model.module.prior.classes is not None
+
+    def _classes(self) -> torch.Tensor | None:
+        """Codes of the rows that train, ``(n,)``; ValueError if none of them has a label."""
+        if not self.uses_labels:
+            return None
+        codes = codes_of_rows(self.model.adata_manager, self.train, len(self.model.module.representations))
+        if (codes < 0).all():
+            msg = f"None of the {len(self.train)} cells that train has a label, and the model learns from labels. Label some of them."
+            raise ValueError(msg)
+        return torch.as_tensor(codes)
 
     def _balancer(self) -> BatchBalancer:
         rows, seed = torch.as_tensor(self.rows[self.train]), settings.seed or 0
@@ -145,6 +163,10 @@ class RepresentationRun(TrainingRun):
                     self.levels.warn_of_unshared(train, start.cpu().numpy(), seed)
         if not model.module.prior.is_placed:
             model.mixture_start_ = self.plan_options()["mixture_start"]
+        if self.uses_labels:
+            codes = self._classes().numpy()
+            keep_classes(model.module.prior.classes, codes, model.supervision.categories)
+            model.labelled_rows_, model.calibration_ = codes >= 0, None
 
     def fit(self) -> None:
         """As for all models; callbacks may have placed cells meanwhile, and an encoder knows nothing of what comes now."""
@@ -171,12 +193,16 @@ class RepresentationRun(TrainingRun):
         )
         if not model.module.prior.is_placed:  # training ended, or its best state was, before the epoch had come
             mean, var = model.module.posterior.moments(table[train])
-            model.module.prior.place(mean, posterior_var=var, seed=options["seed"])
+            given = None if options["classes"] is None else options["classes"].to(table.device)[train]
+            model.module.prior.place(mean, posterior_var=var, seed=options["seed"], given=given)
         model.batch_balance_ = self._balanced()
         if len(held_out):
             table[held_out] = model.cells.infer(model.adata_manager, self.held_out)
         if self.given["polish"]:
             self._polish(np.sort(self.train))
+        if self.uses_labels:
+            model.is_trained_ = True
+            model.calibration_ = ClassPosterior(model).calibration(np.sort(self.train), self.held_out)
 
     def _moves(self) -> list[float]:
         """Mean length of a move in each epoch in which representations were balanced, of all trainings of the model."""
@@ -207,5 +233,5 @@ class RepresentationRun(TrainingRun):
         loader = SparseCountsLoader(self.model.adata_manager, indices=positions, batch_size=_POLISHED_TOGETHER)
         for tensors in track(loader, description=f"Polishing {len(positions)} cells"):
             of_batch = rows[first : first + len(tensors[REGISTRY_KEYS.X_KEY])].to(table.device)
-            table[of_batch] = gauss_newton(module, tensors, table[of_batch]).z
+            table[of_batch] = gauss_newton(module, module.with_classes(tensors), table[of_batch]).z
             first += len(of_batch)

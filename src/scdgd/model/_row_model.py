@@ -24,12 +24,13 @@ from scdgd.data import (
     MuDataLabelsField,
     MuDataSizeFactorField,
 )
-from scdgd.inference import N_ROUNDS, ImportanceSamples, log_prob_of_pairs, mended_samples, posterior_samples
+from scdgd.inference import N_ROUNDS, ImportanceSamples, log_prob_of_pairs, mended_samples, posterior_samples, tempered
 from scdgd.train import Distillation
 
 from ._aggregated_posterior import anchor_cells, importance_weights
 from ._arguments import SETUP
 from ._cells import positions_of
+from ._class_posterior import ClassPosterior
 from ._encoder_distillation import EncoderDistillation
 from ._latent_model import LatentModel
 from ._posterior_of_rows import PosteriorMoments, PosteriorOfRows, moments_of, say_rough
@@ -47,6 +48,10 @@ if TYPE_CHECKING:
 
     from ._cell_rows import CellRows
     from ._new_levels import NewLevels
+    from ._supervision import Supervision
+
+#: Column of what belongs to no class.
+_UNASSIGNED = "unassigned"
 
 
 class RowModel(LatentModel):
@@ -60,6 +65,8 @@ class RowModel(LatentModel):
     cells: CellRows
     #: Which vector belongs to which level that came after training.
     levels: NewLevels
+    #: What it makes of labels.
+    supervision: Supervision
     is_query_ = False
     _posterior_cls = PosteriorOfRows
     _keeps_new_levels = True
@@ -144,6 +151,7 @@ class RowModel(LatentModel):
         modalities: dict[str, str] | None = None,
         *,
         gene_mask_key: str | None = None,
+        unlabeled_category: str | float | None = None,
         standardize_covariates: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -164,7 +172,7 @@ class RowModel(LatentModel):
             looked up in ``mdata.obs``.
         gene_mask_key
             As for :meth:`setup_anndata`, in ``varm`` of the modality of the counts.
-        standardize_covariates
+        unlabeled_category, standardize_covariates
             As for :meth:`setup_anndata`.
 
         Raises
@@ -185,7 +193,7 @@ class RowModel(LatentModel):
         fields = [
             counts,
             batch,
-            MuDataLabelsField(labels_key, mod_key=of.labels_key),
+            MuDataLabelsField(labels_key, unlabeled_category, mod_key=of.labels_key),
             *([] if size_factor_key is None else [MuDataSizeFactorField(size_factor_key, mod_key=of.size_factor_key)]),
             MuDataCategoricalCovariatesField(
                 categorical_covariate_keys,
@@ -450,6 +458,70 @@ class RowModel(LatentModel):
         moments = PosteriorMoments(*(torch.cat(field).cpu().numpy() for field in zip(*parts, strict=True)))
         say_rough(moments.pareto_k, "moments", "n_samples", n_samples)
         return moments
+
+    @checked(calibrate=Flag())
+    def predict(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+        *,
+        n_samples: int = 100,
+        calibrate: bool = True,
+    ) -> np.ndarray | pd.DataFrame:
+        r"""Classes of cells, of a model with ``supervision="components"``.
+
+        .. math::
+            p(y \mid x) = \mathbb E_{p(z \mid x)}\, p(y \mid z), \qquad
+            p(y \mid z) = \sum_{c \in \mathcal C_y} \frac{w_c\, p_c(z)}{p(z)}, \qquad
+            \tilde p_y \propto p(y \mid x)^{1/T}
+
+        over importance-weighted draws of the posterior of a cell, not at its representation. The label of a cell plays no part
+        in its own prediction: cells whose labels trained the model are placed anew without them (but their counts, and the
+        mixture, remember training). The temperature ``T`` was fitted when training ended (`calibration_`). What components of no
+        class have is a probability of being none of the classes.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As for :meth:`get_latent_representation`.
+        soft
+            Return probabilities in place of the most probable class.
+        n_samples
+            Draws of each posterior. They have a seed of their own, so that calls repeat.
+        calibrate
+            Whether the temperature is applied; it changes no most probable class.
+
+        Returns
+        -------
+        The most probable class of each cell, shape ``(n,)``; or probabilities, with the names of cells and a column for each
+        class, and behind them ``"unassigned"`` where there are components of no class.
+
+        Raises
+        ------
+        ValueError
+            If the model was made without supervision.
+        RuntimeError
+            If the model is not trained.
+        """
+        self._check_if_trained(warn=False)
+        categories = self.supervision.categories
+        if categories is None:
+            msg = (
+                "`predict` gives classes that were learned from labels, and this model was made without: "
+                f"`{type(self).__name__}(adata, supervision='components')`, after `setup_anndata(labels_key=...)`. Clusters are "
+                "`get_cluster_assignments()`."
+            )
+            raise ValueError(msg)
+        adata = self._validate_anndata(adata)
+        p = ClassPosterior(self).probabilities(adata, indices, batch_size, n_samples)
+        if not soft:
+            return categories[p[:, : len(categories)].argmax(1)]
+        p = tempered(p, self.calibration_["temperature"]) if calibrate and self.calibration_ else p
+        has_rest = bool((self.module.prior.classes.owner < 0).any())
+        names = [*categories, _UNASSIGNED] if has_rest else list(categories)
+        return pd.DataFrame(p[:, : len(names)], index=adata.obs_names[positions_of(indices, adata.n_obs)], columns=names)
 
     def get_marginal_ll(
         self,

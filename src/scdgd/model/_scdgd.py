@@ -12,7 +12,7 @@ from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
 
-from scdgd._compat import get_state_registry, is_registered
+from scdgd._compat import is_registered
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Choice, Instance, Options, checked, checked_by, shown, unknown_name
 from scdgd.data import SparseCountsLoader, SparseCountsSplitter, has_levels, levels_of
@@ -21,7 +21,7 @@ from scdgd.likelihood import family_of, name_of
 from scdgd.module import DGDModule, usual_size_and_link
 from scdgd.posterior import Noisy, Point
 from scdgd.prior import Prior
-from scdgd.prior._registry import components_of, make_prior, title_of
+from scdgd.prior._registry import make_prior, title_of
 from scdgd.train import InterruptibleTrainRunner, RepresentationPlan
 
 from ._arguments import BUILDING, FREEZING, REFERENCE
@@ -30,6 +30,7 @@ from ._devices import ACCELERATOR, ONE_DEVICE
 from ._new_levels import NewLevels
 from ._representation_run import RepresentationRun
 from ._row_model import RowModel
+from ._supervision import Supervision
 from ._training_options import TRAINING
 from ._values import check_values
 
@@ -65,7 +66,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
     registry
         Registry of a saved model, in place of data (used by :meth:`load`).
     n_components
-        Number ``k`` of mixture components; ``"labels"`` takes the number of label categories (the paper's rule).
+        Number ``k`` of mixture components; ``"labels"`` takes the number of label categories (the paper's rule), times
+        `components_per_class`. What stands for no label is no category.
     n_latent
         Dimension ``d`` of representations.
     n_hidden, n_layers, activation
@@ -105,6 +107,13 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         ``{"log_var": "per_cell", "weights": "once", "means": "once"}``.
     new_cells
         How new cells are placed, see :class:`~scdgd.inference.NewCellsConfig`.
+    supervision
+        ``None``: labels play no part. ``"components"``: each class of `labels_key` owns components, and the label of a cell
+        restricts it to these, see :class:`~scdgd.prior.ClassComponents`; cells without a label are free. All cells labelled is the
+        supervised model of the paper.
+    components_per_class
+        Number of components of each class. `n_components` may be larger: the rest are nobody's, for kinds of cells that no label
+        names.
 
     Attributes
     ----------
@@ -113,6 +122,9 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         name of each, its ``"n_levels"`` and whether levels have weights of kinds of cells of their own (``"own_weights"``,
         ``None`` if that was not decided); ``"n_epochs"`` in which representations were balanced; and ``"first_shift"`` and
         ``"last_shift"``, the mean length of a move in these, in root nats.
+    calibration_
+        How probabilities of classes are calibrated, ``None`` without supervision. A dictionary of the ``"temperature"``, of
+        ``"n_cells"`` with labels that it was fitted to, and of whether these were held out of training (``"is_held_out"``).
 
     Raises
     ------
@@ -160,12 +172,17 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         noise_scale: float = 0.6,
         hyperprior_weight: dict[str, Literal["once", "per_cell"]] | None = None,
         new_cells: dict | None = None,
+        supervision: Literal["components"] | None = None,
+        components_per_class: int = 1,
     ) -> None:
         super().__init__(adata, registry)
         config = NewCellsConfig(**NEW_CELLS("new_cells", new_cells or {}))
         size_factor, output_activation = self._usual_sizes(gene_likelihood, size_factor, output_activation, dispersion)
-        n_cells, k = self.summary_stats.n_trained_cells, self._count_components(n_components, prior)
+        self.supervision = Supervision.of(self.registry_, supervision, components_per_class, prior)
+        n_cells = self.summary_stats.n_trained_cells
+        k = self.supervision.count_components(self.registry_, n_components, prior, n_cells)
         made = make_prior(prior, k, n_latent, prior_kwargs)
+        self.supervision.give(made)
         hyperprior_weight = self._check_hyperprior_weight(hyperprior_weight or {}, made)
         self.module = self._module_cls(
             self.summary_stats.n_vars,
@@ -188,10 +205,9 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         self.cells = CellRows(self.module, config)
         self.levels = NewLevels(self.module, self.registry_)
         self._warn_if_degenerate()
-        self.checkpoint_format_ = CHECKPOINT_FORMAT
-        self.mixture_start_ = None
-        self.batch_balance_: dict[str, Any] | None = None
-        self.is_query_ = False
+        self.checkpoint_format_, self.is_query_ = CHECKPOINT_FORMAT, False
+        for name in RepresentationRun.attributes:
+            setattr(self, name, None)
         self._model_summary_string = (
             f"{type(self).__name__}: {n_cells} cells, {self.summary_stats.n_vars} genes, {k} components, "
             f"{n_latent} latent dimensions, decoder {n_layers} x {n_hidden}, {name_of(gene_likelihood)}, "
@@ -237,22 +253,6 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             raise ValueError(msg)
         return given
 
-    def _count_components(self, n_components: int | str, prior: PriorName | type[Prior] | Prior) -> int:
-        n_cells = self.summary_stats.n_trained_cells
-        n_components = components_of(prior, n_components)
-        if n_components == "labels":
-            state = get_state_registry(self.registry_, REGISTRY_KEYS.LABELS_KEY)
-            if str(state["original_key"]).startswith("_scvi"):
-                msg = "`n_components='labels'` counts label categories: name them with `setup_anndata(labels_key=...)`."
-                raise ValueError(msg)
-            n_components = len(state["categorical_mapping"])
-        if n_components > n_cells:
-            msg = (
-                f"{n_components} components need at least as many cells, but there are {n_cells}. Lower `n_components`."
-            )
-            raise ValueError(msg)
-        return int(n_components)
-
     def _warn_if_degenerate(self) -> None:
         prior = self.module.prior
         once = self.module.hyperprior_weight["log_var"] == "once" or "log_var" not in prior.hyper_log_prob()
@@ -297,6 +297,10 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         representation of their own (held-out cells get theirs from the frozen model); ``max_epochs`` is 50, less
         above 50,000 cells; early stopping watches ``elbo_train`` if there are no validation cells. The mixture starts
         as the broad prior N(0, I) and is placed on the learned representations after 40% of the epochs.
+
+        With ``supervision="components"`` the labels of cells that train restrict their components; when training has ended, a
+        temperature calibrates probabilities of classes on labelled cells that were held out, if there are 50, else on training
+        cells whose labels are hidden (`calibration_`).
 
         A second call goes on from where the first ended; it does not repeat the warm start or place the mixture again.
         A model from :meth:`load_query_data` only places its cells: `max_epochs` steps each, `batch_size` at a time.
@@ -437,9 +441,9 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             getattr(cls, setup["setup_method_name"])(adata, source_registry=setup, **setup["setup_args"])
             model = cls(adata, **reference_model.init_params_["non_kwargs"])
             model.module.load_state_dict(reference_model.module.state_dict())
-            model.mixture_start_ = reference_model.mixture_start_
-            model.batch_balance_ = reference_model.batch_balance_
             model.novelty_reference_ = reference_model.novelty_reference_
+            for name in RepresentationRun.attributes:
+                setattr(model, name, getattr(reference_model, name))
             model.to_device(reference_model.device)
             model.module.eval()
             model.is_trained_ = True

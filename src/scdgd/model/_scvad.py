@@ -70,6 +70,8 @@ class SCVAD(SCDGD):
         initial_scale: float = 0.6,
         hyperprior_weight: dict[str, Literal["once", "per_cell"]] | None = None,
         new_cells: dict | None = None,
+        supervision: Literal["components"] | None = None,
+        components_per_class: int = 1,
     ) -> None:
         super().__init__(
             adata,
@@ -90,5 +92,7 @@ class SCVAD(SCDGD):
             noise_scale=initial_scale,
             hyperprior_weight=hyperprior_weight,
             new_cells=new_cells,
+            supervision=supervision,
+            components_per_class=components_per_class,
         )
         self.init_params_ = self._get_init_params(locals())

@@ -202,7 +202,7 @@ class TrainingRun:
 
     def check_cells(self) -> None:
         """Refuse data that have changed, or that cannot train."""
-        self.model.adata_manager.validate_for_training()
+        self.model.adata_manager.validate_for_training(uses_labels=self.uses_labels)
 
     def default_epochs(self) -> int:
         """Number of epochs if none is given: scvi-tools' choice by the number of cells."""
@@ -210,7 +210,13 @@ class TrainingRun:
 
     def columns(self) -> list[str]:
         """Keys of the columns that the model learns from."""
-        return [key for key in _COLUMNS if key in self.model.adata_manager.data_registry]
+        keys = (*_COLUMNS, REGISTRY_KEYS.LABELS_KEY) if self.uses_labels else _COLUMNS
+        return [key for key in keys if key in self.model.adata_manager.data_registry]
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the model learns from labels."""
+        return False
 
     def split_options(self) -> dict[str, Any]:
         """Arguments of the data splitter that say which cells train."""

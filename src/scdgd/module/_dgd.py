@@ -45,6 +45,8 @@ GENES = "genes"
 QUERY_ENCODER = "query_encoder"
 #: Key of inference outputs: the rows of the table that autograd differentiates, before noise is added.
 REPRESENTATION_KEY = "representation"
+#: Key of minibatches: codes of classes that count wherever the minibatch is used.
+CLASSES_KEY = "classes"
 
 
 class DGDModule(CheckpointFormatMixin, BaseModuleClass):
@@ -238,6 +240,22 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         """The prior."""
         return self.prior
 
+    def classes_of(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        """Codes of the classes of the cells of a minibatch, ``(b,)``, as the prior takes them; ``None`` where labels play no part.
+
+        They do where components belong to classes and the module trains, or the minibatch says so itself, see
+        :meth:`with_classes`. Cells that are held out or new are placed without.
+        """
+        if self.prior.classes is None:
+            return None
+        codes = tensors.get(CLASSES_KEY, tensors.get(REGISTRY_KEYS.LABELS_KEY) if self.training else None)
+        return None if codes is None else codes.ravel().to(self.device)
+
+    def with_classes(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A minibatch whose labels count, if the prior has classes, in evaluation too."""
+        has_labels = self.prior.classes is not None and REGISTRY_KEYS.LABELS_KEY in tensors
+        return {**tensors, CLASSES_KEY: tensors[REGISTRY_KEYS.LABELS_KEY]} if has_labels else tensors
+
     def transformed(self, z: torch.Tensor) -> torch.Tensor:
         """Identity."""
         return z
@@ -350,6 +368,9 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         in it depends on the size of the minibatch. The entropy of points and of noise of one scale is a constant and left
         out: their "KL" is a negative log density, and ``elbo_train`` the negative log joint density per cell.
 
+        Where components belong to classes, the density of a cell that trains is that of representation and label, see
+        :meth:`classes_of`.
+
         Parameters
         ----------
         tensors, inference_outputs, generative_outputs
@@ -366,7 +387,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             if name != GENES:
                 log_prob = log_prob + observation.log_prob(tensors, z)
         mean, var = self.posterior.moments(inference_outputs[REPRESENTATION_KEY])
-        expected = self.prior.expected_log_prob(z, mean, var)
+        expected = self.prior.expected_log_prob(z, mean, var, self.classes_of(tensors))
         kl_divergence = -self.posterior.entropy(var) - expected  # (b,)
         neg_log_hyperprior = -self.weighted_hyper_log_prob(n)
         return LossOutput(

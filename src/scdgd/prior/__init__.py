@@ -1,6 +1,7 @@
 """Priors over representations, one contract."""
 
 from ._base import Prior
+from ._class_components import ClassComponents
 from ._component_mixture import ComponentMixture
 from ._covariance import CovarianceType
 from ._dirichlet import DirichletProcessWeights
@@ -21,6 +22,7 @@ from ._vamp_prior_mixture import VampPriorMixture
 from ._wishart import WishartPrecisions
 
 __all__ = [
+    "ClassComponents",
     "ComponentMixture",
     "CovarianceType",
     "DirichletProcessMixture",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from scdgd._options import check_positive_integers
 
+from ._class_components import ClassComponents
 from ._covariance import as_posterior_var
 from ._curvature import negative_hessian, positive_part
 from ._moments import Moments, collect_moments
@@ -56,6 +58,9 @@ class Prior(nn.Module, ABC):
         Whether it is made of components whose number is asked for.
     encoder_options
         Arguments of the constructor that are the default in models with an encoder, where it is named.
+    classes
+        Which components belong to which class, if they do: then `given`, in densities and steps, are codes ``(...)`` of the
+        classes of cells, -1 where there is no label.
     """
 
     updates: ClassVar[tuple[str, ...]] = ("gradient",)
@@ -69,6 +74,7 @@ class Prior(nn.Module, ABC):
         super().__init__()
         check_positive_integers(n_components=n_components, n_latent=n_latent)
         self.n_components, self.n_latent = int(n_components), int(n_latent)
+        self.classes: ClassComponents | None = None
 
     @classmethod
     def make(cls, n_components: int, n_latent: int, pseudo_inputs: PseudoInputs | None = None, **options: Any) -> Self:
@@ -108,8 +114,9 @@ class Prior(nn.Module, ABC):
         z
             Representations, shape ``(..., d)``.
         given
-            What the density of a cell depends on beside parameters, such as its covariates or coordinates. A prior that
-            depends on none gives the same density whatever is given.
+            What the density of a cell depends on beside parameters: its class, where components belong to
+            :attr:`classes`; in priors of your own also its covariates or coordinates. A prior that depends on none gives the
+            same density whatever is given.
 
         Returns
         -------
@@ -221,23 +228,25 @@ class Prior(nn.Module, ABC):
 
     # ---------------------------------------------------------------- curvature
 
-    def hessian(self, z: torch.Tensor) -> torch.Tensor:
+    def hessian(self, z: torch.Tensor, given: Any = None) -> torch.Tensor:
         r"""Exact curvature :math:`-\nabla^2 \log p(z)`, which may be indefinite between components.
 
         Parameters
         ----------
         z
             Representations, shape ``(..., d)``.
+        given
+            As for :meth:`log_prob`.
 
         Returns
         -------
         Shape ``(..., d, d)``, in 1 / units of `z` squared.
         """
-        return negative_hessian(self.log_prob, z)
+        return negative_hessian(partial(self.log_prob, given=given), z)
 
-    def precision(self, z: torch.Tensor) -> torch.Tensor:
+    def precision(self, z: torch.Tensor, given: Any = None) -> torch.Tensor:
         """Positive semidefinite curvature, safe for steps: the positive part of :meth:`hessian`, of the same shape."""
-        return positive_part(self.hessian(z))
+        return positive_part(self.hessian(z, given))
 
     # ---------------------------------------------------------------- training
 
@@ -265,7 +274,9 @@ class Prior(nn.Module, ABC):
     def draw_start(self, seed: int = 0) -> None:
         """Tell components of a prior that is not placed apart without cells, and take it to be placed."""
 
-    def place(self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0, seed: int = 0) -> None:
+    def place(
+        self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0, seed: int = 0, given: Any = None
+    ) -> None:
         """Put the components where cells are; one that is placed moves only if that is better.
 
         Parameters
@@ -276,10 +287,14 @@ class Prior(nn.Module, ABC):
             Spread of each representation around its row of `z`, as for :meth:`e_step`.
         seed
             Seed of the starts.
+        given
+            As for :meth:`log_prob`.
         """
 
     @torch.no_grad()
-    def e_step(self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0) -> Moments:
+    def e_step(
+        self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0, given: torch.Tensor | None = None
+    ) -> Moments:
         r"""What :meth:`m_step` has to know of some cells, :math:`q_i = \mathcal N(z_i, S_i)`; those of others can be added.
 
         Parameters
@@ -289,6 +304,8 @@ class Prior(nn.Module, ABC):
         posterior_var
             Spread :math:`S_i` of each representation around its row of `z`: one variance for all, variances of shape
             ``(n, d)`` or covariances of shape ``(n, d, d)``, of which axis-aligned priors see the diagonal.
+        given
+            As for :meth:`log_prob`, one row a cell.
 
         Raises
         ------
@@ -296,7 +313,7 @@ class Prior(nn.Module, ABC):
             If `posterior_var` has another shape, or is a negative or infinite number.
         """
         posterior_var = as_posterior_var(posterior_var, z, dense=self.is_dense)
-        return collect_moments(z, posterior_var, self._responsibilities_of, self.n_components, dense=self.is_dense)
+        return collect_moments(z, posterior_var, self._responsibilities_of, self, given)
 
     def m_step(self, moments: Moments, *, dirichlet_weight: float = 1.0) -> None:
         """Maximise the expected log joint density of all cells in closed form.
@@ -317,14 +334,21 @@ class Prior(nn.Module, ABC):
         raise NotImplementedError(msg)
 
     def em_step(
-        self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0, dirichlet_weight: float = 1.0
+        self,
+        z: torch.Tensor,
+        *,
+        posterior_var: float | torch.Tensor = 0.0,
+        dirichlet_weight: float = 1.0,
+        given: torch.Tensor | None = None,
     ) -> None:
         """One step of expectation maximisation on all cells; arguments are those of :meth:`e_step` and :meth:`m_step`."""
-        self.m_step(self.e_step(z, posterior_var=posterior_var), dirichlet_weight=dirichlet_weight)
+        self.m_step(self.e_step(z, posterior_var=posterior_var, given=given), dirichlet_weight=dirichlet_weight)
 
-    def _responsibilities_of(self, z: torch.Tensor, posterior_var: float | torch.Tensor) -> torch.Tensor:
+    def _responsibilities_of(
+        self, z: torch.Tensor, posterior_var: float | torch.Tensor, given: torch.Tensor | None
+    ) -> torch.Tensor:
         """Shares of the components in cells ``(b, d)`` of that spread, shape ``(b, k)``."""
-        return self.responsibilities(z)
+        return self.responsibilities(z, given)
 
     # ---------------------------------------------------------------- what a prior writes
 
@@ -333,8 +357,9 @@ class Prior(nn.Module, ABC):
         """``(..., d)`` to ``(..., k)``."""
 
     def _component_log_prob_given(self, z: torch.Tensor, given: Any) -> torch.Tensor:
-        """The same for cells of which something is given."""
-        return self._component_log_prob(z)
+        """The same for cells of which something is given: their classes, if the prior has any."""
+        log_joint = self._component_log_prob(z)
+        return log_joint if self.classes is None else self.classes.restricted(log_joint, given)
 
     @abstractmethod
     def _sample_components(self, components: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:

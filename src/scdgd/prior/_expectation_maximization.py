@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from itertools import repeat
 
 import torch
 
 from ._covariance import as_posterior_var, trace_product
 from ._gaussian_components import GaussianComponents
 from ._moments import Moments, collect_moments
-from ._placement import kmeans_centres, random_rows
+from ._placement import random_rows, start_centres
 
 _N_STARTS = 5
 _N_EM_STEPS = 20
@@ -25,31 +26,41 @@ class ExpectationMaximization(GaussianComponents):
         """Take over variances ``(..., d)`` or, if dense, matrices ``(..., d, d)``, where `replaced`, ``(k, 1)``."""
 
     @torch.no_grad()
-    def place(self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0, seed: int = 0) -> None:
+    def place(
+        self,
+        z: torch.Tensor,
+        *,
+        posterior_var: float | torch.Tensor = 0.0,
+        seed: int = 0,
+        given: torch.Tensor | None = None,
+    ) -> None:
         """Put the components where cells are: k-means++ and EM from several starts, the likeliest is kept.
 
         A mixture that is placed already stays as it is unless a start is likelier. The starts see at most 20,000 random
         cells; a last step of EM sees all.
 
+        Where components belong to classes, those of a class start at the centres of the cells `given` to it, and nobody's
+        among the cells without a label that are far from these (:func:`class_centres`).
+
         Representations `z` are ``(n, d)``, with spreads `posterior_var` around them as for :meth:`e_step`; `seed` is that of
         the starts.
         """
         posterior_var = as_posterior_var(posterior_var, z, dense=self.is_dense)
-        every_z, every_var, rows = z, posterior_var, random_rows(len(z), seed)
-        z, posterior_var = z[rows], posterior_var[rows] if torch.is_tensor(posterior_var) else posterior_var
-        best, best_log_likelihood = self._copy_state(), self._log_likelihood(z) if self.is_placed else -math.inf
+        every, rows = (z, posterior_var, given), random_rows(len(z), seed)
+        z, posterior_var, given = (value[rows] if torch.is_tensor(value) else value for value in every)
+        best, best_log_likelihood = self._copy_state(), self._log_likelihood(z, given) if self.is_placed else -math.inf
         for start in range(_N_STARTS):
-            self.means.copy_(kmeans_centres(z, self.n_components, seed + start))
+            self.means.copy_(start_centres(z, self, given, seed + start))
             self.weight_logits.zero_()
             nearest = torch.cat([torch.cdist(block, self.means).argmin(1) for block in z.split(_BLOCK_CELLS)])
             self._set_covariance(self._spread_within(z - self.means[nearest], posterior_var))
             for _ in range(_N_EM_STEPS):
-                self._start_step(z, posterior_var)
-            log_likelihood = self._log_likelihood(z)
+                self._start_step(z, posterior_var, given)
+            log_likelihood = self._log_likelihood(z, given)
             if log_likelihood > best_log_likelihood:
                 best, best_log_likelihood = self._copy_state(), log_likelihood
         self.load_state_dict(best)
-        self._start_step(every_z, every_var)
+        self._start_step(*every)
         self.placed.fill_(True)
 
     def _spread_within(self, deviations: torch.Tensor, posterior_var: float | torch.Tensor) -> torch.Tensor:
@@ -63,8 +74,10 @@ class ExpectationMaximization(GaussianComponents):
         deviations = deviations.double()
         return (deviations.T @ deviations / len(deviations) + spread).unsqueeze(0)
 
-    def _log_likelihood(self, z: torch.Tensor) -> float:
-        return sum(float(self.log_prob(block).sum()) for block in z.split(_BLOCK_CELLS))
+    def _log_likelihood(self, z: torch.Tensor, given: torch.Tensor | None) -> float:
+        known = repeat(None) if given is None else given.split(_BLOCK_CELLS)
+        blocks = zip(z.split(_BLOCK_CELLS), known, strict=False)
+        return sum(float(self.log_prob(block, part).sum()) for block, part in blocks)
 
     def _copy_state(self) -> dict[str, torch.Tensor]:
         return {name: value.clone() for name, value in self.state_dict().items()}
@@ -87,7 +100,8 @@ class ExpectationMaximization(GaussianComponents):
         as if each component had :math:`\nu` (`pseudo_count`) cells more with the covariance of all: the mode under an
         inverse-Wishart density of scale :math:`\nu \bar\Sigma`. Without it a component of fewer than ``d`` cells would
         be flat. Variances, or eigenvalues, are at least 1e-6; the floor of the weights keeps their logs finite. A
-        component without cells keeps its mean and a covariance of its own. The moments are those of all cells, from
+        component without cells keeps its mean and a covariance of its own. Cells `given` a class are of its components only,
+        :math:`r_{ic} = 0` elsewhere. The moments are those of all cells, from
         :meth:`e_step`; the Dirichlet prior is counted `dirichlet_weight` :math:`\kappa` times.
         """
         self._m_step(moments, update_covariance=self.covariance_type != "fixed", dirichlet_weight=dirichlet_weight)
@@ -102,11 +116,14 @@ class ExpectationMaximization(GaussianComponents):
         weights = (moments.counts + dirichlet_weight * (self.concentration - 1)).clamp(min=1e-6 * n)
         self.weight_logits.copy_((weights / weights.sum()).log())
 
-    def _start_step(self, z: torch.Tensor, posterior_var: float | torch.Tensor) -> None:
+    def _start_step(self, z: torch.Tensor, posterior_var: float | torch.Tensor, given: torch.Tensor | None) -> None:
         """A step of EM that moves covariances of every type."""
-        moments = collect_moments(z, posterior_var, self._responsibilities_of, self.n_components, dense=self.is_dense)
+        moments = collect_moments(z, posterior_var, self._responsibilities_of, self, given)
         self._m_step(moments, update_covariance=True)
 
-    def _responsibilities_of(self, z: torch.Tensor, posterior_var: float | torch.Tensor) -> torch.Tensor:
+    def _responsibilities_of(
+        self, z: torch.Tensor, posterior_var: float | torch.Tensor, given: torch.Tensor | None
+    ) -> torch.Tensor:
         precisions = self.precisions if self.is_dense else self._inverse_log_var()
-        return torch.softmax(self._component_log_prob(z) - 0.5 * trace_product(precisions, posterior_var), dim=-1)
+        log_joint = self.component_log_prob(z, given)
+        return torch.softmax(log_joint - 0.5 * trace_product(precisions, posterior_var), dim=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ class GaussianComponents(Prior):
     def precisions(self) -> torch.Tensor:
         r"""Precisions :math:`\Lambda_c`, shape ``(k, d, d)``."""
 
-    def precision(self, z: torch.Tensor) -> torch.Tensor:
+    def precision(self, z: torch.Tensor, given: Any = None) -> torch.Tensor:
         r"""Curvature of the mixture with its responsibilities held, :math:`\sum_c r_c(z)\, \Lambda_c`.
 
         This is the curvature of EM's bound on :math:`-\log p`: positive definite everywhere, hence safe for steps, where
@@ -35,14 +36,16 @@ class GaussianComponents(Prior):
         ----------
         z
             Representations, shape ``(..., d)``.
+        given
+            As for :meth:`Prior.log_prob`.
 
         Returns
         -------
         Shape ``(..., d, d)``, in 1 / units of `z` squared.
         """
-        return torch.einsum("...c,cij->...ij", self.responsibilities(z), self.precisions)
+        return torch.einsum("...c,cij->...ij", self.responsibilities(z, given), self.precisions)
 
-    def hessian(self, z: torch.Tensor) -> torch.Tensor:
+    def hessian(self, z: torch.Tensor, given: Any = None) -> torch.Tensor:
         r"""Exact curvature :math:`-\nabla^2 \log p(z)`.
 
         .. math::
@@ -52,9 +55,9 @@ class GaussianComponents(Prior):
 
         Indefinite between components. Parameters and result are those of :meth:`precision`.
         """
-        r, scores = self.responsibilities(z).unsqueeze(-1), self._component_scores(z)  # (..., k, 1), (..., k, d)
+        r, scores = self.responsibilities(z, given).unsqueeze(-1), self._component_scores(z)  # (..., k, 1), (..., k, d)
         deviations = scores - (r * scores).sum(-2, keepdim=True)
-        return self.precision(z) - (r * deviations).mT @ deviations
+        return self.precision(z, given) - (r * deviations).mT @ deviations
 
     def _component_scores(self, z: torch.Tensor) -> torch.Tensor:
         r"""Negative scores :math:`\Lambda_c (z - m_c)` of the components, ``(..., d)`` to ``(..., k, d)``."""

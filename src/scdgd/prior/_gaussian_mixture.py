@@ -177,11 +177,11 @@ class GaussianMixture(ExpectationMaximization):
             deviation[rows] = noise[rows] @ root.T
         return means + deviation
 
-    def precision(self, z: torch.Tensor) -> torch.Tensor:
+    def precision(self, z: torch.Tensor, given: torch.Tensor | None = None) -> torch.Tensor:
         """As for any prior; axis-aligned types mix diagonals."""
         if self.is_dense:
-            return super().precision(z)
-        return torch.diag_embed(self.responsibilities(z) @ self._inverse_log_var())
+            return super().precision(z, given)
+        return torch.diag_embed(self.responsibilities(z, given) @ self._inverse_log_var())
 
     def _component_scores(self, z: torch.Tensor) -> torch.Tensor:
         if self.is_dense:

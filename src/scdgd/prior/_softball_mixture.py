@@ -13,7 +13,7 @@ from scdgd._options import Choice, Instance, Number, Optional, checked
 from ._covariance import AxisAlignedType
 from ._gaussian_components import GaussianComponents
 from ._gaussian_mixture import GaussianMixture
-from ._placement import kmeans_centres, random_rows
+from ._placement import random_rows, start_centres
 from ._softball import Softball
 
 
@@ -104,13 +104,21 @@ class SoftballMixture(GaussianMixture):
         return terms
 
     @torch.no_grad()
-    def place(self, z: torch.Tensor, *, posterior_var: float | torch.Tensor = 0.0, seed: int = 0) -> None:
+    def place(
+        self,
+        z: torch.Tensor,
+        *,
+        posterior_var: float | torch.Tensor = 0.0,
+        seed: int = 0,
+        given: torch.Tensor | None = None,
+    ) -> None:
         """Put the *means* at the k-means centres of `z`; variances keep the start that their prior gives them.
 
-        Once only: placing it again would undo what it has learned, for likelihoods are not compared.
+        Of components that belong to classes, at those of the cells `given` to them. Once only: placing it again would undo what it has learned, for likelihoods are not compared.
         """
         if not self.is_placed:
-            self.means.copy_(kmeans_centres(z[random_rows(len(z), seed)], self.n_components, seed))
+            rows = random_rows(len(z), seed)
+            self.means.copy_(start_centres(z[rows], self, None if given is None else given[rows], seed))
             self.mark_placed()
 
     #: The softball and the log-normal prior have no closed form.

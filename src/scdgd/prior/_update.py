@@ -58,6 +58,7 @@ class PriorUpdate:
         self,
         posteriors: Callable[[], tuple[torch.Tensor, torch.Tensor | float]],
         dirichlet_weight: Callable[[int], float] = lambda _: 1.0,
+        given: torch.Tensor | None = None,
     ) -> None:
         """Step on the posteriors of all training cells.
 
@@ -67,6 +68,8 @@ class PriorUpdate:
             Gives means ``(n, d)`` and variances, as :meth:`Prior.e_step` takes them.
         dirichlet_weight
             How often the prior of the weights is counted, given the number of cells.
+        given
+            What is known of each cell, as :meth:`Prior.e_step` takes it.
         """
 
 
@@ -86,10 +89,12 @@ class EMUpdate(PriorUpdate):
         self,
         posteriors: Callable[[], tuple[torch.Tensor, torch.Tensor | float]],
         dirichlet_weight: Callable[[int], float] = lambda _: 1.0,
+        given: torch.Tensor | None = None,
     ) -> None:
         """E- and M-step."""
         mean, var = posteriors()
-        self.prior.m_step(self.prior.e_step(mean, posterior_var=var), dirichlet_weight=dirichlet_weight(len(mean)))
+        moments = self.prior.e_step(mean, posterior_var=var, given=given)
+        self.prior.m_step(moments, dirichlet_weight=dirichlet_weight(len(mean)))
 
 
 class EmpiricalBayesUpdate(PriorUpdate):

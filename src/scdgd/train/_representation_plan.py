@@ -67,6 +67,8 @@ class RepresentationPlan(TrainingPlan):
         Names of the rows, for messages.
     balancer
         Takes shifts between batches out of the rows; ``None`` to leave them.
+    classes
+        Codes of the classes of the rows, ``(n,)``, -1 without a label, for a prior with :attr:`~scdgd.prior.Prior.classes`.
     n_epochs_kl_warmup
         Epochs over which the weight of the representations' prior rises to one; ``None`` for none.
     **kwargs
@@ -93,6 +95,7 @@ class RepresentationPlan(TrainingPlan):
         train_rows=Anything("rows of the table"),
         cell_names=Anything("names of the rows"),
         balancer=Optional(Instance(BatchBalancer, "a scdgd.train.BatchBalancer")),
+        classes=Anything("codes of the rows of the table"),
         n_epochs_kl_warmup=EPOCHS,
     )
     def __init__(
@@ -118,6 +121,7 @@ class RepresentationPlan(TrainingPlan):
         train_rows: torch.Tensor | None = None,
         cell_names: Sequence[str] | None = None,
         balancer: BatchBalancer | None = None,
+        classes: torch.Tensor | None = None,
         n_epochs_kl_warmup: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -133,6 +137,7 @@ class RepresentationPlan(TrainingPlan):
         self.prior_update = update
         self.mixture_start, self.placement_interval, self.seed = mixture_start, placement_interval, seed
         self.train_rows, self.cell_names, self.balancer = train_rows, cell_names, balancer
+        self.classes = classes
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the prior, Adam for all other parameters, :class:`RowAdam` for the rows."""
@@ -185,7 +190,8 @@ class RepresentationPlan(TrainingPlan):
         self._sums.pop("train", None)  # of an epoch that was interrupted
         if self._places_mixture and self._is_placement_epoch:
             mean, var = self.posteriors()
-            self.module.prior.place(mean, posterior_var=var, seed=self.seed + self.current_epoch)
+            seed = self.seed + self.current_epoch
+            self.module.prior.place(mean, posterior_var=var, seed=seed, given=self._train_classes)
         if self.current_epoch == self.lr_drop_epoch:
             decoder, _ = self.optimizers()
             for group in decoder.param_groups:
@@ -216,7 +222,9 @@ class RepresentationPlan(TrainingPlan):
         self._balance_batches()
         if self.module.prior.is_placed:
             per_cell = self.module.hyperprior_weight.get("weights") == "per_cell"
-            self.prior_update.after_epoch(self.posteriors, lambda n_cells: n_cells if per_cell else 1)
+            self.prior_update.after_epoch(
+                self.posteriors, lambda n_cells: n_cells if per_cell else 1, self._train_classes
+            )
         self._log_epoch(self.train_metrics, "train")
         super().on_train_epoch_end()
 
@@ -301,6 +309,13 @@ class RepresentationPlan(TrainingPlan):
     def _train_table(self) -> torch.Tensor:
         table = self.module.representations.table
         return table if self.train_rows is None else table[self.train_rows.to(table.device)]
+
+    @property
+    def _train_classes(self) -> torch.Tensor | None:
+        if self.classes is None:
+            return None
+        classes = self.classes if self.train_rows is None else self.classes[self.train_rows]
+        return classes.to(self.module.device)
 
     def _check_finite(self, output: LossOutput, batch: dict[str, torch.Tensor]) -> None:
         if torch.isfinite(output.loss):
