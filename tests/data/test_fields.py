@@ -251,7 +251,11 @@ def test_query_needs_no_labels(reference, query, labels):
         query.obs["cell_type"] = pd.Categorical([np.nan] * 12)
     else:
         query.obs["cell_type"] = ["new"] * 12 if labels == "new" else ["type_0", "new"] * 6
-    manager = transfer(reference, query, labels_key="cell_type")
+    if "new" in labels:
+        with pytest.warns(UserWarning, match=r"cells have labels in adata.obs\['cell_type'\] that the model does not know \(new\)"):
+            manager = transfer(reference, query, labels_key="cell_type")
+    else:
+        manager = transfer(reference, query, labels_key="cell_type")
     state = manager.get_state_registry("labels")
     assert state.categorical_mapping.tolist() == ["type_0", "type_1", "type_2"]
     assert manager.summary_stats.n_labels == 3
@@ -283,10 +287,55 @@ def test_missing_label_column_is_named_in_training(reference):
         SCDGD.setup_anndata(reference, labels_key="annotation")
 
 
-def test_cells_without_label_are_counted_with_the_remedy(reference):
-    reference.obs.loc[["cell_3", "cell_8"], "cell_type"] = np.nan
-    with pytest.raises(ValueError, match=r"2 cells have no label in adata.obs\['cell_type'\].*fillna\('unknown'\)"):
-        SCDGD.setup_anndata(reference, labels_key="cell_type")
+def state_of_labels(adata, **kwargs):
+    SCDGD.setup_anndata(adata, labels_key="cell_type", **kwargs)
+    return SCDGD._get_most_recent_anndata_manager(adata).get_state_registry("labels")
+
+
+@pytest.mark.parametrize("dtype", [object, "category"])
+@pytest.mark.parametrize("missing", [np.nan, None, pd.NA], ids=repr)
+def test_missing_labels_count_as_none(reference, missing, dtype):
+    labels = reference.obs["cell_type"].astype(object)
+    labels.iloc[[3, 8]] = missing
+    labels.iloc[[4, 7]] = "Unknown"
+    reference.obs["cell_type"] = labels.astype(dtype)
+    state = state_of_labels(reference, unlabeled_category="Unknown")
+    assert state.categorical_mapping.tolist() == ["type_0", "type_1", "type_2"]
+    assert state.unlabeled_category == "Unknown"
+    codes = reference.obs["_scvi_labels"]
+    assert np.flatnonzero(codes < 0).tolist() == [3, 4, 7, 8]
+    assert codes[5] == 2
+    state = state_of_labels(reference)
+    assert state.categorical_mapping.tolist() == ["Unknown", "type_0", "type_1", "type_2"]
+    assert np.flatnonzero(reference.obs["_scvi_labels"] < 0).tolist() == [3, 8]
+
+
+@pytest.mark.parametrize("unlabelled", ["Unknown", 999, 1.5])
+def test_what_stands_for_no_label_is_known_where_no_cell_has_it(reference, unlabelled):
+    state = state_of_labels(reference, unlabeled_category=unlabelled)
+    assert state.unlabeled_category == unlabelled
+    assert state.categorical_mapping.tolist() == ["type_0", "type_1", "type_2"]
+    assert (reference.obs["_scvi_labels"] >= 0).all()
+
+
+def test_a_number_may_stand_for_no_label(reference):
+    reference.obs["cell_type"] = [999, 0, 1] * (reference.n_obs // 3)
+    state = state_of_labels(reference, unlabeled_category=999.0)
+    assert state.categorical_mapping.tolist() == [0, 1]
+    assert reference.obs["_scvi_labels"][:3].tolist() == [-1, 0, 1]
+
+
+def test_what_stands_for_no_label_needs_labels(reference):
+    with pytest.raises(ValueError, match=r"`unlabeled_category='Unknown'` .* pass `labels_key`, too"):
+        SCDGD.setup_anndata(reference, unlabeled_category="Unknown")
+    with pytest.raises((TypeError, ValueError), match="`unlabeled_category` must be"):
+        SCDGD.setup_anndata(reference, labels_key="cell_type", unlabeled_category=["Unknown"])
+
+
+def test_a_column_without_labels_is_said(reference):
+    reference.obs["cell_type"] = "Unknown"
+    with pytest.warns(UserWarning, match=r"None of 36 cells has a label: all in adata.obs\['cell_type'\] are missing or 'Unknown'"):
+        assert len(state_of_labels(reference, unlabeled_category="Unknown").categorical_mapping) == 0
 
 
 def test_one_query_cell_is_no_reason_to_warn(reference, query):

@@ -105,7 +105,7 @@ SETUP: dict[str, Rule] = {
     "layer": Optional(Text("the name of one layer")),
     "batch_key": COLUMN,
     "labels_key": COLUMN,
-    "unlabeled_category": Optional(Either(Text("a text"), Number(), words="one category, a text or a number")),
+    "unlabeled_category": Optional(Either(Instance(str, "a text"), Number(), words="one category, a text or a number")),
     "size_factor_key": COLUMN,
     "categorical_covariate_keys": Optional(Names("a list of columns")),
     "continuous_covariate_keys": Optional(Names("a list of columns")),

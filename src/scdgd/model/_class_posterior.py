@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,20 +10,17 @@ from scvi import REGISTRY_KEYS
 
 from scdgd.inference import fit_temperature, posterior_samples, seeded
 
-from ._supervision import codes_of_rows
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
 
     from scdgd.inference import ImportanceSamples
-    from scdgd.prior import Prior
 
     from ._row_model import RowModel
 
-#: Most cells that a temperature is fitted to, held-out ones from which on training cells are not needed, folds of their labels.
-_MAX_CELLS, _ENOUGH_CELLS, _N_FOLDS = 500, 50, 5
+#: Most cells that a temperature is fitted to, and number of those held out from which on no others are needed.
+_MAX_CELLS, _ENOUGH_CELLS = 500, 50
 #: Draws of a posterior behind a temperature.
 _N_DRAWS = 50
 
@@ -52,102 +48,43 @@ class ClassPosterior:
         self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, n_samples: int
     ) -> np.ndarray:
         """Probabilities of classes, and of being nobody's, shape ``(n, C + 1)``, not calibrated."""
-        parts = [self._of(samples, self.module.prior) for samples in self._samples(adata, indices, batch_size, n_samples)]
-        return torch.cat(parts).cpu().numpy()
+        parts = []
+        with seeded(0):
+            for tensors, rows in self.model.posterior.minibatches(adata, indices, batch_size, "Classes"):
+                samples = posterior_samples(self.module, tensors, self._without_labels(tensors, rows), n_samples)
+                parts.append(self._of(samples).cpu().numpy())
+        return np.concatenate(parts)
 
     @torch.no_grad()
-    def _of(self, samples: ImportanceSamples, prior: Prior) -> torch.Tensor:
+    def _of(self, samples: ImportanceSamples) -> torch.Tensor:
+        """Probabilities of the cells of a minibatch, ``(b, C + 1)``."""
+        prior = self.module.prior
         of_components = torch.einsum("sb,sbk->bk", samples.weights, prior.responsibilities(samples.z))
         return prior.classes.probabilities(of_components)
 
-    def _samples(
-        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, n_samples: int
-    ) -> Iterator[ImportanceSamples]:
-        """Weighted draws of the cells of minibatches, with a seed of their own."""
-        with seeded(0):
-            for tensors, rows in self.model.posterior.minibatches(adata, indices, batch_size, "Classes"):
-                yield posterior_samples(self.module, tensors, self._without_labels(tensors, rows), n_samples)
-
     def _without_labels(self, tensors: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
         """Rows ``(b, w)``, those of cells whose labels trained as they would be without."""
-        pulled = np.append(self.model.labelled_rows_, False)  # behind the table are cells placed later
+        pulled = torch.nn.functional.pad(self.model.labelled_rows_, (0, 1)).to(rows.device)  # cells placed later are behind
         index = tensors[REGISTRY_KEYS.INDICES_KEY].ravel().clamp(max=len(pulled) - 1)
-        some = torch.as_tensor(pulled, device=rows.device)[index].nonzero().ravel()
+        some = pulled[index].nonzero().ravel()
         if not len(some):
             return rows
         rows = rows.clone()
         rows[some] = self.model.cells.place({key: value[some] for key, value in tensors.items()})
         return rows
 
-    # ------------------------------------------------------------ calibration
-
     def calibration(self, train: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
         """Temperature, and the labelled cells that it was fitted to, among those at positions of the attached data.
 
-        Those that are held out if there are 50; else training cells, too, by mixtures that do not know their labels: in each
-        of five folds the mixture is placed anew on representations found without labels, the labels of the fold hidden.
+        Those that are held out if there are 50. Else also cells that train, with their labels hidden: they are placed anew by
+        their counts, which the decoder knows, and the mixture remembers their labels as far as they have moved it. At most 500 cells.
         """
-        labels = np.asarray(self.model.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
-        held_out, train_labelled = self._some(held_out[labels[held_out] >= 0]), train[labels[train] >= 0]
-        n_classes = self.module.prior.classes.n_classes
-        p, codes = [np.zeros((0, n_classes + 1))], [np.zeros(0, np.int64)]
-        if len(held_out):
-            p.append(self.probabilities(None, held_out, None, _N_DRAWS))
-            codes.append(labels[held_out])
+        labels = np.asarray(self.model.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(np.int64)
+        train, held_out = (cells[labels[cells] >= 0] for cells in (train, held_out))
         is_held_out = len(held_out) >= _ENOUGH_CELLS
-        if not is_held_out:
-            some = self._some(train_labelled)
-            p.append(self._cross_fitted(train, some, labels))
-            codes.append(labels[some])
-        p, codes = np.concatenate(p), np.concatenate(codes).astype(np.int64)
-        return {"temperature": fit_temperature(p, codes), "n_cells": len(codes), "is_held_out": is_held_out}
-
-    def _some(self, positions: np.ndarray) -> np.ndarray:
-        """At most 500 of some cells, ascending."""
-        if len(positions) > _MAX_CELLS:
-            positions = np.random.default_rng(0).choice(positions, _MAX_CELLS, replace=False)
-        return np.sort(positions)
-
-    def _cross_fitted(self, train: np.ndarray, some: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Probabilities of labelled training cells at `some` positions, ``(m, C + 1)``, of mixtures fitted without their labels."""
-        rng, n_classes = np.random.default_rng(0), self.module.prior.classes.n_classes
-        result = np.zeros((len(some), n_classes + 1))
-        samples = list(self._samples(None, some, None, _N_DRAWS))
-        fold = _folds(labels[some], rng)
-        mean, var, codes = self._posteriors_without_labels(train, some, samples)
-        for number in range(_N_FOLDS):
-            hidden = some[fold == number]
-            if not len(hidden):
-                continue
-            known = codes.clone()
-            known[torch.as_tensor(np.isin(train, hidden), device=known.device)] = -1
-            prior = self._refitted(mean, var, known)
-            p = torch.cat([self._of(s, prior) for s in samples]).cpu().numpy()
-            result[fold == number] = p[fold == number]
-        return result
-
-    def _posteriors_without_labels(self, train: np.ndarray, some: np.ndarray, samples: list) -> tuple:
-        module, manager = self.module, self.model.adata_manager
-        rows = torch.as_tensor(manager.rows[train], device=module.device)
-        mean, var = module.posterior.moments(module.representations.table[rows])
-        mean = mean.clone()
-        mean[torch.as_tensor(np.searchsorted(train, some), device=mean.device)] = torch.cat([s.mean for s in samples])
-        codes = codes_of_rows(manager, train, len(module.representations))[manager.rows[train]]
-        return mean, var, torch.as_tensor(codes, device=module.device)
-
-    @torch.no_grad()
-    def _refitted(self, mean: torch.Tensor, var: torch.Tensor | float, known: torch.Tensor) -> Prior:
-        prior = copy.deepcopy(self.module.prior)
-        prior.classes.keep(known[known >= 0].unique())
-        prior.reset()
-        prior.place(mean, posterior_var=var, given=known)
-        return prior
-
-
-def _folds(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Fold of each cell, ``(n,)``, those of a class spread over all."""
-    order = rng.permutation(len(codes))
-    order = order[np.argsort(codes[order], kind="stable")]
-    fold = np.empty(len(codes), np.int64)
-    fold[order] = np.arange(len(codes)) % _N_FOLDS
-    return fold
+        some = held_out if is_held_out else np.concatenate([train, held_out])
+        if len(some) > _MAX_CELLS:
+            some = np.random.default_rng(0).choice(some, _MAX_CELLS, replace=False)
+        some = np.sort(some)  # as backed data must be read
+        temperature = fit_temperature(self.probabilities(None, some, None, _N_DRAWS), labels[some])
+        return {"temperature": temperature, "n_cells": len(some), "is_held_out": is_held_out}

@@ -52,6 +52,8 @@ logger = logging.getLogger(__name__)
 #: Random cells whose components are counted after training: at least so many, and so many for each component.
 _N_CELLS_FOR_WARNING, _N_CELLS_PER_COMPONENT = 500, 10
 _MAX_NAMED = 5
+#: Arguments of models without an encoder.
+_OF_ROWS = ("supervision", "components_per_class")
 #: Arguments of modules that the model gives itself.
 _NOT_OF_USERS = {
     "self",
@@ -237,6 +239,12 @@ class FlexSCVI(EncoderModel, SCVI):
         further = cls._further_arguments()
         of_init = inspect.signature(cls.__init__).parameters
         for name in options:
+            if name in _OF_ROWS:
+                msg = (
+                    f"`{name}` needs representations that are free to follow the labels of their cells, and those of {cls.__name__} come "
+                    "from an encoder. Use `scdgd.model.SCDGD`, or `scvi.model.SCANVI`. Leave it out."
+                )
+                raise TypeError(msg)
             if name not in further:
                 raise TypeError(unknown_name(name, {*further, *of_init}, f"an argument of {cls.__name__}"))
         return {

@@ -164,7 +164,7 @@ class RepresentationRun(TrainingRun):
         if not model.module.prior.is_placed:
             model.mixture_start_ = self.plan_options()["mixture_start"]
         if self.uses_labels:
-            codes = self._classes().numpy()
+            codes = self._classes()
             keep_classes(model.module.prior.classes, codes, model.supervision.categories)
             model.labelled_rows_, model.calibration_ = codes >= 0, None
 

@@ -102,11 +102,11 @@ def codes_of_rows(manager: CellRegistration, positions: np.ndarray, n_rows: int)
     return codes
 
 
-def keep_classes(classes: ClassComponents, codes: np.ndarray, categories: np.ndarray) -> None:
+def keep_classes(classes: ClassComponents, codes: torch.Tensor, categories: np.ndarray) -> None:
     """Take the components away from classes that none of the training cells with these `codes` has, and say so."""
-    present = np.unique(codes[codes >= 0])
-    classes.keep(torch.as_tensor(present))
-    absent = np.setdiff1d(np.arange(len(categories)), present)
+    present = codes[codes >= 0].unique()
+    classes.keep(present)
+    absent = np.setdiff1d(np.arange(len(categories)), present.numpy())
     if len(absent):
         named = ", ".join(map(str, categories[absent[:_MAX_NAMED]]))
         msg = (
