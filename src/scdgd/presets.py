@@ -66,6 +66,25 @@ SCHUSTER_2023_CODE = {
     },
 }
 
+_SUPERVISED = {"supervision": "components", "components_per_class": 1}
+
+#: The supervised and semi-supervised form of Schuster & Krogh 2023: one component for each label category, which labelled cells
+#: are drawn from, and all else as in ``SCHUSTER_2023``. It has no settings of its own in the paper.
+SCHUSTER_2023_SUPERVISED = {
+    "setup": {},
+    "model": {**SCHUSTER_2023["model"], **_SUPERVISED},
+    "train": SCHUSTER_2023["train"],
+}
+
+#: The same with the settings of the released code, in which a label of 999 is none. Not repeated are its faults: it sums log
+#: densities over the components of a class and multiplies by the number of classes, takes absolute values of the log densities of
+#: labelled cells, and counts the prior of the parameters twice for the others.
+SCHUSTER_2023_SUPERVISED_CODE = {
+    "setup": {"unlabeled_category": 999},
+    "model": {**SCHUSTER_2023_CODE["model"], **_SUPERVISED},
+    "train": SCHUSTER_2023_CODE["train"],
+}
+
 #: Dony et al. 2020, as the paper says, for ``SCVAMP`` (500 pseudo-inputs) and ``SCIAF`` (5 flow steps; components are then
 #: not used). The batch size is not published (here the code's); the paper has 10% validation and 10% test cells.
 DONY_2020 = {

@@ -252,7 +252,9 @@ def test_query_needs_no_labels(reference, query, labels):
     else:
         query.obs["cell_type"] = ["new"] * 12 if labels == "new" else ["type_0", "new"] * 6
     if "new" in labels:
-        with pytest.warns(UserWarning, match=r"cells have labels in adata.obs\['cell_type'\] that the model does not know \(new\)"):
+        with pytest.warns(
+            UserWarning, match=r"cells have labels in adata.obs\['cell_type'\] that the model does not know \(new\)"
+        ):
             manager = transfer(reference, query, labels_key="cell_type")
     else:
         manager = transfer(reference, query, labels_key="cell_type")
@@ -334,7 +336,9 @@ def test_what_stands_for_no_label_needs_labels(reference):
 
 def test_a_column_without_labels_is_said(reference):
     reference.obs["cell_type"] = "Unknown"
-    with pytest.warns(UserWarning, match=r"None of 36 cells has a label: all in adata.obs\['cell_type'\] are missing or 'Unknown'"):
+    with pytest.warns(
+        UserWarning, match=r"None of 36 cells has a label: all in adata.obs\['cell_type'\] are missing or 'Unknown'"
+    ):
         assert len(state_of_labels(reference, unlabeled_category="Unknown").categorical_mapping) == 0
 
 

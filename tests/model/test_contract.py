@@ -137,6 +137,11 @@ def get_cluster_assignments(model, adata, new):
     assert model.get_cluster_assignments(new).shape == (new.n_obs,)
 
 
+def predict(model, adata, new):
+    """Classes, of a model that learns from labels."""
+    np.testing.assert_allclose(model.predict(new, soft=True).sum(axis=1), 1, rtol=1e-4)
+
+
 def get_normalized_expression(model, adata, new):
     shares = model.get_normalized_expression()
     assert shares.shape == adata.shape
@@ -260,6 +265,7 @@ ROWS = {
     "…, cells of a new batch": of_new_batches,
     "…, `return_dist=True`": return_dist,
     "`get_cluster_assignments`, hard and `soft`": get_cluster_assignments,
+    "`predict`, hard and `soft`": predict,
     "`get_normalized_expression`": get_normalized_expression,
     "`get_likelihood_parameters`": get_likelihood_parameters,
     "`posterior_predictive_sample`": posterior_predictive_sample,

@@ -47,6 +47,29 @@ def test_presets_equal_the_published_values():
     assert (code["train"]["max_epochs"], code["train"]["batch_size"], code_plan["lr_drop_epoch"]) == (500, 256, 300)
 
 
+def test_supervised_presets_are_the_others_with_a_component_for_each_class(adata):
+    supervised = {"supervision": "components", "components_per_class": 1}
+    for preset, of_labels, unlabelled in (
+        (presets.SCHUSTER_2023_SUPERVISED, presets.SCHUSTER_2023, {}),
+        (presets.SCHUSTER_2023_SUPERVISED_CODE, presets.SCHUSTER_2023_CODE, {"unlabeled_category": 999}),
+    ):
+        assert preset == {
+            "setup": unlabelled,
+            "model": {**of_labels["model"], **supervised},
+            "train": of_labels["train"],
+        }
+        assert supervised.keys().isdisjoint(of_labels["model"])
+    adata.obs["code"] = adata.obs["cell_type"].cat.codes.astype(int)
+    adata.obs.loc[adata.obs_names[20:], "code"] = 999
+    preset = presets.SCHUSTER_2023_SUPERVISED_CODE
+    SCDGD.setup_anndata(adata, labels_key="code", **preset["setup"])
+    model = SCDGD(adata, **preset["model"])
+    assert model.module.prior.classes.owner.tolist() == [0, 1, 2]
+    train(model, 3, **{name: value for name, value in preset["train"].items() if name != "max_epochs"})
+    assert model.labelled_rows_.sum() == 20
+    assert set(model.predict()) <= {0, 1, 2}
+
+
 def test_published_start(adata):
     """theta = 2, z = 0, components of sd 0.2 / k inside the unit ball, equal weights."""
     for preset in (presets.SCHUSTER_2023, presets.SCHUSTER_2023_CODE):

@@ -87,9 +87,7 @@ def test_labels_act_where_asked_and_only_in_training(model_class):
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"prior_kwargs": {"covariance_type": kind}} for kind in ("diag", "spherical", "full", "tied", "fixed")
-    ]
+    [{"prior_kwargs": {"covariance_type": kind}} for kind in ("diag", "spherical", "full", "tied", "fixed")]
     + [
         {"prior": "softball", "hyperprior_weight": {"log_var": "per_cell"}},
         {"prior": "softball", "prior_kwargs": {"initial_means": "kmeans"}},
@@ -121,7 +119,9 @@ def test_the_loss_is_the_joint_density_of_counts_representation_and_label():
     (kl,) = loss.kl_local.values()
     torch.testing.assert_close(-kl, expected)
     module.eval()  # cells that are held out, or read, are looked at without
-    (kl,) = module.loss(tensors, inferred, module.generative(z, inferred["library"], tensors["batch"])).kl_local.values()
+    (kl,) = module.loss(
+        tensors, inferred, module.generative(z, inferred["library"], tensors["batch"])
+    ).kl_local.values()
     torch.testing.assert_close(-kl, joint.logsumexp(1))
 
 
@@ -263,7 +263,9 @@ def test_a_class_without_training_cells_is_nobodys():
     of_type_2 = np.flatnonzero((adata.obs["label"] == "type_2").to_numpy())
     rest = np.setdiff1d(np.arange(adata.n_obs), of_type_2)
     model = made(adata)
-    with pytest.warns(UserWarning, match=r"1 of 3 classes have no labelled cell among those that train \(first: type_2\)"):
+    with pytest.warns(
+        UserWarning, match=r"1 of 3 classes have no labelled cell among those that train \(first: type_2\)"
+    ):
         train(model, 2, datasplitter_kwargs={"external_indexing": [rest, of_type_2]})
     assert (model.predict(soft=True)["type_2"] == 0).all()
     assert "type_2" not in model.predict()
@@ -282,8 +284,16 @@ def test_labels_that_changed_since_set_up_are_refused():
 WRONG = {
     "no labels": ({}, SUPERVISED, "learns from label categories: name them"),
     "no label": ({"labels_key": "empty"}, SUPERVISED, "no cell has a label: all in adata.obs"),
-    "too few": ({"labels_key": "cell_type"}, {**SUPERVISED, "n_components": 2}, "1 components for each of 3 classes, 3 together"),
-    "blocks": ({"labels_key": "cell_type"}, {**SUPERVISED, "n_components": 5, "components_per_class": 2}, "Pass `n_components=6`"),
+    "too few": (
+        {"labels_key": "cell_type"},
+        {**SUPERVISED, "n_components": 2},
+        "1 components for each of 3 classes, 3 together",
+    ),
+    "blocks": (
+        {"labels_key": "cell_type"},
+        {**SUPERVISED, "n_components": 5, "components_per_class": 2},
+        "Pass `n_components=6`",
+    ),
     "no components": ({"labels_key": "cell_type"}, {**SUPERVISED, "prior": "normal"}, "prior 'normal' has none"),
     "unasked": ({"labels_key": "cell_type"}, {"components_per_class": 2}, "needs `supervision='components'`"),
     "unknown": ({"labels_key": "cell_type"}, {"supervision": "labels"}, "`supervision` must be"),
@@ -331,4 +341,7 @@ def test_temperatures():
     assert fit_temperature(np.zeros((0, 4)), np.zeros(0, int)) == 1
     zeros = np.array([[0.0, 1.0], [0.5, 0.5]])
     np.testing.assert_allclose(tempered(zeros, 3.0), zeros)
+    np.testing.assert_allclose(tempered(0.2 * truth, 3.0).sum(1), 0.2)
+    np.testing.assert_array_equal(tempered(np.zeros((1, 2)), 3.0), 0)
+    np.testing.assert_allclose(tempered(truth, 1.0), truth)
     assert 1 < fit_temperature(zeros, np.array([0, 0])) <= 10

@@ -11,20 +11,19 @@ _LIMITS, _TINY = (0.1, 10.0), 1e-12
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    r"""Probabilities :math:`\tilde p_y \propto p_y^{1/T}`, shape ``(n, c)`` as given; rows add up to one.
+    r"""Probabilities :math:`\tilde p_y \propto p_y^{1/T}`, shape ``(n, c)`` as given; rows add up to what they did.
 
     Parameters
     ----------
     probabilities
-        Shape ``(n, c)``.
+        Shape ``(n, c)``, not negative.
     temperature
         :math:`T > 0`; 1 changes nothing, and above that they become more alike. What is zero stays zero.
     """
-    if temperature == 1:
-        return probabilities
-    log_p = np.log(probabilities, out=np.full(probabilities.shape, -np.inf), where=probabilities > 0) / temperature
-    p = np.exp(log_p - log_p.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
+    largest = np.maximum(probabilities.max(1, keepdims=True), np.finfo(probabilities.dtype).tiny)
+    p = (probabilities / largest) ** (1 / temperature)
+    total = np.maximum(p.sum(1, keepdims=True), 1e-30)
+    return p / total * probabilities.sum(1, keepdims=True)
 
 
 def fit_temperature(probabilities: np.ndarray, classes: np.ndarray) -> float:

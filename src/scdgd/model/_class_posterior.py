@@ -64,7 +64,9 @@ class ClassPosterior:
 
     def _without_labels(self, tensors: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
         """Rows ``(b, w)``, those of cells whose labels trained as they would be without."""
-        pulled = torch.nn.functional.pad(self.model.labelled_rows_, (0, 1)).to(rows.device)  # cells placed later are behind
+        pulled = torch.nn.functional.pad(self.model.labelled_rows_, (0, 1)).to(
+            rows.device
+        )  # cells placed later are behind
         index = tensors[REGISTRY_KEYS.INDICES_KEY].ravel().clamp(max=len(pulled) - 1)
         some = pulled[index].nonzero().ravel()
         if not len(some):
@@ -74,17 +76,21 @@ class ClassPosterior:
         return rows
 
     def calibration(self, train: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
-        """Temperature, and the labelled cells that it was fitted to, among those at positions of the attached data.
+        """Temperature of probabilities among classes, and the labelled cells that it was fitted to, at positions of the attached data.
 
         Those that are held out if there are 50. Else also cells that train, with their labels hidden: they are placed anew by
         their counts, which the decoder knows, and the mixture remembers their labels as far as they have moved it. At most 500 cells.
         """
-        labels = np.asarray(self.model.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(np.int64)
+        labels = (
+            np.asarray(self.model.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(np.int64)
+        )
         train, held_out = (cells[labels[cells] >= 0] for cells in (train, held_out))
         is_held_out = len(held_out) >= _ENOUGH_CELLS
         some = held_out if is_held_out else np.concatenate([train, held_out])
         if len(some) > _MAX_CELLS:
             some = np.random.default_rng(0).choice(some, _MAX_CELLS, replace=False)
         some = np.sort(some)  # as backed data must be read
-        temperature = fit_temperature(self.probabilities(None, some, None, _N_DRAWS), labels[some])
+        of_classes = self.probabilities(None, some, None, _N_DRAWS)[:, :-1]
+        total = np.maximum(of_classes.sum(1, keepdims=True), np.finfo(of_classes.dtype).tiny)
+        temperature = fit_temperature(of_classes / total, labels[some])
         return {"temperature": temperature, "n_cells": len(some), "is_held_out": is_held_out}

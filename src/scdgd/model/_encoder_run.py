@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from scvi import REGISTRY_KEYS
 from torch.nn import BatchNorm1d
 
 from scdgd._compat import ADATA_MINIFY_TYPE

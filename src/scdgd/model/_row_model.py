@@ -475,12 +475,12 @@ class RowModel(LatentModel):
         .. math::
             p(y \mid x) = \mathbb E_{p(z \mid x)}\, p(y \mid z), \qquad
             p(y \mid z) = \sum_{c \in \mathcal C_y} \frac{w_c\, p_c(z)}{p(z)}, \qquad
-            \tilde p_y \propto p(y \mid x)^{1/T}
+            \tilde p_y \propto p(y \mid x)^{1/T}, \quad \sum_y \tilde p_y = \sum_y p(y \mid x)
 
         over importance-weighted draws of the posterior of a cell, not at its representation. The label of a cell plays no part
         in its own prediction: cells whose labels trained the model are placed anew without them (but their counts, and the
         mixture, remember training). The temperature ``T`` was fitted when training ended (`calibration_`). What components of no
-        class have is a probability of being none of the classes.
+        class have is a probability of being none of the classes, which no label tells of, and which is left as it is.
 
         Parameters
         ----------
@@ -516,12 +516,15 @@ class RowModel(LatentModel):
             raise ValueError(msg)
         adata = self._validate_anndata(adata)
         p = ClassPosterior(self).probabilities(adata, indices, batch_size, n_samples)
+        of_classes, unassigned = p[:, :-1], p[:, -1:]
         if not soft:
-            return categories[p[:, : len(categories)].argmax(1)]
-        p = tempered(p, self.calibration_["temperature"]) if calibrate and self.calibration_ else p
-        has_rest = bool((self.module.prior.classes.owner < 0).any())
-        names = [*categories, _UNASSIGNED] if has_rest else list(categories)
-        return pd.DataFrame(p[:, : len(names)], index=adata.obs_names[positions_of(indices, adata.n_obs)], columns=names)
+            return categories[of_classes.argmax(1)]
+        if calibrate and self.calibration_ is not None:
+            of_classes = tempered(of_classes, self.calibration_["temperature"])
+        table = pd.DataFrame(of_classes, adata.obs_names[positions_of(indices, adata.n_obs)], categories)
+        if (self.module.prior.classes.owner < 0).any():
+            table[_UNASSIGNED] = unassigned
+        return table
 
     def get_marginal_ll(
         self,
