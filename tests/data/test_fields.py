@@ -306,7 +306,7 @@ def test_missing_labels_count_as_none(reference, missing, dtype):
     assert state.unlabeled_category == "Unknown"
     codes = reference.obs["_scvi_labels"]
     assert np.flatnonzero(codes < 0).tolist() == [3, 4, 7, 8]
-    assert codes[5] == 2
+    assert codes.iloc[5] == 2
     state = state_of_labels(reference)
     assert state.categorical_mapping.tolist() == ["Unknown", "type_0", "type_1", "type_2"]
     assert np.flatnonzero(reference.obs["_scvi_labels"] < 0).tolist() == [3, 8]
@@ -324,7 +324,7 @@ def test_a_number_may_stand_for_no_label(reference):
     reference.obs["cell_type"] = [999, 0, 1] * (reference.n_obs // 3)
     state = state_of_labels(reference, unlabeled_category=999.0)
     assert state.categorical_mapping.tolist() == [0, 1]
-    assert reference.obs["_scvi_labels"][:3].tolist() == [-1, 0, 1]
+    assert reference.obs["_scvi_labels"].tolist()[:3] == [-1, 0, 1]
 
 
 def test_what_stands_for_no_label_needs_labels(reference):
@@ -337,7 +337,7 @@ def test_what_stands_for_no_label_needs_labels(reference):
 def test_a_column_without_labels_is_said(reference):
     reference.obs["cell_type"] = "Unknown"
     with pytest.warns(
-        UserWarning, match=r"None of 36 cells has a label: all in adata.obs\['cell_type'\] are missing or 'Unknown'"
+        UserWarning, match=r"None of 60 cells has a label: all in adata.obs\['cell_type'\] are missing or 'Unknown'"
     ):
         assert len(state_of_labels(reference, unlabeled_category="Unknown").categorical_mapping) == 0
 

@@ -16,7 +16,7 @@ from tests.conftest import simulate, state_of, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*have fewer than 3 cells")
 SUPERVISED = {"supervision": "components", "n_components": "labels"}
-every_model = pytest.mark.parametrize("model_class", [SCDGD, SCVAD])
+every_model = pytest.mark.parametrize("model_class", [SCDGD, pytest.param(SCVAD, marks=pytest.mark.slow)])
 
 
 def some_labels(n_cells: int = 120, share: float = 0.3, **kwargs):
@@ -85,6 +85,7 @@ def test_labels_act_where_asked_and_only_in_training(model_class):
     assert labelled.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"prior_kwargs": {"covariance_type": kind}} for kind in ("diag", "spherical", "full", "tied", "fixed")]
@@ -138,6 +139,7 @@ def test_the_order_of_cells_does_not_matter_to_the_mixture():
     torch.testing.assert_close(first.module.prior.means, second.module.prior.means)
 
 
+@pytest.mark.slow
 @every_model
 def test_few_labels_name_all_cells(model_class):
     """One labelled cell of each type; the types are far apart."""
@@ -149,6 +151,7 @@ def test_few_labels_name_all_cells(model_class):
     assert f1_score(adata.obs["cell_type"][hidden], predicted, average="macro") > 0.95
 
 
+@pytest.mark.slow
 def test_all_cells_labelled_is_the_supervised_model():
     adata = some_labels(share=1.0)
     model = fitted(adata, max_epochs=15)
@@ -158,6 +161,7 @@ def test_all_cells_labelled_is_the_supervised_model():
     np.testing.assert_allclose(model.module.prior.weights.detach(), 1 / 3, atol=0.02)
 
 
+@pytest.mark.slow
 def test_predictions_integrate_over_the_posterior():
     """Beside sums over a grid, which one dimension allows."""
     model = fitted(some_labels(), max_epochs=10, n_latent=1, n_components=4)
@@ -195,6 +199,7 @@ def test_the_label_of_a_cell_plays_no_part_in_its_prediction(supervised):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_held_out_labels_are_what_calibration_prefers():
     adata = some_labels(240, share=1.0)
     model = fitted(adata, max_epochs=6, training={"train_size": 0.7})
@@ -258,6 +263,7 @@ def test_labels_with_batches_laplace_terms_and_polish():
     assert np.isfinite(model.predict(soft=True).to_numpy()).all()
 
 
+@pytest.mark.slow
 def test_a_class_without_training_cells_is_nobodys():
     adata = some_labels(share=1.0)
     of_type_2 = np.flatnonzero((adata.obs["label"] == "type_2").to_numpy())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from scdgd.inference import ImportanceSamples
 
-    from ._row_model import RowModel
+    from ._latent_model import LatentModel
 
 #: Most cells that a temperature is fitted to, and number of those held out from which on no others are needed.
 _MAX_CELLS, _ENOUGH_CELLS = 500, 50
@@ -41,7 +41,7 @@ class ClassPosterior:
         A model whose classes own components.
     """
 
-    def __init__(self, model: RowModel) -> None:
+    def __init__(self, model: LatentModel) -> None:
         self.model, self.module = model, model.module
 
     def probabilities(

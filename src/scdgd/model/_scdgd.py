@@ -179,10 +179,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         config = NewCellsConfig(**NEW_CELLS("new_cells", new_cells or {}))
         size_factor, output_activation = self._usual_sizes(gene_likelihood, size_factor, output_activation, dispersion)
         self.supervision = Supervision.of(self.registry_, supervision, components_per_class, prior)
-        n_cells = self.summary_stats.n_trained_cells
-        k = self.supervision.count_components(self.registry_, n_components, prior, n_cells)
-        made = make_prior(prior, k, n_latent, prior_kwargs)
-        self.supervision.give(made)
+        made = self._make_prior(prior, n_components, n_latent, prior_kwargs)
+        n_cells, k = self.summary_stats.n_trained_cells, made.n_components
         hyperprior_weight = self._check_hyperprior_weight(hyperprior_weight or {}, made)
         self.module = self._module_cls(
             self.summary_stats.n_vars,
@@ -202,18 +200,26 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             hyperprior_weight={**self._hyperprior_weight, **hyperprior_weight},
         )
         self.module.posterior_sampler = posterior_draws
-        self.cells = CellRows(self.module, config)
-        self.levels = NewLevels(self.module, self.registry_)
+        self.cells, self.levels = CellRows(self.module, config), NewLevels(self.module, self.registry_)
         self._warn_if_degenerate()
         self.checkpoint_format_, self.is_query_ = CHECKPOINT_FORMAT, False
-        for name in RepresentationRun.attributes:
-            setattr(self, name, None)
+        vars(self).update(dict.fromkeys(RepresentationRun.attributes))
         self._model_summary_string = (
             f"{type(self).__name__}: {n_cells} cells, {self.summary_stats.n_vars} genes, {k} components, "
             f"{n_latent} latent dimensions, decoder {n_layers} x {n_hidden}, {name_of(gene_likelihood)}, "
             f"dispersion {dispersion}, size factor {size_factor}, prior {title_of(prior)}"
         )
         self.init_params_ = self._get_init_params(locals())
+
+    def _make_prior(
+        self, prior: PriorName | type[Prior] | Prior, n_components: int | str, n_latent: int, options: dict | None
+    ) -> Prior:
+        """The prior, whose components belong to classes if that is asked for."""
+        n_cells = self.summary_stats.n_trained_cells
+        k = self.supervision.count_components(self.registry_, n_components, prior, n_cells)
+        made = make_prior(prior, k, n_latent, options)
+        self.supervision.give(made)
+        return made
 
     def _module_levels(self, batch_representation: str) -> dict[str, Any]:
         """Arguments of the module: numbers of levels in training, and how they enter, if there are such columns."""
