@@ -299,13 +299,13 @@ def state_of_labels(adata, **kwargs):
 def test_missing_labels_count_as_none(reference, missing, dtype):
     labels = reference.obs["cell_type"].astype(object)
     labels.iloc[[3, 8]] = missing
-    labels.iloc[[4, 7]] = "Unknown"
+    labels.iloc[[4, 6, 7]] = "Unknown"
     reference.obs["cell_type"] = labels.astype(dtype)
     state = state_of_labels(reference, unlabeled_category="Unknown")
     assert state.categorical_mapping.tolist() == ["type_0", "type_1", "type_2"]
     assert state.unlabeled_category == "Unknown"
     codes = reference.obs["_scvi_labels"]
-    assert np.flatnonzero(codes < 0).tolist() == [3, 4, 7, 8]
+    assert np.flatnonzero(codes < 0).tolist() == [3, 4, 6, 7, 8]
     assert codes.iloc[5] == 2
     state = state_of_labels(reference)
     assert state.categorical_mapping.tolist() == ["Unknown", "type_0", "type_1", "type_2"]

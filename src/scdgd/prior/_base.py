@@ -313,7 +313,8 @@ class Prior(nn.Module, ABC):
             If `posterior_var` has another shape, or is a negative or infinite number.
         """
         posterior_var = as_posterior_var(posterior_var, z, dense=self.is_dense)
-        return collect_moments(z, posterior_var, self._responsibilities_of, self, given)
+        shape = {"n_components": self.n_components, "dense": self.is_dense}
+        return collect_moments(z, posterior_var, self._responsibilities_of, given=given, **shape)
 
     def m_step(self, moments: Moments, *, dirichlet_weight: float = 1.0) -> None:
         """Maximise the expected log joint density of all cells in closed form.

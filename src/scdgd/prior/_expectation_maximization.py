@@ -118,7 +118,8 @@ class ExpectationMaximization(GaussianComponents):
 
     def _start_step(self, z: torch.Tensor, posterior_var: float | torch.Tensor, given: torch.Tensor | None) -> None:
         """A step of EM that moves covariances of every type."""
-        moments = collect_moments(z, posterior_var, self._responsibilities_of, self, given)
+        shape = {"n_components": self.n_components, "dense": self.is_dense}
+        moments = collect_moments(z, posterior_var, self._responsibilities_of, given=given, **shape)
         self._m_step(moments, update_covariance=True)
 
     def _responsibilities_of(

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from ._base import Prior
 
 _MIN_CELLS = 1e-3
 _MAX_ELEMENTS = 2**22
@@ -91,15 +87,16 @@ def collect_moments(
     z: torch.Tensor,
     posterior_var: float | torch.Tensor,
     responsibilities: Callable[[torch.Tensor, float | torch.Tensor, torch.Tensor | None], torch.Tensor],
-    prior: Prior,
+    n_components: int,
     given: torch.Tensor | None = None,
+    *,
+    dense: bool,
 ) -> Moments:
     """Moments of all cells, block by block: nothing is larger than ``(block, max(k, d), d)``.
 
-    Of representations ``(n, d)`` and their spread, a number, ``(n, d)`` or, if the prior is dense, as second moments,
-    ``(n, d, d)``; `responsibilities` are those of blocks of both and of what is `given` of each cell, shape ``(block, k)``.
+    Of representations ``(n, d)`` and their spread, a number, ``(n, d)`` or, if `dense`, as second moments, ``(n, d, d)``; `responsibilities` are those of blocks of both and of what is `given` of each cell, shape ``(block, k)``.
     """
-    k, d, dense = prior.n_components, z.shape[1], prior.is_dense
+    k, d = n_components, z.shape[1]
     shapes = (k,), (k, d), (k, d, d) if dense else (k, d)
     counts, first, second = (torch.zeros(shape, dtype=torch.float64, device=z.device) for shape in shapes)
     size = max(1, _MAX_ELEMENTS // (d * (max(k, d) if dense else k)))
