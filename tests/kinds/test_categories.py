@@ -151,6 +151,7 @@ def test_dates_and_intervals_are_categories(name, tmp_path):
         np.testing.assert_allclose(loaded.get_latent_representation(new), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*labels in .* that the model does not know")
 @every_model
 def test_labels_of_new_cells_play_no_part(name):
     model, new = trained(name)
@@ -164,6 +165,7 @@ def test_labels_of_new_cells_play_no_part(name):
         assert np.isfinite(float(model.get_reconstruction_error(cells)["reconstruction_loss"]))
 
 
+@pytest.mark.filterwarnings("ignore:.*labels in .* that the model does not know")
 @pytest.mark.parametrize("name", [name for name in OURS if name not in ("SCDGD", "SCVAD", "SCDBM")])
 def test_dispersions_by_label_need_a_known_label(name):
     adata, new = data()
