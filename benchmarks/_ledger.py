@@ -20,6 +20,8 @@ class Ledger:
 
     def has(self, **key) -> bool:
         rows = self.read()
+        if rows.empty:
+            return False
         mask = pd.Series(True, index=rows.index)
         for column, value in key.items():
             mask &= rows[column] == value
