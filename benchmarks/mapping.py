@@ -19,7 +19,11 @@ epochs. *F1* is the mean over types. *ECE* is the expected calibration error of 
 *Unknown.* One type (each seed another one) is hidden. *From the labels*: its cells are in the reference, and none of them has a
 label; 20% of the others have. *From the reference*: no cell of it trains; scores are of the 20% of cells that are held out, among
 which it is. AUROC is that of "unknown", for cells of the type against the others without label. Scores of SCDGD are the p-value of
-`scdgd.tl.transfer_labels`, and the score of `get_novelty`; of scANVI the entropy of its probabilities.
+`scdgd.tl.transfer_labels`, and the score of `get_novelty`; of scANVI the entropy of its probabilities. *False alarms* are the
+share of the other cells that `get_novelty` calls novel at a rate of 5%, *found* that of the hidden type.
+
+*Posteriors.* Share of the queries with all genes whose importance weights have heavy tails, with the proposals at the modes, and
+with those that learn from their draws (`get_posterior`).
 
 Labels never choose, stop or train a model but where it is said. Aims were set before the runs.
 """
@@ -72,7 +76,7 @@ ALL_GENES = ("all", 0)
 TIERS = {
     "quick": Tier(("simulated",), 1, 300, 200, ((RANDOM, 60),), (0.2,), 4, 2, 2),
     "standard": Tier(
-        SETS, 3, 1_500, 1_000, ((RANDOM, 500), (RANDOM, 100), (VARIABLE, 50)), (0.01, 0.05, 0.2), None, 200, None
+        SETS, 3, 1_200, 1_000, ((RANDOM, 500), (RANDOM, 100), (VARIABLE, 50)), (0.01, 0.05, 0.2), None, 200, None
     ),
     "full": Tier(
         SETS, 3, None, 2_000, ((RANDOM, 500), (RANDOM, 100), (VARIABLE, 50)), (0.01, 0.05, 0.2), None, 400, None
@@ -199,6 +203,21 @@ def run_panels(name: str, seed: int, adata: AnnData, tier: Tier, ledger: Ledger)
             show("panels", name, seed, method, row)
         for row in rows:
             add(ledger, "panels", name, seed, method, row)
+        if isinstance(model, SCDGD):
+            run_posteriors(name, seed, model, query, ledger)
+
+
+def run_posteriors(name: str, seed: int, model: SCDGD, query: AnnData, ledger: Ledger) -> None:
+    """Shares of cells with heavy-tailed weights, from one proposal and from proposals that learn."""
+    model.get_latent_representation(query)  # placed before time is taken
+    for rounds, method in ((0, "one proposal"), (5, "proposals that learn")):
+        start = time.process_time()
+        posterior = model.get_posterior(query, adaptive_rounds=rounds)
+        seconds = time.process_time() - start
+        score = float((posterior.pareto_k > 0.7).mean())
+        row = {"panel": "posterior", "score": score, "second": None, "seconds": seconds}
+        show("posteriors", name, seed, method, row)
+        add(ledger, "posteriors", name, seed, method, row)
 
 
 # ---------------------------------------------------------------- labels
@@ -343,16 +362,22 @@ def hidden_type(adata: AnnData, seed: int) -> str:
     return str(np.random.default_rng(7).permutation(large)[seed % len(large)])
 
 
-def unlike_scdgd(train: AnnData, query: AnnData, tier: Tier) -> np.ndarray:
-    model = trained(SCDGD, train, tier.epochs)
-    return model.get_novelty(query)["score"].to_numpy()
+class Unlike(NamedTuple):
+    score: np.ndarray
+    is_novel: np.ndarray | None = None
+    """Whether a cell is called so at a false-alarm rate of 5%."""
 
 
-def unlike_scanvi(train: AnnData, query: AnnData, tier: Tier) -> np.ndarray:
+def unlike_scdgd(train: AnnData, query: AnnData, tier: Tier) -> Unlike:
+    novelty = trained(SCDGD, train, tier.epochs).get_novelty(query, false_alarm_rate=0.05)
+    return Unlike(novelty["score"].to_numpy(), novelty["is_novel"].to_numpy())
+
+
+def unlike_scanvi(train: AnnData, query: AnnData, tier: Tier) -> Unlike:
     train.obs["shown"] = train.obs["cell_type"].astype(str).astype("category")
     model = scanvi(train, tier)
     query.obs["shown"] = pd.Categorical([NO_LABEL] * query.n_obs)
-    return entropy(model.predict(query, soft=True).drop(columns=NO_LABEL, errors="ignore").to_numpy())
+    return Unlike(entropy(model.predict(query, soft=True).drop(columns=NO_LABEL, errors="ignore").to_numpy()))
 
 
 UNLIKE = {"SCDGD": unlike_scdgd, SCANVI: unlike_scanvi}
@@ -365,8 +390,8 @@ def run_hidden_from_labels(
     cells.obs["shown"] = hide(adata.obs["cell_type"], 0.2, seed, hidden)
     without = (cells.obs["shown"] == NO_LABEL).to_numpy()
     tasks = {
-        "SCDGD": lambda: of_neighbors(models.scdgd, cells).unknown[without],
-        SCANVI: lambda: of_scanvi(cells, tier, models.scvi).unknown[without],
+        "SCDGD": lambda: Unlike(of_neighbors(models.scdgd, cells).unknown[without]),
+        SCANVI: lambda: Unlike(of_scanvi(cells, tier, models.scvi).unknown[without]),
     }
     truth = (cells.obs["cell_type"] == hidden).to_numpy()[without]
     run_unknown(name, seed, FROM_LABELS, hidden, tasks, truth, ledger)
@@ -392,7 +417,10 @@ def run_unknown(
             continue
         scvi.settings.seed = seed
         start = time.process_time()
-        row = {"panel": where, "score": roc_auc_score(truth, score()), "second": None}
+        found = score()
+        row = {"panel": where, "score": roc_auc_score(truth, found.score), "second": None}
+        if found.is_novel is not None:
+            row |= {"second": float(found.is_novel[~truth].mean()), "found": float(found.is_novel[truth].mean())}
         row |= {"seconds": time.process_time() - start, "hidden": hidden}
         show("unknown", name, seed, method, row)
         add(ledger, "unknown", name, seed, method, row)
@@ -412,7 +440,7 @@ def show(part: str, name: str, seed: int, method: str, row: dict) -> None:
 
 
 def add(ledger: Ledger, part: str, name: str, seed: int, method: str, row: dict) -> None:
-    ledger.add({"part": part, "set": name, "seed": seed, "method": method, "hidden": "", **row})
+    ledger.add({"part": part, "set": name, "seed": seed, "method": method, "hidden": "", "found": None, **row})
 
 
 def run(job: tuple) -> None:
@@ -474,7 +502,7 @@ def aims(rows: pd.DataFrame) -> str:
 
 
 def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
-    of_part = {part: rows[rows["part"] == part] for part in PARTS}
+    of_part = {part: rows[rows["part"] == part] for part in (*PARTS, "posteriors")}
     hidden = of_part["unknown"].groupby(["set", "seed"])["hidden"].first()
     return "\n".join(
         [
@@ -489,7 +517,9 @@ def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
             "\n## Unknown\n\nHidden: "
             + "; ".join(f"{name}, seed {seed}: {t}" for (name, seed), t in hidden.items())
             + ".\n",
-            table(of_part["unknown"], {"score": ("AUROC", 3)}),
+            table(of_part["unknown"], {"score": ("AUROC", 3), "second": ("false alarms", 3), "found": ("found", 3)}),
+            "\n## Posteriors\n",
+            table(of_part["posteriors"], {"score": ("Pareto k above 0.7", 3), "seconds": ("seconds", 1)}),
         ]
     )
 
