@@ -126,3 +126,18 @@ def test_few_cells_are_enough(n):
     reference = reference_of(rng, n)
     p = reference.p_values(reference.score(cells_of(rng, 5, name="n")))
     assert ((p > 0) & (p <= 1)).all()
+
+
+def test_the_information_is_that_of_the_genes_that_were_measured():
+    """Of counts that share nothing, what a decoder of these genes alone gives, cell by cell."""
+    torch.manual_seed(0)
+    weight, z = torch.randn(6, 2).double(), torch.randn(2, 2).double()
+    measured = torch.tensor([[True] * 6, [True, False, True, True, False, False]])
+    decode = lambda z, genes=slice(None): NegativeBinomial(
+        mu=(z @ weight[genes].T).exp(), theta=torch.ones(()).double()
+    )
+    parts = [mean_information(lambda z, m=m: decode(z, m), one[None]) for one, m in zip(z, measured, strict=True)]
+    torch.testing.assert_close(mean_information(decode, z, measured), sum(parts) / 2)
+    torch.testing.assert_close(
+        mean_information(decode, z, torch.ones(2, 6, dtype=torch.bool)), mean_information(decode, z)
+    )

@@ -90,8 +90,8 @@ class MeanFieldPosterior(CellPosterior):
         """Total counts over their mean in training, the registered sizes, or ones, shape ``(n, 1)``."""
         return torch.cat([given.size.cpu() for _, given, _ in self.mean_field(adata, indices, batch_size)]).unsqueeze(1)
 
-    def information(self) -> np.ndarray:
-        """The identity: probabilities of hidden units are compared as they are, shape ``(d, d)``."""
+    def information(self, genes: np.ndarray | None = None) -> np.ndarray:
+        """The identity: probabilities of hidden units are compared as they are, shape ``(d, d)``; of all genes always."""
         return np.eye(self.model.get_latent_representation(indices=[0]).shape[1])
 
     def check_importance_weights(self) -> None:

@@ -49,6 +49,11 @@ class GenesMeasured:
             return torch.from_numpy(self.panels[codes[0]]).expand(len(codes), -1)
         return torch.from_numpy(self.panels[codes])
 
+    def groups(self, positions: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Panels ``(g,)`` of cells at positions ``(m,)``, each with the places among these of its cells, ascending."""
+        codes = self.codes[positions]
+        return [(self.panels[code], np.flatnonzero(codes == code)) for code in np.unique(codes)]
+
     def numbers_of_cells(self, positions: np.ndarray) -> np.ndarray:
         """In how many of the cells at positions ``(m,)`` each gene was measured, shape ``(g,)``."""
         return np.bincount(self.codes[positions], minlength=len(self.panels)) @ self.panels.astype(np.int64)

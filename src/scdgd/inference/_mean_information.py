@@ -20,7 +20,9 @@ _TINY = 1e-8
 
 @torch.no_grad()
 def mean_information(
-    decode: Callable[[torch.Tensor], Distribution | CountLikelihood | ValueLikelihood], z: torch.Tensor
+    decode: Callable[[torch.Tensor], Distribution | CountLikelihood | ValueLikelihood],
+    z: torch.Tensor,
+    measured: torch.Tensor | None = None,
 ) -> torch.Tensor:
     r"""Mean information of the values of ``b`` cells about their representations, shape ``(d, d)``.
 
@@ -38,8 +40,12 @@ def mean_information(
         Law of the values, ``(b, g)``, at representations ``(b, d)``.
     z
         Representations, shape ``(b, d)``.
+    measured
+        Which genes were measured, ``(b, g)``, bool: the sum runs over these; ``None`` for all.
     """
     precision = (decode(z).variance + _TINY).rsqrt()  # (b, g)
+    if measured is not None:
+        precision = precision.masked_fill(~measured.to(precision.device), 0.0)
     rows = []
     for step in _STEP * torch.eye(z.shape[1], dtype=z.dtype, device=z.device):
         slope = (decode(z + step).mean - decode(z - step).mean) / (2 * _STEP)

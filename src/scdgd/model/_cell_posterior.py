@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
+from scvi import settings
 from scvi.utils import track
 
 from scdgd._compat import MODULE_KEYS
 
 from ._novelty import information_of
+from ._query_genes import minibatches_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -108,13 +110,24 @@ class CellPosterior:
         """Positions of the training cells among those attached to the model, shape ``(m,)``: all of them."""
         return np.arange(self.model.adata.n_obs)
 
-    def found_anew(self, adata: AnnData, positions: np.ndarray, batch_size: int | None) -> torch.Tensor:
-        """Representations of cells at sorted `positions`, found as those of new cells are, shape ``(n, d)``."""
-        return torch.as_tensor(self.model.get_latent_representation(adata, positions, batch_size=batch_size))
+    def found_anew(
+        self, adata: AnnData, positions: np.ndarray, batch_size: int | None, genes: np.ndarray | None = None
+    ) -> torch.Tensor:
+        """Representations of cells at sorted `positions`, found as those of new cells are, shape ``(n, d)``.
 
-    def information(self) -> np.ndarray:
-        """Mean information of the counts of some training cells about their representations, shape ``(d, d)``."""
-        return information_of(self.model, self.training_cells())
+        With `genes` ``(g,)``, bool, as those of new cells of which these were measured.
+        """
+        if genes is None:
+            return torch.as_tensor(self.model.get_latent_representation(adata, positions, batch_size=batch_size))
+        minibatches = minibatches_of(self.model, adata, positions, batch_size or settings.batch_size, genes)
+        return torch.as_tensor(self.model.get_latent_representation(dataloader=map(self.of_minibatch, minibatches)))
+
+    def information(self, genes: np.ndarray | None = None) -> np.ndarray:
+        """Mean information of the counts of some training cells about their representations, shape ``(d, d)``.
+
+        With `genes` ``(g,)``, bool, that of the counts of these.
+        """
+        return information_of(self.model, self.training_cells(), genes)
 
     def check_importance_weights(self) -> None:
         """Raise where draws cannot be weighed by how well they explain cells."""

@@ -16,7 +16,7 @@ from scdgd.inference import NewCellsConfig, place_new_cells, place_variational, 
 from ._cells import positions_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from scdgd.data import CellRegistration
     from scdgd.module import DGDModule
@@ -28,7 +28,8 @@ _DECODER_INPUTS = (
     REGISTRY_KEYS.SIZE_FACTOR_KEY,
 )
 _BLOCK_CELLS = 10_000
-_PLACED_TOGETHER = 512
+#: Cells of a minibatch.
+PLACED_TOGETHER = 512
 
 
 class CellRows:
@@ -115,13 +116,17 @@ class CellRows:
 
     def infer(self, manager: CellRegistration, positions: np.ndarray, batch_size: int | None = None) -> torch.Tensor:
         """Rows of the table for the cells at sorted `positions`, shape ``(m, width)``, not remembered."""
+        loader = SparseCountsLoader(manager, indices=positions, batch_size=batch_size or PLACED_TOGETHER)
+        show = len(positions) > _BLOCK_CELLS
+        batches = track(loader, description=f"Placing {len(positions)} new cells", disable=not show)
+        return self.infer_each(batches, len(positions))
+
+    def infer_each(self, minibatches: Iterable[dict[str, torch.Tensor]], n_cells: int) -> torch.Tensor:
+        """Rows of the table for the cells of minibatches, together `n_cells`, shape ``(m, width)``, not remembered."""
         with torch.inference_mode(False), undisturbed():
             table, first = self.module.representations.table, 0
-            z = table.new_empty(len(positions), table.shape[1])
-            loader = SparseCountsLoader(manager, indices=positions, batch_size=batch_size or _PLACED_TOGETHER)
-            show = len(positions) > _BLOCK_CELLS
-            batches = track(loader, description=f"Placing {len(positions)} new cells", disable=not show)
-            for tensors in batches:
+            z = table.new_empty(n_cells, table.shape[1])
+            for tensors in minibatches:
                 block = self.place(tensors)
                 z[first : first + len(block)] = block
                 first += len(block)

@@ -27,7 +27,7 @@ from ._cells import positions_of
 from ._data_model import DataModel
 from ._differential_expression import differential_expression
 from ._groups import comparisons
-from ._novelty import read, reference_of
+from ._novelty import novelty_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -85,6 +85,8 @@ class LatentModel(DataModel):
     _latent_key: str
     #: What new cells are compared with by :meth:`get_novelty`, arrays by name; ``None`` until it is asked for.
     novelty_reference_: dict[str, np.ndarray] | None = None
+    #: The same for cells that lack genes, by a hash of the genes that they have.
+    novelty_of_panels_: dict[str, dict[str, np.ndarray]] | None = None
 
     @property
     def posterior(self) -> CellPosterior:
@@ -715,6 +717,11 @@ class LatentModel(DataModel):
         read when the method is first called, at most 2,000 of them (drawn with a fixed seed), kept with the model, saved
         with it, and read again when the model was trained further.
 
+        Cells that lack genes are compared with at most 500 training cells as if these had the same genes and no others, each
+        panel of genes for itself; the last eight of these references are kept, too. Of a reference whose batches were
+        measured with different genes, it is the cells with all genes of the query, if there are 200. Uncertain
+        representations of few genes hide novelty, but make no false alarms.
+
         Cells of a new batch have its vector, or the column that stands for it, as for all reading methods; what that does not
         take up looks like novelty, so that false alarms are more often than is stated. A subtype close
         to a known type, or one for which the chosen genes have no markers, is not found; shallow cells say little either way.
@@ -745,10 +752,7 @@ class LatentModel(DataModel):
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
         positions = positions_of(indices, adata.n_obs) % adata.n_obs
-        reference = reference_of(self, batch_size)
-        cells = read(self, adata, positions, batch_size, f"Reading {len(positions)} cells")
-        score = reference.score(cells)
-        p_value = reference.p_values(score)
+        score, p_value = novelty_of(self, adata, positions, batch_size)
         values = {"score": score, "p_value": p_value, "is_novel": p_value <= false_alarm_rate}
         return pd.DataFrame(values, index=adata.obs_names[positions])
 

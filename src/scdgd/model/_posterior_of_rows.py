@@ -21,6 +21,8 @@ from scdgd.inference import (
 )
 
 from ._cell_posterior import CellPosterior
+from ._cell_rows import PLACED_TOGETHER
+from ._query_genes import minibatches_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,8 +76,14 @@ class PosteriorOfRows(CellPosterior):
         rows = self.model._rows_of(manager.adata)
         return np.flatnonzero(rows < len(self.module.representations))
 
-    def found_anew(self, adata: AnnData, positions: np.ndarray, batch_size: int | None) -> torch.Tensor:
-        """Those of new cells as they are; training cells are placed."""
+    def found_anew(
+        self, adata: AnnData, positions: np.ndarray, batch_size: int | None, genes: np.ndarray | None = None
+    ) -> torch.Tensor:
+        """Those of new cells as they are; training cells are placed, and all cells as if only `genes` had been measured."""
+        if genes is not None:
+            minibatches = minibatches_of(self.model, adata, positions, batch_size or PLACED_TOGETHER, genes)
+            rows = self.model.cells.infer_each(minibatches, len(positions))
+            return self.module.posterior.moments(rows)[0].cpu()
         rows = self.model._rows_of(adata, positions, batch_size)
         z = torch.as_tensor(self.model.cells.representations_of(rows))
         trained = np.flatnonzero(rows < len(self.module.representations))

@@ -448,6 +448,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             model = cls(adata, **reference_model.init_params_["non_kwargs"])
             model.module.load_state_dict(reference_model.module.state_dict())
             model.novelty_reference_ = reference_model.novelty_reference_
+            model.novelty_of_panels_ = reference_model.novelty_of_panels_
             for name in RepresentationRun.attributes:
                 setattr(model, name, getattr(reference_model, name))
             model.to_device(reference_model.device)

@@ -144,7 +144,7 @@ class TrainingRun:
 
     def start(self) -> None:
         """Put the model where training starts, or where a checkpoint has left it."""
-        self.model.novelty_reference_ = None  # of what training is about to change
+        self.model.novelty_reference_ = self.model.novelty_of_panels_ = None  # of what training is about to change
         if self.resumed is None:
             self.prepare()
         else:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy.special import entr
 
 from scdgd._options import Instance, Integer, Number, Optional, Text, checked
 
 from ._of_models import check_trained, latent_key
-from ._transfer_labels import N_NEIGHBORS, labelled_cells, registered_labels, summarised, transfer_labels
+from ._transfer_labels import N_NEIGHBORS, LabelledCells, Transfer, labelled_cells, registered_labels, summarised
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass
@@ -21,10 +22,12 @@ logger = logging.getLogger(__name__)
 
 #: Cells of the reference that say how wide it is.
 _INFORMING = 256
+#: Cells of a query that take long enough for a message.
+_SHOW_CELLS = 2_000
 
 
 @checked(
-    query=Instance(AnnData, "an AnnData with the genes of the model"),
+    query=Instance(AnnData, "an AnnData with genes of the model"),
     labels_key=Optional(Text("the name of one column of the reference")),
     prefix=Optional(Text("a text that names begin with")),
     false_alarm_rate=Number(above=0, below=1),
@@ -60,7 +63,8 @@ def map(
     * ``obs["<prefix>_best_label"]``, ``obs["<prefix>_probability"]``, ``obs["<prefix>_entropy"]``: the likeliest label, its
       probability, and the entropy of all in nats
     * ``obs["<prefix>_label"]``: that label, or `unknown` where a cell is novel. Where some cells of the reference have no
-      label and neighbours give them, also where a cell is unlike all labelled ones; the rate is then shared by both tests
+      label and neighbours give them, also where a cell is unlike all labelled ones; the rate is then shared by both tests.
+      Where the model predicts labels, also where it is likelier that a cell is of none of them than that it is of the likeliest
     * ``uns["<prefix>_map"]``: the arguments, where labels come from, and the numbers of cells and genes of the reference
 
     Parameters
@@ -69,7 +73,7 @@ def map(
         Any trained model of this package, or :class:`scvi.model.SCVI`, with its training data attached. Of models whose
         representations have no density (stock ones, :class:`~scdgd.model.SCDBM`) there is no novelty, which a message says.
     query
-        Cells to map, raw counts, from batches of the reference or, where the model takes them, from others. A view becomes an
+        Cells to map, raw counts of all genes of the model or some, from batches of the reference or, where the model takes them, from others. A view becomes an
         AnnData of its own.
     labels_key
         Column of ``model.adata.obs`` with labels. ``None``: what the model predicts, or the column that it was set up with,
@@ -103,13 +107,16 @@ def map(
     check_trained(model, "map")
     prefix = latent_key(model).removeprefix("X_") if prefix is None else prefix
     source = _source_of_labels(model, labels_key)
-    best = _labels(model, query, source, n_neighbors, batch_size)  # first, so that wrong names cost no time
-    if best is not None and unknown in set(best["label"].cat.categories):
+    if unknown in set(source.classes):
         msg = f"`unknown={unknown!r}` is a label of the reference. Choose another word for cells that are unlike it."
         raise ValueError(msg)
+    if query.n_obs >= _SHOW_CELLS:
+        logger.info("Mapping %d cells: representations, their spread, novelty and labels, in this order.", query.n_obs)
     columns = _position(model, query, batch_size)
+    z = columns.pop("z")
     novelty = _novelty(model, query, false_alarm_rate, batch_size)
-    query.obsm[f"X_{prefix}"] = columns.pop("z")
+    best = _labels(model, query, z, source, n_neighbors, batch_size)
+    query.obsm[f"X_{prefix}"] = z
     if novelty is not None:
         columns |= {"novelty": novelty["score"], "novelty_p": novelty["p_value"], "is_novel": novelty["is_novel"]}
     if best is not None:
@@ -130,49 +137,66 @@ def map(
 class _Source(NamedTuple):
     """Where labels come from."""
 
-    key: str | None
-    is_prediction: bool
-
-    @property
-    def in_words(self) -> str:
-        """For ``uns``, which holds no ``None``."""
-        return "predict" if self.is_prediction else "none" if self.key is None else f"neighbors, {self.key}"
+    in_words: str
+    """For ``uns``, which holds no ``None``."""
+    classes: np.ndarray | tuple = ()
+    """Names of the classes."""
+    labelled: LabelledCells | None = None
+    """Cells that neighbours are among; ``None`` if labels are predicted, or there are none."""
 
 
 def _source_of_labels(model: BaseModelClass, labels_key: str | None) -> _Source:
+    """What is asked for, before any cell is read; ValueError if there is no such column, or no labels in it."""
     supervision = getattr(model, "supervision", None)
     if labels_key is None and supervision is not None and supervision.kind is not None:
-        return _Source(None, is_prediction=True)
-    return _Source(registered_labels(model)[0] if labels_key is None else labels_key, is_prediction=False)
-
-
-def _labels(
-    model: BaseModelClass, query: AnnData, source: _Source, n_neighbors: int, batch_size: int | None
-) -> pd.DataFrame | None:
-    """Likeliest label, its probability and the entropy, and p-values of being like labelled cells where they say more."""
-    if source.is_prediction:
-        probabilities = model.predict(query, soft=True, batch_size=batch_size)
-        return summarised(probabilities.to_numpy(), probabilities.columns.to_numpy(), query.obs_names)
-    if source.key is None:
+        return _Source("predict", supervision.categories)
+    key = registered_labels(model)[0] if labels_key is None else labels_key
+    if key is None:
         logger.info(
             "The model was set up without labels, so cells get none. Name a column of the reference: `labels_key`."
         )
-        return None
-    best = transfer_labels(model, query, source.key, n_neighbors=n_neighbors, batch_size=batch_size)
-    labelled = labelled_cells(model, source.key)
-    return best.drop(columns="p_value") if len(labelled.positions) == labelled.n_cells else best
+        return _Source("none")
+    labelled = labelled_cells(model, key)
+    return _Source(f"neighbors, {key}", labelled.classes, labelled)
+
+
+def _labels(
+    model: BaseModelClass, query: AnnData, z: np.ndarray, source: _Source, n_neighbors: int, batch_size: int | None
+) -> pd.DataFrame | None:
+    """Likeliest label, its probability and the entropy, and p-values of being like labelled cells where they say more."""
+    labelled = source.labelled
+    if labelled is None:
+        return _predicted(model, query, batch_size) if len(source.classes) else None
+    transfer = Transfer.of(model, labelled, n_neighbors, batch_size)
+    are_all_labelled = len(labelled.positions) == labelled.n_cells
+    probabilities, p_value = transfer.to(query, z, with_p_values=not are_all_labelled)
+    best = summarised(probabilities, labelled.classes, query.obs_names)
+    return best if p_value is None else best.assign(p_value=p_value)
+
+
+def _predicted(model: BaseModelClass, query: AnnData, batch_size: int | None) -> pd.DataFrame:
+    """Likeliest class, its probability, the entropy, and whether it is likelier that the cell is of none of the classes."""
+    classes, table = model.supervision.categories, model.predict(query, soft=True, batch_size=batch_size)
+    of_classes, of_none = table[classes].to_numpy(), table.drop(columns=classes).to_numpy()
+    best = summarised(of_classes, classes, query.obs_names)
+    return best.assign(
+        entropy=best["entropy"] + entr(of_none).sum(1), is_none=of_none.sum(1) > best["probability"].to_numpy()
+    )
 
 
 def _position(model: BaseModelClass, query: AnnData, batch_size: int | None) -> dict[str, np.ndarray]:
     """Representations ``"z"``, and how wide posteriors are."""
-    z = np.asarray(model.get_latent_representation(query, batch_size=batch_size))
     width = _width(model)
     if hasattr(model, "get_posterior"):
+        z = model.get_latent_representation(query, batch_size=batch_size)
         moments = model.get_posterior(query, batch_size=batch_size)
         found = {"spread": moments.covariance, "pareto_k": moments.pareto_k}
     else:
-        found = {"spread": model.get_latent_representation(query, batch_size=batch_size, return_dist=True)[1]}
-    return {"z": z} | found | {"spread": np.sqrt((found["spread"] / width).mean(1))}
+        z, variance = model.get_latent_representation(query, batch_size=batch_size, return_dist=True)
+        if getattr(model.module, "latent_distribution", None) == "ln":  # of which `z` is the logarithm
+            z = model.get_latent_representation(query, batch_size=batch_size)
+        found = {"spread": variance}
+    return {"z": np.asarray(z)} | found | {"spread": np.sqrt((found["spread"] / width).mean(1))}
 
 
 def _width(model: BaseModelClass) -> np.ndarray:
@@ -210,6 +234,7 @@ def _label_columns(best: pd.DataFrame, is_unknown: np.ndarray, unknown: str) -> 
 
 
 def _is_unknown(novelty: pd.DataFrame | None, best: pd.DataFrame, rate: float) -> np.ndarray:
-    """Cells that are unlike the reference, or unlike all labelled cells of it, shape ``(n,)``, bool."""
+    """Cells that are unlike the reference, unlike all labelled cells of it, or predicted to be of no class: ``(n,)``, bool."""
     tests = [p["p_value"].to_numpy() for p in (novelty, best) if p is not None and "p_value" in p]
-    return np.min(tests, axis=0) * len(tests) <= rate if tests else np.zeros(len(best), bool)
+    is_none = best["is_none"].to_numpy() if "is_none" in best else np.zeros(len(best), bool)
+    return is_none | (np.min(tests, axis=0) * len(tests) <= rate) if tests else is_none

@@ -14,6 +14,7 @@ from scdgd._compat import get_state_registry
 from scdgd._options import Anything, Flag, Instance, Integer, Optional, Text, checked, shown
 from scdgd.data import categorise
 from scdgd.inference import information_root, nearest, shares_above
+from scdgd.model._query_genes import measured_with, panels_of, with_counts
 
 from ._of_models import check_trained
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scvi.model.base import BaseModelClass
+
+    from scdgd.inference import Neighbors
 
 N_NEIGHBORS = 15
 #: Labelled cells that others are compared with, drawn with a fixed seed.
@@ -74,12 +77,15 @@ def transfer_labels(
     representations, so that a direction counts for as much as the counts know of it. Models of scvi-tools and
     :class:`~scdgd.model.SCDBM` are taken as they are, :math:`F = I`. No label takes part in training.
 
+    Cells that lack genes have the information of the others for ``F``, and are compared with labelled cells of which the same
+    genes, and no others, were read.
+
     Parameters
     ----------
     model
         Any trained model, or :class:`scvi.model.SCVI`, with the reference attached.
     query
-        Cells with the genes of the model. Training cells may be among them: a cell is no neighbour of itself, by its name.
+        Cells with genes of the model, all or some. Training cells may be among them: a cell is no neighbour of itself, by its name.
     labels_key
         Column of ``model.adata.obs`` with labels; that of `setup_anndata` if neither it nor `labels` are given.
     labels
@@ -114,23 +120,13 @@ def transfer_labels(
     """
     check_trained(model, "transfer_labels")
     labelled = labelled_cells(model, labels_key, labels, unlabeled_category)
-    Instance(AnnData, "an AnnData with the genes of the model")("query", query)
-    root = _root(model)
-    names = np.asarray(model.adata.obs_names, dtype=str)[labelled.positions]
-    points = _coordinates(model, None, labelled.positions, root, batch_size)
-    z = _coordinates(model, query, None, root, batch_size)
-    of_query = np.asarray(query.obs_names, dtype=str)
-    probabilities = nearest(z, of_query, points, names, n_neighbors).votes(labelled.codes, len(labelled.classes))
-    if soft:
+    Instance(AnnData, "an AnnData with genes of the model")("query", query)
+    z = np.asarray(model.get_latent_representation(query, batch_size=batch_size))
+    transfer = Transfer.of(model, labelled, n_neighbors, batch_size)
+    probabilities, p_value = transfer.to(query, z, with_p_values=not soft)
+    if p_value is None:
         return pd.DataFrame(probabilities, index=query.obs_names, columns=labelled.classes)
-    k = max(1, min(n_neighbors, labelled.usual_size - 1))
-    some = np.sort(np.random.default_rng(0).permutation(len(names))[:_MOST_COMPARED])
-    as_new = _found_anew(model, labelled.positions[some], root, batch_size)
-    among_themselves = np.sort(nearest(as_new, names[some], points, names, k).distances[:, -1])
-    distances = nearest(z, of_query, points, names, k).distances[:, -1]
-    return summarised(probabilities, labelled.classes, query.obs_names).assign(
-        p_value=shares_above(distances, among_themselves)
-    )
+    return summarised(probabilities, labelled.classes, query.obs_names).assign(p_value=p_value)
 
 
 def summarised(probabilities: np.ndarray, classes: np.ndarray, names: pd.Index) -> pd.DataFrame:
@@ -192,28 +188,82 @@ def labelled_cells(
     return LabelledCells(positions, np.asarray(codes), np.asarray(classes), len(values))
 
 
-def _root(model: BaseModelClass) -> np.ndarray | None:
-    """Root of the information of counts, ``(d, d)``; none for models of scvi-tools."""
-    posterior = getattr(model, "posterior", None)
-    return None if posterior is None else information_root(posterior.information())
+class Transfer(NamedTuple):
+    """Labelled cells of a reference, in coordinates of the information of the counts of some genes."""
+
+    model: BaseModelClass
+    labelled: LabelledCells
+    n_neighbors: int
+    batch_size: int | None
+    z: np.ndarray
+    """Representations of the labelled cells, shape ``(m, d)``."""
+    names: np.ndarray
+    """Their names, shape ``(m,)``."""
+    genes: np.ndarray | None = None
+    """Which genes the cells of the query were measured with, shape ``(g,)``, bool; ``None`` for all."""
+    root: np.ndarray | None = None
+    """Of the information, shape ``(d, d)``; ``None`` for models of scvi-tools."""
+
+    @classmethod
+    def of(cls, model: BaseModelClass, labelled: LabelledCells, n_neighbors: int, batch_size: int | None) -> Transfer:
+        """The labelled cells, without coordinates yet."""
+        z = model.get_latent_representation(indices=labelled.positions, batch_size=batch_size)
+        names = np.asarray(model.adata.obs_names, dtype=str)[labelled.positions]
+        return cls(model, labelled, n_neighbors, batch_size, np.asarray(z), names)
+
+    def to(self, query: AnnData, z: np.ndarray, *, with_p_values: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """Probabilities of classes ``(n, C)`` for cells at `z` ``(n, d)``, and p-values ``(n,)``, each with the genes it has."""
+        names = np.asarray(query.obs_names, dtype=str)
+        probabilities = np.empty((len(z), len(self.labelled.classes)))
+        p_values = np.empty(len(z)) if with_p_values else None
+        for genes, cells in _panels(self.model, query):
+            among = self.with_genes(genes)
+            probabilities[cells] = among.probabilities(z[cells], names[cells])
+            if p_values is not None:
+                p_values[cells] = among.p_values(z[cells], names[cells])
+        return probabilities, p_values
+
+    def with_genes(self, genes: np.ndarray | None) -> Transfer:
+        """In coordinates for cells of a query with these genes."""
+        posterior = getattr(self.model, "posterior", None)
+        root = None if posterior is None else information_root(posterior.information(genes))
+        return self._replace(genes=genes, root=root)
+
+    def probabilities(self, z: np.ndarray, names: np.ndarray) -> np.ndarray:
+        """Of the classes, shape ``(n, C)``."""
+        return self._nearest(z, names, self.n_neighbors).votes(self.labelled.codes, len(self.labelled.classes))
+
+    def p_values(self, z: np.ndarray, names: np.ndarray) -> np.ndarray:
+        """Shares of labelled cells that stand as far from the others, shape ``(n,)``."""
+        k = max(1, min(self.n_neighbors, self.labelled.usual_size - 1))
+        some = self._some()
+        among_themselves = np.sort(self._nearest(self._found_anew(some), self.names[some], k).distances[:, -1])
+        return shares_above(self._nearest(z, names, k).distances[:, -1], among_themselves)
+
+    def _nearest(self, z: np.ndarray, names: np.ndarray, k: int) -> Neighbors:
+        return nearest(self._coordinates(z), names, self._coordinates(self.z), self.names, k)
+
+    def _coordinates(self, z: np.ndarray) -> np.ndarray:
+        return z if self.root is None else z @ self.root
+
+    def _some(self) -> np.ndarray:
+        """Labelled cells that others are compared with, by their places among all of these, ascending."""
+        positions, draws = self.labelled.positions, np.random.default_rng(0)
+        if self.root is None:
+            return np.sort(draws.permutation(len(positions))[:_MOST_COMPARED])
+        usable = measured_with(self.model, positions, self.genes)
+        usable = usable[np.sort(draws.permutation(len(usable))[:_MOST_COMPARED])]
+        return np.searchsorted(positions, with_counts(self.model, usable, self.genes))
+
+    def _found_anew(self, some: np.ndarray) -> np.ndarray:
+        """Their representations as those of new cells with these genes are found; of scvi-tools' encoders as they are."""
+        if self.root is None:
+            return self.z[some]
+        adata, positions = self.model.adata, self.labelled.positions[some]
+        return self.model.posterior.found_anew(adata, positions, self.batch_size, self.genes).cpu().numpy()
 
 
-def _coordinates(
-    model: BaseModelClass,
-    adata: AnnData | None,
-    positions: np.ndarray | None,
-    root: np.ndarray | None,
-    batch_size: int | None,
-) -> np.ndarray:
-    """Representations in coordinates of the information."""
-    z = np.asarray(model.get_latent_representation(adata, positions, batch_size=batch_size))
-    return z if root is None else z @ root
-
-
-def _found_anew(
-    model: BaseModelClass, positions: np.ndarray, root: np.ndarray | None, batch_size: int | None
-) -> np.ndarray:
-    """Coordinates of cells of the reference as those of new cells are found; there is no difference for an encoder."""
-    if root is None:
-        return _coordinates(model, None, positions, root, batch_size)
-    return model.posterior.found_anew(model.adata, positions, batch_size).cpu().numpy() @ root
+def _panels(model: BaseModelClass, query: AnnData) -> list[tuple[np.ndarray | None, np.ndarray]]:
+    """Genes that cells were measured with, and which cells; models of scvi-tools need all genes."""
+    positions = np.arange(query.n_obs)
+    return [(None, positions)] if not hasattr(model, "posterior") else panels_of(model, query, positions)
