@@ -303,6 +303,7 @@ WRONG = {
     "no components": ({"labels_key": "cell_type"}, {**SUPERVISED, "prior": "normal"}, "prior 'normal' has none"),
     "unasked": ({"labels_key": "cell_type"}, {"components_per_class": 2}, "needs `supervision='components'`"),
     "unknown": ({"labels_key": "cell_type"}, {"supervision": "labels"}, "`supervision` must be"),
+    "reserved": ({"labels_key": "reserved"}, SUPERVISED, "no class has this name"),
 }
 
 
@@ -312,6 +313,7 @@ def test_what_is_wrong_is_named(model_class, wrong):
     setup, options, message = WRONG[wrong]
     adata = simulate(40, 10)
     adata.obs["empty"] = np.nan
+    adata.obs["reserved"] = np.where(np.arange(40) < 20, "unassigned", "B")
     if setup.get("labels_key") == "empty":
         with pytest.warns(UserWarning, match="None of 40 cells has a label"):
             model_class.setup_anndata(adata, **setup)

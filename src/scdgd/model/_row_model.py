@@ -34,6 +34,7 @@ from ._class_posterior import ClassPosterior
 from ._encoder_distillation import EncoderDistillation
 from ._latent_model import LatentModel
 from ._posterior_of_rows import PosteriorMoments, PosteriorOfRows, moments_of, say_rough
+from ._supervision import UNASSIGNED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
     from ._new_levels import NewLevels
     from ._supervision import Supervision
 
-#: Column of what belongs to no class.
-_UNASSIGNED = "unassigned"
 
 
 class RowModel(LatentModel):
@@ -523,7 +522,7 @@ class RowModel(LatentModel):
             of_classes = tempered(of_classes, self.calibration_["temperature"])
         table = pd.DataFrame(of_classes, adata.obs_names[positions_of(indices, adata.n_obs)], categories)
         if (self.module.prior.classes.owner < 0).any():
-            table[_UNASSIGNED] = unassigned
+            table[UNASSIGNED] = unassigned
         return table
 
     def get_marginal_ll(

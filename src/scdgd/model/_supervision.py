@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from scdgd.prior import Prior, PriorName
 
 _MAX_NAMED = 5
+#: Column of probabilities of being none of the classes.
+UNASSIGNED = "unassigned"
 
 
 def label_categories(registry: dict, wanted_by: str) -> np.ndarray:
@@ -66,7 +68,14 @@ class Supervision(NamedTuple):
                 "`prior='gaussian_mixture'` or 'softball'."
             )
             raise ValueError(msg)
-        return cls(kind, per_class, label_categories(registry, f"`supervision={kind!r}` learns from"))
+        categories = label_categories(registry, f"`supervision={kind!r}` learns from")
+        if UNASSIGNED in categories:
+            msg = (
+                f"{UNASSIGNED!r} is the column of `predict(soft=True)` for cells of none of the classes, so no class has this name. "
+                f"If it stands for no label, say so: `setup_anndata(..., unlabeled_category={UNASSIGNED!r})`; else rename it."
+            )
+            raise ValueError(msg)
+        return cls(kind, per_class, categories)
 
     def count_components(
         self, registry: dict, n_components: int | str, prior: PriorName | type[Prior] | Prior, n_cells: int
