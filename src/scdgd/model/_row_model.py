@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from ._supervision import Supervision
 
 
-
 class RowModel(LatentModel):
     """Models whose cells have a row of a table each: AnnData or MuData, new cells, posteriors around a row.
 
