@@ -11,11 +11,15 @@ from scvi import REGISTRY_KEYS
 from scdgd.inference import _joint_density, fisher_information, laplace_term
 from scdgd.inference._gene_subset import choose_genes
 from scdgd.inference._joint_density import JointDensity
+from scdgd.likelihood import LIKELIHOODS, VALUE_LIKELIHOODS
 from scdgd.module import DGDModule
 from scdgd.prior import GaussianMixture, SoftballMixture
 from tests.inference.test_gauss_newton import VARIANTS, draw, make_module
 
 CASES = {**VARIANTS, "poisson": {"gene_likelihood": "poisson"}}
+OF_VALUES = {"size_factor": "none", "output_activation": "identity"}
+FAMILIES = {name: {} for name in LIKELIHOODS} | dict.fromkeys(VALUE_LIKELIHOODS, OF_VALUES)
+FAMILIES["constrained_poisson"] = {"size_factor": "observed"}
 PRIORS = ("tied_diag", "diag", "spherical", "tied", "full")
 
 
@@ -90,12 +94,17 @@ def assert_derivatives(module: DGDModule, tensors: dict, z: torch.Tensor, n_gene
         if gradient is not None
     }
     assert {"z", "decoder.output.weight", "prior.means", "prior.log_var", "prior.weight_logits"} <= seen
-    assert ("family_parameters.log_theta" in seen) == (module.gene_likelihood == "nb")
+    assert {f"family_parameters.{name}" for name in module.likelihood.parameter_names} <= seen
 
 
 @pytest.mark.parametrize("kwargs", CASES.values(), ids=CASES.keys())
 def test_derivatives(kwargs):
     assert_derivatives(*make(**kwargs), None)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_derivatives_of_every_family(name):
+    assert_derivatives(*make(gene_likelihood=name, **FAMILIES[name]), None)
 
 
 @pytest.mark.parametrize("covariance_type", PRIORS)

@@ -11,6 +11,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from scdgd.inference import fisher_information, laplace_term
+from scdgd.likelihood import ALL_LIKELIHOODS, LIKELIHOODS
 from scdgd.model import SCDGD, SCVAD
 from scdgd.train import LaplacePlan, _laplace_plan
 from tests.conftest import simulate, state_of, train
@@ -178,6 +179,16 @@ def test_trains_in_every_setting(options, training):
     assert all(np.isfinite(frame.to_numpy(float)).all() for frame in model.history.values())
     assert ("elbo_validation" in model.history) == ("train_size" in training)
     assert model.get_latent_representation().shape == (150, 4)
+
+
+@pytest.mark.parametrize("name", ALL_LIKELIHOODS)
+def test_trains_with_every_family(name):
+    adata = simulate(40, 10, n_batches=2)
+    adata.X = adata.X if name in LIKELIHOODS else (adata.X > 0).astype(np.float32)
+    LaplaceSCDGD.setup_anndata(adata, batch_key="batch", is_count_data=not ALL_LIKELIHOODS[name].is_real)
+    model = LaplaceSCDGD(adata, n_components=2, n_latent=2, n_hidden=8, noise_scale=0.0, gene_likelihood=name)
+    train(model, 2, plan_kwargs={"n_laplace_genes": 6})
+    assert np.isfinite(model.history["elbo_train"].to_numpy(float)).all()
 
 
 def test_held_out_cells_touch_nothing_that_is_shared(adata):

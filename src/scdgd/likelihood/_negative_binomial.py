@@ -89,7 +89,8 @@ class NegativeBinomial(CountLikelihood):
         value = torch.log1p(ratio).mul_(minus_theta)
         if not (wanted.d_log_mean or wanted.d_parameters):
             return Terms(value)
-        d_log_mean = torch.div(mean, torch.sub(-1, ratio, out=ratio), out=ratio)  # -theta p = -mean / (1 + ratio)
+        spare = None if ratio.requires_grad else ratio  # what autograd keeps must stay as it is
+        d_log_mean = torch.div(mean, torch.sub(-1, ratio, out=spare), out=spare)  # -theta p = -mean / (1 + ratio)
         return Terms(value, d_log_mean, (value - d_log_mean,) if wanted.d_parameters else ())
 
     @staticmethod
