@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import distributions
 
-from scdgd.prior import GaussianMixture, VaDEMixture
+from scdgd.prior import ClassComponents, GaussianMixture, VaDEMixture
 from tests.prior.mixtures import as_distribution, every_covariance, precisions_of, randomise
 
 
@@ -86,3 +86,20 @@ def test_placement_is_that_of_a_gaussian_mixture(covariance_type):
     mixture.place(z)
     for name, value in mixture.state_dict().items():
         assert torch.equal(vade.state_dict()[name], value)
+
+
+@every_covariance
+def test_a_class_of_one_component_leaves_nothing_to_bound(covariance_type):
+    """The expectation is that of this component, with gradients, however little the others are of a cell."""
+    prior = randomise(VaDEMixture(3, 4, covariance_type=covariance_type)).double()
+    prior.classes = ClassComponents(3, 3)
+    z, mean, var = (moment[:4] for moment in moments(4))
+    given = torch.tensor([0, 2, 1, -1])
+    found = prior.expected_log_prob(z, mean, var, given)
+    trace = torch.einsum("cii,bi->bc", precisions_of(prior), var)
+    each = prior.component_log_prob(mean) - 0.5 * trace
+    torch.testing.assert_close(found[:3], each[range(3), given[:3]])
+    torch.testing.assert_close(found[3], prior.expected_log_prob(z, mean, var)[3])
+    parameters = [parameter for parameter in prior.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(found.sum(), parameters, allow_unused=True)
+    assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)

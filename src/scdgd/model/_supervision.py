@@ -11,7 +11,7 @@ from scvi import REGISTRY_KEYS, settings
 
 from scdgd._compat import get_state_registry
 from scdgd.data import LabelsField
-from scdgd.prior import ClassComponents
+from scdgd.prior import PRIORS, ClassComponents
 from scdgd.prior._registry import class_of, components_of, title_of
 
 if TYPE_CHECKING:
@@ -63,10 +63,8 @@ class Supervision(NamedTuple):
                 raise ValueError(msg)
             return cls(None, per_class, None)
         if not class_of(prior).has_components:
-            msg = (
-                f"`supervision={kind!r}` gives components to classes, and the prior {title_of(prior)!r} has none. Use "
-                "`prior='gaussian_mixture'` or 'softball'."
-            )
+            names = [name for name, known in PRIORS.items() if known.has_components and not known.needs_encoder]
+            msg = f"`supervision={kind!r}` gives components to classes, and the prior {title_of(prior)!r} has none. Use one of {names}."
             raise ValueError(msg)
         categories = label_categories(registry, f"`supervision={kind!r}` learns from")
         if UNASSIGNED in categories:

@@ -48,7 +48,8 @@ class VaDEMixture(GaussianMixture):
         log_gamma = torch.log_softmax(self.component_log_prob(z, given), dim=-1)
         precisions = self.precisions if self.is_dense else self._inverse_log_var()
         expected = self.component_log_prob(mean, given) - 0.5 * trace_product(precisions, var)
-        return (log_gamma.exp() * (expected - log_gamma)).sum(-1)
+        terms = (expected - log_gamma).masked_fill(log_gamma.isneginf(), 0)  # components that are not of a cell's class
+        return (log_gamma.exp() * terms).sum(-1)
 
     def hyper_log_prob(self) -> dict[str, torch.Tensor]:
         """Empty: parameters have no prior."""
