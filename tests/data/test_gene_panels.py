@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 
 import anndata as ad
 import mudata
@@ -487,9 +488,6 @@ def test_a_mask_of_nothing_is_none(reference):
 def test_a_query_brings_its_own_mask_and_lacks_genes(reference, query):
     manager = manager_of(masked(reference), **MASK)
     np.testing.assert_array_equal(transferred(manager, reference.copy()).rows, np.arange(60))
-    masked(query)
-    del query.varm["mask"]
-    assert transferred(manager, query.copy()).genes_measured() is None  # all that the data have
     query.obs["batch"] = ["batch_0", "new", "batch_1"] * 4
     query.varm["mask"] = pd.DataFrame(
         {"new": np.arange(8) != 4, "batch_0": np.arange(8) < 6, "of no cell": True}, index=query.var_names
@@ -505,6 +503,27 @@ def test_a_query_brings_its_own_mask_and_lacks_genes(reference, query):
     (batch,) = new.levels
     new.rename_levels(batch, np.array(["other", "new"], dtype=object))
     np.testing.assert_array_equal(new.genes_measured(), expected & np.isin(np.arange(8), [2, 3, 7]))
+
+
+@few_genes
+def test_a_mask_that_was_lost_is_missed(reference, query):
+    """Without one, all genes that the data have were measured; which is unlikely where a batch looks as in training."""
+    manager = manager_of(masked(reference), **MASK)
+    masked(query)
+    del query.varm["mask"]
+    of_batch = query[query.obs["batch"] == "batch_1"].copy()
+    with pytest.warns(
+        UserWarning, match=r"adata.varm\['mask'\] is not there.*batches \['batch_1'\] have no count in any"
+    ):
+        assert transferred(manager, of_batch).genes_measured() is None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*is not there")
+        everywhere = of_batch.copy()
+        everywhere.X = sparse.csr_matrix(of_batch.X.toarray() + 1)
+        transferred(manager, everywhere)
+        transferred(manager, of_batch[:, 2:].copy())  # the genes are not there at all
+        of_batch.obs["batch"] = "new"
+        transferred(manager, of_batch)
 
 
 def test_a_mask_is_saved_with_the_model(reference, tmp_path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scvi import settings
 from scvi.data.fields import BaseAnnDataField, MuDataWrapper
 
 from scdgd._constants import MEASURED_KEY
@@ -16,7 +18,7 @@ from ._cell_source import source_of
 from ._genes_measured import GenesMeasured
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
 
@@ -86,12 +88,13 @@ class GeneMaskField(BaseAnnDataField):
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """New cells may bring a mask; of batches that it does not have, all genes were measured that the data have."""
+        trained = state_registry[self.PANELS_KEY]
         if self._attr_key in adata_target.varm:
-            levels = self.batch.names
-            n_trained = len(state_registry[self.PANELS_KEY])
-            panels = self._panels(adata_target, levels, n_trained)
+            panels = self._panels(adata_target, self.batch.names, len(trained))
             everything = self.counts.panel.measured
             self._apply(adata_target, np.array([everything if panel is None else panel for panel in panels]))
+        else:
+            self._warn_of_lost(adata_target, trained)
         return dict(state_registry)
 
     def get_summary_stats(self, state_registry: dict) -> dict:
@@ -174,23 +177,45 @@ class GeneMaskField(BaseAnnDataField):
     def _check_counts(self, adata: AnnData, panels: np.ndarray) -> None:
         """Raise ValueError if there are counts of genes that were not measured."""
         n_wrong, first = 0, None
-        cells = source_of(self.counts.get_field_data(adata), self.counts.panel)
-        for start, block in cells.blocks() if not panels.all() else ():
-            entries = sparse.coo_matrix(block)
-            codes = self.batch.codes[start + entries.row]
-            wrong = np.flatnonzero((entries.data != 0) & ~panels[codes, entries.col])
-            if len(wrong) and first is None:
-                i = wrong[0]
-                first = (start + entries.row[i], entries.col[i], entries.data[i], self.batch.names[codes[i]])
-            n_wrong += len(wrong)
+        for cells, genes, counts in self._counts_beside(adata, panels):
+            first = (cells[0], genes[0], counts[0]) if first is None else first
+            n_wrong += len(cells)
         if n_wrong:
-            cell, gene, count, name = first
+            cell, gene, count = first
+            name = self.batch.names[self.batch.codes[cell]]
             msg = (
                 f"{self.location} says that genes were not measured in batches that have counts of them: {n_wrong} entries of "
                 f"{self.counts.location} (first: cell {adata.obs_names[cell]} of batch {name}, gene {self.counts.panel.genes[gene]}: "
                 f"{count:g}). Set the mask to True there, or see that its columns and genes are not mixed up."
             )
             raise ValueError(msg)
+
+    def _warn_of_lost(self, adata: AnnData, trained: np.ndarray) -> None:
+        """Warn if cells of batches with a mask in training, genes ``(g,)`` by batches, have none and look as if they had."""
+        codes, there = self.batch.codes, self.counts.panel.measured
+        of_new = np.ones((max(0, len(self.batch.names) - len(trained)), trained.shape[1]), dtype=bool)
+        panels = np.concatenate([trained, of_new]) | ~there
+        batches = np.intersect1d(codes, np.flatnonzero(~panels.all(axis=1)))
+        has_counts = [codes[cells] for cells, *_ in self._counts_beside(adata, panels)]
+        batches = np.setdiff1d(batches, np.concatenate([[], *has_counts]))
+        if len(batches):
+            msg = (
+                f"{self.location} is not there, so all genes that the data have count as measured. Yet cells of the batches "
+                f"{[str(self.batch.names[code]) for code in batches[:_MAX_NAMED]]} have no count in any of the genes that were not "
+                "measured in these batches in training. If they were not measured here either, set the mask of these data, too: "
+                "`anndata.concat` drops it."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+    def _counts_beside(self, adata: AnnData, panels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Cells, genes and counts, each ``(m,)``, of entries that are not zero and not in the panel of their batch ``(c, g)``."""
+        cells = source_of(self.counts.get_field_data(adata), self.counts.panel)
+        for start, block in cells.blocks() if not panels.all() else ():
+            entries = sparse.coo_matrix(block)
+            positions = start + entries.row
+            beside = np.flatnonzero((entries.data != 0) & ~panels[self.batch.codes[positions], entries.col])
+            if len(beside):
+                yield positions[beside], entries.col[beside], entries.data[beside]
 
 
 MuDataGeneMaskField = MuDataWrapper(GeneMaskField)
