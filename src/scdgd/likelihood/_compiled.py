@@ -103,7 +103,7 @@ def evaluate(
         counts=tuple(map(_array, (counts.indptr, counts.indices, values))),
         log_size=None if log_size is None else _array(log_size.double().ravel()),
         output=_array(output),
-        measured=None if measured is None else _array(measured),
+        measured=np.empty((n_cells, 0), bool) if measured is None else _array(measured),  # of one type: compiled once
         parameters=(_array(prepared.float()), _array(prepared)),
         of_cells=None if of_cells is None else _array(of_cells),
         constants=wanted.constants,

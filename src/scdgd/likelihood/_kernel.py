@@ -77,7 +77,9 @@ def make_kernel(terms: ModuleType | SimpleNamespace) -> Callable:
             of_cell = None if of_cells is None else of_cells[i]
             d_of_cell = None if d_of_cells is None else d_of_cells[i]
             d_of_genes = None if d_parameters is None else d_parameters[i if len(d_parameters) > 1 else 0]
-            size, log_normalizer = _mean_of_measured(output[i], _row(log_size, i), _row(measured, i), mean)
+            size, log_normalizer = _mean_of_measured(
+                output[i], None if log_size is None else log_size[i], measured[i], mean
+            )
             for e in range(genes.size):
                 entry_log_mean[e] = output[i, genes[e]] - log_normalizer
                 entry_mean[e] = mean[genes[e]]
@@ -102,18 +104,14 @@ def make_kernel(terms: ModuleType | SimpleNamespace) -> Callable:
 
 
 @any_order
-def _row(array, i):
-    """Row of an array, if there is one."""
-    return None if array is None else array[i]
-
-
-@any_order
 def _mean_of_measured(output, log_size, measured, mean):
-    """As :func:`_mean`; zero where a gene was not measured, which the exponential of minus infinity is not quite."""
+    """As :func:`_mean`; zero where a gene was not measured, which the exponential of minus infinity is not quite.
+
+    There are no genes in `measured` if all were.
+    """
     size, log_normalizer = _mean(output, log_size, mean)
-    if measured is not None:
-        for j in range(mean.size):
-            mean[j] = mean[j] if measured[j] else np.float32(0)
+    for j in range(measured.size):
+        mean[j] = mean[j] if measured[j] else np.float32(0)
     return size, log_normalizer
 
 
