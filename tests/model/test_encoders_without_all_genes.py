@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import scvi
 from scipy import sparse
 
-from scdgd.model import SCDBM, SCVMM, FlexSCVI
+from scdgd.inference import with_found_posteriors
+from scdgd.model import SCDBM, SCVMM, FlexSCVI, _posterior_of_encoder
 from tests.conftest import simulate, train
 from tests.kinds.models import READINGS, reading
 from tests.model.test_contract import MODELS
@@ -42,9 +44,15 @@ def fitted(name: str, cells, max_epochs: int = 2, **options):
     return train(kind(cells, **usual | options), max_epochs)
 
 
+@functools.cache
+def of_two_panels(name: str):
+    """A model of cells of two panels, which tests read."""
+    return fitted(name, two_panels()[0])
+
+
 @every_encoder
 def test_all_readings_of_a_model_of_two_panels(name, tmp_path):
-    model = fitted(name, two_panels()[0])
+    model = of_two_panels(name)
     quick = ("latent", "ELBO") if name == "FlexSCVI" else READINGS
     found = {method: reading(method, model) for method in quick}
     assert all(np.isfinite(value).all() for method, value in found.items() if value is not None and method != "DE")
@@ -56,8 +64,7 @@ def test_all_readings_of_a_model_of_two_panels(name, tmp_path):
 
 @every_encoder
 def test_cells_with_all_genes_are_read_as_ever_beside_cells_that_lack_some(name):
-    cells, complete = two_panels()
-    model = fitted(name, cells)
+    model, (cells, complete) = of_two_panels(name), two_panels()
     has_all = (cells.obs["batch"] == "batch_1").to_numpy()
     del complete.varm
     (mean, variance), (alone, of_alone) = (
@@ -72,8 +79,7 @@ def test_cells_with_all_genes_are_read_as_ever_beside_cells_that_lack_some(name)
 
 @every_encoder
 def test_queries_lack_genes_and_get_them_imputed_at_their_depth(name):
-    cells, complete = two_panels()
-    model = fitted(name, cells)
+    model, (cells, complete) = of_two_panels(name), two_panels()
     left = cells.var_names[::2][::-1]
     query = complete[:12, left].copy()
     with pytest.warns(UserWarning, match="genes are missing"):
@@ -85,6 +91,20 @@ def test_queries_lack_genes_and_get_them_imputed_at_their_depth(name):
     if model.module.gene_likelihood in ("nb", "poisson"):
         np.testing.assert_allclose(mean[left].sum(1), query.X.sum(1).A1, rtol=1e-4)
     assert model.posterior_predictive_sample(query).shape == (12, N_GENES)
+
+
+def test_importance_weights_find_the_posteriors_of_many_cells_together(monkeypatch):
+    found = []
+
+    def counted(module, tensors):
+        found.append(len(tensors["batch"]))
+        return with_found_posteriors(module, tensors)
+
+    monkeypatch.setattr(_posterior_of_encoder, "with_found_posteriors", counted)
+    model = of_two_panels("FlexSCVI")
+    drawn = model.get_normalized_expression(n_samples_overall=8, weights="importance", n_mc_samples=5)
+    assert np.isfinite(drawn).all()
+    assert found == [30, 30]  # draws of all cells, and their anchors
 
 
 def test_files_of_earlier_versions_know_no_mean_profile():

@@ -21,7 +21,7 @@ from ._latent_model import LatentModel
 from ._posterior_of_encoder import PosteriorOfEncoder, with_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
     from anndata import AnnData
@@ -165,9 +165,9 @@ class EncoderModel(LatentModel):
         anchors = anchor_cells(indices, max_cells)
         z = zs.reshape(-1, zs.shape[-1]).to(module.device)  # (m, d)
         scale = px.scale.reshape(len(z), -1).to(module.device)  # (m, g)
-        loader = self._make_data_loader(adata=adata, indices=anchors, batch_size=1, **data_loader_kwargs)
+        loader = self._make_data_loader(adata=adata, indices=anchors, **data_loader_kwargs)
         log_ratio, log_q = [], []
-        for tensors in track(loader, description="Importance weights", total=len(anchors)):
+        for tensors in track(_one_by_one(loader), description="Importance weights", total=len(anchors)):
             tensors = {key: value.to(module.device) for key, value in tensors.items()}
             q_of_anchor = module.inference(**module._get_inference_input(tensors, full_forward_pass=True))
             log_q.append(q_of_anchor[MODULE_KEYS.QZ_KEY].log_prob(z.unsqueeze(1)).sum(-1))  # (m, 1)
@@ -205,3 +205,10 @@ class EncoderModel(LatentModel):
         self._check_if_trained(warn=False)
         log_evidence = super().get_marginal_ll(*args, return_mean=False, n_mc_samples=n_mc_samples, **kwargs)
         return float(log_evidence.mean()) if return_mean else log_evidence
+
+
+def _one_by_one(minibatches: Iterable[dict[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
+    """Minibatches of one cell, from larger ones: posteriors that have to be found are found for many cells together."""
+    for tensors in minibatches:
+        for cell in torch.arange(len(tensors[REGISTRY_KEYS.X_KEY])).split(1):
+            yield {key: value[cell] for key, value in tensors.items()}
