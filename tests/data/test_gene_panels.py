@@ -199,7 +199,7 @@ def test_training_cells_without_some_genes_are_other_cells(reference):
 def test_placed_cells_are_remembered_with_their_panel(query):
     adata = simulate(60, 8)
     SCDGD.setup_anndata(adata)
-    model = SCDGD(adata, n_components=2, n_latent=2, n_hidden=4)
+    model = SCDGD(adata, n_components=2, n_latent=2, n_hidden=4, new_cells={"n_steps": 0})
     model.train(1, accelerator="cpu", enable_progress_bar=False)
     query.X = query.X.toarray()
     query.X[:, 2] = 0

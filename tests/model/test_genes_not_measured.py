@@ -28,7 +28,7 @@ def model(request):
 
 @pytest.fixture
 def query() -> AnnData:
-    adata = simulate(40, 100, n_batches=2, seed=1)[:, GENES].copy()
+    adata = simulate(16, 100, n_batches=2, seed=1)[:, GENES].copy()
     adata.obs_names = "query_" + adata.obs_names
     return adata
 
@@ -38,19 +38,19 @@ def test_expression_of_all_genes_with_posterior_spread(model, query):
     assert list(expression.columns) == list(model.adata.var_names)
     np.testing.assert_allclose(expression.sum(axis=1), 1, rtol=1e-4)
     draws = model.get_normalized_expression(query, n_samples=20, return_mean=False, return_numpy=True)
-    assert draws.shape == (20, 40, 100)
+    assert draws.shape == (20, 16, 100)
     assert (draws.std(0)[:, ~GENES] > 0).mean() > 0.9  # all draws of a cell are one where one weight has all
     expected = model.get_normalized_expression(query, library_size="latent", return_numpy=True)
     totals = np.asarray(query.X.sum(axis=1)).ravel()
     np.testing.assert_allclose(expected[:, GENES].sum(1), totals, rtol=1e-4)
     assert (expected.sum(1) > totals).all()
     np.testing.assert_allclose(model.get_likelihood_parameters(query)["mean"], expected, rtol=1e-5)
-    assert model.posterior_predictive_sample(query, n_samples=2).shape == (40, 100, 2)
+    assert model.posterior_predictive_sample(query, n_samples=2).shape == (16, 100, 2)
 
 
 def test_log_likelihoods_are_of_measured_genes(model, query):
     loss = float(model.get_reconstruction_error(query)["reconstruction_loss"])
-    loader = model._make_data_loader(query, batch_size=40)
+    loader = model._make_data_loader(query, batch_size=16)
     (tensors,) = list(loader)
     _, outputs = model.module.forward(tensors, compute_loss=False)
     px, x = outputs["px"], tensors[REGISTRY_KEYS.X_KEY].to_dense()
@@ -67,7 +67,7 @@ def test_differential_expression_and_held_out_scores(model, query):
     scores = {
         form: held_out_log_likelihood(model, query, form=form, n_samples=20) for form in ("plug_in", "predictive")
     }
-    everything = held_out_log_likelihood(model, simulate(40, 100, n_batches=2, seed=1))
+    everything = held_out_log_likelihood(model, simulate(16, 100, n_batches=2, seed=1))
     for score in scores.values():
         assert np.isfinite(score.per_cell).all()
         assert score.log_likelihood > 0.7 * everything.log_likelihood  # half of the genes

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import scvi
 import torch
+from lightning.pytorch.callbacks import Callback
 from sklearn.metrics import f1_score
 
 from scdgd.inference import fit_temperature, log_prob_of_pairs, tempered
@@ -42,7 +43,7 @@ def fitted(adata, model_class=SCDGD, max_epochs: int = 4, *, training: dict | No
 @pytest.fixture(scope="module")
 def supervised():
     scvi.settings.seed = 0
-    return fitted(some_labels(), max_epochs=15, n_components=4)
+    return fitted(some_labels(60), max_epochs=8, n_components=4)
 
 
 def test_the_unlabelled_category_has_no_component():
@@ -58,8 +59,7 @@ def test_labels_do_nothing_unless_asked(model_class):
     states = []
     for labels in ("label", "donor", None):
         scvi.settings.seed = 0
-        model_class.setup_anndata(some_labels(), labels_key=labels) if labels is None else None
-        adata = some_labels()
+        adata = some_labels(60)
         model_class.setup_anndata(adata, labels_key=labels, unlabeled_category=labels and "Unknown")
         scvi.settings.seed = 0
         model = train(model_class(adata, n_components=3, n_latent=3, n_hidden=16), 3)
@@ -70,9 +70,9 @@ def test_labels_do_nothing_unless_asked(model_class):
 
 @every_model
 def test_labels_act_where_asked_and_only_in_training(model_class):
-    adata = some_labels()
+    adata = some_labels(60)
     model = fitted(adata, model_class)
-    other = some_labels()
+    other = some_labels(60)
     labelled = (other.obs["label"] != "Unknown").to_numpy()
     other.obs["label"] = other.obs["label"].replace({"type_0": "type_1", "type_1": "type_0"})
     swapped = fitted(other, model_class)
@@ -215,7 +215,7 @@ def test_held_out_labels_are_what_calibration_prefers():
 
 
 def test_saved_models_and_queries_predict_alike(supervised, tmp_path):
-    new = simulate(40, 20, seed=5)
+    new = simulate(12, 20, seed=5)
     new.obs_names = "new_" + new.obs_names
     del new.obs["cell_type"]
     expected = supervised.predict(new, soft=True)
@@ -242,22 +242,32 @@ def test_labels_of_a_query_that_are_unknown_are_named(supervised):
 
 
 def test_training_goes_on_with_labels(tmp_path):
-    class Stop(Exception):
+    """Bit for bit, where it was killed."""
+
+    class Killed(Exception):
         pass
 
-    whole = fitted(some_labels(), max_epochs=4, training={"checkpoint_dir": tmp_path / "whole"})
-    again = made(some_labels())
-    train(again, 4, checkpoint_dir=tmp_path / "whole")
+    class Kill(Callback):
+        def on_train_epoch_start(self, trainer, plan):
+            if trainer.current_epoch == 3:
+                raise Killed
+
+    adata = some_labels(60)
+    whole = fitted(adata, max_epochs=4)
+    options = {"checkpoint_dir": tmp_path, "checkpoint_every_n_epochs": 1}
+    with pytest.raises(Killed):
+        train(made(adata), 4, callbacks=[Kill()], **options)
+    again = train(made(adata), 4, **options)
     assert all(torch.equal(value, state_of(again)[name]) for name, value in state_of(whole).items())
     assert again.calibration_ == whole.calibration_
-    other = some_labels()
-    other.obs["label"] = other.obs["label"].replace("type_0", "type_1")
+    assert torch.equal(again.labelled_rows_, whole.labelled_rows_)
+    adata.obs["label"] = adata.obs["label"].replace("type_0", "type_1")
     with pytest.raises(ValueError, match="checkpoint"):
-        train(made(other, n_components=3), 4, checkpoint_dir=tmp_path / "whole")
+        train(made(adata, n_components=3), 4, **options)
 
 
 def test_labels_with_batches_laplace_terms_and_polish():
-    adata = some_labels(n_batches=2)
+    adata = some_labels(60, n_batches=2)
     model = made(adata, setup={"batch_key": "batch"}, noise_scale=0.0)
     train(model, 4, plan_cls=LaplacePlan, polish=True)
     assert model.batch_balance_["n_epochs"] > 0

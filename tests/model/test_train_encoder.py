@@ -71,12 +71,8 @@ def test_the_model_stays_as_it_is(model_class):
         assert torch.equal(value, after[key]), key
     assert all(key.startswith("query_encoder.") for key in after.keys() - before.keys())
     np.testing.assert_array_equal(model.get_latent_representation(new), exact)
-
-
-def test_same_seed_same_encoder(model):
-    other = make(epochs=30)
-    other.train_encoder(60, **QUICK)
-    for key, value in state_of(model).items():
+    other.train_encoder(3, **QUICK)  # the same seed
+    for key, value in after.items():
         assert torch.equal(value, other.module.state_dict()[key]), key
 
 
