@@ -266,6 +266,15 @@ def test_training_goes_on_with_labels(tmp_path):
         train(made(adata, n_components=3), 4, **options)
 
 
+def test_rows_that_labels_drew_are_known_after_training_on_other_cells():
+    adata = some_labels(60)
+    model = fitted(adata, max_epochs=1)
+    labelled = torch.as_tensor((adata.obs["label"] != "Unknown").to_numpy())
+    model.adata = adata[:30].copy()
+    train(model, 1)
+    assert torch.equal(model.labelled_rows_, labelled)
+
+
 def test_labels_with_batches_laplace_terms_and_polish():
     adata = some_labels(60, n_batches=2)
     model = made(adata, setup={"batch_key": "batch"}, noise_scale=0.0)

@@ -166,7 +166,9 @@ class RepresentationRun(TrainingRun):
         if self.uses_labels:
             codes = self._classes()
             keep_classes(model.module.prior.classes, codes, model.supervision.categories)
-            model.labelled_rows_, model.calibration_ = codes >= 0, None
+            before = model.labelled_rows_  # rows that earlier training drew to their classes are still there
+            model.labelled_rows_ = codes >= 0 if before is None else (codes >= 0) | before.cpu()
+            model.calibration_ = None
 
     def fit(self) -> None:
         """As for all models; callbacks may have placed cells meanwhile, and an encoder knows nothing of what comes now."""
