@@ -77,9 +77,7 @@ def make_kernel(terms: ModuleType | SimpleNamespace) -> Callable:
             of_cell = None if of_cells is None else of_cells[i]
             d_of_cell = None if d_of_cells is None else d_of_cells[i]
             d_of_genes = None if d_parameters is None else d_parameters[i if len(d_parameters) > 1 else 0]
-            size, log_normalizer = _mean_of_measured(
-                output[i], None if log_size is None else log_size[i], measured[i], mean
-            )
+            size, log_normalizer = _mean_of_measured(output[i], _row(log_size, i), measured[i], mean)
             for e in range(genes.size):
                 entry_log_mean[e] = output[i, genes[e]] - log_normalizer
                 entry_mean[e] = mean[genes[e]]
@@ -101,6 +99,12 @@ def make_kernel(terms: ModuleType | SimpleNamespace) -> Callable:
         return njit(kernel, cache=True, **options)
     except RuntimeError:  # no folder to write to
         return njit(kernel, **options)
+
+
+@any_order
+def _row(array, i):
+    """Row of an array, if there is one."""
+    return None if array is None else array[i]
 
 
 @any_order
