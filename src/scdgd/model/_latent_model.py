@@ -18,7 +18,7 @@ from scvi.utils import track
 from scdgd._compat import ADATA_MINIFY_TYPE, get_adata_minify_type, get_state_registry
 from scdgd._options import Number, Optional, Options, checked, rules_of, shown
 from scdgd.data import code_of
-from scdgd.inference import CellSampler
+from scdgd.inference import CellSampler, undisturbed
 
 from ._aggregated_posterior import aggregated, samples_of
 from ._arguments import READING
@@ -720,7 +720,7 @@ class LatentModel(DataModel):
         Cells that lack genes are compared with at most 500 training cells as if these had the same genes and no others, each
         panel of genes for itself; the last eight of these references are kept, too. Of a reference whose batches were
         measured with different genes, it is the cells with all genes of the query, if there are 200. Uncertain
-        representations of few genes hide novelty, but make no false alarms.
+        representations of few genes hide novelty.
 
         Cells of a new batch have its vector, or the column that stands for it, as for all reading methods; what that does not
         take up looks like novelty, so that false alarms are more often than is stated. A subtype close
@@ -752,7 +752,8 @@ class LatentModel(DataModel):
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
         positions = positions_of(indices, adata.n_obs) % adata.n_obs
-        score, p_value = novelty_of(self, adata, positions, batch_size)
+        with undisturbed():
+            score, p_value = novelty_of(self, adata, positions, batch_size)
         values = {"score": score, "p_value": p_value, "is_novel": p_value <= false_alarm_rate}
         return pd.DataFrame(values, index=adata.obs_names[positions])
 
