@@ -12,8 +12,8 @@ from scdgd._constants import MEASURED_KEY
 from scdgd.data import SparseCounts
 from scdgd.inference import NewCellsConfig, place_new_cells
 from scdgd.model import SCDBM, SCDGD, SCVAD, FlexSCVI
-from scdgd.module import QueryEncoder
-from scdgd.train._distillation import copies_of, on_panel, thinned
+from scdgd.module import QueryEncoder, QueryStep
+from scdgd.train._copies_of_cells import drawn, on_panel, others_like, thinned
 from tests.conftest import simulate, state_of, train
 
 QUICK = {"n_hidden": 16, "batch_size": 32, "lr": 1e-2, "show_progress": False}
@@ -119,8 +119,8 @@ def test_it_starts_nearer_to_the_mode_than_component_means_do(model):
     assert values["encoder", 0] > values["components", 0]
     assert values["encoder", 1] > values["encoder", 0]
     exact = values["components", None]
-    assert values["encoder", None] > exact - 2  # what its tolerance of 4 nats leaves
-    config = NewCellsConfig(start="encoder", tolerance=0.5, n_genes=300)
+    assert values["encoder", None] > exact - 2  # what one unchecked step leaves
+    config = NewCellsConfig(start="encoder", tolerance=0.5)
     with_exact_steps = float(log_joint(module, tensors, place_new_cells(module, tensors, config)).mean())
     assert with_exact_steps > exact - 1e-3 * abs(exact)
 
@@ -132,6 +132,45 @@ def test_rows_that_learn_variances_start_from_it():
     exact = model.get_elbo(new)
     model.infer_representations(new, start="encoder")
     assert float(model.get_elbo(new)) == pytest.approx(float(exact), rel=0.02)
+
+
+def test_one_step_is_the_learned_one(model):
+    """Against the gradient of an independent evaluation, by the formula of the step."""
+    module, tensors = model.module, minibatch(model, new_cells())
+    encoder = module.query_encoder
+    z = encoder(tensors).requires_grad_()
+    px = module.genes.likelihood(z, module.log_size(tensors), **module.covariates(tensors))
+    loss = -(px.log_prob(tensors[REGISTRY_KEYS.X_KEY]) + module.prior.log_prob(z)).sum()
+    (gradient,) = torch.autograd.grad(loss, z)
+    factor = encoder.step.factor(encoder.inputs(tensors), z.detach())
+    u = torch.einsum("bij,bi->bj", factor, gradient)
+    expected = z - torch.einsum("bij,bj->bi", factor, u) / (1 + u.square().sum(1, keepdim=True) / 64).sqrt()
+    assert torch.equal(factor, factor.tril())
+    assert (factor.diagonal(dim1=1, dim2=2) > 0).all()
+    placed = place_new_cells(module, tensors, NewCellsConfig(start="encoder", n_steps=1))
+    torch.testing.assert_close(placed, expected.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_cells_that_are_far_take_checked_steps(model):
+    """All of them, with a small tolerance: nothing is lost against what the encoder says."""
+    module, tensors = model.module, minibatch(model, new_cells())
+    start = place_new_cells(module, tensors, NewCellsConfig(start="encoder", n_steps=0))
+    end = place_new_cells(module, tensors, NewCellsConfig(start="encoder", tolerance=1e-3))
+    one = place_new_cells(module, tensors, NewCellsConfig(start="encoder", tolerance=1e9))
+    assert (log_joint(module, tensors, end) > log_joint(module, tensors, start) - 0.1).all()
+    assert torch.equal(one, place_new_cells(module, tensors, NewCellsConfig(start="encoder", n_steps=1)))
+    assert 0 < float(module.query_encoder.step.far) < float("inf")
+
+
+def test_a_step_starts_at_one_curvature():
+    step = QueryStep(5, 3, 8)
+    step.network[-1].weight.data.zero_()
+    root = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    curvature = root @ root.T + torch.eye(3)
+    step.start_at(curvature)
+    gradient = 1e-3 * torch.ones(4, 3)
+    delta = step(torch.zeros(4, 5), torch.zeros(4, 3), gradient)
+    torch.testing.assert_close(delta, -torch.linalg.solve(curvature, gradient.T).T)
 
 
 def test_no_steps_give_what_the_encoder_says(model):
@@ -212,8 +251,8 @@ def test_thinned_cells_keep_a_share_of_their_counts(model):
     assert float(kept.values.sum() / x.values.sum()) == pytest.approx(0.4, rel=0.03)
     assert (kept.values > 0).all()
     torch.testing.assert_close(copies[REGISTRY_KEYS.SIZE_FACTOR_KEY], torch.full((200, 1), 1.2))
-    for _ in range(5):
-        mixed = copies_of(tensors)
+    for _ in range(4):
+        mixed = others_like(model.module, tensors)
         assert (mixed[REGISTRY_KEYS.X_KEY].totals() > 0).all()
         assert len({len(value) for value in mixed.values()}) == 1
 
@@ -250,3 +289,14 @@ def test_what_makes_no_sense_is_refused():
     query = SCDGD.load_query_data(new_cells(), model)
     with pytest.raises(ValueError, match="reference"):
         query.train_encoder(1, **QUICK)
+
+
+def test_drawn_cells_have_the_depth_and_the_genes_that_were_measured(model):
+    tensors = minibatch(model, model.adata)
+    x = tensors[REGISTRY_KEYS.X_KEY]
+    measured = torch.arange(x.n_genes).expand(x.shape) % 2 == 0
+    some = on_panel(tensors, measured[0])
+    torch.manual_seed(0)
+    cells = drawn(model.module, some, torch.full((len(x),), 0.5))[REGISTRY_KEYS.X_KEY]
+    assert (cells.indices % 2 == 0).all()
+    assert float(cells.values.sum() / some[REGISTRY_KEYS.X_KEY].values.sum()) == pytest.approx(0.5, rel=0.1)

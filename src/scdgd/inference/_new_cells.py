@@ -9,7 +9,7 @@ import torch
 from scdgd._options import Choice, Either, Flag, Integer, ListOf, Number, Optional, Options
 
 from ._adam import adam_steps
-from ._gauss_newton import GaussNewtonConfig, climb_from
+from ._gauss_newton import GaussNewtonConfig
 from ._joint_density import JointDensity, frozen, owned
 from ._start_of_search import STARTS, StartName, StartOfSearch
 
@@ -42,11 +42,13 @@ class NewCellsConfig(NamedTuple):
     """Gauss-Newton stops when a step promises to gain less than half of this, in nats: by default 0.5, and 0.1 if the
     decoder is not smooth (ReLU). With a smooth decoder that step is still taken."""
     n_genes: int | Literal["auto"] | None = "auto"
-    """Genes that Gauss-Newton estimates the curvature from; ``None`` for all, ``"auto"`` for 300, or 100 from the encoder."""
+    """Genes that Gauss-Newton estimates the curvature from; ``None`` for all, ``"auto"`` for 300."""
     start: StartName = "components"
     """Where steps start: ``"components"``, the component means that reconstruct a cell best, or ``"encoder"``, what the
-    encoder of :meth:`scdgd.model.SCDGD.train_encoder` says. From there few steps are left: `tolerance` is 4 nats by
-    default, and `n_starts` has no effect."""
+    encoder of :meth:`scdgd.model.SCDGD.train_encoder` says. From there one learned step is left, see
+    :class:`scdgd.module.QueryStep`. Cells that it promises more than `tolerance`, by default more than to 98% of the cells
+    held out when the encoder was trained, take checked steps instead if `n_steps` allows for more than one. `n_starts` has no
+    effect."""
 
     def gauss_newton(self, module: DGDModule) -> GaussNewtonConfig:
         """What this means for the cells of one module, with defaults filled in."""
@@ -113,12 +115,7 @@ def place_new_cells(module: DGDModule, tensors: dict[str, torch.Tensor], config:
 def _by_gauss_newton(
     module: DGDModule, tensors: dict[str, torch.Tensor], start: StartOfSearch, config: NewCellsConfig
 ) -> torch.Tensor:
-    steps = config.gauss_newton(module)
-    starts = start(module, tensors, steps.n_starts)
-    if steps.max_steps == 0:
-        return starts[0]
-    density = JointDensity(module, tensors).with_genes(steps.n_genes, steps.seed)
-    return climb_from(density.without_constant(), starts, steps).z
+    return start.search(module, tensors, config.gauss_newton(module))
 
 
 def _by_adam(

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from ._gauss_newton import GaussNewtonConfig
+from ._gauss_newton import GaussNewtonConfig, climb, climb_from
 from ._joint_density import JointDensity
 from ._starts import component_starts
 
 if TYPE_CHECKING:
     import torch
 
-    from scdgd.module import DGDModule
+    from scdgd.module import DGDModule, QueryEncoder
 
 StartName = Literal["components", "encoder"]
 
 #: At a kink the promise of a step says little about what it gains: there, cells stop later, and take no step unchecked.
 _TOLERANCE, _TOLERANCE_WITH_KINKS = 0.5, 0.1
-#: From near the mode, a promise is kept: a step that promises 2 nats is the last one, and a rough curvature does.
-_TOLERANCE_NEAR, _GENES_NEAR = 4.0, 100
 
 
 class StartOfSearch(Protocol):
@@ -33,6 +31,9 @@ class StartOfSearch(Protocol):
 
     def steps(self, module: DGDModule) -> GaussNewtonConfig:
         """The usual steps from there."""
+
+    def search(self, module: DGDModule, tensors: dict[str, torch.Tensor], steps: GaussNewtonConfig) -> torch.Tensor:
+        """Where steps end, ``(b, d)``; starts, if there are none to take."""
 
 
 class AtComponents:
@@ -50,25 +51,57 @@ class AtComponents:
         kinks = module.decoder.has_kinks
         return GaussNewtonConfig(tolerance=_TOLERANCE_WITH_KINKS if kinks else _TOLERANCE, last_step=not kinks)
 
+    def search(self, module: DGDModule, tensors: dict[str, torch.Tensor], steps: GaussNewtonConfig) -> torch.Tensor:
+        """See :class:`StartOfSearch`."""
+        starts = self(module, tensors, steps.n_starts)
+        if steps.max_steps == 0:
+            return starts[0]
+        density = JointDensity(module, tensors).with_genes(steps.n_genes, steps.seed)
+        return climb_from(density.without_constant(), starts, steps).z
+
 
 class AtEncoder:
-    """What the encoder of the module says, see :class:`scdgd.module.QueryEncoder`: one start a cell."""
+    """What the encoder of the module says, see :class:`scdgd.module.QueryEncoder`: one start a cell.
+
+    One learned step is taken from there unchecked, see :class:`scdgd.module.QueryStep`. Cells that it promises more than the
+    tolerance are too far for that, and take the usual steps from what the encoder says instead.
+    """
 
     name: StartName = "encoder"
     n_variational_steps = 0
 
     def __call__(self, module: DGDModule, tensors: dict[str, torch.Tensor], n_starts: int) -> torch.Tensor:
         """See :class:`StartOfSearch`."""
-        if module.query_encoder is None:
-            msg = "`start='encoder'` needs an encoder, and the model has none. Call `model.train_encoder()` first."
-            raise RuntimeError(msg)
-        return module.query_encoder(tensors).unsqueeze(0)
+        return _encoder_of(module)(tensors).unsqueeze(0)
 
     def steps(self, module: DGDModule) -> GaussNewtonConfig:
         """See :class:`StartOfSearch`."""
-        if module.decoder.has_kinks:
-            return GaussNewtonConfig(tolerance=_TOLERANCE_WITH_KINKS)
-        return GaussNewtonConfig(tolerance=_TOLERANCE_NEAR, n_genes=_GENES_NEAR, n_refreshes=0, last_step=True)
+        return STARTS["components"].steps(module)._replace(tolerance=float(_encoder_of(module).step.far))
+
+    def search(self, module: DGDModule, tensors: dict[str, torch.Tensor], steps: GaussNewtonConfig) -> torch.Tensor:
+        """See :class:`StartOfSearch`."""
+        encoder = _encoder_of(module)
+        inputs = encoder.inputs(tensors)
+        z = encoder.network(inputs)
+        if steps.max_steps == 0:
+            return z
+        density = JointDensity(module, tensors).without_constant()
+        _, gradient = density.value_and_gradient(z)
+        delta = encoder.step(inputs, z, gradient)
+        far = (-(gradient * delta).sum(1) > steps.tolerance).nonzero().ravel()
+        end = z + delta
+        if len(far) and steps.max_steps > 1:
+            usual = STARTS["components"].steps(module).tolerance
+            checked = steps._replace(tolerance=min(steps.tolerance, usual))
+            end[far] = climb(density[far].with_genes(steps.n_genes, steps.seed), z[far], checked).z
+        return end
+
+
+def _encoder_of(module: DGDModule) -> QueryEncoder:
+    if module.query_encoder is None:
+        msg = "`start='encoder'` needs an encoder, and the model has none. Call `model.train_encoder()` first."
+        raise RuntimeError(msg)
+    return module.query_encoder
 
 
 STARTS: dict[str, StartOfSearch] = {start.name: start for start in (AtComponents(), AtEncoder())}

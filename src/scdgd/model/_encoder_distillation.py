@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scvi import settings
+import torch
+from scvi import REGISTRY_KEYS, settings
 
 from scdgd.data import SparseCountsLoader
-from scdgd.inference import seeded
+from scdgd.inference import fisher_information, seeded
 from scdgd.module import QueryEncoder
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 2_500, 10, 200
 #: Cells from which the encoder learns what is usual.
 _TYPICAL_CELLS = 4_096
+#: Cells of which the curvature is known when the step begins to learn.
+_CURVED_CELLS = 256
 
 
 class EncoderDistillation:
@@ -60,14 +63,25 @@ class EncoderDistillation:
         module = self.model.module
         with seeded(self.seed):
             typical = next(iter(self._loader(self.training, min(len(self.training), _TYPICAL_CELLS), shuffle=True)))
-            encoder = QueryEncoder.beside(
-                module, {key: value.to(module.device) for key, value in typical.items()}, n_hidden
-            )
+            typical = {key: value.to(module.device) for key, value in typical.items()}
+            encoder = QueryEncoder.beside(module, typical, n_hidden)
+            encoder.step.start_at(self._usual_curvature(typical))
             training = self._loader(self.training, self.batch_size, shuffle=True)
             held_out = self._loader(self.held_out, self.batch_size)
             history = distil(module, encoder, training, held_out, show_progress=show_progress)
         module.query_encoder = encoder.eval().requires_grad_(False)
         return history
+
+    @torch.no_grad()
+    def _usual_curvature(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Mean curvature at the representations of some cells, ``(d, d)``."""
+        module = self.model.module
+        few = {
+            key: value[torch.arange(min(_CURVED_CELLS, len(value)), device=value.device)]
+            for key, value in tensors.items()
+        }
+        rows = module.representations(few[REGISTRY_KEYS.INDICES_KEY].ravel())
+        return fisher_information(module, few, module.posterior.moments(rows)[0]).mean(0)
 
     def _loader(self, cells: np.ndarray, batch_size: int, *, shuffle: bool = False) -> SparseCountsLoader:
         return SparseCountsLoader(self.model.adata_manager, indices=cells, batch_size=batch_size, shuffle=shuffle)

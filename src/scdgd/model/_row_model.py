@@ -311,8 +311,8 @@ class RowModel(LatentModel):
 
         Returns
         -------
-        By epoch, ``"encoder_loss_train"`` and ``"encoder_loss_validation"``: the negative log joint density of cells at what
-        the encoder says, in nats per cell, without what no representation changes.
+        By epoch, ``"encoder_loss_train"`` and ``"encoder_loss_validation"``: the negative log joint density of cells one step
+        from what the encoder says, in nats per cell, without what no representation changes.
 
         Raises
         ------

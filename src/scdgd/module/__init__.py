@@ -22,6 +22,7 @@ from ._linearised import Linearised
 from ._observation import Observation
 from ._observation_rules import usual_size_and_link
 from ._query_encoder import QueryEncoder
+from ._query_step import QueryStep
 from ._representation_table import RepresentationTable
 from ._size_factor import SIZES, Size, SizeFactor, log_size_factor
 from ._sparse_first_layer import forward_sparse
@@ -50,6 +51,7 @@ __all__ = [
     "PosteriorName",
     "PriorName",
     "QueryEncoder",
+    "QueryStep",
     "RepresentationTable",
     "SIZES",
     "Size",

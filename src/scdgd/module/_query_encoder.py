@@ -11,6 +11,8 @@ from torch import nn
 from scdgd._constants import MEASURED_KEY
 from scdgd.data import SparseCounts, as_sparse_counts
 
+from ._query_step import QueryStep
+
 #: Beside projections: log size against that of training cells, and log share of the profile that was measured.
 _N_FURTHER = 2
 _LEAST_SHARE = 1e-6
@@ -32,6 +34,7 @@ class QueryEncoder(nn.Module):
     Size :math:`s = \sum_j x_j / c`, where :math:`c` is the share of the profile that was measured; sums are over measured
     genes. Centred at means over training cells, :math:`p` and :math:`m`, genes that were not measured enter as zero.
     Batches and covariates do not enter, so new ones can be encoded. Values that are not counts enter as they are, once.
+    What the first gradient of a search then says is read by the encoder's :class:`QueryStep`, ``step``.
 
     Parameters
     ----------
@@ -61,6 +64,7 @@ class QueryEncoder(nn.Module):
             nn.SiLU(),
             nn.Linear(n_hidden, n_latent),
         )
+        self.step = QueryStep(n_inputs, n_latent, n_hidden)
 
     @classmethod
     def of_state(cls, state: dict[str, torch.Tensor]) -> Self:
@@ -86,7 +90,7 @@ class QueryEncoder(nn.Module):
         logs = encoder._logs(x, encoder._log_size(x, log_share))
         encoder.mean.copy_(_sums(logs) / n_measured.clamp(min=1))
         encoder._project(module, output)
-        projections = encoder.inputs(tensors)[:, :-_N_FURTHER]
+        projections = encoder.inputs(tensors)[:, :-_N_FURTHER]  # scales are one
         encoder.scale[:-_N_FURTHER] = projections.square().mean(0).sqrt().clamp(min=_LEAST_SHARE)
         return encoder
 
@@ -101,10 +105,10 @@ class QueryEncoder(nn.Module):
 
     def forward(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         """Representations ``(b, d)`` of a minibatch as the data loader gives it."""
-        return self.network(self.inputs(tensors) / self.scale)
+        return self.network(self.inputs(tensors))
 
     def inputs(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-        """What the network sees of a minibatch, ``(b, 2h + 2)``, or ``(b, h + 2)`` of values that are not counts."""
+        """What networks see of a minibatch, ``(b, 2h + 2)``, or ``(b, h + 2)`` of values that are not counts."""
         x, measured = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY]), tensors.get(MEASURED_KEY)
         log_share = self._log_share(x, measured)
         log_size = self._log_size(x, log_share)
@@ -112,7 +116,7 @@ class QueryEncoder(nn.Module):
         if self.of_counts:
             shares = (x @ self.projection) / (log_size + self.mean_log_size).exp().unsqueeze(1)
             parts.append(shares - self._usual(self.profile, measured))
-        return torch.cat([*parts, log_size.unsqueeze(1), log_share.unsqueeze(1)], dim=1)
+        return torch.cat([*parts, log_size.unsqueeze(1), log_share.unsqueeze(1)], dim=1) / self.scale
 
     def _usual(self, mean: torch.Tensor, measured: torch.Tensor | None) -> torch.Tensor:
         """Projection of means ``(g,)`` over measured genes, ``(1, h)``, or ``(b, h)`` if cells were not all of one panel."""
