@@ -47,7 +47,7 @@ METHODS = {
     EXACT: NewCellsConfig(),
     **{f"components, at most {k} steps": NewCellsConfig(n_steps=k) for k in (0, 1, 2)},
     "encoder, no step": ENCODER._replace(n_steps=0),
-    "encoder, the learned step": ENCODER._replace(n_steps=1),
+    **{f"encoder, {k} learned": ENCODER._replace(n_steps=k) for k in (1, 2)},
     "encoder, default": ENCODER,
     "encoder, exact steps": ENCODER._replace(tolerance=0.5),
 }

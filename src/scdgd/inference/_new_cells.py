@@ -45,9 +45,9 @@ class NewCellsConfig(NamedTuple):
     """Genes that Gauss-Newton estimates the curvature from; ``None`` for all, ``"auto"`` for 300."""
     start: StartName = "components"
     """Where steps start: ``"components"``, the component means that reconstruct a cell best, or ``"encoder"``, what the
-    encoder of :meth:`scdgd.model.SCDGD.train_encoder` says. From there one learned step is left, see
-    :class:`scdgd.module.QueryStep`. Cells that it promises more than `tolerance`, by default more than to 98% of the cells
-    held out when the encoder was trained, take checked steps instead if `n_steps` allows for more than one. `n_starts` has no
+    encoder of :meth:`scdgd.model.SCDGD.train_encoder` says. From there two learned steps are left, see
+    :class:`scdgd.module.QueryStep`. Cells that the second one promises more than `tolerance`, by default twice as much as to
+    any cell held out when the encoder was trained, take checked steps instead if `n_steps` allows for more. `n_starts` has no
     effect."""
 
     def gauss_newton(self, module: DGDModule) -> GaussNewtonConfig:

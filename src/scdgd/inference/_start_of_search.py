@@ -18,6 +18,9 @@ StartName = Literal["components", "encoder"]
 #: At a kink the promise of a step says little about what it gains: there, cells stop later, and take no step unchecked.
 _TOLERANCE, _TOLERANCE_WITH_KINKS = 0.5, 0.1
 
+#: Learned steps from an encoder.
+N_LEARNED = 2
+
 
 class StartOfSearch(Protocol):
     """Representations that steps start from."""
@@ -63,8 +66,8 @@ class AtComponents:
 class AtEncoder:
     """What the encoder of the module says, see :class:`scdgd.module.QueryEncoder`: one start a cell.
 
-    One learned step is taken from there unchecked, see :class:`scdgd.module.QueryStep`. Cells that it promises more than the
-    tolerance are too far for that, and take the usual steps from what the encoder says instead.
+    Two learned steps are taken from there, see :class:`scdgd.module.QueryStep`. Cells that the second one promises more than
+    the tolerance, or that lost by the first, are too far for that, and take the usual steps from what the encoder says instead.
     """
 
     name: StartName = "encoder"
@@ -86,15 +89,20 @@ class AtEncoder:
         if steps.max_steps == 0:
             return z
         density = JointDensity(module, tensors).without_constant()
-        _, gradient = density.value_and_gradient(z)
-        delta = encoder.step(inputs, z, gradient)
-        far = (-(gradient * delta).sum(1) > steps.tolerance).nonzero().ravel()
-        end = z + delta
-        if len(far) and steps.max_steps > 1:
-            usual = STARTS["components"].steps(module).tolerance
-            checked = steps._replace(tolerance=min(steps.tolerance, usual))
-            end[far] = climb(density[far].with_genes(steps.n_genes, steps.seed), z[far], checked).z
-        return end
+        start, usual = z, STARTS["components"].steps(module).tolerance
+        values = []
+        for _ in range(min(steps.max_steps, N_LEARNED)):
+            value, gradient = density.value_and_gradient(z)
+            values.append(value)
+            delta = encoder.step(inputs, z, gradient)
+            z = z + delta
+        if steps.max_steps > N_LEARNED:
+            far = (-(gradient * delta).sum(1) > steps.tolerance) | (values[-1] > values[0] + usual)
+            far = far.nonzero().ravel()
+            if len(far):
+                checked = steps._replace(tolerance=min(steps.tolerance, usual))
+                z[far] = climb(density[far].with_genes(steps.n_genes, steps.seed), start[far], checked).z
+        return z
 
 
 def _encoder_of(module: DGDModule) -> QueryEncoder:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ._latent_model import LatentModel
 
-_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 2_500, 10, 200
+_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 2_000, 10, 200
 #: Cells from which the encoder learns what is usual.
 _TYPICAL_CELLS = 4_096
 #: Cells of which the curvature is known when the step begins to learn.
@@ -55,7 +55,7 @@ class EncoderDistillation:
         self.held_out, self.training = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
 
     def default_epochs(self) -> int:
-        """As many as give 2,500 steps."""
+        """As many as give 2,000 steps."""
         return int(np.clip(_STEPS * self.batch_size / len(self.training), _MIN_EPOCHS, _MAX_EPOCHS))
 
     def __call__(self, distil: Distillation, n_hidden: int, *, show_progress: bool) -> list[tuple[float, float]]:

@@ -280,7 +280,7 @@ class RowModel(LatentModel):
         n_hidden: int = 256,
         batch_size: int = 128,
         validation_size: float = 0.1,
-        patience: int = 30,
+        patience: int = 100,
         lr: float = 4e-3,
         show_progress: bool = True,
     ) -> pd.DataFrame:
@@ -295,7 +295,7 @@ class RowModel(LatentModel):
         Parameters
         ----------
         max_epochs
-            Most passes over the training cells; ``None`` for 2,500 steps, but at least 10 and at most 200 passes.
+            Most passes over the training cells; ``None`` for 2,000 steps, but at least 10 and at most 200 passes.
         n_hidden
             Width of the encoder's hidden layers.
         batch_size
@@ -311,7 +311,7 @@ class RowModel(LatentModel):
 
         Returns
         -------
-        By epoch, ``"encoder_loss_train"`` and ``"encoder_loss_validation"``: the negative log joint density of cells one step
+        By epoch, ``"encoder_loss_train"`` and ``"encoder_loss_validation"``: the negative log joint density of cells two steps
         from what the encoder says, in nats per cell, without what no representation changes.
 
         Raises

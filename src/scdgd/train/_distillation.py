@@ -9,6 +9,7 @@ import torch
 from scvi.utils import track
 
 from scdgd.inference._joint_density import frozen, neg_log_kernel
+from scdgd.inference._start_of_search import N_LEARNED
 
 from ._copies_of_cells import others_like
 
@@ -23,19 +24,20 @@ if TYPE_CHECKING:
 _WARM_UP = 0.2
 #: What a step loses counts up to some such nats, and beyond by its logarithm: no cell leads all others.
 _LOST = 10.0
-#: Share of the cells that are held out whose steps promise less than those of cells that are far.
-_NEAR = 0.98
+#: Cells are far whose last step promises so many times what it promises to any cell that was held out.
+_FAR = 2.0
 
 
 class Distillation(NamedTuple):
-    r"""An encoder :math:`f`, and the length :math:`L` of a step from there, learn where modes of representations are.
+    r"""An encoder :math:`f`, and the length of two steps from there, learn where modes of representations are.
 
     .. math::
-        \min_{f, L}\; \mathbb E_{x'} \big[ J(f(x')) + J(f(x') + \delta) \big], \qquad
-        J(z) = -\log p(x' \mid z) - \log p(z \mid \phi), \qquad \delta = -L L^\top \nabla J(f(x'))
+        \min\; \mathbb E_{x'} \big[ J(z_0) + J(z_1) + J(z_2) \big], \qquad
+        J(z) = -\log p(x' \mid z) - \log p(z \mid \phi), \qquad z_0 = f(x'), \quad z_{t+1} = z_t + \delta(z_t)
 
     with decoder and prior frozen: :math:`J` is what Gauss-Newton steps minimise for each cell (amortised inference of the
-    mode). The encoder learns from the first term, the step from the second.
+    mode). The encoder learns from the first term, the steps :math:`\delta`, see :class:`~scdgd.module.QueryStep`, from the
+    others, each from its own; a loss of more than 10 nats counts by its logarithm.
 
     The cells :math:`x'` of half of the minibatches are drawn by the model, at draws around the representations of training
     cells and at shares between 0.2 and 1 of their depths. Of the others, which are training cells, half are thinned, each
@@ -43,7 +45,7 @@ class Distillation(NamedTuple):
     is its own mode, not the representation of the cell that it comes from.
 
     Adam's rate rises linearly over a fifth of the epochs and then falls linearly to zero. After each epoch the objective
-    after the step is taken over training cells that were held out, whole; what is best there is kept, and training ends when
+    after the steps is taken over training cells that were held out, whole; what is best there is kept, and training ends when
     nothing has been better for `patience` epochs.
     """
 
@@ -51,7 +53,7 @@ class Distillation(NamedTuple):
     """Most passes over the cells."""
     lr: float = 4e-3
     """Highest rate of Adam."""
-    patience: int = 30
+    patience: int = 100
     """Epochs without a better encoder."""
 
     def __call__(
@@ -67,7 +69,7 @@ class Distillation(NamedTuple):
 
         Returns
         -------
-        Objective after the step, of the cells that train and of cells held out, in nats per cell without what no representation
+        Objective after the steps, of the cells that train and of cells held out, in nats per cell without what no representation
         changes, by epoch.
         """
         optimizer = torch.optim.Adam(encoder.parameters(), lr=self.lr)
@@ -87,8 +89,8 @@ class Distillation(NamedTuple):
                     break
             if state is not None:
                 encoder.load_state_dict(state)
-            promises = torch.cat([_promise(module, encoder, _on(module, cells)) for cells in held_out])
-            encoder.step.far.fill_(promises.quantile(_NEAR))
+            promises = torch.cat([_stepped(module, encoder, _on(module, cells))[2] for cells in held_out])
+            encoder.step.far.fill_(_FAR * promises.max())
         return history
 
     def _share_of_rate(self, epoch: int) -> float:
@@ -102,33 +104,53 @@ def _on(module: DGDModule, tensors: Tensors) -> Tensors:
 
 
 def _step(module: DGDModule, encoder: QueryEncoder, tensors: Tensors, optimizer: torch.optim.Adam) -> tuple[float, int]:
-    """One step; the sum of the objective over the minibatch, and its number of cells."""
+    """One step of Adam; the sum of the objective over the minibatch, and its number of cells."""
     with torch.enable_grad():
         inputs = encoder.inputs(tensors)
         z = encoder.network(inputs)
         before, gradient = _at(module, tensors, z)
-        after = neg_log_kernel(module, tensors, z.detach() + encoder.step(inputs, z.detach(), gradient))
+        taught = (z * gradient).sum(1)  # has the gradient of J in the encoder
+        for _ in range(N_LEARNED):
+            after, end = _after(module, encoder, tensors, inputs, z.detach(), gradient)
+            taught = taught + _robust(after, before)
+            z, gradient = end, torch.autograd.grad(after.sum(), end, retain_graph=True)[0]
         optimizer.zero_grad()
-        lost = (after - before).clamp(min=0)
-        taught = after - lost + _LOST * (lost / _LOST).log1p()
-        ((z * gradient).sum(1) + taught).mean().backward()  # the first term has the gradient of J in the encoder
+        taught.mean().backward()
     optimizer.step()
-    return float(after.detach().sum()), len(after)
+    return float(_robust(after, before).detach().sum()), len(after)
+
+
+def _after(module, encoder, tensors, inputs, z, gradient) -> tuple[torch.Tensor, torch.Tensor]:
+    """:math:`J` one step on, ``(b,)``, and where that is, ``(b, d)``."""
+    end = z + encoder.step(inputs, z, gradient)
+    return neg_log_kernel(module, tensors, end), end
+
+
+def _robust(after: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """What cells have after a step, where losses beyond some nats count by their logarithm."""
+    lost = (after - before).clamp(min=0)
+    return after - lost + _LOST * (lost / _LOST).log1p()
 
 
 def _value(module: DGDModule, encoder: QueryEncoder, tensors: Tensors) -> tuple[float, int]:
-    inputs = encoder.inputs(tensors)
-    z = encoder.network(inputs)
-    value = neg_log_kernel(module, tensors, z + encoder.step(inputs, z, _at(module, tensors, z)[1]))
+    """The objective after the steps, summed, and the number of cells."""
+    z, before, _ = _stepped(module, encoder, tensors)
+    value = _robust(neg_log_kernel(module, tensors, z), before)
     return float(value.sum()), len(value)
 
 
-def _promise(module: DGDModule, encoder: QueryEncoder, tensors: Tensors) -> torch.Tensor:
-    """Twice what the steps of cells promise to gain, ``(b,)``."""
+def _stepped(
+    module: DGDModule, encoder: QueryEncoder, tensors: Tensors
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Where the steps of cells end, ``(b, d)``, :math:`J` where they start, and twice what the last promises, ``(b,)``."""
     inputs = encoder.inputs(tensors)
     z = encoder.network(inputs)
-    gradient = _at(module, tensors, z)[1]
-    return -(gradient * encoder.step(inputs, z, gradient)).sum(1)
+    first, gradient = _at(module, tensors, z)
+    for step in range(N_LEARNED):
+        gradient = _at(module, tensors, z)[1] if step else gradient
+        delta = encoder.step(inputs, z, gradient)
+        z = z + delta
+    return z, first, -(gradient * delta).sum(1)
 
 
 def _at(module: DGDModule, tensors: Tensors, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
