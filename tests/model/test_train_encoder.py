@@ -30,7 +30,7 @@ def make(model_class: type = SCDGD, adata=None, epochs: int = 5, **kwargs):
 def model() -> SCDGD:
     """Trained to where posteriors have one mode; after five epochs a third of the cells have two, and one start finds one."""
     model = make(epochs=30)
-    model.train_encoder(60, **QUICK)
+    model.train_encoder(40, **QUICK)
     return model
 
 
@@ -128,7 +128,7 @@ def test_it_starts_nearer_to_the_mode_than_component_means_do(model):
 def test_rows_that_learn_variances_start_from_it():
     """Of the lower bound, little is lost."""
     model, new = make(SCVAD), new_cells()
-    model.train_encoder(30, **QUICK)
+    model.train_encoder(20, **QUICK)
     exact = model.get_elbo(new)
     model.infer_representations(new, start="encoder")
     assert float(model.get_elbo(new)) == pytest.approx(float(exact), rel=0.02)
@@ -205,9 +205,12 @@ def test_other_families_and_kinks(options, is_count_data):
     adata = simulate()
     SCDGD.setup_anndata(adata, is_count_data=is_count_data)
     model = train(SCDGD(adata, n_components=3, n_latent=4, n_hidden=16, **options), 3)
-    history = model.train_encoder(8, **QUICK)["encoder_loss_validation"]
-    assert history.min() < history.iloc[0]
-    assert np.isfinite(model.infer_representations(new_cells(), start="encoder")).all()
+    history = model.train_encoder(8, **QUICK)
+    assert np.isfinite(history).all(axis=None)
+    tensors = minibatch(model, new_cells())
+    z = [place_new_cells(model.module, tensors, NewCellsConfig(start="encoder", n_steps=k)) for k in (0, None)]
+    start, end = (log_joint(model.module, tensors, of_cells).mean() for of_cells in z)
+    assert end > start
 
 
 # panels of genes, and copies

@@ -120,7 +120,14 @@ def _step(module: DGDModule, encoder: QueryEncoder, tensors: Tensors, optimizer:
     return float(_robust(after, before).detach().sum()), len(after)
 
 
-def _after(module, encoder, tensors, inputs, z, gradient) -> tuple[torch.Tensor, torch.Tensor]:
+def _after(
+    module: DGDModule,
+    encoder: QueryEncoder,
+    tensors: Tensors,
+    inputs: torch.Tensor,
+    z: torch.Tensor,
+    gradient: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """:math:`J` one step on, ``(b,)``, and where that is, ``(b, d)``."""
     end = z + encoder.step(inputs, z, gradient)
     return neg_log_kernel(module, tensors, end), end
