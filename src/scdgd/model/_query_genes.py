@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from scdgd.data import SparseCountsLoader, registered_cells
-from scdgd.train._distillation import on_panel
+from scdgd.train._copies_of_cells import on_panel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
