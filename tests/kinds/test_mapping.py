@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import scdgd
 from tests.conftest import simulate
@@ -135,7 +136,11 @@ def test_types_without_a_label_are_unknown_too():
 def test_labels_come_from_neighbours(name):
     cells, new = data()
     model = fit(name, cells, SETUP)
+    state = torch.get_rng_state()
     found = scdgd.tl.transfer_labels(model, new)
+    if name in WITH_DENSITY:
+        model.get_novelty(new)
+    assert torch.equal(torch.get_rng_state(), state)
     assert list(found) == ["label", "probability", "entropy", "p_value"]
     soft = scdgd.tl.transfer_labels(model, new, soft=True)
     np.testing.assert_allclose(soft.sum(axis=1), 1)

@@ -13,7 +13,7 @@ from scvi import REGISTRY_KEYS
 from scdgd._compat import get_state_registry
 from scdgd._options import Anything, Flag, Instance, Integer, Optional, Text, checked, shown
 from scdgd.data import categorise
-from scdgd.inference import information_root, nearest, shares_above
+from scdgd.inference import information_root, nearest, shares_above, undisturbed
 from scdgd.model._query_genes import measured_with, panels_of, with_counts
 
 from ._of_models import check_trained
@@ -121,9 +121,10 @@ def transfer_labels(
     check_trained(model, "transfer_labels")
     labelled = labelled_cells(model, labels_key, labels, unlabeled_category)
     Instance(AnnData, "an AnnData with genes of the model")("query", query)
-    z = np.asarray(model.get_latent_representation(query, batch_size=batch_size))
-    transfer = Transfer.of(model, labelled, n_neighbors, batch_size)
-    probabilities, p_value = transfer.to(query, z, with_p_values=not soft)
+    with undisturbed():
+        z = np.asarray(model.get_latent_representation(query, batch_size=batch_size))
+        transfer = Transfer.of(model, labelled, n_neighbors, batch_size)
+        probabilities, p_value = transfer.to(query, z, with_p_values=not soft)
     if p_value is None:
         return pd.DataFrame(probabilities, index=query.obs_names, columns=labelled.classes)
     return summarised(probabilities, labelled.classes, query.obs_names).assign(p_value=p_value)
