@@ -105,10 +105,15 @@ def accuracy(z: np.ndarray, labels: np.ndarray, z_query: np.ndarray, truth: np.n
 # ---------------------------------------------------------------- panels
 
 
+def batch_size(cells: AnnData) -> int:
+    """scvi-tools' default, or one less where a minibatch of one cell would be left, which batch norms refuse."""
+    return 127 if cells.n_obs % 128 == 1 else 128
+
+
 def trained(cls: type, cells: AnnData, epochs: int | None, **options) -> Any:
     cls.setup_anndata(cells, **batch_of(cells))
     model = cls(cells, n_latent=N_LATENT, **options)
-    of_encoder = {} if cls is SCDGD else {"train_size": 1.0}
+    of_encoder = {} if cls is SCDGD else {"train_size": 1.0, "batch_size": batch_size(cells)}
     model.train(epochs, accelerator="cpu", enable_progress_bar=False, **of_encoder)
     return model
 
@@ -255,7 +260,8 @@ def scanvi(cells: AnnData, tier: Tier, base: scvi.model.SCVI | None = None) -> s
     base = trained(scvi.model.SCVI, cells, tier.encoder_epochs, gene_likelihood="nb") if base is None else base
     options = {"labels_key": "shown", "unlabeled_category": NO_LABEL}
     model = scvi.model.SCANVI.from_scvi_model(base, adata=cells, **options)
-    model.train(tier.scanvi_epochs, accelerator="cpu", enable_progress_bar=False, train_size=1.0)
+    options = {"enable_progress_bar": False, "train_size": 1.0, "batch_size": batch_size(cells)}
+    model.train(tier.scanvi_epochs, accelerator="cpu", **options)
     return model
 
 
