@@ -82,7 +82,18 @@ def namespace(monkeypatch, tmp_path) -> dict:
 
 
 #: Pages of models that are presets of others, and what the tutorials show in full.
-_SLOW = ("scgmvae", "sciaf", "scvae", "scvamp", "scvmm", "scvad", "evaluation", "synthetic_cells", "uncertainty")
+_SLOW = (
+    "mapping",
+    "scgmvae",
+    "sciaf",
+    "scvae",
+    "scvamp",
+    "scvmm",
+    "scvad",
+    "evaluation",
+    "synthetic_cells",
+    "uncertainty",
+)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from scdgd.inference import NewCellsConfig, place_new_cells
+from scdgd.inference import N_ROUNDS, NewCellsConfig, place_new_cells
 from scdgd.model._posterior_of_rows import moments_of
 from tests.inference.test_posterior import toy
 
@@ -19,7 +19,7 @@ def coverage(
         d, n_genes=g, n_cells=n_cells, n_components=5, depth=depth, n_hidden=64, seed=seed, **kwargs
     )
     modes = place_new_cells(module, tensors, NewCellsConfig())
-    mean, covariance, *_ = moments_of(module, tensors, modes, n_samples, True)
+    mean, covariance, *_ = moments_of(module, tensors, modes, n_samples, N_ROUNDS, full_covariance=True)
     deviation = (z - mean).double()
     squared = torch.einsum("bd,bde,be->b", deviation, torch.linalg.inv(covariance.double()), deviation)
     sd = covariance.diagonal(dim1=1, dim2=2).sqrt()
