@@ -225,6 +225,32 @@ def test_what_is_mapped_can_be_stored(tmp_path):
     new.write_h5ad(tmp_path / "cells.h5ad")
 
 
+@every_model
+def test_cells_that_were_held_out_are_known_by_name(name, tmp_path):
+    """Those that no training has seen: a second training may take some of them."""
+    cells, _ = data()
+    model = built(name, cells)
+    train(model, 3, validation_size=0.3, train_size=0.7)
+    names = np.asarray(cells.obs_names)
+    np.testing.assert_array_equal(model.held_out_cells_, np.sort(names[model.validation_indices]))
+    assert set(names[model.posterior.held_out_cells()]) == set(model.held_out_cells_)
+    both = np.sort(np.concatenate([model.posterior.held_out_cells(), model.posterior.training_cells()]))
+    np.testing.assert_array_equal(both, np.arange(len(names)))
+    model.save(tmp_path / "model")
+    held_out = type(model).load(tmp_path / "model", cells).held_out_cells_
+    np.testing.assert_array_equal(held_out, model.held_out_cells_)
+    train(model, 3, train_size=1.0)
+    assert len(model.held_out_cells_) == 0
+
+
+def test_cells_held_out_are_what_new_ones_are_compared_with():
+    cells = simulate(500, 30)
+    model = train(built("SCDGD", cells), 2, validation_size=0.3, train_size=0.7)
+    model.get_novelty(cells[:5].copy())
+    assert len(model.novelty_reference_["scores"]) == len(model.held_out_cells_) == 150
+    assert len(model.novelty_reference_["points"]) == 350
+
+
 @pytest.mark.slow
 def test_p_values_of_held_out_cells_keep_the_rate_and_a_hidden_type_is_found():
     """Simulated cells: those held out are called novel about as often as said, those of a hidden type mostly."""

@@ -55,9 +55,9 @@ class NoveltyReference:
         p(x) = \frac{1 + \#\{r : u(x_r) \ge u(x)\}}{1 + R}
 
     compares with (a conformal p-value, Vovk et al. 2005: of cells that are exchangeable with the ``R`` reference cells, a
-    share of at most :math:`\alpha` has :math:`p \le \alpha`). They trained the decoder, so that their likelihoods are a
-    little too good, and their rows spread a little too far: new cells seem less likely and closer than they are, which about
-    cancels in the sum and would not in either term.
+    share of at most :math:`\alpha` has :math:`p \le \alpha`). That holds for cells that were held out. Where reference cells
+    trained the decoder, their likelihoods are too good, and their rows spread too far: new cells seem less likely and closer
+    than they are, which cancels in part in the sum and would not in either term.
 
     It is blind to a subtype whose cells the decoder reconstructs at the place of a known type, for which the chosen genes
     have no markers, or which are so shallow that the prior decides where they stand.

@@ -106,9 +106,19 @@ class CellPosterior:
         loader = self.model._make_data_loader(adata, indices=indices, batch_size=batch_size)
         return torch.cat([self.module.log_size(tensors).exp() for tensors in loader])
 
-    def training_cells(self) -> np.ndarray:
-        """Positions of the training cells among those attached to the model, shape ``(m,)``: all of them."""
+    def known_cells(self) -> np.ndarray:
+        """Positions of the cells of training, held out or not, among those attached to the model, shape ``(m,)``: all of them."""
         return np.arange(self.model.adata.n_obs)
+
+    def held_out_cells(self) -> np.ndarray:
+        """Positions of those that no training has seen, shape ``(m,)``."""
+        known, held_out = self.known_cells(), self.model.held_out_cells_
+        none = np.zeros(0, dtype=np.int64)
+        return none if held_out is None else known[np.isin(self.model.adata_manager.names[known].astype(str), held_out)]
+
+    def training_cells(self) -> np.ndarray:
+        """Positions of the training cells, shape ``(m,)``."""
+        return np.setdiff1d(self.known_cells(), self.held_out_cells())
 
     def found_anew(
         self, adata: AnnData, positions: np.ndarray, batch_size: int | None, genes: np.ndarray | None = None

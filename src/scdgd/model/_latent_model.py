@@ -87,6 +87,8 @@ class LatentModel(DataModel):
     novelty_reference_: dict[str, np.ndarray] | None = None
     #: The same for cells that lack genes, by a hash of the genes that they have.
     novelty_of_panels_: dict[str, dict[str, np.ndarray]] | None = None
+    #: Names of cells that were attached in training and that no training has seen, in order.
+    held_out_cells_: np.ndarray | None = None
 
     @property
     def posterior(self) -> CellPosterior:
@@ -712,10 +714,12 @@ class LatentModel(DataModel):
 
         The distance to the 15th nearest training cell, in coordinates of the information of the counts, the density of the
         prior at the cell's representation, and the likelihood of its counts there, given how many they are, are
-        standardised and added; see :class:`~scdgd.inference.NoveltyReference` for the formula. Training cells whose
-        representations are found anew, as those of new cells are, tell how large such scores are without novelty. They are
-        read when the method is first called, at most 2,000 of them (drawn with a fixed seed), kept with the model, saved
-        with it, and read again when the model was trained further.
+        standardised and added; see :class:`~scdgd.inference.NoveltyReference` for the formula. How large such scores are
+        without novelty, cells tell that were held out of training (``train(validation_size=0.15)``), if there are 100. Else it
+        is training cells whose representations are found anew, as those of new cells are; of a few hundred training cells
+        these are too like themselves, and more new cells are called novel than is stated. They are read when the method is
+        first called, at most 2,000 of them (drawn with a fixed seed), kept with the model, saved with it, and read again when
+        the model was trained further.
 
         Cells that lack genes are compared with at most 500 training cells as if these had the same genes and no others, each
         panel of genes for itself; the last eight of these references are kept, too. Of a reference whose batches were

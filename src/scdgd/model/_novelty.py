@@ -1,4 +1,4 @@
-"""What a model says of its training cells as if they were new, and of new cells beside them."""
+"""What a model says of cells held out, or of its training cells as if they were new, and of new cells beside them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 _MOST_NEIGHBORS, _MOST_CELLS, _MOST_INFORMING = 20_000, 2_000, 256
 #: Those that are read anew as if they had only some genes, and panels of genes whose references are kept.
 _MOST_CELLS_OF_PANEL, _MOST_PANELS = 500, 8
-#: The least number of cells that can be a reference.
-_LEAST_CELLS = 10
+#: The least number of training cells that can be a reference, and of cells held out that are preferred to them.
+_LEAST_CELLS, _LEAST_HELD_OUT = 10, 100
 _TOGETHER = 256
 _SHOW_CELLS = 2_000
 
@@ -127,7 +127,9 @@ def _made(model: BaseModelClass, batch_size: int | None, genes: np.ndarray | Non
     rng = np.random.default_rng(0)
     neighbors = _some(rng, trained, _MOST_NEIGHBORS)
     most = _MOST_CELLS if genes is None else _MOST_CELLS_OF_PANEL
-    chosen = with_counts(model, _some(rng, measured_with(model, trained, genes), most), genes)
+    held_out = model.posterior.held_out_cells()
+    witnesses = held_out if len(held_out) >= _LEAST_HELD_OUT else trained
+    chosen = with_counts(model, _some(rng, measured_with(model, witnesses, genes), most), genes)
     if genes is not None:
         logger.info("Reading %d cells of the reference with the %d genes of the query.", len(chosen), genes.sum())
     cells = read(model, adata, chosen, batch_size, f"Reading {len(chosen)} cells of the reference", genes)

@@ -70,7 +70,7 @@ class PosteriorOfRows(CellPosterior):
             result[cells] = responsibilities if soft else responsibilities.argmax(axis=1)
         return result
 
-    def training_cells(self) -> np.ndarray:
+    def known_cells(self) -> np.ndarray:
         """Those that have a row in the table."""
         manager = self.model.adata_manager
         rows = self.model._rows_of(manager.adata)

@@ -145,6 +145,7 @@ class TrainingRun:
     def start(self) -> None:
         """Put the model where training starts, or where a checkpoint has left it."""
         self.model.novelty_reference_ = self.model.novelty_of_panels_ = None  # of what training is about to change
+        self.was_trained, self.held_out_before = self.model.is_trained_, self.model.held_out_cells_
         if self.resumed is None:
             self.prepare()
         else:
@@ -185,12 +186,24 @@ class TrainingRun:
                     checkpoints=self.checkpoints,
                     **trainer,
                 )
+            self._note_held_out()
             if self.interruption.ended:
                 self._report_interruption()
         finally:
             if model.module is not None:
                 model.module.eval()
             self.interruption.end_process()
+
+    def _note_held_out(self) -> None:
+        """Keep the names of cells that neither this training nor an earlier one has seen."""
+        model = self.model
+        if model.adata is None:
+            return
+        parts = [np.zeros(0) if part is None else part for part in (self.cells.val_idx, self.cells.test_idx)]
+        held_out = np.sort(model.adata_manager.names[np.concatenate(parts).astype(np.int64)].astype(str))
+        if self.was_trained:
+            held_out = np.intersect1d(held_out, self.held_out_before)
+        model.held_out_cells_ = held_out
 
     def finish(self) -> None:
         """What is left to do when the loop has ended: nothing."""
