@@ -193,7 +193,8 @@ def test_query_without_labels(trained, query):
     assert trained.get_latent_representation(query).shape == (40, 4)
     new_labels = query.copy()
     new_labels.obs["cell_type"] = "never seen"
-    assert trained.get_latent_representation(new_labels).shape == (40, 4)
+    with pytest.warns(UserWarning, match="40 cells have labels .* that the model does not know"):
+        assert trained.get_latent_representation(new_labels).shape == (40, 4)
 
 
 @pytest.mark.parametrize(

@@ -439,7 +439,6 @@ def test_softball_means_from_either_start(adata, start):
         ("size", ["big"], {"size_factor_key": "size"}, "positive and finite.*'big'"),
         ("age", [np.nan], {"continuous_covariate_keys": ["age"]}, "finite.*cell_0"),
         ("donor", [None], {"categorical_covariate_keys": ["donor"]}, "no value.*cell_0"),
-        ("cell_type", [None], {"labels_key": "cell_type"}, "no label"),
     ],
 )
 def test_bad_columns_are_refused_at_setup_in_anndata_and_mudata(column, values, setup, match):
