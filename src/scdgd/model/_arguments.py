@@ -40,6 +40,7 @@ from scdgd.prior._registry import PriorRule
 from scdgd.train import OF_TRAINING_PLAN
 
 from ._devices import ACCELERATOR, ONE_DEVICE
+from ._found_minibatches import FoundMinibatches
 from ._training_options import LOADING, OF_LOADING, OF_TRAINER
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class _Minibatches(Rule):
 
     def __call__(self, name: str, value: Any) -> Any:
         is_list = isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value)
-        if not (is_list or isinstance(value, DataLoader | Iterator)):
+        if not (is_list or isinstance(value, DataLoader | FoundMinibatches | Iterator)):
             self.refuse(name, value, TypeError)
         return value
 
