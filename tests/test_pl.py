@@ -66,6 +66,7 @@ def clouds(n_each: int = 40):
     return np.repeat(means, n_each, axis=0) + rng.normal(size=(3 * n_each, 5)), means
 
 
+@pytest.mark.slow
 def test_embedding_puts_means_and_draws_among_their_own_cells():
     z, means = clouds()
     draws = means[[2, 0, 0, 1]] + 0.5

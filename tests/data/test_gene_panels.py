@@ -196,6 +196,7 @@ def test_training_cells_without_some_genes_are_other_cells(reference):
 
 
 @few_genes
+@pytest.mark.slow
 def test_placed_cells_are_remembered_with_their_panel(query):
     adata = simulate(60, 8)
     SCDGD.setup_anndata(adata)

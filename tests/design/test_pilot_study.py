@@ -108,6 +108,7 @@ def test_results_are_tidy_and_complete():
     np.testing.assert_allclose(shares["value"].sum(), 1)
 
 
+@pytest.mark.slow
 def test_pilots_are_random_subsets_without_replacement_the_same_for_all_models():
     one, other = Counter(), Counter()
     study_of({"one": one, "other": other}).run()

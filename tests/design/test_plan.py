@@ -160,6 +160,7 @@ def test_one_cell_one_gene():
     assert made.n_cells == cells_needed(TypeFrequency(1, 1), 20, 0.95)
 
 
+@pytest.mark.slow
 def test_leiden_where_no_groups_are_given():
     made = plan(simulate(90), FindType(n_cells=2))
     assert made.target.group in {"0", "1", "2", "3", "4"}

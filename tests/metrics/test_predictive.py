@@ -94,6 +94,7 @@ def quadrature(model, adata) -> np.ndarray:
         pytest.param(SCIAF, 2, 1, "nb", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_predictive_score_equals_quadrature(cls, n_latent, n_batches, gene_likelihood):
     model = fitted(cls, n_latent, n_batches=n_batches, gene_likelihood=gene_likelihood)
     test = new_cells(n_batches=n_batches)

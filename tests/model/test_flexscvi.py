@@ -652,6 +652,7 @@ def test_the_default_number_of_components_can_be_seen_to_be_used_up(messages):
     assert "All 100 components are used" in messages.text
 
 
+@pytest.mark.slow
 def test_without_early_signs_nothing_is_warned_about(messages):
     for prior in ("normal", "vmm", "vamp"):
         train(make(simulate(90, 20, depth=2000.0), prior=prior, n_components=3), 30)

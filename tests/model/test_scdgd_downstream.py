@@ -147,6 +147,7 @@ def test_components_are_recovered_on_separable_types():
     assert adjusted_rand_score(adata.obs["cell_type"], model.get_cluster_assignments()) > 0.95
 
 
+@pytest.mark.slow
 def test_batches_are_integrated():
     """Cells of one type from two batches come to lie closer than in the warm start that ignores the batch."""
     adata = simulate(400, 50, 3, n_batches=2, depth=2000.0)

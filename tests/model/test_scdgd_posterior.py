@@ -566,6 +566,7 @@ def _no_sampling(model):
 # data of every kind, and states
 
 
+@pytest.mark.slow
 def test_batches_covariates_and_registered_sizes():
     for cls in (SCDGD, SCVAD):
         adata = simulate(40, n_batches=2)

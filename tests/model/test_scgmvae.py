@@ -308,6 +308,7 @@ def test_plain_vae_minifies():
 # ---------------------------------------------------------------- held-out scores
 
 
+@pytest.mark.slow
 def test_predictive_score_of_a_mixture_is_that_of_quadrature():
     adata = simulate(100, 12, depth=100.0)
     fitted = train(make(adata, {"batch_key": "batch"}, n_components=3, n_latent=1), 20)
@@ -317,6 +318,7 @@ def test_predictive_score_of_a_mixture_is_that_of_quadrature():
     np.testing.assert_allclose(score.per_cell, quadrature(fitted, test), atol=0.05)
 
 
+@pytest.mark.slow
 def test_held_out_scores_of_one_component_are_those_of_a_plain_vae():
     adata, test = simulate(80, 12), simulate(10, 12)
     test.obs_names = "test_" + test.obs_names

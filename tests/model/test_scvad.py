@@ -71,6 +71,7 @@ def test_wrong_options_are_refused(adata):
     np.testing.assert_allclose(start.posterior.moments(start.representations.table)[1], 0.09, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_informative_dimensions_narrow_and_others_keep_the_prior():
     """Three types need few of ten dimensions."""
     adata = simulate(200, 40, depth=500.0)
@@ -137,6 +138,7 @@ def test_held_out_cells_get_mean_and_variance(adata):
     assert (variance != np.float32(0.36)).all()
 
 
+@pytest.mark.slow
 def test_clusters_are_recovered_on_separable_types():
     adata = simulate(300, 40, 4, depth=1000.0)
     SCVAD.setup_anndata(adata)

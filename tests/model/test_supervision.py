@@ -241,6 +241,7 @@ def test_labels_of_a_query_that_are_unknown_are_named(supervised):
     assert codes[:4].tolist() == [0, -1, -1, -1]
 
 
+@pytest.mark.slow
 def test_training_goes_on_with_labels(tmp_path):
     """Bit for bit, where it was killed."""
 

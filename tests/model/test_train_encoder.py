@@ -125,6 +125,7 @@ def test_it_starts_nearer_to_the_mode_than_component_means_do(model):
     assert with_exact_steps > exact - 1e-3 * abs(exact)
 
 
+@pytest.mark.slow
 def test_rows_that_learn_variances_start_from_it():
     """Of the lower bound, little is lost."""
     model, new = make(SCVAD), new_cells()

@@ -73,6 +73,7 @@ def values_of(model) -> np.ndarray:
     return model.adata.layers[LAYERS[model.module.gene_likelihood][0]].toarray()
 
 
+@pytest.mark.slow
 def test_expected_values_follow_the_data(model):
     """They explain what the mean of each gene does not, and are not shares of anything."""
     x, mean = values_of(model), model.get_normalized_expression(n_samples=20, return_numpy=True)
@@ -200,6 +201,7 @@ def test_evidence_equals_quadrature(family):
             assert float(evidence[i]) == pytest.approx(float(expected), abs=0.05)
 
 
+@pytest.mark.slow
 def test_linear_gaussian_evidence_is_that_of_factor_analysis():
     r"""With a linear decoder and a standard normal prior, :math:`x \sim N(b, W W^\top + \sigma^2)`."""
     adata = set_up(FlexSCVI, "normal")
@@ -311,6 +313,7 @@ def test_cells_whose_values_differ_by_a_fraction_are_other_cells():
     )
 
 
+@pytest.mark.slow
 def test_batches_have_scales_of_their_own():
     adata = simulate(300, 20, seed=0)
     adata.obs["batch"] = np.where(np.arange(300) % 2 == 0, "a", "b")

@@ -79,6 +79,7 @@ def test_gradient_reaches_means_and_variances():
 
 
 @pytest.mark.parametrize("n_latent", [1, 2])
+@pytest.mark.slow
 def test_lower_bound_is_below_the_evidence_and_tight_at_the_best_gaussian(n_latent):
     """With large counts the posterior is nearly Gaussian: in one dimension nothing is lost."""
     module, tensors = vad(n_latent, n_components=1, depth=50.0)

@@ -94,6 +94,7 @@ def test_starts_near_the_identity():
     np.testing.assert_allclose(log_scale.exp().mean().item(), torch.tensor(2.0).sigmoid().item() ** 5, atol=0.05)
 
 
+@pytest.mark.slow
 def test_density_integrates_to_one():
     flow, base, context = flow_and_base(2)
     axis = torch.arange(-7, 7, 0.05, dtype=torch.float64)

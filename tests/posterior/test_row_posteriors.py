@@ -21,6 +21,7 @@ def rows_of(posterior: RowPosterior, n: int = 6, d: int = 2) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", POSTERIORS)
+@pytest.mark.slow
 def test_draws_have_the_moments(name):
     posterior = POSTERIORS[name]
     rows = rows_of(posterior)

@@ -90,6 +90,7 @@ def test_em_step_is_the_closed_form(covariance_type, spread, concentration):
 
 @pytest.mark.parametrize("method", ["em_step", "place"])
 @every_covariance
+@pytest.mark.slow
 def test_equal_spreads_of_different_shape_give_the_same_mixture(covariance_type, method):
     z, _ = clusters(60)
     variances = posterior_var_of(z, "variances")

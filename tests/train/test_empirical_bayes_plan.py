@@ -226,6 +226,7 @@ def test_weight_of_the_divergence(options, expected):
 
 
 @pytest.mark.parametrize(("prior", "posterior"), [("vade", "normal"), ("gaussian_mixture", "iaf"), ("vmm", "normal")])
+@pytest.mark.slow
 def test_pretraining(prior, posterior):
     """The prior waits; then a Gaussian mixture is put where the representations are."""
     model = make(prior=prior, posterior=posterior, n_components=3)
