@@ -548,7 +548,8 @@ def main() -> None:
     tier = TIERS[args.tier]
     jobs = [(part, name, seed) for seed in range(tier.seeds) for name in tier.sets for part in args.parts]
     run_jobs(run, [(*job, args.data, tier, ledger.path) for job in jobs], args.jobs)
-    write_page(args.out, "Mapping", "mapping", __doc__, args.tier, report(ledger.read(), args.tier, tier))
+    rows = ledger.read().drop_duplicates(["part", "set", "seed", "method", "panel"], keep="last")
+    write_page(args.out, "Mapping", "mapping", __doc__, args.tier, report(rows, args.tier, tier))
 
 
 if __name__ == "__main__":
