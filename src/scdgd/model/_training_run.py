@@ -201,8 +201,9 @@ class TrainingRun:
             return
         parts = [np.zeros(0) if part is None else part for part in (self.cells.val_idx, self.cells.test_idx)]
         held_out = np.sort(model.adata_manager.names[np.concatenate(parts).astype(np.int64)].astype(str))
-        if self.was_trained:
-            held_out = np.intersect1d(held_out, self.held_out_before)
+        if self.was_trained:  # by an earlier version, if there is nothing to tell who was held out
+            before = held_out[:0] if self.held_out_before is None else self.held_out_before
+            held_out = np.intersect1d(held_out, before)
         model.held_out_cells_ = held_out
 
     def finish(self) -> None:
