@@ -73,8 +73,8 @@ def map(
         Any trained model of this package, or :class:`scvi.model.SCVI`, with its training data attached. Of models whose
         representations have no density (stock ones, :class:`~scdgd.model.SCDBM`) there is no novelty, which a message says.
     query
-        Cells to map, raw counts of all genes of the model or some, from batches of the reference or, where the model takes them, from others. A view becomes an
-        AnnData of its own.
+        Cells to map, raw counts of all genes of the model or some, from batches of the reference or, where the model takes
+        them, from others. A view becomes an AnnData of its own.
     labels_key
         Column of ``model.adata.obs`` with labels. ``None``: what the model predicts, or the column that it was set up with,
         or no labels, which a message says.
@@ -98,11 +98,6 @@ def map(
     ValueError
         If genes, counts or batches of the query are not as the model needs them; a column of labels is not there, or has
         `unknown` among its labels; or the training cells are needed and not attached.
-
-    Examples
-    --------
-    >>> scdgd.tl.map(model, query, labels_key="cell_type")
-    >>> sc.pl.umap(query, color=["scdgd_label", "scdgd_novelty"])
     """
     check_trained(model, "map")
     prefix = latent_key(model).removeprefix("X_") if prefix is None else prefix
