@@ -77,7 +77,7 @@ ALL_GENES = ("all", 0)
 TIERS = {
     "quick": Tier(("simulated",), 1, 300, 200, ((RANDOM, 60),), (0.2,), 4, 2, 2),
     "standard": Tier(
-        SETS, 3, 1_200, 1_000, ((RANDOM, 500), (RANDOM, 100), (VARIABLE, 50)), (0.01, 0.05, 0.2), None, 200, None
+        SETS, 2, 1_200, 1_000, ((RANDOM, 500), (RANDOM, 100), (VARIABLE, 50)), (0.01, 0.05, 0.2), None, 200, None
     ),
     "full": Tier(
         SETS, 3, None, 2_000, ((RANDOM, 500), (RANDOM, 100), (VARIABLE, 50)), (0.01, 0.05, 0.2), None, 400, None
