@@ -26,7 +26,8 @@ held out, it compares with these where they are 100.
 *Posteriors.* Share of the queries with all genes whose importance weights have heavy tails, with the proposals at the modes, and
 with those that learn from their draws (`get_posterior`).
 
-Labels never choose, stop or train a model but where it is said. Aims were set before the runs.
+Labels never choose, stop or train a model but where it is said. Aims were set before the runs. The terms of the score of `get_novelty`
+were chosen on hidden types of these sets, and the fit of temperatures on labels of zheng_facs, with the truth in sight.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ ALL_GENES = ("all", 0)
 TIERS = {
     "quick": Tier(("simulated",), 1, 300, 200, ((RANDOM, 60),), (0.2,), 4, 2, 2),
     "standard": Tier(
-        SETS, 2, 1_200, 1_000, ((RANDOM, 500), (RANDOM, 100), (VARIABLE, 50)), (0.01, 0.05, 0.2), None, 200, None
+        SETS, 3, 1_200, 1_000, ((RANDOM, 500), (RANDOM, 100), (VARIABLE, 50)), (0.01, 0.05, 0.2), None, 200, None
     ),
     "full": Tier(
         SETS, 3, None, 2_000, ((RANDOM, 500), (RANDOM, 100), (VARIABLE, 50)), (0.01, 0.05, 0.2), None, 400, None
@@ -465,6 +466,23 @@ def run(job: tuple) -> None:
     PARTS[part](name, seed, load_set(name, data, tier, seed), tier, Ledger(path))
 
 
+def in_order(rows: pd.DataFrame, tier: Tier) -> pd.DataFrame:
+    """Rows in the order of sets, seeds and methods, in whichever order they were run."""
+    methods = [
+        *PANEL_METHODS,
+        COMPONENTS,
+        TRANSFER,
+        NEAREST,
+        NEAREST_SCVI,
+        *UNLIKE,
+        "one proposal",
+        "proposals that learn",
+    ]
+    ranks = {"set": tier.sets, "method": list(dict.fromkeys(methods))}
+    rank = lambda column: column.map(ranks[column.name].index) if column.name in ranks else column
+    return rows.sort_values(["set", "seed", "method"], key=rank, kind="stable").reset_index(drop=True)
+
+
 def table(rows: pd.DataFrame, columns: dict[str, tuple[str, int]]) -> str:
     lines = []
     for (name, panel), of_task in rows.groupby(["set", "panel"], sort=False):
@@ -511,9 +529,9 @@ def aims(rows: pd.DataFrame) -> str:
         error = labels[(labels["panel"] == share) & (labels["method"] == COMPONENTS)]["second"].mean()
         lines.append(line(f"{share} of labels: ECE, mean over sets", error, 0.05, at_most=True))
     for where in (FROM_LABELS, FROM_REFERENCE):
-        of_task = rows[(rows["part"] == "unknown") & (rows["panel"] == where) & (rows["method"] == "SCDGD")]
-        if len(of_task):
-            lines.append(line(f"hidden {where}: AUROC, mean over sets", of_task["score"].mean(), 0.9))
+        of_task = rows[(rows["part"] == "unknown") & (rows["panel"] == where) & (rows["method"] != SCANVI)]
+        for method, found in of_task.groupby("method")["score"]:
+            lines.append(line(f"hidden {where}: AUROC of {method}, mean over sets", found.mean(), 0.9))
     return markdown(["aim", "figure", "asked for", ""], lines)
 
 
@@ -548,7 +566,7 @@ def main() -> None:
     tier = TIERS[args.tier]
     jobs = [(part, name, seed) for seed in range(tier.seeds) for name in tier.sets for part in args.parts]
     run_jobs(run, [(*job, args.data, tier, ledger.path) for job in jobs], args.jobs)
-    rows = ledger.read().drop_duplicates(["part", "set", "seed", "method", "panel"], keep="last")
+    rows = in_order(ledger.read().drop_duplicates(["part", "set", "seed", "method", "panel"], keep="last"), tier)
     write_page(args.out, "Mapping", "mapping", __doc__, args.tier, report(rows, args.tier, tier))
 
 

@@ -11,7 +11,7 @@ import torch
 from scdgd.inference import ImportanceSamples, LaplacePosterior, mended
 from scdgd.inference._encoder_posterior import DecodedDensity, log_standard_normal
 from scdgd.inference._importance import weighted_draws
-from scdgd.inference._population_monte_carlo import moved, next_population, tempered
+from scdgd.inference._population_monte_carlo import moved, next_population, tempered_weights
 from scdgd.inference._student_t import StudentT
 
 
@@ -175,7 +175,7 @@ def test_t_distribution_is_that_of_scipy():
 def test_weights_are_tempered_to_the_wanted_number():
     torch.manual_seed(0)
     log_weights = torch.stack([5 * torch.randn(100), 0.1 * torch.randn(100)], 1)
-    found = tempered(log_weights, 30)
+    found = tempered_weights(log_weights, 30)
     n_effective = 1 / torch.softmax(found, 0).square().sum(0)
     np.testing.assert_allclose(n_effective[0], 30, rtol=1e-3)
     assert torch.equal(found[:, 1], log_weights[:, 1])

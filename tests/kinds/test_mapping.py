@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -223,6 +224,14 @@ def test_what_is_mapped_can_be_stored(tmp_path):
     model, new = trained("SCDGD")
     scdgd.tl.map(model, new)
     new.write_h5ad(tmp_path / "cells.h5ad")
+    stored = anndata.read_h5ad(tmp_path / "cells.h5ad")
+    written = [name for name in new.obs if name.startswith("scdgd_")]
+    assert len(written) >= 9
+    pd.testing.assert_frame_equal(stored.obs[written], new.obs[written])
+    np.testing.assert_array_equal(stored.obsm["X_scdgd"], new.obsm["X_scdgd"])
+    assert {
+        key: value.item() if hasattr(value, "item") else value for key, value in stored.uns["scdgd_map"].items()
+    } == (new.uns["scdgd_map"])
 
 
 @every_model

@@ -10,8 +10,8 @@ import torch
 from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 
 from scdgd.likelihood import ConstrainedPoisson, Likelihood, ZeroInflatedPoisson
+from scdgd.likelihood._cells import log_prob_of_cells
 from scdgd.likelihood.distributions import CountDistribution
-from scdgd.module._absent_genes import log_prob_of_cells
 
 from ._gauss_newton import GaussNewtonConfig, climb
 from ._importance import ImportanceSamples, weighted_draws

@@ -113,4 +113,5 @@ class EncoderRun(TrainingRun):
 
     @property
     def uses_labels(self) -> bool:
+        """Whether labels have dispersions of their own."""
         return self.model.module.dispersion == "gene-label"

@@ -14,7 +14,7 @@ from scvi.utils import track
 from scdgd._constants import MEASURED_KEY
 from scdgd.data import as_sparse_counts
 from scdgd.inference import NoveltyReference, ReadCells, mean_information
-from scdgd.module._absent_genes import log_prob_of_cells
+from scdgd.likelihood._cells import log_prob_of_cells
 
 from ._query_genes import measured_with, minibatches_of, panels_of, with_counts
 

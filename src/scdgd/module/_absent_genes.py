@@ -11,12 +11,14 @@ from torch.distributions import Normal
 from scdgd._compat import MODULE_KEYS
 from scdgd._constants import MEASURED_KEY, NORMALIZED_TOTAL
 from scdgd.data import SparseCounts, as_sparse_counts
-from scdgd.likelihood import Likelihood
+from scdgd.likelihood._cells import log_prob_of_cells
 
 from ._filled_counts import FilledCounts, log_share_of
 
 if TYPE_CHECKING:
     from torch.distributions import Distribution
+
+    from scdgd.likelihood import Likelihood
 
 Tensors = dict[str, torch.Tensor]
 
@@ -129,23 +131,6 @@ class AbsentGenesMixin:
     def log_likelihood(self, px: Distribution | Likelihood, tensors: Tensors) -> torch.Tensor:
         """Log probability of the measured genes of whole cells, counts ``(b, g)`` to ``(..., b)``, in nats."""
         return log_prob_of_cells(px, tensors[REGISTRY_KEYS.X_KEY], tensors.get(MEASURED_KEY))
-
-
-def log_prob_of_cells(
-    px: Distribution | Likelihood,
-    x: SparseCounts | torch.Tensor,
-    measured: torch.Tensor | None = None,
-    dtype: torch.dtype | None = None,
-) -> torch.Tensor:
-    """Log probability of whole cells, summed over `measured` genes ``(b, g)`` in a `dtype`: values ``(b, g)`` to ``(..., b)``.
-
-    Distributions are those of single values, or of whole cells already.
-    """
-    if isinstance(px, Likelihood):
-        log_prob = px.measuring(measured).log_prob(x)
-        return log_prob if dtype is None else log_prob.to(dtype)
-    log_prob = px.log_prob(x.to_dense() if isinstance(x, SparseCounts) else x)
-    return (log_prob if measured is None else log_prob.masked_fill(~measured, 0.0)).sum(-1, dtype=dtype)
 
 
 def found_of(mean: torch.Tensor | None, scale: torch.Tensor | None) -> Normal | None:

@@ -17,8 +17,9 @@ class QueryStep(nn.Module):
         \delta = -\frac{L u}{\sqrt{1 + |u|^2 / r^2}}, \qquad u = L^\top \nabla J(z), \qquad L = L(\text{inputs}, z)
 
     with a lower triangular :math:`L` of positive diagonal, so that a mode is never left, and a short step would always
-    gain. Where :math:`L L^\top` is the covariance of the posterior, no step is longer than :math:`r = 8` standard deviations. Gauss-Newton has the inverse of the Fisher information there, which costs more than the gradient; and where
-    the decoder bends within a step, it is not the best one. Learned updates of amortised inference: Marino, Yue & Mandt
+    gain. Where :math:`L L^\top` is the covariance of the posterior, no step is longer than :math:`r = 8` standard deviations.
+    Gauss-Newton has the inverse of the Fisher information there, which costs more than the gradient; and where the decoder
+    bends within a step, it is not the best one. Learned updates of amortised inference: Marino, Yue & Mandt
     (2018), who give a network all of the step, not its metric.
 
     Parameters

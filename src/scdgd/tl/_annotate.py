@@ -9,6 +9,8 @@ import pandas as pd
 
 from scdgd._options import Text, checked
 
+from ._of_models import check_trained
+
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
@@ -51,13 +53,7 @@ def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str
     >>> scdgd.tl.annotate(model)
     >>> sc.pp.neighbors(adata, use_rep="X_scdgd")
     """
-    if not hasattr(model, "is_trained_"):
-        msg = f"`annotate` writes what a model has learned, but the first argument is a {type(model).__name__}."
-        raise TypeError(msg)
-    if not model.is_trained_:
-        name = type(model).__name__
-        msg = f"`annotate` writes what a model has learned, but this {name} is not trained. Call `model.train()` first."
-        raise RuntimeError(msg)
+    check_trained(model, "annotate", "writes what a model has learned")
     adata = model.adata if adata is None else adata
     if adata is None:
         msg = "`annotate` needs cells, but the model has none attached. Pass them: `annotate(model, adata)`."

@@ -10,10 +10,18 @@ import pandas as pd
 from anndata import AnnData
 from scipy.special import entr
 
-from scdgd._options import Instance, Integer, Number, Optional, Text, checked
+from scdgd._options import Instance, Number, Optional, Text, checked
 
 from ._of_models import check_trained, latent_key
-from ._transfer_labels import N_NEIGHBORS, LabelledCells, Transfer, labelled_cells, registered_labels, summarised
+from ._transfer_labels import (
+    N_NEIGHBORS,
+    OF_LABELS,
+    LabelledCells,
+    Transfer,
+    labelled_cells,
+    registered_labels,
+    summarised,
+)
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass
@@ -27,13 +35,11 @@ _SHOW_CELLS = 2_000
 
 
 @checked(
+    **OF_LABELS,
     query=Instance(AnnData, "an AnnData with genes of the model"),
-    labels_key=Optional(Text("the name of one column of the reference")),
     prefix=Optional(Text("a text that names begin with")),
     false_alarm_rate=Number(above=0, below=1),
     unknown=Text("the label of cells that are unlike the reference"),
-    n_neighbors=Integer(1),
-    batch_size=Optional(Integer(1)),
 )
 def map(
     model: BaseModelClass,

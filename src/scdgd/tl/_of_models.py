@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass
 
 
-def check_trained(model: BaseModelClass, function: str) -> None:
-    """Raise TypeError if it is no model, and RuntimeError if it is not trained; the messages name the function."""
+def check_trained(model: BaseModelClass, function: str, does: str = "asks a trained model") -> None:
+    """Raise TypeError if it is no model, and RuntimeError if it is not trained; the messages say what the function `does`."""
     name = type(model).__name__
     if not hasattr(model, "is_trained_"):
-        msg = f"`{function}` asks a trained model, but the first argument is a {name}."
+        msg = f"`{function}` {does}, but the first argument is a {name}."
         raise TypeError(msg)
     if not model.is_trained_:
-        msg = f"`{function}` asks a trained model, but this {name} is not trained. Call `model.train()` first."
+        msg = f"`{function}` {does}, but this {name} is not trained. Call `model.train()` first."
         raise RuntimeError(msg)
 
 

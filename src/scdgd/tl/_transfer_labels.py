@@ -48,13 +48,19 @@ class LabelledCells(NamedTuple):
         return int(np.median(np.bincount(self.codes)))
 
 
+#: Rules of arguments that all functions of labels have.
+OF_LABELS = {
+    "labels_key": Optional(Text("the name of one column of the reference")),
+    "n_neighbors": Integer(1),
+    "batch_size": Optional(Integer(1)),
+}
+
+
 @checked(
-    labels_key=Optional(Text("the name of one column of the reference")),
+    **OF_LABELS,
     labels=Anything("labels of the cells of the reference, in their order"),
     unlabeled_category=Anything("the value that stands for no label, beside missing ones"),
     soft=Flag(),
-    n_neighbors=Integer(1),
-    batch_size=Optional(Integer(1)),
 )
 def transfer_labels(
     model: BaseModelClass,
