@@ -27,21 +27,6 @@ X = REGISTRY_KEYS.X_KEY
 few_genes = pytest.mark.filterwarnings("ignore:.*genes are missing from the new data")
 
 
-@pytest.fixture
-def reference() -> ad.AnnData:
-    """60 cells in 2 batches, 8 genes."""
-    return simulate(60, 8, n_batches=2)
-
-
-@pytest.fixture
-def query() -> ad.AnnData:
-    """12 other cells."""
-    new = simulate(12, 8, n_batches=2, seed=1)
-    new.obs_names = [f"new_{i}" for i in range(12)]
-    new.obs["batch"] = pd.Categorical(["batch_0", "batch_1"] * 6)
-    return new
-
-
 def manager_of(reference: ad.AnnData, **setup):
     SCDGD.setup_anndata(reference, **setup)
     return SCDGD(reference, n_components=2, n_latent=2, n_hidden=4).adata_manager
