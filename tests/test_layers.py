@@ -28,6 +28,7 @@ LAYERS = (
     {"inference"},
     {"train"},
     {"metrics"},
+    {"clusters"},
     {"model"},
     {"boltzmann"},
     {"tl"},

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).parent.parent / "src" / "scdgd"
 FILES = {str(path.relative_to(SOURCE)): path.read_text() for path in sorted(SOURCE.rglob("*.py"))}
 #: Functions that numba compiles, for arguments of several types that it reads from the values.
-COMPILED = ("likelihood/_compiled_", "likelihood/_kernel.py", "likelihood/_vector_math.py")
+COMPILED = ("clusters/_dip_kernel.py", "likelihood/_compiled_", "likelihood/_kernel.py", "likelihood/_vector_math.py")
 #: Lines of code that a function may have.
 MAX_LINES = 60
 _NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from . import (
         boltzmann,
+        clusters,
         data,
         datasets,
         design,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "boltzmann",
+    "clusters",
     "data",
     "datasets",
     "design",

@@ -137,6 +137,12 @@ def get_cluster_assignments(model, adata, new):
     assert model.get_cluster_assignments(new).shape == (new.n_obs,)
 
 
+def merge_components(model, adata, new):
+    """Into one cluster, in `get_cluster_assignments`."""
+    model.merge_components(np.zeros(len(model.get_component_means()), int))
+    assert set(model.get_cluster_assignments(new)) == {0}
+
+
 def predict(model, adata, new):
     """Classes, of a model that learns from labels."""
     np.testing.assert_allclose(model.predict(new, soft=True).sum(axis=1), 1, rtol=1e-4)
@@ -265,6 +271,7 @@ ROWS = {
     "…, cells of a new batch": of_new_batches,
     "…, `return_dist=True`": return_dist,
     "`get_cluster_assignments`, hard and `soft`": get_cluster_assignments,
+    "`merge_components`": merge_components,
     "`predict`, hard and `soft`": predict,
     "`get_normalized_expression`": get_normalized_expression,
     "`get_likelihood_parameters`": get_likelihood_parameters,

@@ -87,6 +87,7 @@ class BoltzmannModel(LatentModel):
         indices: Sequence[int] | None = None,
         soft: bool = False,
         batch_size: int | None = None,
+        merged: bool = True,
     ) -> np.ndarray:
         r"""Most probable pattern of the topmost layer, a state :math:`h^L \in \{0, 1\}^{H_L}`, of each cell.
 
@@ -99,6 +100,8 @@ class BoltzmannModel(LatentModel):
             As for :meth:`get_latent_representation`.
         soft
             Whether to return probabilities :math:`\prod_k q(h^L_k)` of all patterns.
+        merged
+            Without effect: patterns are not merged.
 
         Returns
         -------

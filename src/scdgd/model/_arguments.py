@@ -136,6 +136,8 @@ READING: dict[str, Rule] = {
     "return_dist": Flag(),
     "full_covariance": Flag(),
     "soft": Flag(),
+    "merged": Flag(),
+    "clusters": Anything("the cluster of each component, integers from 0 on, or None"),
     "n_mc_samples": Integer(1),
     "adaptive_rounds": Integer(0),
     "n_mc_samples_per_pass": Optional(Integer(1)),
@@ -193,7 +195,7 @@ _REGISTRY = Optional(_Registry())
 BUILDING: dict[str, Rule] = {
     "adata": Optional(Instance((AnnData, MuData), "an AnnData (or MuData) that was set up")),
     "registry": _REGISTRY,
-    "n_components": Either(Integer(1), Choice("labels")),
+    "n_components": Either(Integer(1), Choice("auto", "labels")),
     "n_latent": Integer(1),
     "n_hidden": Integer(1),
     "n_layers": Integer(1),

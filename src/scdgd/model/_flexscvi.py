@@ -370,7 +370,7 @@ class FlexSCVI(EncoderModel, SCVI):
             return
         n_cells, n_wanted = self.adata.n_obs, max(_N_CELLS_FOR_WARNING, _N_CELLS_PER_COMPONENT * k)
         some = np.random.default_rng(0).choice(n_cells, min(n_cells, n_wanted), replace=False)
-        clusters = self.get_cluster_assignments(indices=np.sort(some))
+        clusters = self.get_cluster_assignments(merged=False, indices=np.sort(some))
         n_used = n_used_components(clusters, min_share=min(0.01, 0.1 / k))
         if n_used_components(clusters) == 1:
             logger.warning(

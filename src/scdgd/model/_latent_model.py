@@ -27,6 +27,8 @@ from ._cells import positions_of
 from ._data_model import DataModel
 from ._differential_expression import differential_expression
 from ._groups import comparisons
+from ._merged_components import checked_clusters
+from ._merged_components import merged as merged_probabilities
 from ._novelty import novelty_of
 
 if TYPE_CHECKING:
@@ -87,6 +89,10 @@ class LatentModel(DataModel):
     novelty_reference_: dict[str, np.ndarray] | None = None
     #: The same for cells that lack genes, by a hash of the genes that they have.
     novelty_of_panels_: dict[str, dict[str, np.ndarray]] | None = None
+    #: Cluster of each component, ``(k,)``; ``None`` where each is one of its own.
+    component_clusters_: np.ndarray | None = None
+    #: The tree of the components, by the names of what it is made of; ``None`` until it is asked for.
+    component_tree_: dict[str, Any] | None = None
     #: Names of cells that were attached in training and that no training has seen, in order.
     held_out_cells_: np.ndarray | None = None
 
@@ -558,11 +564,13 @@ class LatentModel(DataModel):
         indices: Sequence[int] | None = None,
         soft: bool = False,
         batch_size: int | None = None,
+        merged: bool = True,
     ) -> np.ndarray:
         r"""Component of each cell at its representation, or the mean of its posterior, :math:`\arg\max_c\, p(c \mid \nu_i)`.
 
         For a VampPrior mixture probabilities are those of its E-step (Stirn & Knowles 2024). :class:`SCGMVAE` has an
-        encoder of components, :math:`\arg\max_c\, q(c \mid x)`.
+        encoder of components, :math:`\arg\max_c\, q(c \mid x)`. Of merged components (:meth:`merge_components`) probabilities
+        add up.
 
         Parameters
         ----------
@@ -570,10 +578,12 @@ class LatentModel(DataModel):
             As for :meth:`get_normalized_expression`.
         soft
             Whether to return probabilities.
+        merged
+            Whether merged components are one cluster; without effect where none are merged.
 
         Returns
         -------
-        Components, shape ``(n,)``, int; or probabilities, shape ``(n, k)``.
+        Clusters, shape ``(n,)``, int; or probabilities, shape ``(n, C)``. Without merges a cluster is a component.
 
         Raises
         ------
@@ -583,7 +593,38 @@ class LatentModel(DataModel):
             If an encoder's prior has one component.
         """
         self._check_if_trained(warn=False)
-        return self.posterior.clusters(adata, indices, soft, batch_size)
+        clusters = self.component_clusters_
+        if clusters is None or not merged:
+            return self.posterior.clusters(adata, indices, soft, batch_size)
+        probabilities = merged_probabilities(self.posterior.clusters(adata, indices, True, batch_size), clusters)
+        return probabilities if soft else probabilities.argmax(axis=1)
+
+    def merge_components(self, clusters: Sequence[int] | np.ndarray | None) -> None:
+        """Let components of the prior make one cluster together: the density, and all that is trained, stay as they are.
+
+        Kept with the model (`component_clusters_`) until it trains again. ``SCDGD(adata, n_components="auto")`` calls it.
+
+        Parameters
+        ----------
+        clusters
+            Cluster of each component, shape ``(k,)``, as :func:`scdgd.tl.cut` gives it; ``None`` for a cluster each.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If it is not one number for each component.
+        NotImplementedError
+            If the model's clusters are no components: those of :class:`SCDBM`.
+
+        Examples
+        --------
+        >>> tree = scdgd.tl.component_tree(model)
+        >>> model.merge_components(scdgd.tl.cut(tree, n_clusters=8))
+        """
+        n_components = len(self.get_component_means())
+        self.component_clusters_ = None if clusters is None else checked_clusters(clusters, n_components)
 
     @torch.inference_mode()
     def get_latent_library_size(

@@ -19,6 +19,7 @@ from scdgd.train._start import start_representations
 from ._balanced_levels import BalancedLevels
 from ._cells import complete_split, split_cells
 from ._class_posterior import ClassPosterior
+from ._merged_components import LEVEL, tree_of
 from ._supervision import codes_of_rows, keep_classes
 from ._training_run import TrainingRun
 
@@ -35,7 +36,14 @@ class RepresentationRun(TrainingRun):
     """A training whose cells have rows of their own: all cells train, and those held out are placed at the end."""
 
     manual_steps = "Pass `plan_kwargs={'clip_norm': ...}`, the decoder's largest norm."
-    attributes = ("mixture_start_", "batch_balance_", "labelled_rows_", "calibration_")
+    attributes = (
+        "mixture_start_",
+        "batch_balance_",
+        "labelled_rows_",
+        "calibration_",
+        "component_clusters_",
+        "component_tree_",
+    )
 
     def check(self) -> None:
         """Refuse what needs point estimates, or cells without names; take the plan that is asked for."""
@@ -202,8 +210,11 @@ class RepresentationRun(TrainingRun):
             table[held_out] = model.cells.infer(model.adata_manager, self.held_out)
         if self.given["polish"]:
             self._polish(np.sort(self.train))
+        model.is_trained_ = True
+        if model.merges_components:
+            tree = tree_of(model)
+            model.merge_components(tree.cut(tree.n_clusters(LEVEL)))
         if self.uses_labels:
-            model.is_trained_ = True
             model.calibration_ = ClassPosterior(model).calibration(np.sort(self.train), self.held_out)
 
     def _moves(self) -> list[float]:

@@ -66,8 +66,9 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
     registry
         Registry of a saved model, in place of data (used by :meth:`load`).
     n_components
-        Number ``k`` of mixture components; ``"labels"`` takes the number of label categories (the paper's rule), times
-        `components_per_class`. What stands for no label is no category.
+        Number ``k`` of mixture components. ``"auto"``: more than there are kinds of cells, 30 or one for 30 cells, of which those
+        that are not separate make one cluster after training, see :func:`scdgd.tl.component_tree`. ``"labels"`` takes the number
+        of label categories (the paper's rule), times `components_per_class`. What stands for no label is no category.
     n_latent
         Dimension ``d`` of representations.
     n_hidden, n_layers, activation
@@ -122,6 +123,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         name of each, its ``"n_levels"`` and whether levels have weights of kinds of cells of their own (``"own_weights"``,
         ``None`` if that was not decided); ``"n_epochs"`` in which representations were balanced; and ``"first_shift"`` and
         ``"last_shift"``, the mean length of a move in these, in root nats.
+    component_clusters_
+        Cluster of each component, shape ``(k,)``, where components are merged; ``None`` where each is a cluster.
     calibration_
         How probabilities of classes are calibrated, ``None`` without supervision. A dictionary of the ``"temperature"``, of
         ``"n_cells"`` with labels that it was fitted to, and of whether these were held out of training (``"is_held_out"``).
@@ -156,7 +159,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         adata: AnnData | MuData | None = None,
         registry: dict | None = None,
         *,
-        n_components: int | Literal["labels"] = 20,
+        n_components: int | Literal["auto", "labels"] = 20,
         n_latent: int = 20,
         n_hidden: int = 64,
         n_layers: int = 1,
@@ -210,6 +213,11 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             f"dispersion {dispersion}, size factor {size_factor}, prior {title_of(prior)}"
         )
         self.init_params_ = self._get_init_params(locals())
+
+    @property
+    def merges_components(self) -> bool:
+        """Whether training ends with components merged that are not separate."""
+        return self.init_params_["non_kwargs"].get("n_components") == "auto"
 
     def _make_prior(
         self, prior: PriorName | type[Prior] | Prior, n_components: int | str, n_latent: int, options: dict | None

@@ -180,7 +180,7 @@ class SCGMVAE(FlexSCVI):
             return
         n = self.adata.n_obs
         some = np.random.default_rng(0).choice(n, min(n, _N_CELLS_FOR_WARNING), replace=False)
-        qy = self.get_cluster_assignments(indices=np.sort(some), soft=True)
+        qy = self.get_cluster_assignments(merged=False, indices=np.sort(some), soft=True)
         if n_used_components(qy.argmax(1)) == 1:
             logger.warning(
                 "All cells are in one of %s components: the mixture does not cluster. Train longer, or raise "

@@ -14,6 +14,8 @@ from scdgd.data import LabelsField
 from scdgd.prior import PRIORS, ClassComponents
 from scdgd.prior._registry import class_of, components_of, title_of
 
+from ._merged_components import enough_components
+
 if TYPE_CHECKING:
     from scdgd.data import CellRegistration
     from scdgd.prior import Prior, PriorName
@@ -80,6 +82,14 @@ class Supervision(NamedTuple):
     ) -> int:
         """Number of components that are asked for; ValueError if classes need more, or there are fewer cells."""
         n = components_of(prior, n_components)
+        if n == "auto":
+            if self.kind is not None:
+                msg = (
+                    "`n_components='auto'` finds out which components belong together, and with "
+                    f"`supervision={self.kind!r}` labels say it. Pass a number, or 'labels'."
+                )
+                raise ValueError(msg)
+            n = enough_components(n_cells)
         if n == "labels":
             n = self.per_class * len(label_categories(registry, "`n_components='labels'` counts"))
         needed = 0 if self.categories is None else self.per_class * len(self.categories)

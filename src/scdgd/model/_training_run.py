@@ -145,6 +145,9 @@ class TrainingRun:
     def start(self) -> None:
         """Put the model where training starts, or where a checkpoint has left it."""
         self.model.novelty_reference_ = self.model.novelty_of_panels_ = None  # of what training is about to change
+        prior = getattr(self.model.module, "prior", None)
+        if prior is None or any(parameter.requires_grad for parameter in prior.parameters()):
+            self.model.component_clusters_ = self.model.component_tree_ = None
         self.was_trained, self.held_out_before = self.model.is_trained_, self.model.held_out_cells_
         if self.resumed is None:
             self.prepare()

@@ -1,10 +1,21 @@
 """Pictures of a trained model and of its draws; matplotlib is imported when the first one is drawn."""
 
 from ._batch_mixing import batch_mixing
+from ._component_tree import component_tree
 from ._components import components, label_shares
 from ._embedding import Embedding, embed
 from ._history import history
 from ._latent import latent
 from ._synthetic import synthetic
 
-__all__ = ["Embedding", "batch_mixing", "components", "embed", "history", "label_shares", "latent", "synthetic"]
+__all__ = [
+    "Embedding",
+    "batch_mixing",
+    "component_tree",
+    "components",
+    "embed",
+    "history",
+    "label_shares",
+    "latent",
+    "synthetic",
+]

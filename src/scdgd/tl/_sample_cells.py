@@ -176,4 +176,4 @@ def _assignments(model: BaseModelClass, donors: np.ndarray, n_components: int, b
     """Component of each donor, shape ``(m,)``; zero where the prior has one."""
     if n_components == 1:
         return np.zeros(len(donors), np.int64)
-    return model.get_cluster_assignments(indices=donors, batch_size=batch_size)
+    return model.get_cluster_assignments(indices=donors, batch_size=batch_size, merged=False)
