@@ -7,7 +7,8 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-#: One population: nothing but variation within it; a gradient; a sheet of two; two depths; three batches.
+#: One population: nothing but variation within it; a curved gradient and a sheet of two, on which cells are uniform along straight
+#: axes, so that their density has one mode; two depths; three batches.
 NULLS = ("plain", "gradient", "sheet", "depth", "batches")
 
 
@@ -33,7 +34,7 @@ def simulate_types(
         n_axes = 1 if form == "gradient" else 2
         place = rng.uniform(-1, 1, (n, n_axes))
         log_mean += place @ (rng.normal(0, 0.8, (n_axes, n_genes)) * (rng.random((n_axes, n_genes)) < 0.3))
-        log_mean += np.sin(2 * place) @ (rng.normal(0, 0.8, (n_axes, n_genes)) * (rng.random((n_axes, n_genes)) < 0.2))
+        log_mean += place**2 @ (rng.normal(0, 0.8, (n_axes, n_genes)) * (rng.random((n_axes, n_genes)) < 0.2))
     elif form == "depth":
         library *= np.where(rng.random(n) < 0.5, 0.25, 1.0)
     elif form == "batches":

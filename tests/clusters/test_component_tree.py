@@ -42,8 +42,8 @@ def test_a_small_group_is_seen_beside_a_large_one():
 
 
 def test_few_cells_are_never_separate():
-    assert separation(np.zeros((100, 2)), np.ones((7, 2))).p_value == 1
-    assert separation(np.zeros((100, 2)), np.ones((8, 2))).p_value < 0.01  # points
+    assert separation(np.zeros((100, 2)), np.ones((11, 2))).p_value == 1
+    assert separation(np.zeros((100, 2)), np.ones((12, 2))).p_value < 0.01  # points
 
 
 @pytest.mark.parametrize("n_groups", [1, 2, 4])

@@ -97,3 +97,21 @@ def test_cuts_that_are_none_are_refused():
         scdgd.tl.cut(tree, level=0)
     with pytest.raises((TypeError, ValueError), match="component_tree"):
         scdgd.tl.cut(model)
+
+
+def test_held_out_counts_tell_how_many_components_they_support():
+    adata = simulate(300, **SEPARATE)
+    SCDGD.setup_anndata(adata)
+    model = train(SCDGD(adata, n_components=6, n_latent=4, n_hidden=16), 30)
+    z, prior = model.get_latent_representation(), model.module.prior
+    evidence = scdgd.tl.component_evidence(model, (1, 3), n_cells=60, n_samples=40)
+    table = evidence.table
+    assert table.loc[3, "difference"] == 0
+    assert table.loc[1, "difference"] < -3 * table.loc[1, "standard_error"]
+    assert (evidence.n_components, evidence.n_clusters) == (3, 3)
+    assert model.module.prior is prior
+    np.testing.assert_array_equal(model.get_latent_representation(), z)
+    with pytest.raises(ValueError, match="49 components are too many for the 240 cells"):
+        scdgd.tl.component_evidence(model, (1, 49))
+    with pytest.raises(TypeError, match=r"for SCDGD and SCVAD.*FlexSCVI was trained with one"):
+        scdgd.tl.component_evidence(trained("FlexSCVI")[0])

@@ -6,8 +6,8 @@ import numpy as np
 
 from ._dip_test import DipTest, dip_test
 
-#: Cells of a group, at least: fewer are not told apart from others.
-MIN_CELLS = 8
+#: Cells of a group, at least: a mixture makes components of a few outliers of one population, too.
+MIN_CELLS = 12
 #: So many times the cells of the smaller group, at most, of the larger one; and cells of the smaller one.
 _RATIO, _MAX_CELLS = 2, 500
 #: Share of the mean variance that is added to each axis of the covariance within groups.
@@ -37,7 +37,7 @@ def separation(a: np.ndarray, b: np.ndarray, *, seed: int = 0) -> DipTest:
 
     Returns
     -------
-    The test; a p-value of 1 if a group has fewer than 8 cells.
+    The test; a p-value of 1 if a group has fewer than 12 cells.
     """
     larger, smaller = (a, b) if len(a) >= len(b) else (b, a)
     if len(smaller) < MIN_CELLS:
