@@ -10,9 +10,9 @@ from scipy.stats import kstest
 from scvi.distributions import NegativeBinomial
 
 from scdgd.inference import (
+    InformationCoordinates,
     NoveltyReference,
     ReadCells,
-    information_root,
     mean_information,
     nearest,
     shares_above,
@@ -33,13 +33,6 @@ def test_the_information_is_that_of_a_negative_binomial():
         mu = decode(one[None]).mean[0]
         expected += jacobian.T @ torch.diag(mu / (1 + mu / theta)) @ jacobian / len(z)
     torch.testing.assert_close(mean_information(decode, z), expected, rtol=1e-3, atol=1e-6)
-
-
-def test_the_root_squared_is_the_information():
-    factor = np.random.default_rng(0).normal(size=(4, 3))
-    information = factor @ factor.T  # of rank 3
-    root = information_root(information)
-    np.testing.assert_allclose(root @ root, information, atol=1e-10)
 
 
 def test_neighbours_are_the_nearest_of_other_names():
@@ -88,7 +81,7 @@ def cells_of(rng: np.random.Generator, n: int, shift: float = 0.0, name: str = "
 
 def reference_of(rng: np.random.Generator, n: int) -> NoveltyReference:
     cells = cells_of(rng, n)
-    return NoveltyReference.of(np.diag([100.0, 1.0]), cells.z, cells.names, cells)
+    return NoveltyReference.of(InformationCoordinates.of(np.diag([100.0, 1.0])), cells.z, cells.names, cells)
 
 
 def test_the_reference_has_a_mean_score_of_zero_and_survives_as_arrays():

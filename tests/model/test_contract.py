@@ -127,6 +127,13 @@ def return_dist(model, adata, new):
     assert np.isfinite(variance).all()
 
 
+def of_information(model, adata, new):
+    """Distances of new cells are those of their representations under the information of the counts."""
+    found = model.get_information()
+    y = model.get_latent_representation(new, coordinates="information")
+    np.testing.assert_allclose(y, found.to_information(model.get_latent_representation(new)), atol=1e-3)
+
+
 def get_cluster_assignments(model, adata, new):
     """Integers, or probabilities with `soft=True`."""
     soft = model.get_cluster_assignments(soft=True)
@@ -270,6 +277,7 @@ ROWS = {
     "…, cells not seen in training": of_new_cells,
     "…, cells of a new batch": of_new_batches,
     "…, `return_dist=True`": return_dist,
+    '…, `coordinates="information"`, `get_information`': of_information,
     "`get_cluster_assignments`, hard and `soft`": get_cluster_assignments,
     "`merge_components`": merge_components,
     "`predict`, hard and `soft`": predict,

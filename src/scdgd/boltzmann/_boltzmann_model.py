@@ -13,7 +13,7 @@ from scdgd._options import Flag, Instance, Integer, Number, Optional, Text, chec
 from scdgd.data import counts_of
 from scdgd.inference._registered_sampler import of_component
 from scdgd.model._arguments import READING
-from scdgd.model._latent_model import LatentModel
+from scdgd.model._latent_model import Coordinates, LatentModel
 
 from ._conditions import Conditions, batches_of, check_fixed_counts, fixed_genes, sizes_of
 from ._mean_field_posterior import MeanFieldPosterior
@@ -44,6 +44,7 @@ class BoltzmannModel(LatentModel):
         batch_size: int | None = None,
         return_dist: bool = False,
         *,
+        coordinates: Coordinates = "latent",
         layer: int | None = None,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         r"""Mean-field probabilities :math:`q^l` of the units of a hidden layer.
@@ -60,6 +61,8 @@ class BoltzmannModel(LatentModel):
             Cells per minibatch.
         return_dist
             Whether to return means and variances.
+        coordinates
+            ``"latent"``: nothing decodes hidden units into counts, so there are no others.
         layer
             Number of the layer, from 1; the topmost if not given.
 
@@ -71,7 +74,11 @@ class BoltzmannModel(LatentModel):
         ------
         ValueError
             If there is no such layer.
+        NotImplementedError
+            For coordinates of information.
         """
+        if coordinates != "latent":
+            self.posterior.check_coordinates()
         layer = self.module.n_layers if layer is None else layer
         if layer not in range(1, self.module.n_layers + 1):
             msg = f"`layer` must be one of 1 ... {self.module.n_layers}, got {layer!r}."
@@ -153,7 +160,7 @@ class BoltzmannModel(LatentModel):
         errors = torch.cat([-log_prob(v, shift(q[0]), given.batch, given.size).cpu() for v, given, q in cells])
         return {"reconstruction_loss": float(errors.mean()) if return_mean else errors}
 
-    def get_component_means(self) -> None:
+    def get_component_means(self, *args: Any, **kwargs: Any) -> None:
         """Not possible: clusters are patterns of binary units.
 
         Raises

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scdgd.inference import seeded
+from scdgd.inference import InformationCoordinates, seeded
 from scdgd.model._cell_posterior import CellPosterior
 
 from ._annealed_importance import estimated_log_partition
@@ -90,9 +90,18 @@ class MeanFieldPosterior(CellPosterior):
         """Total counts over their mean in training, the registered sizes, or ones, shape ``(n, 1)``."""
         return torch.cat([given.size.cpu() for _, given, _ in self.mean_field(adata, indices, batch_size)]).unsqueeze(1)
 
-    def information(self, genes: np.ndarray | None = None) -> np.ndarray:
-        """The identity: probabilities of hidden units are compared as they are, shape ``(d, d)``; of all genes always."""
-        return np.eye(self.model.get_latent_representation(indices=[0]).shape[1])
+    def coordinates(self, genes: np.ndarray | None = None) -> InformationCoordinates:
+        """Probabilities of hidden units are compared as they are, whatever the genes."""
+        return InformationCoordinates.none(self.module.n_hidden[-1])
+
+    def check_coordinates(self) -> None:
+        """There are none."""
+        msg = (
+            "Representations of a Boltzmann machine are probabilities of hidden units, which nothing decodes into counts, so "
+            "counts have no information about them that could be a distance. Use `coordinates='latent'`, or a model with a "
+            "decoder, such as SCDGD."
+        )
+        raise NotImplementedError(msg)
 
     def check_importance_weights(self) -> None:
         """There are none."""

@@ -8,6 +8,7 @@ from ._found_posteriors import with_found_posteriors
 from ._gauss_newton import GaussNewtonConfig, MAPEstimate, gauss_newton
 from ._growing_csr import GrowingCSR
 from ._importance import ImportanceSamples, importance_samples, log_prob_of_pairs
+from ._information_coordinates import InformationCoordinates
 from ._joint_density import fisher_information
 from ._laplace import LaplacePosterior, laplace_posterior
 from ._laplace_term import LaplaceTerm, laplace_term
@@ -18,7 +19,7 @@ from ._new_cells import NEW_CELLS as NEW_CELLS  # rules, no part of the interfac
 from ._new_cells import NewCellsConfig, place_new_cells
 from ._new_levels import NewLevelsConfig, fit_levels
 from ._noise_baseline import noise_baseline
-from ._novelty import NoveltyReference, ReadCells, information_root, shares_above
+from ._novelty import NoveltyReference, ReadCells, shares_above
 from ._pareto import pareto_shape
 from ._population_monte_carlo import MAX_PARETO_K as MAX_PARETO_K  # rules, no part of the interface
 from ._population_monte_carlo import N_ROUNDS as N_ROUNDS
@@ -55,11 +56,11 @@ __all__ = [
     "log_prob_of_pairs",
     "log_standard_normal",
     "importance_samples",
-    "information_root",
     "ImportanceSamples",
     "CellSampler",
     "GaussNewtonConfig",
     "GrowingCSR",
+    "InformationCoordinates",
     "Library",
     "LogNormalLibrary",
     "MAPEstimate",

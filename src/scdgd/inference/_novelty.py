@@ -12,6 +12,8 @@ from ._neighbors import nearest
 if TYPE_CHECKING:
     from typing import Self
 
+    from ._information_coordinates import InformationCoordinates
+
 #: The neighbour whose distance counts: few mislabelled or doublet cells of a type are no reference for it.
 N_NEIGHBORS = 15
 _N_TERMS = 3
@@ -41,11 +43,11 @@ class NoveltyReference:
 
     .. math::
         u(x) = \sum_{t=1}^3 \frac{a_t(x) - m_t}{s_t}, \qquad
-        a = \Big( \log \lVert F^{1/2} (z - z_{(15)}) \rVert,\; -\log p(z),\;
+        a = \Big( \log \lVert A^\top (z - z_{(15)}) \rVert,\; -\log p(z),\;
         \frac{\ell(N, G) - \log p(x \mid z)}{\sqrt N} \Big)
 
-    with the 15th nearest training cell :math:`z_{(15)}` in coordinates of the mean information ``F`` of the counts
-    (:func:`mean_information`; of a sorted or annotated reference, a few cells are of another type than they should be), the
+    with the 15th nearest training cell :math:`z_{(15)}` in coordinates of information
+    (:class:`InformationCoordinates`; of a sorted or annotated reference, a few cells are of another type than they should be), the
     prior, and what the likelihood of a cell with ``N`` counts of ``G`` genes is as a rule,
     :math:`\ell = \beta_0 + \beta_1 \log N + \beta_2 \log^2 N + \beta_3 \log G`. Means :math:`m` and standard deviations
     :math:`s` are those of reference cells whose representations were found anew, as those of new cells are; they are also
@@ -64,7 +66,7 @@ class NoveltyReference:
     """
 
     root: np.ndarray
-    """:math:`F^{1/2}`, shape ``(d, d)``."""
+    """A root ``A`` of the mean information of the counts, :math:`F = AA^T`, shape ``(d, d)``."""
     points: np.ndarray
     """Training cells in these coordinates, shape ``(m, d)``."""
     names: np.ndarray
@@ -79,13 +81,13 @@ class NoveltyReference:
     """Of the reference cells, shape ``(r,)``, in ascending order."""
 
     @classmethod
-    def of(cls, information: np.ndarray, z: np.ndarray, names: np.ndarray, cells: ReadCells) -> Self:
+    def of(cls, coordinates: InformationCoordinates, z: np.ndarray, names: np.ndarray, cells: ReadCells) -> Self:
         """The reference of training cells.
 
         Parameters
         ----------
-        information
-            Mean information ``F``, shape ``(d, d)``.
+        coordinates
+            In which distances are compared.
         z
             Representations of training cells as they are in training, shape ``(m, d)``.
         names
@@ -93,7 +95,7 @@ class NoveltyReference:
         cells
             Some of them, whose representations were found anew.
         """
-        root = information_root(information)
+        root = coordinates.root
         of_depth = np.linalg.lstsq(_of_depth(cells), cells.log_likelihood, rcond=None)[0]
         nothing, one = np.zeros(_N_TERMS), np.ones(_N_TERMS)
         plain = cls(root, (z @ root).astype(np.float32), names, nothing, one, of_depth, np.zeros(0))
@@ -120,12 +122,6 @@ class NoveltyReference:
     def to_dict(self) -> dict[str, np.ndarray]:
         """Plain arrays, for a file."""
         return asdict(self)
-
-
-def information_root(information: np.ndarray) -> np.ndarray:
-    """Symmetric root of an information matrix ``(d, d)``."""
-    values, axes = np.linalg.eigh((information + information.T) / 2)
-    return (axes * np.sqrt(values.clip(min=0))) @ axes.T
 
 
 def shares_above(values: np.ndarray, reference: np.ndarray) -> np.ndarray:

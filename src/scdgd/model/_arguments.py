@@ -171,6 +171,7 @@ READING: dict[str, Rule] = {
     "rna_size_factor": _SIZE,
     "correlation_type": Choice("spearman", "pearson"),
     "n_cells": Integer(1),
+    "coordinates": Choice("latent", "information"),
     "component": Optional(Integer(0)),
     "batch": Anything("a batch of the model, or None"),
     "seed": SEED,

@@ -11,7 +11,7 @@ from scvi.utils import track
 
 from scdgd._compat import MODULE_KEYS
 
-from ._novelty import information_of
+from ._information import coordinates_of
 from ._query_genes import minibatches_of
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from scvi.model.base import BaseModelClass
+
+    from scdgd.inference import InformationCoordinates
 
 
 class Decoding(NamedTuple):
@@ -132,12 +134,30 @@ class CellPosterior:
         minibatches = minibatches_of(self.model, adata, positions, batch_size or settings.batch_size, genes)
         return torch.as_tensor(self.model.get_latent_representation(dataloader=map(self.of_minibatch, minibatches)))
 
-    def information(self, genes: np.ndarray | None = None) -> np.ndarray:
-        """Mean information of the counts of some training cells about their representations, shape ``(d, d)``.
+    def coordinates(self, genes: np.ndarray | None = None) -> InformationCoordinates:
+        """Coordinates of information, those of the model; with `genes` ``(g,)``, bool, of the counts of these."""
+        return (
+            self.model.get_information() if genes is None else coordinates_of(self.model, self.training_cells(), genes)
+        )
 
-        With `genes` ``(g,)``, bool, that of the counts of these.
-        """
-        return information_of(self.model, self.training_cells(), genes)
+    def found_coordinates(self) -> InformationCoordinates:
+        """Coordinates of information, of the training cells that are attached; ValueError if there are none."""
+        adata = self.model.adata
+        trained = np.zeros(0, dtype=np.int64) if adata is None else self.training_cells()
+        if not len(trained):
+            attached = (
+                "no cells are attached to this model" if adata is None else f"none of its {adata.n_obs} cells is one"
+            )
+            msg = (
+                f"Coordinates of information are found from training cells, but {attached}, and it was saved without them. Call "
+                "`get_information()` once on the model with its training data and save it, or attach them: "
+                "`model.adata = adata`."
+            )
+            raise ValueError(msg)
+        return coordinates_of(self.model, trained)
+
+    def check_coordinates(self) -> None:
+        """Raise where counts have no information about representations, because nothing decodes these."""
 
     def check_importance_weights(self) -> None:
         """Raise where draws cannot be weighed by how well they explain cells."""

@@ -17,7 +17,7 @@ from scdgd.data import SparseCounts
 from ._aggregated_posterior import anchor_cells, importance_weights
 from ._cells import positions_of
 from ._found_minibatches import FoundMinibatches
-from ._latent_model import LatentModel
+from ._latent_model import Coordinates, LatentModel
 from ._posterior_of_encoder import PosteriorOfEncoder, with_mean
 
 if TYPE_CHECKING:
@@ -35,6 +35,70 @@ class EncoderModel(LatentModel):
     def _make_data_loader(self, *args: Any, **kwargs: Any) -> FoundMinibatches:
         """Of all methods that read cells; training has loaders of its own, and learns the encoder's posteriors."""
         return FoundMinibatches(super()._make_data_loader(*args, **kwargs), self.posterior)
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        mc_samples: int = 5_000,
+        batch_size: int | None = None,
+        return_dist: bool = False,
+        dataloader: Iterable[dict] | None = None,
+        *,
+        coordinates: Coordinates = "latent",
+        **data_loader_kwargs: Any,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Representations of cells, as in scvi-tools.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As for :meth:`get_normalized_expression`.
+        give_mean
+            Mean of each cell's posterior, or a draw from it.
+        mc_samples
+            Draws of which the mean is taken where it has no closed form (``latent_distribution="ln"``).
+        return_dist
+            Return mean and variance of each cell's posterior.
+        dataloader, **data_loader_kwargs
+            As in scvi-tools.
+        coordinates
+            ``"latent"``, in which the prior lives, or ``"information"``, those of :meth:`get_information`, in which distances
+            between cells are information of their counts; variances are then those of these coordinates.
+
+        Returns
+        -------
+        Representations, shape ``(n, d)``; or means and variances, each ``(n, d)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        NotImplementedError
+            For variances in coordinates of information where the posterior is no normal with independent dimensions.
+        """
+        if return_dist and coordinates == "information":
+            self._check_independent()
+        given = (adata, indices, give_mean, mc_samples, batch_size, return_dist, dataloader)
+        found = super().get_latent_representation(*given, **data_loader_kwargs)
+        if not return_dist:
+            return self._in(coordinates, found)
+        mean, variance = found
+        return (mean, variance) if coordinates == "latent" else self._moments_in(mean, variance)
+
+    def _check_independent(self) -> None:
+        """Raise NotImplementedError unless posteriors are normals with independent dimensions."""
+        made_of = "Variances in coordinates of information are made of"
+        if self.module.latent_distribution == "ln":
+            msg = f"{made_of} those of representations, and `latent_distribution='ln'` has those of their logarithms. Take them as they are."
+            raise NotImplementedError(msg)
+        self._check_moments(made_of, "Take draws of it (`give_mean=False`)")
+
+    def _moments_in(self, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Moments ``(n, d)`` in coordinates of information."""
+        map_to = self.get_information()
+        return map_to.to_information(mean), map_to.variances(variance)
 
     def get_latent_library_size(
         self,

@@ -107,8 +107,9 @@ class EncoderRun(TrainingRun):
         return f"best state, of epoch {self._best.epoch}" if self._best.is_compared else super().state_in_words()
 
     def finish(self) -> None:
-        """Renew what is stored beside counts; warn of a mixture that does not cluster."""
+        """Renew what is stored beside counts; keep coordinates of information; warn of a mixture that does not cluster."""
         self.model._renew_moments()
+        self.model._note_information()
         self.model._warn_of_collapse()
 
     @property

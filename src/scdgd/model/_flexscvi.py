@@ -431,12 +431,12 @@ class FlexSCVI(EncoderModel, SCVI):
             self.adata = self.adata[:, self.adata.var_names.isin(self.get_var_names())].copy()
         super().minify_adata(minified_data_type, *keys)
 
-    def _check_moments(self) -> None:
+    def _check_moments(self, made_of: str = "Minified data keep", remedy: str = "Keep the counts") -> None:
         """Raise NotImplementedError where mean and variance do not describe a posterior."""
         if self.module.flow is not None:
             msg = (
-                "Minified data keep the mean and variance of each posterior, which do not describe a flow's. Keep the "
-                "counts, or use `posterior='normal'`."
+                f"{made_of} the mean and variance of each posterior, which do not describe a flow's. {remedy}, or use "
+                "`posterior='normal'`."
             )
             raise NotImplementedError(msg)
 
@@ -531,6 +531,11 @@ class FlexSCVI(EncoderModel, SCVI):
         model._hold_reference()
         model._check_labels()
         return model
+
+    @property
+    def _holds_reference(self) -> bool:
+        """Of a query model, unless all of it trains."""
+        return self.surgery_ is not None and not self.surgery_["options"]["unfrozen"]
 
     def _hold_reference(self) -> None:
         """Hold what belongs to the reference of a query model, beyond what scvi-tools' surgery freezes."""

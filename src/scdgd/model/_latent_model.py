@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from functools import partial
@@ -18,7 +19,7 @@ from scvi.utils import track
 from scdgd._compat import ADATA_MINIFY_TYPE, get_adata_minify_type, get_state_registry
 from scdgd._options import Number, Optional, Options, checked, rules_of, shown
 from scdgd.data import code_of
-from scdgd.inference import CellSampler, undisturbed
+from scdgd.inference import CellSampler, InformationCoordinates, undisturbed
 
 from ._aggregated_posterior import aggregated, samples_of
 from ._arguments import READING
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from sparse import GCXS
     from torch.distributions import MixtureSameFamily
 
+Coordinates = Literal["latent", "information"]
 
 _MAX_NAMED = 5
 #: From so many samples on, a bar shows how far it is.
@@ -93,8 +95,15 @@ class LatentModel(DataModel):
     component_clusters_: np.ndarray | None = None
     #: The tree of the components, by the names of what it is made of; ``None`` until it is asked for.
     component_tree_: dict[str, Any] | None = None
+    #: Coordinates of information, arrays by name; ``None`` where they are still to be found.
+    information_: dict[str, np.ndarray] | None = None
     #: Names of cells that were attached in training and that no training has seen, in order.
     held_out_cells_: np.ndarray | None = None
+
+    @property
+    def _holds_reference(self) -> bool:
+        """Whether training leaves representations of a reference, and what is said of them, as they are."""
+        return False
 
     @property
     def posterior(self) -> CellPosterior:
@@ -252,9 +261,57 @@ class LatentModel(DataModel):
             raise ValueError(msg)
         return None, None
 
+    def get_information(self) -> InformationCoordinates:
+        """Coordinates in which distances between representations are information of the counts.
+
+        They are found from at most 500 random training cells, each in its own batch and with the genes that were measured, when
+        training ends; they are kept with the model and saved with it, and a model of a query has those of its reference. Methods
+        with an argument `coordinates` give representations in them; for any others there is
+        :meth:`~scdgd.inference.InformationCoordinates.to_information`.
+
+        Returns
+        -------
+        Axes, their information, and the map to them and back.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If the model was saved by an earlier version, which kept none, and no training cells are attached.
+        NotImplementedError
+            Of :class:`SCDBM`, whose hidden units nothing decodes into counts.
+
+        Examples
+        --------
+        >>> coordinates = model.get_information()
+        >>> y = coordinates.to_information(z)
+        """
+        self.posterior.check_coordinates()
+        self._check_if_trained(warn=False)
+        if self.information_ is None:
+            with undisturbed():
+                self.information_ = self.posterior.found_coordinates().to_dict()
+        return InformationCoordinates(**self.information_)
+
+    def _note_information(self) -> None:
+        """Keep coordinates of information of what training has ended with; numbers that are none are refused when asked for."""
+        if self.adata is not None:
+            with contextlib.suppress(ValueError):
+                self.get_information()
+
+    def _in(self, coordinates: Coordinates, z: np.ndarray) -> np.ndarray:
+        """Representations ``(n, d)`` in the coordinates that are asked for."""
+        return z if coordinates == "latent" else self.get_information().to_information(z)
+
     @torch.inference_mode()
-    def get_component_means(self) -> np.ndarray:
+    def get_component_means(self, *, coordinates: Coordinates = "latent") -> np.ndarray:
         """Means of the prior's components in the latent space.
+
+        Parameters
+        ----------
+        coordinates
+            ``"latent"``, or those of :meth:`get_information`.
 
         Returns
         -------
@@ -266,7 +323,10 @@ class LatentModel(DataModel):
             If the model is not trained.
         """
         self._check_if_trained(warn=False)
-        return self.module.given_prior().component_means.cpu().numpy().copy()
+        means = self.module.given_prior().component_means
+        if coordinates == "information":
+            means = self.module.transformed(means)  # what the decoder takes, as representations are
+        return self._in(coordinates, means.cpu().numpy().copy())
 
     def get_likelihood_parameters(
         self,
@@ -812,6 +872,7 @@ class LatentModel(DataModel):
         library_size: float | None = None,
         seed: int | None = None,
         batch_size: int | None = None,
+        coordinates: Coordinates = "latent",
     ) -> AnnData:
         r"""Draw synthetic cells: :math:`z \sim p(z)`, decode, :math:`x \sim p(x \mid z)`.
 
@@ -832,11 +893,13 @@ class LatentModel(DataModel):
             Seed of all draws; ``None`` continues torch's and a fresh NumPy generator.
         batch_size
             Cells decoded together.
+        coordinates
+            ``"information"`` adds representations in coordinates of :meth:`get_information`.
 
         Returns
         -------
         AnnData with counts as CSR, ``obs["component"]``, the batch column if there is one, and ``obsm["X_scdgd"]`` (the
-        drawn representations, under the model's own key).
+        drawn representations, under the model's own key; in coordinates of information ``obsm["X_scdgd_information"]``).
 
         Raises
         ------
@@ -853,7 +916,10 @@ class LatentModel(DataModel):
             library="empirical" if library_size is None else library_size,
             seed=seed,
         )
-        return sampler.to_anndata(cells, self._latent_key)
+        drawn = sampler.to_anndata(cells, self._latent_key)
+        if coordinates == "information":
+            drawn.obsm[f"{self._latent_key}_information"] = self._in(coordinates, cells.z)
+        return drawn
 
     def _positions_of_genes(self, gene_list: Sequence[str]) -> np.ndarray:
         """Positions of genes among those of the model, in the order that they are named."""

@@ -13,21 +13,20 @@ from scvi.utils import track
 
 from scdgd._constants import MEASURED_KEY
 from scdgd.data import as_sparse_counts
-from scdgd.inference import NoveltyReference, ReadCells, mean_information
+from scdgd.inference import NoveltyReference, ReadCells
 from scdgd.likelihood._cells import log_prob_of_cells
 
+from ._information import some_of
 from ._query_genes import measured_with, minibatches_of, panels_of, with_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from anndata import AnnData
     from scvi.model.base import BaseModelClass
 
 logger = logging.getLogger(__name__)
 
-#: Training cells that may be neighbours, those that are read anew, and those that the information is of.
-_MOST_NEIGHBORS, _MOST_CELLS, _MOST_INFORMING = 20_000, 2_000, 256
+#: Training cells that may be neighbours, and those that are read anew.
+_MOST_NEIGHBORS, _MOST_CELLS = 20_000, 2_000
 #: Those that are read anew as if they had only some genes, and panels of genes whose references are kept.
 _MOST_CELLS_OF_PANEL, _MOST_PANELS = 500, 8
 #: The least number of training cells that can be a reference, and of cells held out that are preferred to them.
@@ -125,41 +124,14 @@ def _made(model: BaseModelClass, batch_size: int | None, genes: np.ndarray | Non
         )
         raise ValueError(msg)
     rng = np.random.default_rng(0)
-    neighbors = _some(rng, trained, _MOST_NEIGHBORS)
+    neighbors = some_of(rng, trained, _MOST_NEIGHBORS)
     most = _MOST_CELLS if genes is None else _MOST_CELLS_OF_PANEL
     held_out = model.posterior.held_out_cells()
     witnesses = held_out if len(held_out) >= _LEAST_HELD_OUT else trained
-    chosen = with_counts(model, _some(rng, measured_with(model, witnesses, genes), most), genes)
+    chosen = with_counts(model, some_of(rng, measured_with(model, witnesses, genes), most), genes)
     if genes is not None:
         logger.info("Reading %d cells of the reference with the %d genes of the query.", len(chosen), genes.sum())
     cells = read(model, adata, chosen, batch_size, f"Reading {len(chosen)} cells of the reference", genes)
     z = model.get_latent_representation(indices=neighbors, batch_size=batch_size)
     names = np.asarray(adata.obs_names, dtype=str)[neighbors]
-    return NoveltyReference.of(model.posterior.information(genes), z, names, cells)
-
-
-def information_of(model: BaseModelClass, positions: np.ndarray, genes: np.ndarray | None = None) -> np.ndarray:
-    """Mean information of the counts of some of the attached cells at `positions`, shape ``(d, d)``, with `genes` ``(g,)``."""
-    module, adata = model.module, model._validate_anndata(None)
-    positions = measured_with(model, positions, genes)
-    positions = with_counts(model, _some(np.random.default_rng(0), positions, _MOST_INFORMING), genes)
-    z = torch.as_tensor(model.get_latent_representation(indices=positions), device=module.device)
-    total, first = np.zeros((z.shape[1],) * 2), 0
-    with torch.inference_mode():
-        for tensors in minibatches_of(model, adata, positions, _TOGETHER, genes):
-            tensors = {key: value.to(module.device) for key, value in tensors.items()}
-            n = len(tensors[REGISTRY_KEYS.X_KEY])
-            of_cells = mean_information(_decoder_of(module, tensors), z[first : first + n], tensors.get(MEASURED_KEY))
-            total += n * of_cells.cpu().numpy()
-            first += n
-    return total / len(positions)
-
-
-def _decoder_of(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> Callable:
-    log_size = module.log_size(tensors)
-    return lambda z: module.decode(z, log_size, tensors)
-
-
-def _some(rng: np.random.Generator, cells: np.ndarray, most: int) -> np.ndarray:
-    """All of the cells, or a random `most` of them, in their order."""
-    return cells if len(cells) <= most else np.sort(rng.choice(cells, most, replace=False))
+    return NoveltyReference.of(model.posterior.coordinates(genes), z, names, cells)

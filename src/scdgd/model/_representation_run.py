@@ -216,6 +216,7 @@ class RepresentationRun(TrainingRun):
             model.merge_components(tree.cut(tree.n_clusters(LEVEL)))
         if self.uses_labels:
             model.calibration_ = ClassPosterior(model).calibration(np.sort(self.train), self.held_out)
+        model._note_information()
 
     def _moves(self) -> list[float]:
         """Mean length of a move in each epoch in which representations were balanced, of all trainings of the model."""

@@ -32,7 +32,7 @@ from ._arguments import SETUP
 from ._cells import positions_of
 from ._class_posterior import ClassPosterior
 from ._encoder_distillation import EncoderDistillation
-from ._latent_model import LatentModel
+from ._latent_model import Coordinates, LatentModel
 from ._posterior_of_rows import PosteriorMoments, PosteriorOfRows, moments_of, say_rough
 from ._supervision import UNASSIGNED
 
@@ -337,6 +337,7 @@ class RowModel(LatentModel):
         return_dist: bool = False,
         dataloader: None = None,
         *,
+        coordinates: Coordinates = "latent",
         full_covariance: bool = False,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Representations of cells, for ``adata.obsm["X_scdgd"]`` (``"X_scvad"`` of :class:`SCVAD`).
@@ -362,6 +363,9 @@ class RowModel(LatentModel):
             the learned ones.
         dataloader
             Not supported: cells are found by name.
+        coordinates
+            ``"latent"``, in which the mixture lives, or ``"information"``, those of :meth:`get_information`, in which distances
+            between cells are information of their counts; variances and covariances are then those of these coordinates.
         full_covariance
             With `return_dist`, return covariances in place of variances.
 
@@ -378,15 +382,27 @@ class RowModel(LatentModel):
         """
         self._check_if_trained(warn=False)
         self._refuse_dataloader(dataloader)
-        if return_dist and self.module.posterior.is_learned:
-            return self._learned_moments(adata, indices, batch_size, full_covariance)
+        if return_dist and coordinates == "information":
+            map_to = self.get_information()
+            mean, covariance = self._moments(adata, indices, batch_size, full_covariance=True)
+            covariance = map_to.covariances(covariance)
+            spread = covariance if full_covariance else np.diagonal(covariance, axis1=1, axis2=2).copy()
+            return map_to.to_information(mean), spread
         if return_dist:
-            moments = self.get_posterior(adata, indices, full_covariance=full_covariance, batch_size=batch_size)
-            return moments.mean, moments.covariance
+            return self._moments(adata, indices, batch_size, full_covariance=full_covariance)
         adata = self._validate_anndata(adata)
         if not give_mean:
-            return self.posterior.draws(adata, indices, batch_size, 1).squeeze(0).numpy()
-        return self.cells.representations_of(self._rows_of(adata, indices, batch_size))
+            return self._in(coordinates, self.posterior.draws(adata, indices, batch_size, 1).squeeze(0).numpy())
+        return self._in(coordinates, self.cells.representations_of(self._rows_of(adata, indices, batch_size)))
+
+    def _moments(
+        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, *, full_covariance: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Means ``(n, d)`` and variances ``(n, d)`` or covariances ``(n, d, d)`` of posteriors."""
+        if self.module.posterior.is_learned:
+            return self._learned_moments(adata, indices, batch_size, full_covariance)
+        moments = self.get_posterior(adata, indices, full_covariance=full_covariance, batch_size=batch_size)
+        return moments.mean, moments.covariance
 
     def _learned_moments(
         self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, full_covariance: bool

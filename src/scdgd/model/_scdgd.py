@@ -455,6 +455,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             getattr(cls, setup["setup_method_name"])(adata, source_registry=setup, **setup["setup_args"])
             model = cls(adata, **reference_model.init_params_["non_kwargs"])
             model.module.load_state_dict(reference_model.module.state_dict())
+            model.information_ = reference_model.information_
             model.novelty_reference_ = reference_model.novelty_reference_
             model.novelty_of_panels_ = reference_model.novelty_of_panels_
             for name in RepresentationRun.attributes:

@@ -148,6 +148,8 @@ class TrainingRun:
         prior = getattr(self.model.module, "prior", None)
         if prior is None or any(parameter.requires_grad for parameter in prior.parameters()):
             self.model.component_clusters_ = self.model.component_tree_ = None
+        if not self.model._holds_reference:
+            self.model.information_ = None
         self.was_trained, self.held_out_before = self.model.is_trained_, self.model.held_out_cells_
         if self.resumed is None:
             self.prepare()

@@ -13,7 +13,7 @@ from scvi import REGISTRY_KEYS
 from scdgd._compat import get_state_registry
 from scdgd._options import Anything, Flag, Instance, Integer, Optional, Text, checked, shown
 from scdgd.data import categorise
-from scdgd.inference import information_root, nearest, shares_above, undisturbed
+from scdgd.inference import nearest, shares_above, undisturbed
 from scdgd.model._query_genes import measured_with, panels_of, with_counts
 
 from ._of_models import check_trained
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from scvi.model.base import BaseModelClass
 
-    from scdgd.inference import Neighbors
+    from scdgd.inference import InformationCoordinates, Neighbors
 
 N_NEIGHBORS = 15
 #: Labelled cells that others are compared with, drawn with a fixed seed.
@@ -208,8 +208,8 @@ class Transfer(NamedTuple):
     """Their names, shape ``(m,)``."""
     genes: np.ndarray | None = None
     """Which genes the cells of the query were measured with, shape ``(g,)``, bool; ``None`` for all."""
-    root: np.ndarray | None = None
-    """Of the information, shape ``(d, d)``; ``None`` for models of scvi-tools."""
+    coordinates: InformationCoordinates | None = None
+    """Of information; ``None`` for models of scvi-tools."""
 
     @classmethod
     def of(cls, model: BaseModelClass, labelled: LabelledCells, n_neighbors: int, batch_size: int | None) -> Transfer:
@@ -233,8 +233,8 @@ class Transfer(NamedTuple):
     def with_genes(self, genes: np.ndarray | None) -> Transfer:
         """In coordinates for cells of a query with these genes."""
         posterior = getattr(self.model, "posterior", None)
-        root = None if posterior is None else information_root(posterior.information(genes))
-        return self._replace(genes=genes, root=root)
+        coordinates = None if posterior is None else posterior.coordinates(genes)
+        return self._replace(genes=genes, coordinates=coordinates)
 
     def probabilities(self, z: np.ndarray, names: np.ndarray) -> np.ndarray:
         """Of the classes, shape ``(n, C)``."""
@@ -248,15 +248,15 @@ class Transfer(NamedTuple):
         return shares_above(self._nearest(z, names, k).distances[:, -1], among_themselves)
 
     def _nearest(self, z: np.ndarray, names: np.ndarray, k: int) -> Neighbors:
-        return nearest(self._coordinates(z), names, self._coordinates(self.z), self.names, k)
-
-    def _coordinates(self, z: np.ndarray) -> np.ndarray:
-        return z if self.root is None else z @ self.root
+        points = self.z
+        if self.coordinates is not None:
+            z, points = self.coordinates.to_information(z), self.coordinates.to_information(points)
+        return nearest(z, names, points, self.names, k)
 
     def _some(self) -> np.ndarray:
         """Labelled cells that others are compared with, by their places among all of these, ascending."""
         positions, draws = self.labelled.positions, np.random.default_rng(0)
-        if self.root is None:
+        if self.coordinates is None:
             return np.sort(draws.permutation(len(positions))[:_MOST_COMPARED])
         usable = measured_with(self.model, positions, self.genes)
         usable = usable[np.sort(draws.permutation(len(usable))[:_MOST_COMPARED])]
@@ -264,7 +264,7 @@ class Transfer(NamedTuple):
 
     def _found_anew(self, some: np.ndarray) -> np.ndarray:
         """Their representations as those of new cells with these genes are found; of scvi-tools' encoders as they are."""
-        if self.root is None:
+        if self.coordinates is None:
             return self.z[some]
         adata, positions = self.model.adata, self.labelled.positions[some]
         return self.model.posterior.found_anew(adata, positions, self.batch_size, self.genes).cpu().numpy()

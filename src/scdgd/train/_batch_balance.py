@@ -12,6 +12,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from scdgd._options import Flag, Integer, Names, Number, Optional, Options
+from scdgd.inference import InformationCoordinates
 from scdgd.inference._joint_density import JointDensity, frozen, owned
 
 from ._shifted_mixture import ShiftedMixture
@@ -162,12 +163,11 @@ class BatchBalancer:
         rows, information = self.rows.to(table.device), self._information(tensors)
         if not (np.isfinite(information).all() and torch.isfinite(table[rows]).all()):
             return math.nan
-        values, axes = np.linalg.eigh(information)
-        root, back, moved = axes * np.sqrt(values), (axes / np.sqrt(values)).T, 0.0  # y = z R, z = y R^-1
+        coordinates, moved = InformationCoordinates.of(information), 0.0
         for name, levels in self.levels.items():
-            y = posterior.moments(table[rows])[0].double().cpu().numpy() @ root
+            y = coordinates.to_information(posterior.moments(table[rows])[0].double().cpu().numpy())
             shift = self.balance.strength * self._shifts(name, y, levels)
-            posterior.move(table, rows, torch.as_tensor(-shift @ back).to(table))
+            posterior.move(table, rows, torch.as_tensor(coordinates.to_latent(-shift)).to(table))
             moved += float(np.sqrt((shift**2).sum(1)).mean())
         return moved
 
