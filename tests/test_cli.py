@@ -24,7 +24,7 @@ from scdgd import _report
 from scdgd.cli import _MODELS, main
 from tests.conftest import simulate
 
-RESULTS = {"obs": {"scdgd_cluster"}, "obsm": {"X_scdgd", "scdgd_responsibilities"}}
+RESULTS = {"obs": {"scdgd_cluster"}, "obsm": {"X_scdgd", "X_scdgd_information", "scdgd_responsibilities"}}
 
 
 @pytest.fixture
@@ -199,6 +199,7 @@ def test_report_holds_pictures_and_numbers_that_can_be_checked(cells, tmp_path, 
         "batch_mixing.png",
         "components.png",
         "history.png",
+        "information.png",
         "latent.png",
         "summary.json",
         "summary.txt",

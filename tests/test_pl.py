@@ -35,10 +35,11 @@ def plots(trained, annotated):
         "latent": lambda **kwargs: scdgd.pl.latent(annotated, **kwargs),
         "components": lambda **kwargs: scdgd.pl.components(annotated, "cell_type", **kwargs),
         "history": lambda **kwargs: scdgd.pl.history(trained, **kwargs),
+        "information": lambda **kwargs: scdgd.pl.information(trained, **kwargs),
     }
 
 
-@pytest.mark.parametrize("name", ["latent", "components", "history"])
+@pytest.mark.parametrize("name", ["latent", "components", "history", "information"])
 def test_every_plot_keeps_to_the_given_axes_and_returns_them(plots, name, tmp_path):
     figure, ax = plt.subplots()
     assert plots[name](ax=ax, save=tmp_path / "plot.png") is ax
@@ -50,7 +51,7 @@ def test_every_plot_keeps_to_the_given_axes_and_returns_them(plots, name, tmp_pa
     np.testing.assert_allclose(figure.get_size_inches(), (3, 2))
 
 
-@pytest.mark.parametrize("name", ["latent", "components", "history"])
+@pytest.mark.parametrize("name", ["latent", "components", "history", "information"])
 def test_every_plot_shows_when_asked(plots, name, monkeypatch):
     shown = []
     monkeypatch.setattr(plt, "show", lambda: shown.append(name))
@@ -124,9 +125,22 @@ def test_latent_fits_the_map_of_the_model_itself(annotated, trained):
     ax = scdgd.pl.latent(annotated, trained, n_samples=30, seed=1)
     drawn = {len(c.get_offsets()): c.get_offsets() for c in ax.collections}
     draws = trained.prior_predictive_sample(30, seed=1).obsm["X_scdgd"]
-    expected = scdgd.pl.embed(annotated.obsm["X_scdgd"], trained.get_component_means(), draws, seed=1)
+    means, draws = map(trained.get_information().to_information, (trained.get_component_means(), draws))
+    expected = scdgd.pl.embed(annotated.obsm["X_scdgd_information"], means, draws, seed=1)
     np.testing.assert_allclose(drawn[30], expected.samples)
     np.testing.assert_allclose(np.sort(drawn[150], axis=0), np.sort(expected.cells, axis=0))
+
+
+@pytest.mark.parametrize("nats", [[400.0, 20.0, 1.0, 0.0], [3.0, 2.0, 1.0, 1.0]])
+def test_information_is_that_of_each_axis(trained, nats):
+    """On a scale that shows all of them; the share of the last is one."""
+    trained.information_ = {"axes": np.eye(4), "nats": np.array(nats)}
+    figure = scdgd.pl.information(trained, return_fig=True)
+    left, right = figure.axes
+    drawn = left.lines[0].get_ydata()
+    assert left.get_yscale() == ("log" if nats[-1] == 0 else "linear")
+    np.testing.assert_allclose(drawn, np.maximum(nats, 400e-6 if nats[-1] == 0 else 0))
+    np.testing.assert_allclose(right.lines[0].get_ydata(), np.cumsum(nats) / sum(nats))
 
 
 def test_latent_without_a_model_draws_the_stored_positions_in_the_right_colours(annotated):

@@ -107,7 +107,7 @@ def run(adata: AnnData, model: SCDGD, job: Job, *, score_held_out: bool) -> Summ
     _train(model, job)
     seconds = time.perf_counter() - start
     responsibilities = model.get_cluster_assignments(soft=True)
-    write_results(adata, model.get_latent_representation(), responsibilities)
+    write_results(adata, model.get_latent_representation(), responsibilities, model.get_information())
     summary = Summary(
         model=job.model,
         n_cells=adata.n_obs,
@@ -163,7 +163,7 @@ def _spaces(adata: AnnData, model: SCDGD, job: Job) -> _Spaces | None:
         return None
     arrays = {
         "PCA": principal_components(model.adata[some], layer=job.layer, seed=job.seed),
-        "SCDGD": np.asarray(adata.obsm["X_scdgd"])[some],
+        "SCDGD": np.asarray(adata.obsm["X_scdgd_information"])[some],
     }
     labels = None if job.labels_key is None else adata.obs[job.labels_key].iloc[some].astype(str).to_numpy()
     return _Spaces(arrays, batch[some], labels)
@@ -268,7 +268,7 @@ def _draw_test_cells(cells: AnnData, job: Job) -> np.ndarray:
 
 
 def draw(adata: AnnData, model: SCDGD, job: Job, directory: Path) -> None:
-    """Write ``latent.png``, ``components.png``, ``history.png`` and, of several batches, ``batch_mixing.png``.
+    """Write ``latent.png``, ``components.png``, ``information.png``, ``history.png`` and, of several batches, ``batch_mixing.png``.
 
     Positions are written into ``adata.obsm``.
     """
@@ -278,15 +278,16 @@ def draw(adata: AnnData, model: SCDGD, job: Job, directory: Path) -> None:
     import matplotlib.pyplot as plt
 
     from scdgd import pl
+    from scdgd.pl._latent import embed_model
 
     logger.info("Drawing")
-    samples = model.prior_predictive_sample(_N_SAMPLES, seed=job.seed).obsm["X_scdgd"]
-    embedding = pl.embed(adata.obsm["X_scdgd"], model.get_component_means(), samples, job.seed)
+    embedding = embed_model(adata, model, "X_scdgd", "information", _N_SAMPLES, job.seed)
     adata.obsm[_UMAP_KEY] = embedding.cells
     color = [_CLUSTER_KEY] if job.labels_key is None else [_CLUSTER_KEY, job.labels_key]
     figures = {
         "latent.png": lambda **to: pl.latent(adata, model, embedding=embedding, color=color, **to),
         "components.png": lambda **to: pl.components(adata, job.labels_key, **to),
+        "information.png": lambda **to: pl.information(model, **to),
         "history.png": lambda **to: pl.history(model, **to),
     }
     spaces = None if job.batch_key is None else _spaces(adata, model, job)

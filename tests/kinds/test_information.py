@@ -7,9 +7,10 @@ import pytest
 import scvi
 import torch
 
+import scdgd
 from scdgd.data import SparseCountsLoader
 from tests.kinds.models import OURS, built, every_model, fitted, train, trained
-from tests.model.test_contract import data
+from tests.model.test_contract import data, fit
 
 DECODED = [name for name in OURS if name != "SCDBM"]
 every_decoder = pytest.mark.parametrize("name", DECODED)
@@ -164,3 +165,48 @@ def test_minified_cells_are_read_in_them():
     y = model.get_latent_representation(coordinates="information")
     model.minify_adata()
     np.testing.assert_allclose(model.get_latent_representation(coordinates="information"), y, rtol=1e-4, atol=1e-5)
+
+
+@every_model
+def test_cells_are_written_in_them(name, caplog):
+    model, new = trained(name)
+    caplog.set_level("INFO", "scdgd")
+    if name == "SCDBM":
+        with pytest.raises(NotImplementedError, match="nothing decodes"):
+            scdgd.tl.information_coordinates(model, new)
+        scdgd.tl.annotate(model, new)
+        assert "X_scdgd_information" not in new.obsm
+        assert "No coordinates of information are written. Representations of a Boltzmann" in " ".join(
+            caplog.text.split()
+        )
+        return
+    found = scdgd.tl.information_coordinates(model, new)
+    np.testing.assert_array_equal(found.nats, model.get_information().nats)
+    y = model.get_latent_representation(new, coordinates="information")
+    np.testing.assert_allclose(new.obsm[f"{model._latent_key}_information"], y, rtol=1e-4, atol=1e-5)
+    scdgd.tl.information_coordinates(model, key_added="of_reference")
+    assert model.adata.obsm["of_reference"].shape == (36, y.shape[1])
+
+
+def test_stock_scvi_has_the_same_coordinates(tmp_path, monkeypatch):
+    """Of the same weights and cells, those of FlexSCVI with a normal prior, which scvi-tools' decoder is in."""
+    monkeypatch.chdir(tmp_path)
+    (adata, new), keys = data(), {"batch_key": "batch"}
+    stock = fit("scVI", adata, keys)
+    stock.train_indices = np.arange(adata.n_obs)
+    ours = built("FlexSCVI", adata.copy(), keys, prior="normal", n_components=1)
+    ours.module.load_state_dict(stock.module.state_dict(), strict=False)
+    ours.is_trained_ = True
+    ours.module.eval()
+    found = scdgd.tl.information_coordinates(stock, new)
+    np.testing.assert_allclose(found.nats, ours.get_information().nats, rtol=1e-3)
+    np.testing.assert_allclose(
+        np.abs(new.obsm["X_scvi_information"]),
+        np.abs(ours.get_latent_representation(new.copy(), coordinates="information")),
+        rtol=1e-2,
+        atol=1e-3,
+    )
+    stock.save("stock", overwrite=True)
+    loaded = scvi.model.SCVI.load("stock", adata=False, accelerator="cpu")
+    with pytest.raises(ValueError, match="model.adata = adata"):
+        scdgd.tl.information_coordinates(loaded, new)

@@ -78,6 +78,9 @@ def test_map_writes_everything(name, caplog):
     assert scdgd.tl.map(model, new) is None
     prefix = model._latent_key.removeprefix("X_")
     np.testing.assert_allclose(new.obsm[f"X_{prefix}"], model.get_latent_representation(new), rtol=1e-4, atol=1e-4)
+    if name != "SCDBM":
+        y = model.get_latent_representation(new, coordinates="information")
+        np.testing.assert_allclose(new.obsm[f"X_{prefix}_information"], y, rtol=1e-4, atol=1e-4)
     of_all = {"label", "best_label", "probability", "entropy", "spread"}
     of_novelty = {"novelty", "novelty_p", "is_novel"} if name != "SCDBM" else set()
     of_rows = {"pareto_k"} if getattr(model.module, "keeps_rows", False) else set()

@@ -14,6 +14,7 @@ from ._held_out import HeldOutScore, held_out_log_likelihood
 from ._latent_use import active_units, merged_accuracy, merged_labels, n_principal_components, n_used_components
 from ._leiden import leiden_clusters
 from ._library_size_curve import library_size_curve
+from ._neighbor_prediction import NeighborPrediction, neighbor_prediction
 from ._neighbors_kept import NeighborsKept, neighbors_kept
 from ._reference_embedding import ReferenceEmbedding
 from ._synthetic_scores import synthetic_scores
@@ -27,6 +28,7 @@ __all__ = [
     "GeneMADs",
     "GeneStatistics",
     "HeldOutScore",
+    "NeighborPrediction",
     "NeighborsKept",
     "ReferenceEmbedding",
     "active_units",
@@ -49,6 +51,7 @@ __all__ = [
     "merged_labels",
     "n_principal_components",
     "n_used_components",
+    "neighbor_prediction",
     "neighbors_kept",
     "split_counts",
     "synthetic_scores",

@@ -5,6 +5,7 @@ from ._component_tree import component_tree
 from ._components import components, label_shares
 from ._embedding import Embedding, embed
 from ._history import history
+from ._information import information
 from ._latent import latent
 from ._synthetic import synthetic
 
@@ -15,6 +16,7 @@ __all__ = [
     "components",
     "embed",
     "history",
+    "information",
     "label_shares",
     "latent",
     "synthetic",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
-from scdgd._options import Integer, Number, Optional, Text
+from scdgd._options import Choice, Integer, Number, Optional, Text
 
 from ._embedding import Embedding, embed
 from ._figure import finish, get_axes, plotting
@@ -30,6 +30,7 @@ _MAX_LEGEND_ENTRIES = 60
 @plotting(
     basis=Text("a name in `obsm`"),
     use_rep=Text("a name in `obsm`"),
+    coordinates=Choice("information", "latent"),
     cluster_key=Text("the name of one column"),
     n_samples=Integer(0),
     seed=Integer(0, 2**32 - 1),
@@ -42,6 +43,7 @@ def latent(
     color: str | Sequence[str] = "scdgd_cluster",
     basis: str = "X_umap",
     use_rep: str = "X_scdgd",
+    coordinates: Literal["information", "latent"] = "information",
     cluster_key: str = "scdgd_cluster",
     embedding: Embedding | None = None,
     n_samples: int = 500,
@@ -55,9 +57,9 @@ def latent(
 ) -> Axes | np.ndarray | Figure:
     """Cells in two dimensions, one panel for each of `color`.
 
-    With a `model`, a UMAP is fitted to ``adata.obsm[use_rep]``, and the model's mixture is laid over the cells: draws
-    from the prior as grey crosses, the means of components that hold at least 1% of the cells as numbered circles.
-    Where crosses and cells part, prior and data do too. Without a model, ``adata.obsm[basis]`` is drawn as it is.
+    With a `model`, a UMAP is fitted to ``adata.obsm[use_rep]`` in coordinates of information, and the model's mixture is laid
+    over the cells: draws from the prior as grey crosses, the means of components that hold at least 1% of the cells as
+    numbered circles. Where crosses and cells part, prior and data do too. Without a model, ``adata.obsm[basis]`` is drawn as it is.
 
     Parameters
     ----------
@@ -70,7 +72,10 @@ def latent(
     basis
         Key of ``adata.obsm`` with positions, used without a `model`.
     use_rep
-        Key of ``adata.obsm`` with representations, used with a `model`.
+        Key of ``adata.obsm`` with representations, as the model gives them, used with a `model`.
+    coordinates
+        ``"information"``: neighbours of UMAP are those of :meth:`~scdgd.model.SCDGD.get_information`; ``"latent"``: of
+        representations as they are.
     cluster_key
         Column of ``adata.obs`` with components, which tells those in use.
     embedding
@@ -104,7 +109,7 @@ def latent(
     if model is None:
         cells, name = np.asarray(adata.obsm[basis])[:, :2], basis.removeprefix("X_").upper()
     else:
-        embedding = embedding or _embed_model(adata, model, use_rep, n_samples, seed)
+        embedding = embedding or embed_model(adata, model, use_rep, coordinates, n_samples, seed)
         cells, name = embedding.cells, embedding.name
     size = size or float(np.clip(10_000 / adata.n_obs, 2, 30))
     axes = get_axes(ax, len(colors), figsize or (max(_panel_width(adata, key) for key in colors) * len(colors), 5.0))
@@ -129,15 +134,21 @@ def _require(adata: AnnData, columns: list[str], key: str) -> None:
         remedy = (
             "Write representations with `scdgd.tl.annotate(model)`."
             if key.startswith("X_scdgd")
-            else "Call `sc.pp.neighbors(adata, use_rep='X_scdgd'); sc.tl.umap(adata)`, or pass `model`."
+            else "Call `sc.pp.neighbors(adata, use_rep='X_scdgd_information'); sc.tl.umap(adata)`, or pass `model`."
         )
         msg = f"There is no '{key}'; adata.obsm has {list(adata.obsm)}. {remedy}"
         raise ValueError(msg)
 
 
-def _embed_model(adata: AnnData, model: SCDGD, use_rep: str, n_samples: int, seed: int) -> Embedding:
+def embed_model(
+    adata: AnnData, model: SCDGD, use_rep: str, coordinates: Literal["information", "latent"], n_samples: int, seed: int
+) -> Embedding:
+    """Positions of cells, component means and draws from the prior, by a UMAP in these coordinates."""
+    cells, means = np.asarray(adata.obsm[use_rep]), model.get_component_means(coordinates=coordinates)
     samples = model.prior_predictive_sample(n_samples, seed=seed).obsm[model._latent_key]
-    return embed(np.asarray(adata.obsm[use_rep]), model.get_component_means(), samples, seed)
+    if coordinates == "information":
+        cells, samples = map(model.get_information().to_information, (cells, samples))
+    return embed(cells, means, samples, seed)
 
 
 def _panel_width(adata: AnnData, key: str) -> float:

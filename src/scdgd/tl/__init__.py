@@ -3,6 +3,7 @@
 from ._annotate import annotate
 from ._component_evidence import ComponentEvidence, component_evidence
 from ._component_tree import component_tree, cut
+from ._information import information_coordinates
 from ._map import map
 from ._sample_cells import noise_baseline, sample_cells
 from ._transfer_labels import transfer_labels
@@ -13,6 +14,7 @@ __all__ = [
     "component_evidence",
     "component_tree",
     "cut",
+    "information_coordinates",
     "map",
     "noise_baseline",
     "sample_cells",

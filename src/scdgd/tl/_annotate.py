@@ -9,12 +9,13 @@ import pandas as pd
 
 from scdgd._options import Text, checked
 
-from ._of_models import check_trained
+from ._of_models import check_trained, coordinates_if_any
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
+    from scdgd.inference import InformationCoordinates
     from scdgd.model import SCDGD
 
 
@@ -25,6 +26,8 @@ def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str
     Adds, replacing what has the same name:
 
     * ``obsm["X_<prefix>"]``: representations, ``(n, d)``
+    * ``obsm["X_<prefix>_information"]``: the same in coordinates of information
+      (:meth:`~scdgd.model.SCDGD.get_information`), for neighbours, UMAP and Leiden; not of :class:`~scdgd.model.SCDBM`
     * ``obs["<prefix>_cluster"]``: component of each cell; categories are the numbers of components that have cells, in
       their order, for an empty category is an error in much of what comes after
     * ``obsm["<prefix>_responsibilities"]``: probabilities of all components, ``(n, k)``, from ``0`` to ``k - 1``
@@ -51,7 +54,7 @@ def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str
     Examples
     --------
     >>> scdgd.tl.annotate(model)
-    >>> sc.pp.neighbors(adata, use_rep="X_scdgd")
+    >>> sc.pp.neighbors(adata, use_rep="X_scdgd_information")
     """
     check_trained(model, "annotate", "writes what a model has learned")
     adata = model.adata if adata is None else adata
@@ -59,15 +62,23 @@ def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str
         msg = "`annotate` needs cells, but the model has none attached. Pass them: `annotate(model, adata)`."
         raise ValueError(msg)
     z = model.get_latent_representation(adata)
-    write_results(adata, z, model.get_cluster_assignments(adata, soft=True), prefix=prefix)
+    responsibilities = model.get_cluster_assignments(adata, soft=True)
+    write_results(adata, z, responsibilities, coordinates_if_any(model), prefix=prefix)
 
 
 def write_results(
-    adata: AnnData | MuData, z: np.ndarray, responsibilities: np.ndarray, *, prefix: str = "scdgd"
+    adata: AnnData | MuData,
+    z: np.ndarray,
+    responsibilities: np.ndarray,
+    coordinates: InformationCoordinates | None,
+    *,
+    prefix: str = "scdgd",
 ) -> None:
     """Write representations ``(n, d)`` and probabilities of components ``(n, k)`` under the names of :func:`annotate`."""
     names = [str(component) for component in range(responsibilities.shape[1])]
     adata.obsm[f"X_{prefix}"] = z
+    if coordinates is not None:
+        adata.obsm[f"X_{prefix}_information"] = coordinates.to_information(z)
     adata.obsm[f"{prefix}_responsibilities"] = responsibilities
     clusters = pd.Categorical.from_codes(responsibilities.argmax(axis=1), names)
     adata.obs[f"{prefix}_cluster"] = clusters.remove_unused_categories()

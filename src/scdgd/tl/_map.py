@@ -12,7 +12,7 @@ from scipy.special import entr
 
 from scdgd._options import Instance, Number, Optional, Text, checked
 
-from ._of_models import check_trained, latent_key
+from ._of_models import check_trained, coordinates_if_any, latent_key
 from ._transfer_labels import (
     N_NEIGHBORS,
     OF_LABELS,
@@ -60,7 +60,8 @@ def map(
 
     Adds, replacing what has the same name:
 
-    * ``obsm["X_<prefix>"]``: representations, ``(n, d)``
+    * ``obsm["X_<prefix>"]``: representations, ``(n, d)``, and ``obsm["X_<prefix>_information"]``: the same in coordinates of
+      information of the reference (:func:`information_coordinates`), except of :class:`~scdgd.model.SCDBM`
     * ``obs["<prefix>_spread"]``: root of the mean, over dimensions, of the posterior's variance as a share of that of all
       cells of the reference together: near 0 where counts say where a cell stands, near 1 where they do not
     * ``obs["<prefix>_pareto_k"]``, of models whose posteriors are sampled with weights: above 0.7 distrust the spread
@@ -117,7 +118,10 @@ def map(
     z = columns.pop("z")
     novelty = _novelty(model, query, false_alarm_rate, batch_size)
     best = _labels(model, query, z, source, n_neighbors, batch_size)
+    coordinates = coordinates_if_any(model)
     query.obsm[f"X_{prefix}"] = z
+    if coordinates is not None:
+        query.obsm[f"X_{prefix}_information"] = coordinates.to_information(z)
     if novelty is not None:
         columns |= {"novelty": novelty["score"], "novelty_p": novelty["p_value"], "is_novel": novelty["is_novel"]}
     if best is not None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
+
+from scdgd.inference import undisturbed
+from scdgd.model._information import coordinates_of_stock
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass
+
+    from scdgd.inference import InformationCoordinates
+
+logger = logging.getLogger(__name__)
 
 
 def check_trained(model: BaseModelClass, function: str, does: str = "asks a trained model") -> None:
@@ -22,3 +30,26 @@ def check_trained(model: BaseModelClass, function: str, does: str = "asks a trai
 def latent_key(model: BaseModelClass) -> str:
     """Key of representations in ``obsm``."""
     return getattr(model, "_latent_key", f"X_{type(model).__name__.lower()}")
+
+
+def coordinates_of(model: BaseModelClass) -> InformationCoordinates:
+    """Coordinates of information of a trained model: those that ours keep; of models of scvi-tools, from their training cells.
+
+    NotImplementedError of models that have none, ValueError where training cells are needed and not attached.
+    """
+    if hasattr(model, "get_information"):
+        return model.get_information()
+    if model.adata is None:
+        msg = "Coordinates of information are found from training cells. Attach them: `model.adata = adata`."
+        raise ValueError(msg)
+    with undisturbed():
+        return coordinates_of_stock(model)
+
+
+def coordinates_if_any(model: BaseModelClass) -> InformationCoordinates | None:
+    """:func:`coordinates_of`; ``None``, with a message, where there are none or they cannot be found."""
+    try:
+        return coordinates_of(model)
+    except (NotImplementedError, ValueError) as error:
+        logger.info("No coordinates of information are written. %s", error)
+        return None

@@ -1,0 +1,212 @@
+"""Neighbours by distances of information: representations as they are (z), and in coordinates of information (y).
+
+    python benchmarks/information.py --data DIR --standard --out docs/benchmarks_information.md
+
+Every (set, seed) is one split of each cell's counts, 80% to train on and 20% to predict, and one start. SCDGD and scVI have 20
+dimensions and the batches of a set, if there are any; y is `scdgd.tl.information_coordinates` of the same model. PCA has 20
+components of log-normalised counts, and no part in the comparison but that of a yardstick: it integrates nothing.
+
+*k = 15* and *k = 30* are shares of cells whose label most of their nearest others have, *other batches* the same with 15 cells
+of other batches only (`scdgd.metrics.cross_batch_accuracy`). *ASW* is the silhouette width of labels, *Leiden* the adjusted Rand
+index of clusters of the graph of 15 neighbours (resolution 1). *Counts* needs no labels: log-likelihood of the 20% under the
+profile of the 30 nearest cells of the same batch, beyond that of all of them, in nats per cell
+(`scdgd.metrics.neighbor_prediction`). No option was chosen by any of these.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import scvi
+from _ledger import Ledger, markdown, mean_sd
+from _sets import OTHERS, TRUTH, load, most_variable
+from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+from sklearn.neighbors import NearestNeighbors
+
+import scdgd
+from scdgd.metrics import cross_batch_accuracy, leiden_clusters, neighbor_prediction, split_counts
+from scdgd.model import SCDGD
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+N_LATENT, EPSILON = 20, 0.8
+COLUMNS = {
+    "k15": ("k = 15", 3),
+    "k30": ("k = 30", 3),
+    "cross": ("other batches", 3),
+    "asw": ("ASW", 3),
+    "ari": ("Leiden", 3),
+    "counts": ("counts", 2),
+}
+MODELS = ("SCDGD", "scVI")
+
+
+class Tier(NamedTuple):
+    sets: tuple[str, ...]
+    seeds: int
+    max_cells: int | None
+    max_genes: int
+    epochs: int | None
+    """Of SCDGD; ``None`` for its default."""
+    scvi_epochs: int
+
+
+WITH_BATCHES = ("pbmc_3tech", "onek1k_40donor", "snare_cortex")
+TIERS = {
+    "quick": Tier(("pbmc68k",), 1, 300, 300, 5, 5),
+    "standard": Tier((*TRUTH, *OTHERS, *WITH_BATCHES), 3, 1_500, 1_000, None, 100),
+    "full": Tier((*TRUTH, *OTHERS, *WITH_BATCHES), 5, None, 2_000, None, 200),
+}
+
+
+def run(job: tuple) -> None:
+    """Both models and PCA on one split; finished ones are skipped."""
+    name, seed, data, tier, path = job
+    one_quiet_thread()
+    ledger = Ledger(path)
+    methods = [m for m in (*MODELS, "PCA") if not ledger.has(set=name, seed=seed, method=f"{m}, z")]
+    if not methods:
+        return
+    adata = most_variable(load(name, data, tier.max_cells), tier.max_genes)
+    inferred, scored = split_counts(adata, epsilon=EPSILON, seed=seed)
+    for method in methods:
+        scvi.settings.seed = seed
+        start = time.process_time()
+        spaces = embedded(method, inferred.copy(), tier)
+        seconds = time.process_time() - start
+        for space, positions in spaces.items():
+            found = scores(positions, inferred, scored, seed)
+            ledger.add({"set": name, "seed": seed, "method": f"{method}, {space}", **size_of(inferred), **found})
+        print(f"{name} seed {seed} {method}: {seconds:.0f} s of one core", flush=True)
+
+
+def size_of(adata: AnnData) -> dict[str, int]:
+    batches = adata.obs["batch"].nunique() if "batch" in adata.obs else 1
+    return {"cells": adata.n_obs, "genes": adata.n_vars, "types": adata.obs["cell_type"].nunique(), "batches": batches}
+
+
+def embedded(method: str, train: AnnData, tier: Tier) -> dict[str, np.ndarray]:
+    """Positions of the cells, by the name of the space."""
+    if method == "PCA":
+        sc.pp.normalize_total(train)
+        sc.pp.log1p(train)
+        sc.pp.pca(train, n_comps=N_LATENT)
+        return {"z": train.obsm["X_pca"]}
+    model_class, options, epochs = {
+        "SCDGD": (SCDGD, {}, tier.epochs),
+        "scVI": (scvi.model.SCVI, {"gene_likelihood": "nb"}, tier.scvi_epochs),
+    }[method]
+    sc.pp.filter_genes(train, min_cells=1)
+    model_class.setup_anndata(train, batch_key="batch" if size_of(train)["batches"] > 1 else None)
+    model = model_class(train, n_latent=N_LATENT, **options)
+    model.train(epochs, accelerator="cpu", enable_progress_bar=False, train_size=1.0)
+    z = model.get_latent_representation()
+    return {"z": z, "y": scdgd.tl.information_coordinates(model).to_information(z)}
+
+
+def scores(z: np.ndarray, inferred: AnnData, scored: AnnData, seed: int) -> dict[str, float]:
+    """All columns of one space."""
+    labels = inferred.obs["cell_type"].to_numpy()
+    batch = inferred.obs["batch"].to_numpy() if size_of(inferred)["batches"] > 1 else None
+    few = inferred.n_obs - 1 if batch is None else inferred.obs["batch"].value_counts().min() - 1
+    return {
+        "k15": accuracy(z, labels, 15),
+        "k30": accuracy(z, labels, 30),
+        "cross": np.nan if batch is None else cross_batch_accuracy(z, batch, labels, n_neighbors=15).accuracy,
+        "asw": silhouette_score(z, labels),
+        "ari": adjusted_rand_score(labels, leiden_clusters(z, resolution=1.0, n_neighbors=15, seed=seed)),
+        "counts": neighbor_prediction(z, scored.X, batch, n_neighbors=int(min(30, few))).gain,
+    }
+
+
+def accuracy(z: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Share of cells whose label most of their nearest others have."""
+    types, codes = np.unique(labels, return_inverse=True)
+    near = codes[NearestNeighbors(n_neighbors=k).fit(z).kneighbors(return_distance=False)]
+    votes = np.stack([(near == t).sum(axis=1) for t in range(len(types))], axis=1)
+    return float((votes.argmax(axis=1) == codes).mean())
+
+
+# ---------------------------------------------------------------- page
+
+
+def differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """What y has more than z, by model, set and seed."""
+    table = rows.set_index(["method", "set", "seed"])[list(COLUMNS)]
+    gains = {m: table.loc[f"{m}, y"] - table.loc[f"{m}, z"] for m in MODELS if f"{m}, y" in table.index}
+    return pd.concat(gains, names=["model"]).reset_index()
+
+
+def summary(gains: pd.DataFrame) -> str:
+    """Mean differences over sets, how many sets gain or lose, and the largest loss."""
+    lines = []
+    for model, of_model in gains.groupby("model", sort=False):
+        for column, (title, digits) in COLUMNS.items():
+            of_sets = of_model.groupby("set")[column].mean().dropna()
+            if len(of_sets) == 0:
+                continue
+            error = f" ± {of_sets.std() / np.sqrt(len(of_sets)):.{digits}f}" if len(of_sets) > 1 else ""
+            ahead, behind = ((sign * of_sets).round(digits).gt(0).sum() for sign in (1, -1))
+            worst = f"{of_sets.idxmin()} {of_sets.min():+.{digits}f}"
+            lines.append([model, title, f"{of_sets.mean():+.{digits}f}{error}", ahead, behind, worst])
+    return markdown(["model", "score", "y − z, mean ± standard error", "sets ahead", "behind", "lowest"], lines)
+
+
+def rule_table(gains: pd.DataFrame) -> str:
+    """How often the choice by held-out counts is the one that labels would have made."""
+    lines = []
+    for model, of_model in gains.groupby("model", sort=False):
+        for column in ("k15", "k30", "ari"):
+            decided = of_model[of_model[column].round(3) != 0]
+            right = np.sign(decided["counts"]) == np.sign(decided[column])
+            kept = of_model[column].where(of_model["counts"] > 0, 0.0)
+            figures = f"{of_model[column].mean():+.3f}", f"{kept.mean():+.3f}"
+            lines.append([model, COLUMNS[column][0], f"{int(right.sum())} of {len(decided)}", *figures])
+    return markdown(["model", "score", "same choice", "y always", "y where counts say so"], lines)
+
+
+def set_table(rows: pd.DataFrame) -> str:
+    shown = [column for column in COLUMNS if rows[column].notna().any()]
+    lines = []
+    for method in dict.fromkeys(rows["method"]):
+        of_method = rows[rows["method"] == method]
+        name = "PCA" if method == "PCA, z" else method
+        lines.append([name, *(mean_sd(of_method[column], COLUMNS[column][1]) for column in shown)])
+    return markdown(["", *(COLUMNS[column][0] for column in shown)], lines)
+
+
+def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
+    gains = differences(rows)
+    text = [
+        f"Tier `{tier_name}`: at most {tier.max_cells or 'all'} cells and {tier.max_genes:,} genes of a set; mean ± standard "
+        f"deviation over {tier.seeds} seed{'s' if tier.seeds > 1 else ''}; SCDGD for {tier.epochs or 'its default'} epochs, scVI "
+        f"(negative binomial) for {tier.scvi_epochs}.\n\n## What coordinates of information change\n",
+        summary(gains),
+        "\n## The rule without labels\n\nWhich of the two spaces predicts held-out counts better, and whether labels would have "
+        "chosen the same; then the mean difference of y from z, taken always or where counts say so.\n",
+        rule_table(gains),
+    ]
+    for name in (name for name in tier.sets if name in set(rows["set"])):
+        of_set = rows[rows["set"] == name]
+        cells, genes, types, batches = of_set[["cells", "genes", "types", "batches"]].iloc[0]
+        within = f", {batches} batches" if batches > 1 else ""
+        text += [f"\n## {name}\n\n{cells} cells × {genes} genes, {types} types{within}\n", set_table(of_set)]
+    return "\n".join(text) + "\n"
+
+
+def main() -> None:
+    args, ledger = tier_and_ledger(tier_parser(__doc__, TIERS), TIERS, "information")
+    tier = TIERS[args.tier]
+    run_jobs(run, [(name, seed, args.data, tier, ledger.path) for seed in range(tier.seeds) for name in tier.sets], 1)
+    rows = ledger.read().drop_duplicates(["set", "seed", "method"], keep="last")
+    write_page(args.out, "Coordinates of information", "information", __doc__, args.tier, report(rows, args.tier, tier))
+
+
+if __name__ == "__main__":
+    main()
