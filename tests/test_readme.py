@@ -27,7 +27,7 @@ def test_python_block_runs(monkeypatch):
     namespace = {}
     exec(compile(block, "README.md", "exec"), namespace)
     adata = namespace["adata"]
-    assert adata.obsm["X_scdgd"].shape == (700, 20)
+    assert adata.obsm["X_scdgd_information"].shape == (700, 20)
     assert adata.obs["scdgd_cluster"].nunique() > 1
     assert namespace["synthetic"].shape == (500, adata.n_vars)
     assert len(namespace["markers"]) == adata.n_vars

@@ -61,7 +61,7 @@ def namespace(monkeypatch, tmp_path) -> dict:
     monkeypatch.setattr(scdgd.datasets, "pbmc68k", make_adata)
     # the graph and the layout of UMAP are compiled for longer than all else takes
     monkeypatch.setattr(sc.pp, "neighbors", functools.partial(sc.pp.neighbors, method="gauss"))
-    monkeypatch.setattr(sc.tl, "umap", lambda adata: adata.obsm.update(X_umap=adata.obsm["X_scdgd"][:, :2]))
+    monkeypatch.setattr(sc.tl, "umap", lambda adata: adata.obsm.update(X_umap=next(iter(adata.obsm.values()))[:, :2]))
     monkeypatch.setattr(plt, "show", lambda: None)
     query = make_adata(seed=1)
     query.obs_names = "query_" + query.obs_names

@@ -70,9 +70,10 @@ def information(
     is_wide = nats[0] > _WIDE * nats[-1]
     shown = np.maximum(nats, _LEAST * nats[0]) if is_wide else nats
     ax.plot(numbers, shown, "o-", color="C0", markersize=4)
-    ax.axhline(1.0, color="0.4", linestyle="--", linewidth=1)
+    ax.axhline(1.0, color="0.4", linestyle="--", linewidth=1, label="of a prior of unit scale")
     ax.set(xlabel="axis, by information", title="Information of the counts")
-    ax.set_ylabel("information (2 nats per unit of z, squared)", color="C0")
+    ax.set_ylabel("per squared unit of z (half of it in nats)", color="C0")
+    ax.legend(frameon=False, loc="center right")
     ax.set_yscale("log" if is_wide else "linear")
     ax.set_ylim(None if is_wide else 0)
     ax.xaxis.get_major_locator().set_params(integer=True)
