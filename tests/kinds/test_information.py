@@ -193,7 +193,6 @@ def test_stock_scvi_has_the_same_coordinates(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (adata, new), keys = data(), {"batch_key": "batch"}
     stock = fit("scVI", adata, keys)
-    stock.train_indices = np.arange(adata.n_obs)
     ours = built("FlexSCVI", adata.copy(), keys, prior="normal", n_components=1)
     ours.module.load_state_dict(stock.module.state_dict(), strict=False)
     ours.is_trained_ = True

@@ -38,10 +38,8 @@ def coordinates_of(
 
 
 def coordinates_of_stock(model: BaseModelClass) -> InformationCoordinates:
-    """The same of a model of scvi-tools, whose training cells are those that it has noted, or all that are attached."""
-    trained = getattr(model, "train_indices", None)
-    positions = np.arange(model.adata.n_obs) if trained is None else np.sort(np.asarray(trained))
-    positions = some_of(np.random.default_rng(0), positions, _MOST_CELLS)
+    """The same of a model of scvi-tools, of any cells that are attached: which of them have trained it may be lost."""
+    positions = some_of(np.random.default_rng(0), np.arange(model.adata.n_obs), _MOST_CELLS)
     return _of_cells(model, positions, lambda adata, n: model._make_data_loader(adata, indices=positions, batch_size=n))
 
 

@@ -33,7 +33,7 @@ def information_coordinates(
     """Write representations in coordinates in which distances are information of the counts, for neighbours and UMAP.
 
     Those of a model of this package are what :meth:`~scdgd.model.SCDGD.get_information` gives. Of :class:`scvi.model.SCVI`, and of
-    others with its module, they are found from at most 500 of the training cells, the same each time.
+    others with its module, they are found from at most 500 of the attached cells, the same each time.
 
     Adds ``obsm["X_<model>_information"]``, shape ``(n, d)``.
 

@@ -33,14 +33,14 @@ def latent_key(model: BaseModelClass) -> str:
 
 
 def coordinates_of(model: BaseModelClass) -> InformationCoordinates:
-    """Coordinates of information of a trained model: those that ours keep; of models of scvi-tools, from their training cells.
+    """Coordinates of information of a trained model: those that ours keep; of models of scvi-tools, from attached cells.
 
     NotImplementedError of models that have none, ValueError where training cells are needed and not attached.
     """
     if hasattr(model, "get_information"):
         return model.get_information()
     if model.adata is None:
-        msg = "Coordinates of information are found from training cells. Attach them: `model.adata = adata`."
+        msg = f"Coordinates of information of a {type(model).__name__} are found from its training cells. Attach them: `model.adata = adata`."
         raise ValueError(msg)
     with undisturbed():
         return coordinates_of_stock(model)
