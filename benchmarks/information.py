@@ -10,7 +10,7 @@ components of log-normalised counts, and no part in the comparison but that of a
 of other batches only (`scdgd.metrics.cross_batch_accuracy`). *ASW* is the silhouette width of labels, *Leiden* the adjusted Rand
 index of clusters of the graph of 15 neighbours (resolution 1). *Counts* needs no labels: log-likelihood of the 20% under the
 profile of the 30 nearest cells of the same batch, beyond that of all of them, in nats per cell
-(`scdgd.metrics.neighbor_prediction`). No option was chosen by any of these.
+(`scdgd.metrics.neighbor_prediction`); negative where 30 cells of a batch are too few for a profile. No option was chosen by labels.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def summary(gains: pd.DataFrame) -> str:
 
 
 def rule_table(gains: pd.DataFrame) -> str:
-    """How often the choice by held-out counts is the one that labels would have made."""
+    """How often held-out counts choose the space that labels do, among runs that differ."""
     lines = []
     for model, of_model in gains.groupby("model", sort=False):
         for column in ("k15", "k30", "ari"):
@@ -169,8 +169,10 @@ def rule_table(gains: pd.DataFrame) -> str:
             right = np.sign(decided["counts"]) == np.sign(decided[column])
             kept = of_model[column].where(of_model["counts"] > 0, 0.0)
             figures = f"{of_model[column].mean():+.3f}", f"{kept.mean():+.3f}"
-            lines.append([model, COLUMNS[column][0], f"{int(right.sum())} of {len(decided)}", *figures])
-    return markdown(["model", "score", "same choice", "y always", "y where counts say so"], lines)
+            ahead = f"{int((decided[column] > 0).sum())} of {len(decided)}"
+            lines.append([model, COLUMNS[column][0], ahead, f"{int(right.sum())} of {len(decided)}", *figures])
+    header = ["model", "score", "labels prefer y", "counts and labels agree", "y always", "y where counts say so"]
+    return markdown(header, lines)
 
 
 def set_table(rows: pd.DataFrame) -> str:
@@ -190,8 +192,8 @@ def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
         f"deviation over {tier.seeds} seed{'s' if tier.seeds > 1 else ''}, of scVI over {tier.scvi_seeds}; SCDGD for {tier.epochs or 'its default'} epochs, scVI "
         f"(negative binomial) for {tier.scvi_epochs}.\n\n## What coordinates of information change\n",
         summary(gains),
-        "\n## The rule without labels\n\nWhich of the two spaces predicts held-out counts better, and whether labels would have "
-        "chosen the same; then the mean difference of y from z, taken always or where counts say so.\n",
+        "\n## The rule without labels\n\nIn how many runs y has the better score, and in how many the space with the better score "
+        "also predicts held-out counts better; then the mean difference from z of y, taken always or where counts say so.\n",
         rule_table(gains),
     ]
     for name in (name for name in tier.sets if name in set(rows["set"])):
