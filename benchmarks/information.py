@@ -61,7 +61,7 @@ class Tier(NamedTuple):
 WITH_BATCHES = ("pbmc_3tech", "onek1k_40donor", "snare_cortex")
 TIERS = {
     "quick": Tier(("pbmc68k",), 1, 300, 300, 5, 5, 1),
-    "standard": Tier((*TRUTH, *OTHERS, *WITH_BATCHES), 3, 1_500, 1_000, None, 100, 1),
+    "standard": Tier((*TRUTH, *OTHERS, *WITH_BATCHES), 3, 1_500, 1_000, None, 100, 2),
     "full": Tier((*TRUTH, *OTHERS, *WITH_BATCHES), 5, None, 2_000, None, 200, 5),
 }
 
