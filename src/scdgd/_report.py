@@ -45,7 +45,7 @@ class Job:
     """What to do."""
 
     model: str = "scdgd"
-    n_components: int = 20
+    n_components: int | str = "auto"
     layer: str | None = None
     batch_key: str | None = None
     balance: bool = True
@@ -112,8 +112,9 @@ def run(adata: AnnData, model: SCDGD, job: Job, *, score_held_out: bool) -> Summ
         model=job.model,
         n_cells=adata.n_obs,
         n_genes=adata.n_vars,
-        n_components=job.n_components,
-        n_components_used=n_used_components(responsibilities.argmax(axis=1)),
+        n_components=model.module.prior.n_components,
+        n_clusters=responsibilities.shape[1],
+        n_clusters_used=n_used_components(responsibilities.argmax(axis=1)),
         share_unsure=float((responsibilities.max(axis=1) < _SURE).mean()),
         seed=job.seed,
         seconds_training=seconds,
@@ -124,7 +125,7 @@ def run(adata: AnnData, model: SCDGD, job: Job, *, score_held_out: bool) -> Summ
     if job.batch_key is not None:
         summary = dataclasses.replace(summary, **_describe_batches(adata, model, job))
     if job.labels_key is not None:
-        summary = dataclasses.replace(summary, **_compare_with_labels(adata, model, job))
+        summary = dataclasses.replace(summary, **_compare_with_labels(adata, model, job, summary.n_clusters))
     if score_held_out and not summary.was_interrupted:
         try:
             score = _score_held_out(model.adata, job)
@@ -191,7 +192,7 @@ def _describe_batches(adata: AnnData, model: SCDGD, job: Job) -> dict:
     return found
 
 
-def _compare_with_labels(adata: AnnData, model: SCDGD, job: Job) -> dict:
+def _compare_with_labels(adata: AnnData, model: SCDGD, job: Job, n_clusters: int) -> dict:
     """Agreement of labels with the model's clusters, and with those of PCA + k-means with as many clusters."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -199,7 +200,7 @@ def _compare_with_labels(adata: AnnData, model: SCDGD, job: Job) -> dict:
     known = labels.notna().to_numpy()
     labels = labels[known].astype(str)
     scores: dict = {"labels_key": job.labels_key}
-    baseline = cluster_pca(model.adata, job.n_components, layer=job.layer, seed=job.seed)
+    baseline = cluster_pca(model.adata, n_clusters, layer=job.layer, seed=job.seed)
     for suffix, clusters in (("", adata.obs[_CLUSTER_KEY].to_numpy()), ("_pca_kmeans", baseline)):
         scores[f"ari{suffix}"] = float(adjusted_rand_score(labels, clusters[known]))
         scores[f"nmi{suffix}"] = float(normalized_mutual_info_score(labels, clusters[known]))
@@ -240,7 +241,8 @@ def principal_components(adata: AnnData, *, layer: str | None = None, seed: int 
 def _score_held_out(cells: AnnData, job: Job) -> HeldOutScore | None:
     """Score of a second model, trained like the first but without the cells that it is scored on."""
     is_test = _draw_test_cells(cells, job)
-    if is_test.sum() < _MIN_TEST_CELLS or (~is_test).sum() < job.n_components:
+    n_components = 1 if job.n_components == "auto" else job.n_components
+    if is_test.sum() < _MIN_TEST_CELLS or (~is_test).sum() < n_components:
         logger.info("There are too few cells to hold some of them out.")
         return None
     import scvi

@@ -21,10 +21,12 @@ class Summary:
     n_cells: int
     n_genes: int
     n_components: int
-    n_components_used: int
-    """Components that hold at least 1% of the cells."""
+    n_clusters: int
+    """Components, or what they make together where they are merged."""
+    n_clusters_used: int
+    """Clusters that hold at least 1% of the cells."""
     share_unsure: float
-    """Share of cells that no component holds with a probability of 0.9."""
+    """Share of cells that no cluster holds with a probability of 0.9."""
     seed: int
     seconds_training: float
     seconds_total: float = float("nan")
@@ -59,8 +61,8 @@ class Summary:
         rows = [
             ("cells", f"{self.n_cells:,}"),
             ("genes", f"{self.n_genes:,}"),
-            ("components used", f"{self.n_components_used} of {self.n_components}"),
-            ("cells without a clear component", f"{self.share_unsure:.1%}"),
+            ("clusters", f"{self.n_clusters}{self._sizes()}"),
+            ("cells without a clear cluster", f"{self.share_unsure:.1%}"),
         ]
         if self.batch_key is not None:
             rows.append((f"batches in {self.batch_key}", f"{self.n_batches:,}, {self._balance()}"))
@@ -73,7 +75,7 @@ class Summary:
                 )
             )
         if self.ari is not None:
-            baseline = f"PCA + k-means with K = {self.n_components}:"
+            baseline = f"PCA + k-means with K = {self.n_clusters}:"
             rows += [
                 (f"ARI with {self.labels_key}", f"{self.ari:.3f}  ({baseline} {self.ari_pca_kmeans:.3f})"),
                 (f"NMI with {self.labels_key}", f"{self.nmi:.3f}  ({baseline} {self.nmi_pca_kmeans:.3f})"),
@@ -87,6 +89,13 @@ class Summary:
         rows += more.items()
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def _sizes(self) -> str:
+        """What there is to say of the clusters: how many are small, and of how many components they are made."""
+        n_small = self.n_clusters - self.n_clusters_used
+        notes = [f"{n_small} with less than 1% of the cells"] if n_small else []
+        notes += [f"of {self.n_components} components"] if self.n_components != self.n_clusters else []
+        return f"  ({', '.join(notes)})" if notes else ""
 
     def _balance(self) -> str:
         """What was done about batches."""

@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 _MODELS = ("scdgd",)
 #: Exit status after Ctrl-C, as shells give it.
 _INTERRUPTED = 130
-_COMPONENTS = 20
-_DEMO_COMPONENTS = 10
+_COMPONENTS = "auto"
 _DEMO_LABELS = "bulk_labels"
 _NOT_FOR_USERS = (DeprecationWarning, FutureWarning, ImportWarning, PendingDeprecationWarning, ResourceWarning)
 _OPTIONS = {"`n_components`": "--n-components", "`setup_anndata(adata, layer='counts')`": "--layer counts"}
@@ -85,7 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("input", type=Path, metavar="INPUT.h5ad", help="cells with raw counts")
     fit.add_argument("-o", "--output", type=Path, required=True, metavar="OUTPUT.h5ad", help="input plus results")
     fit.add_argument("--model", choices=_MODELS, default="scdgd", help="default: %(default)s")
-    fit.add_argument("--n-components", type=int, default=_COMPONENTS, metavar="K", help="default: %(default)s")
     fit.add_argument("--layer", metavar="L", help="layer of the raw counts (default: X)")
     fit.add_argument("--save-model", type=Path, metavar="DIR", help="save the trained model")
     fit.add_argument("--report", type=Path, metavar="DIR", help="write pictures and a summary")
@@ -94,9 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo, model="scdgd", layer=None, save_model=None)
     demo.add_argument("--data", type=Path, metavar="FILE.h5ad", help="your cells (default: 700 PBMCs, see pbmc68k)")
     demo.add_argument("-o", "--output", type=Path, default=Path("demo_output"), metavar="DIR", help="%(default)s")
-    demo.add_argument("--n-components", type=int, metavar="K", help="default: 10 for the PBMCs, 20 for your cells")
 
     for command in (fit, demo):
+        command.add_argument(
+            "--n-components",
+            type=_number_or_auto,
+            default=_COMPONENTS,
+            metavar="K",
+            help="number of clusters; default: those that are separate",
+        )
         command.add_argument("--batch-key", metavar="COLUMN", help="column of obs with batches, to put into one space")
         command.add_argument(
             "--no-balance",
@@ -110,6 +114,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _number_or_auto(text: str) -> int | str:
+    """A number of components, or that it is to be found."""
+    try:
+        return text if text == _COMPONENTS else int(text)
+    except ValueError as error:
+        msg = f"must be a number or {_COMPONENTS!r}, got {text!r}"
+        raise argparse.ArgumentTypeError(msg) from error
+
+
 def _fit(args: argparse.Namespace, started: float) -> tuple[str, bool]:
     return _run(args, lambda: _read(args.input), args.input, args.output, args.report, started)
 
@@ -120,12 +133,8 @@ def _demo(args: argparse.Namespace, started: float) -> tuple[str, bool]:
 
         read, name = pbmc68k, "pbmc68k"
         args.labels_key = args.labels_key or _DEMO_LABELS
-        default_components = _DEMO_COMPONENTS
     else:
         read, name = lambda: _read(args.data), args.data.stem
-        default_components = _COMPONENTS
-    if args.n_components is None:
-        args.n_components = default_components
     return _run(args, read, args.data, args.output / f"{name}.h5ad", args.output, started)
 
 
@@ -206,10 +215,10 @@ def _as_options(message: str) -> str:
 
 
 def _job(args: argparse.Namespace) -> Job:
-    from scdgd._options import SEED, Integer, Optional
+    from scdgd._options import SEED, Choice, Either, Integer, Optional
     from scdgd._report import Job
 
-    rules = {"max_epochs": Optional(Integer(1)), "n_components": Integer(1), "seed": SEED}
+    rules = {"max_epochs": Optional(Integer(1)), "n_components": Either(Integer(1), Choice("auto")), "seed": SEED}
     for name, rule in rules.items():
         try:
             rule(f"--{name.replace('_', '-')}", getattr(args, name))

@@ -159,7 +159,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         adata: AnnData | MuData | None = None,
         registry: dict | None = None,
         *,
-        n_components: int | Literal["auto", "labels"] = 20,
+        n_components: int | Literal["auto", "labels"] = "auto",
         n_latent: int = 20,
         n_hidden: int = 64,
         n_layers: int = 1,

@@ -54,7 +54,7 @@ class SCVAD(SCDGD):
         adata: AnnData | MuData | None = None,
         registry: dict | None = None,
         *,
-        n_components: int | Literal["auto", "labels"] = 20,
+        n_components: int | Literal["auto", "labels"] = "auto",
         n_latent: int = 20,
         n_hidden: int = 64,
         n_layers: int = 1,

@@ -59,7 +59,7 @@ def latent(
 
     With a `model`, a UMAP is fitted to ``adata.obsm[use_rep]`` in coordinates of information, and the model's mixture is laid
     over the cells: draws from the prior as grey crosses, the means of components that hold at least 1% of the cells as
-    numbered circles. Where crosses and cells part, prior and data do too. Without a model, ``adata.obsm[basis]`` is drawn as it is.
+    numbered circles; where components are merged, that of the heaviest one of each cluster. Where crosses and cells part, prior and data do too. Without a model, ``adata.obsm[basis]`` is drawn as it is.
 
     Parameters
     ----------
@@ -120,7 +120,8 @@ def latent(
             )
         palette = _draw_cells(panel, adata, key, cells, size)
         if model is not None:
-            _draw_means(panel, adata, cluster_key, embedding.means, palette if key == cluster_key else {})
+            means = _means_of_clusters(model, embedding.means)
+            _draw_means(panel, adata, cluster_key, means, palette if key == cluster_key else {})
         panel.set(xticks=[], yticks=[], xlabel=f"{name}1", ylabel=f"{name}2", title=key)
     return finish(axes, is_single=isinstance(color, str), save=save, show=show, return_fig=return_fig)
 
@@ -209,6 +210,15 @@ def _draw_legend(ax: Axes, palette: dict[str, str], counts: pd.Series, n_missing
         frameon=False,
         handletextpad=0.3,
     )
+
+
+def _means_of_clusters(model: SCDGD, means: np.ndarray) -> np.ndarray:
+    """Positions of the components, of which each is a cluster, or where some are merged of the heaviest one of each cluster."""
+    clusters = model.component_clusters_
+    if clusters is None:
+        return means
+    weights = model.module.given_prior().weights.detach().cpu().numpy()
+    return np.array([means[np.where(clusters == c, weights, -1).argmax()] for c in range(clusters.max() + 1)])
 
 
 def _draw_means(ax: Axes, adata: AnnData, cluster_key: str, means: np.ndarray, palette: dict[str, str]) -> None:
