@@ -35,11 +35,12 @@ def plots(trained, annotated):
         "latent": lambda **kwargs: scdgd.pl.latent(annotated, **kwargs),
         "components": lambda **kwargs: scdgd.pl.components(annotated, "cell_type", **kwargs),
         "history": lambda **kwargs: scdgd.pl.history(trained, **kwargs),
+        "component_tree": lambda **kwargs: scdgd.pl.component_tree(trained, "cell_type", **kwargs),
         "information": lambda **kwargs: scdgd.pl.information(trained, **kwargs),
     }
 
 
-@pytest.mark.parametrize("name", ["latent", "components", "history", "information"])
+@pytest.mark.parametrize("name", ["latent", "components", "history", "information", "component_tree"])
 def test_every_plot_keeps_to_the_given_axes_and_returns_them(plots, name, tmp_path):
     figure, ax = plt.subplots()
     assert plots[name](ax=ax, save=tmp_path / "plot.png") is ax
@@ -51,7 +52,7 @@ def test_every_plot_keeps_to_the_given_axes_and_returns_them(plots, name, tmp_pa
     np.testing.assert_allclose(figure.get_size_inches(), (3, 2))
 
 
-@pytest.mark.parametrize("name", ["latent", "components", "history", "information"])
+@pytest.mark.parametrize("name", ["latent", "components", "history", "information", "component_tree"])
 def test_every_plot_shows_when_asked(plots, name, monkeypatch):
     shown = []
     monkeypatch.setattr(plt, "show", lambda: shown.append(name))
@@ -378,3 +379,22 @@ def test_mixing_of_an_anndata_names_what_is_missing(annotated):
         scdgd.pl.batch_mixing({}, "batch")
     with pytest.raises(TypeError, match="got a ndarray"):
         scdgd.pl.batch_mixing(annotated.obsm["X_pca"], "batch")
+
+
+def test_trees_have_a_leaf_for_each_component_with_cells_and_bars_that_add_up(trained, adata):
+    ax = scdgd.pl.component_tree(trained, "cell_type")
+    tree = scdgd.tl.component_tree(trained)
+    names = [f"{c} ({n:,})" for c, n in enumerate(tree.sizes) if n]
+    assert sorted(text.get_text() for text in ax.texts) == names
+    assert sum(bar.get_width() for bar in ax.patches) == pytest.approx(4.0 * len(names))
+    assert not scdgd.pl.component_tree(trained).patches
+    with pytest.raises(ValueError, match="There is no column 'kind' in the obs of the model's data"):
+        scdgd.pl.component_tree(trained, "kind")
+
+
+def test_latent_marks_merged_components_once(annotated, trained):
+    trained.merge_components([0, 1, 0])
+    scdgd.tl.annotate(trained)
+    ax = scdgd.pl.latent(annotated, trained)
+    assert {text.get_text() for text in ax.texts} <= {"0", "1"}
+    assert len(ax.texts) == annotated.obs["scdgd_cluster"].nunique()
