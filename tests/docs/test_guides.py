@@ -92,7 +92,6 @@ _SLOW = (
     "scvad",
     "clusters",
     "information",
-    "mapping",
     "evaluation",
     "synthetic_cells",
     "uncertainty",
