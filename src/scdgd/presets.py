@@ -223,6 +223,7 @@ _GRONBECH_TRAIN = {
         "component_regularization": "kl",
         "free_nats": 0.0,
         "information_weight": 0.0,
+        "prior_lr_ratio": 1.0,
         "n_epochs_kl_warmup": None,
     },
 }

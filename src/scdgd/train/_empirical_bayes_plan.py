@@ -17,14 +17,15 @@ from scdgd._compat import MODULE_KEYS
 from scdgd._constants import MEASURED_KEY
 from scdgd._options import SEED, Choice, Flag, Integer, Number, Optional, checked
 from scdgd.data import as_sparse_counts, first_cells
-from scdgd.prior._update import PRIOR_EPS, WITH_ENCODER, update_of
+from scdgd.prior._update import WITH_ENCODER, update_of
 
 from ._plan_options import DECAY, EPOCHS, RATE, check_further
+from ._prior_group import with_prior_group
 from ._start import start_outputs
 from ._training_cells import training_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from scdgd.module import FlexVAE
     from scdgd.prior import PseudoInputs
@@ -152,21 +153,8 @@ class EmpiricalBayesPlan(TrainingPlan):
 
     def get_optimizer_creator(self) -> Callable:
         """scvi-tools' optimiser; parameters of a prior that the ELBO trains are a group without decay."""
-        create = super().get_optimizer_creator()
-        of_prior = {id(p) for p in self.module.prior.parameters()}
-
-        def create_with_groups(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-            """Optimiser of the networks, and of the prior unless it takes steps of its own."""
-            parameters = list(parameters)
-            groups = [{"params": [p for p in parameters if id(p) not in of_prior]}]
-            trained = [p for p in parameters if id(p) in of_prior]
-            if trained and self.prior_update.by_gradient:
-                groups.append(
-                    {"params": trained, "lr": self.lr * self.prior_lr_ratio, "eps": PRIOR_EPS, "weight_decay": 0.0}
-                )
-            return create(groups)
-
-        return create_with_groups
+        lr = self.lr * self.prior_lr_ratio if self.prior_update.by_gradient else None
+        return with_prior_group(super().get_optimizer_creator(), self.module.prior, lr)
 
     def on_train_start(self) -> None:
         """Put pseudo-inputs or components where training starts; make the optimiser of the prior."""
