@@ -136,6 +136,8 @@ _STIRN_MODEL = {
     "dropout_rate": 0.1,
     "gene_likelihood": "zinb",
     "encode_covariates": True,
+    "prior_kwargs": {"responsibilities": "expected"},
+    "batch_norm_decay": 0.99,
 }
 _STIRN_TRAIN = {
     "max_epochs": 10_000,
@@ -149,6 +151,7 @@ _STIRN_PLAN = {
     "weight_decay": 0.0,
     "prior_lr_ratio": 1.0,
     "prior_batch_size": 256,
+    "n_warm_start_epochs": 0,
     "n_epochs_kl_warmup": None,
 }
 

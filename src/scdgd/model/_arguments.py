@@ -267,7 +267,7 @@ BUILDING_ENCODERS: dict[str, Rule] = {
     "max_components_per_cell": Optional(Integer(1)),
     "analytic_kl": Flag(),
     "norm_per_component": Flag(),
-    "batch_norm_decay": Number(least=0, below=1),
+    "batch_norm_decay": Optional(Number(least=0, below=1)),
     "batch_norm_scale": Flag(),
 }
 

@@ -96,6 +96,11 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         Whether batch norm follows the activation (Dony et al. 2020), not the linear map (scVI).
     decoder_dropout_rate
         Dropout of the decoder's hidden layers; scVI has none.
+    batch_norm_decay
+        Decay of the moving averages of the encoder's batch norm. ``None``: scVI's 0.99, but 0.9 where components start at clusters
+        (:attr:`~scdgd.prior.Prior.starts_at_clusters`). Pseudo-inputs are encoded by the moving averages, cells in training by
+        their minibatch: with averages of 100 steps, components lag behind the cells that are drawn to them, and both move on
+        without an end, the scale of representations with them.
     normalize_input
         Whether the encoder sees counts scaled to a total of 10,000 (then log1p), not raw ones.
     mean_activation
@@ -141,6 +146,7 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         activation: str = "relu",
         norm_after_activation: bool = False,
         decoder_dropout_rate: float = 0.0,
+        batch_norm_decay: float | None = None,
         normalize_input: bool = False,
         mean_activation: MeanActivation | None = None,
         k_max: int = 0,
@@ -183,6 +189,9 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         encoded = (n_continuous_cov, (n_batch, *(n_cats_per_cov or ()))) if self.encode_covariates else (0, ())
         pseudo_inputs = partial(PseudoInputs, n_components, n_input, *encoded, nonnegative=self._is_nonnegative)
         self.prior = make_prior(prior, n_components, n_latent, prior_kwargs, pseudo_inputs)
+        usual_decay = 0.9 if self.prior.starts_at_clusters else 0.99
+        for norm in (part for part in self.z_encoder.modules() if isinstance(part, nn.BatchNorm1d)):
+            norm.momentum = 1 - (usual_decay if batch_norm_decay is None else batch_norm_decay)
 
     @property
     def _is_nonnegative(self) -> bool:
@@ -377,6 +386,7 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         generative_outputs: dict[str, Distribution | None],
         kl_weight: torch.Tensor | float = 1.0,
         encoder_learns_from_prior: bool = False,
+        prior: Prior | None = None,
     ) -> LossOutput:
         """Negative ELBO.
 
@@ -387,14 +397,17 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         encoder_learns_from_prior
             Whether gradients reach a prior that is fitted by empirical Bayes, and the encoder through its pseudo-inputs, as
             in the code of Stirn & Knowles 2024.
+        prior
+            A prior without an encoder in the place of the module's own, which is ``None``.
         """
         self._check_counts()
         px, z = generative_outputs[MODULE_KEYS.PX_KEY], inference_outputs[MODULE_KEYS.Z_KEY]
         reconstruction_loss = -self.log_likelihood(px, tensors)
-        learns = encoder_learns_from_prior or update_of(self.prior, WITH_ENCODER).by_gradient
-        is_frozen = not any(p.requires_grad for p in self.prior.parameters())  # in a query
-        with torch.set_grad_enabled(torch.is_grad_enabled() and learns and not is_frozen):
-            prior = self.given_prior()
+        if prior is None:
+            learns = encoder_learns_from_prior or update_of(self.prior, WITH_ENCODER).by_gradient
+            is_frozen = not any(p.requires_grad for p in self.prior.parameters())  # in a query
+            with torch.set_grad_enabled(torch.is_grad_enabled() and learns and not is_frozen):
+                prior = self.given_prior()
         kl_z = inference_outputs["log_qz"] - self._expected_log_prior(prior, inference_outputs, z)
         kl_library = torch.zeros_like(kl_z)
         if not self.use_observed_lib_size:

@@ -82,7 +82,8 @@ class GMVAE(FlexVAE):
     norm_per_component
         Whether batch norm sees one component at a time, as in the published code.
     batch_norm_decay, batch_norm_scale
-        Decay of the moving averages of batch norm, and whether it learns a scale; published: 0.999 and ``False``.
+        Decay of the moving averages of batch norm, ``None`` for scVI's 0.99, and whether it learns a scale; published: 0.999 and
+        ``False``.
 
     Raises
     ------
@@ -105,7 +106,7 @@ class GMVAE(FlexVAE):
         analytic_kl: bool = True,
         use_batch_norm: Literal["encoder", "decoder", "none", "both"] | None = None,
         norm_per_component: bool = False,
-        batch_norm_decay: float = 0.99,
+        batch_norm_decay: float | None = None,
         batch_norm_scale: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -118,6 +119,7 @@ class GMVAE(FlexVAE):
             if kwargs.get(name, "normal") != "normal":
                 msg = f"`{name}` must be 'normal' in a GMVAE, got {kwargs[name]!r}; `FlexVAE` has others."
                 raise ValueError(msg)
+        batch_norm_decay = 0.99 if batch_norm_decay is None else batch_norm_decay
         if not 0 <= batch_norm_decay < 1:
             msg = f"`batch_norm_decay` must be at least 0 and less than 1, got {batch_norm_decay}."
             raise ValueError(msg)

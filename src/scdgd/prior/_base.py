@@ -54,6 +54,8 @@ class Prior(nn.Module, ABC):
         Whether components are encoded pseudo-inputs, :attr:`EncodedPrior.pseudo_inputs`.
     is_broad_at_first
         Whether it is :math:`\mathcal N(0, I)` until it is placed, so that representations can train before it is.
+    starts_at_clusters
+        Whether training begins without it, and it then starts at the clusters of representations.
     has_components
         Whether it is made of components whose number is asked for.
     encoder_options
@@ -67,6 +69,7 @@ class Prior(nn.Module, ABC):
     lr_ratio: ClassVar[float] = 1.0
     needs_encoder: ClassVar[bool] = False
     is_broad_at_first: ClassVar[bool] = False
+    starts_at_clusters: ClassVar[bool] = False
     has_components: ClassVar[bool] = True
     encoder_options: ClassVar[Mapping[str, Any]] = {}
 

@@ -169,5 +169,13 @@ class ComponentMixture(GaussianComponents):
         return z + deviation
 
 
+class PredictiveMixture(ComponentMixture):
+    """The same mixture, whose cells are assigned by the predictive density, that of the ELBO."""
+
+    def expected_component_log_prob(self, z: torch.Tensor, given: Any = None) -> torch.Tensor:
+        """The joint log density, shape ``(..., k)``."""
+        return self.component_log_prob(z, given)
+
+
 def _diagonals(factors: torch.Tensor) -> torch.Tensor:
     return factors if factors.ndim == 2 else factors.diagonal(dim1=-2, dim2=-1)

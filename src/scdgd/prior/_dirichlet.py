@@ -75,6 +75,12 @@ class DirichletProcessWeights(nn.Module):
         """Log weights, shape ``(k,)``."""
         return torch.log_softmax(self.logits, dim=0)
 
+    @torch.no_grad()
+    def start_at(self, weights: torch.Tensor) -> None:
+        """Weights ``(m,)`` of the first components; the others are as good as empty."""
+        self.logits.fill_(math.log(MIN_WEIGHT))
+        self.logits[: len(weights)] = weights.log().to(self.logits)
+
     def hyper_log_prob(self) -> dict[str, torch.Tensor]:
         """Log densities of the concentration and of the weights, in nats."""
         a, k = self.inverse_concentration, len(self.logits)

@@ -96,7 +96,11 @@ class DirichletProcessMixture(GaussianComponents):
 
 
 def process_mixture(
-    dirichlet: DirichletProcessWeights, wishart: WishartPrecisions, means: torch.Tensor, var: torch.Tensor | float = 0.0
+    dirichlet: DirichletProcessWeights,
+    wishart: WishartPrecisions,
+    means: torch.Tensor,
+    var: torch.Tensor | float = 0.0,
+    kind: type[ComponentMixture] = ComponentMixture,
 ) -> ComponentMixture:
     """A Dirichlet process mixture of means ``(k, d)``, or of moments of uncertain ones; factors are computed once."""
     factors = wishart()
@@ -108,4 +112,4 @@ def process_mixture(
         return {**dirichlet.hyper_log_prob(), **terms}
 
     mean_var = var if torch.is_tensor(var) else None
-    return ComponentMixture(dirichlet(), means, factors, mean_var=mean_var, hyper_log_prob=hyper_log_prob)
+    return kind(dirichlet(), means, factors, mean_var=mean_var, hyper_log_prob=hyper_log_prob)

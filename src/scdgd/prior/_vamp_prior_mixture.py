@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
 
 from scdgd._options import Choice, checked
 
+from ._component_mixture import ComponentMixture, PredictiveMixture
 from ._dirichlet import ConcentrationPrior, DirichletProcessWeights, WeightSpace
 from ._dirichlet_process_mixture import process_mixture
 from ._encoded_prior import EncodedPrior
 from ._wishart import PrecisionType, WishartPrecisions
 
 if TYPE_CHECKING:
-    from ._component_mixture import ComponentMixture
+    from ._gaussian_mixture import GaussianMixture
     from ._pseudo_inputs import PseudoInputs
+
+Responsibilities = Literal["predictive", "expected"]
+_KINDS = {"predictive": PredictiveMixture, "expected": ComponentMixture}
 
 
 class VampPriorMixture(EncodedPrior):
@@ -52,11 +56,13 @@ class VampPriorMixture(EncodedPrior):
 
     updates: ClassVar[tuple[str, ...]] = ("empirical_bayes", "gradient")
     lr_ratio: ClassVar[float] = 5.0
+    starts_at_clusters: ClassVar[bool] = True
 
     @checked(
         covariance_type=Choice(*get_args(PrecisionType)),
         concentration_prior=Choice(*get_args(ConcentrationPrior)),
         weight_space=Choice(*get_args(WeightSpace)),
+        responsibilities=Choice(*get_args(Responsibilities)),
     )
     def __init__(
         self,
@@ -66,9 +72,10 @@ class VampPriorMixture(EncodedPrior):
         covariance_type: PrecisionType = "full",
         concentration_prior: ConcentrationPrior = "gamma",
         weight_space: WeightSpace = "simplex",
+        responsibilities: Responsibilities = "predictive",
     ) -> None:
         super().__init__(pseudo_inputs, n_latent)
-        k, d = self.n_components, self.n_latent
+        k, d, self.responsibilities_by = self.n_components, self.n_latent, responsibilities
         self.wishart = WishartPrecisions(k, d, covariance_type=covariance_type)
         self.dirichlet = DirichletProcessWeights(k, concentration_prior=concentration_prior, weight_space=weight_space)
 
@@ -80,4 +87,9 @@ class VampPriorMixture(EncodedPrior):
     hyper_log_prob = EncodedPrior._refuse
 
     def _encoded(self, mean: torch.Tensor, var: torch.Tensor) -> ComponentMixture:
-        return process_mixture(self.dirichlet, self.wishart, mean, var)
+        return process_mixture(self.dirichlet, self.wishart, mean, var, _KINDS[self.responsibilities_by])
+
+    def start_at(self, mixture: GaussianMixture) -> None:
+        """Take over weights and covariances of a mixture of at most ``k`` components; the others are as good as empty."""
+        self.dirichlet.start_at(mixture.weights)
+        self.wishart.start_at(mixture.covariances)

@@ -61,6 +61,19 @@ class WishartPrecisions(nn.Module):
         if covariance_type == "full":
             self.off_diagonal = nn.Parameter(torch.zeros(k, d * (d - 1) // 2))
 
+    @torch.no_grad()
+    def start_at(self, covariances: torch.Tensor) -> None:
+        """Precisions of the first components from covariances ``(m, d, d)``; ``"diag"`` takes over their diagonals."""
+        if self.covariance_type == "diag":
+            self.raw_diagonal[: len(covariances)] = _softplus.inv(
+                covariances.diagonal(dim1=-2, dim2=-1).rsqrt().float()
+            )
+            return
+        factors = torch.linalg.cholesky(torch.linalg.inv(covariances)).to(self.raw_diagonal)
+        rows, columns = torch.tril_indices(self.n_latent, self.n_latent, offset=-1, device=factors.device)
+        self.raw_diagonal[: len(factors)] = _softplus.inv(factors.diagonal(dim1=-2, dim2=-1))
+        self.off_diagonal[: len(factors)] = factors[:, rows, columns]
+
     def forward(self) -> torch.Tensor:
         """Factors :math:`L_c`, shape ``(k, d, d)``, or their diagonals, shape ``(k, d)``, for ``"diag"``."""
         diagonal = _softplus(self.raw_diagonal)

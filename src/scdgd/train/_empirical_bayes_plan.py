@@ -17,6 +17,8 @@ from scdgd._compat import MODULE_KEYS
 from scdgd._constants import MEASURED_KEY
 from scdgd._options import SEED, Choice, Flag, Integer, Number, Optional, checked
 from scdgd.data import as_sparse_counts, first_cells
+from scdgd.prior import StandardNormal
+from scdgd.prior._merged_mixture import merged_mixture
 from scdgd.prior._update import WITH_ENCODER, update_of
 
 from ._plan_options import DECAY, EPOCHS, RATE, check_further
@@ -28,14 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scdgd.module import FlexVAE
-    from scdgd.prior import PseudoInputs
 
 logger = logging.getLogger(__name__)
 
 #: Arguments of the loss that are not options.
-_GIVEN_TO_LOSS = {"tensors", "inference_outputs", "generative_outputs"}
+_GIVEN_TO_LOSS = {"tensors", "inference_outputs", "generative_outputs", "prior"}
 #: Cells that a mixture is fitted to after pre-training.
 _MAX_PLACEMENT_CELLS = 20_000
+#: Cells whose clusters are looked for after a warm start, its longest number of epochs, and its share of all epochs.
+_MAX_CLUSTERED_CELLS, _MAX_WARM_START_EPOCHS, _WARM_START_SHARE = 5_000, 20, 0.1
 
 
 class EmpiricalBayesPlan(TrainingPlan):
@@ -49,7 +52,11 @@ class EmpiricalBayesPlan(TrainingPlan):
     fewer mean fewer components, :math:`b_0 = n` is the posterior given all cells, and the size of the minibatches is the
     published setting. Priors whose update is by gradient take that of the ELBO, with an optimiser group of their own.
 
-    Pseudo-inputs start at random training cells when training begins.
+    Pseudo-inputs start at random training cells when training begins. As published, the prior then takes part from the first
+    step, when the representations of all cells are alike, and most components are emptied before there is a cluster to be in:
+    which clusters have one at the end is chance. By default a warm start comes first for mixtures of pseudo-inputs
+    (:attr:`~scdgd.prior.Prior.starts_at_clusters`): epochs with :math:`p(z) = \mathcal N(0, I)`, after which components start at
+    the clusters of posterior means, :func:`merged_mixture`, each with the likeliest cell of its cluster as pseudo-input.
 
     Parameters
     ----------
@@ -77,6 +84,9 @@ class EmpiricalBayesPlan(TrainingPlan):
     kernel_l1, kernel_l2
         Penalties :math:`\lambda_1 \lVert W \rVert_1 + \lambda_2 \lVert W \rVert_2^2` on the weights of all linear maps
         (Dony et al. 2020).
+    n_warm_start_epochs
+        Epochs of the warm start, in the first training of a model without pre-training; 0, as published, for none. ``None`` for a
+        tenth of the epochs, 20 at most.
     seed
         Seed of the choice of pseudo-inputs.
     n_epochs_kl_warmup
@@ -101,6 +111,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         n_pretraining_epochs=Integer(0),
         n_pretrained_epochs=Integer(0),
         pretraining_lr=Optional(RATE),
+        n_warm_start_epochs=EPOCHS,
         kernel_l1=DECAY,
         kernel_l2=DECAY,
         seed=SEED,
@@ -117,6 +128,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         n_pretraining_epochs: int = 0,
         n_pretrained_epochs: int = 0,
         pretraining_lr: float | None = None,
+        n_warm_start_epochs: int | None = None,
         kernel_l1: float = 0.0,
         kernel_l2: float = 0.0,
         seed: int | None = None,
@@ -139,12 +151,18 @@ class EmpiricalBayesPlan(TrainingPlan):
         of_update = {"prior_batch_size": prior_batch_size, "detach_responsibilities": detach_responsibilities}
         self.prior_update = update(module.prior, **({} if update.by_gradient else of_update))
         self.pretraining_lr, self.kernel_l1, self.kernel_l2 = pretraining_lr, kernel_l1, kernel_l2
+        self.n_warm_start_epochs = n_warm_start_epochs
         self.seed = (settings.seed or 0) if seed is None else seed
 
     @property
     def is_pretraining(self) -> bool:
-        """Whether the prior does not take part yet."""
+        """Whether there is no divergence yet."""
         return self.current_epoch < self.n_pretraining_epochs
+
+    @property
+    def is_warming_up(self) -> bool:
+        r"""Whether the prior is :math:`\mathcal N(0, I)` still."""
+        return self.current_epoch < (self.n_warm_start_epochs or 0)
 
     @property
     def kl_weight(self) -> torch.Tensor:
@@ -167,24 +185,41 @@ class EmpiricalBayesPlan(TrainingPlan):
                 "`n_components`, or raise `train_size`."
             )
             raise ValueError(msg)
+        self._set_warm_start()
         if prior.needs_encoder and not prior.is_placed:
-            self._place_pseudo_inputs(prior.pseudo_inputs)
+            self._place_pseudo_inputs(np.random.default_rng(self.seed))
+            prior.pseudo_inputs.placed.fill_(not self.n_warm_start_epochs)
         start_outputs(self.module, training_cells(self.trainer))
         if not self._has_pretraining:
             prior.draw_start(self.seed)
         self.prior_update.begin(self.lr * self.prior_lr_ratio)
 
+    def _set_warm_start(self) -> None:
+        """Say how many epochs of this training are a warm start."""
+        prior = self.module.prior
+        if not prior.starts_at_clusters or prior.is_placed or self._has_pretraining:
+            self.n_warm_start_epochs = 0
+        elif self.n_warm_start_epochs is None:
+            share = round(_WARM_START_SHARE * max(self.trainer.max_epochs, 0))
+            self.n_warm_start_epochs = min(share, _MAX_WARM_START_EPOCHS)
+
     def training_state(self) -> dict:
         """What goes on from step to step beside the module and the trainer's optimisers; not copied."""
-        return {"prior": self.prior_update.state_dict()}
+        return {"prior": self.prior_update.state_dict(), "n_warm_start_epochs": self.n_warm_start_epochs}
 
     def load_training_state(self, state: dict) -> None:
         """Put back what :meth:`training_state` gave; when training has started."""
         self.prior_update.load_state_dict(state["prior"])
+        self.n_warm_start_epochs = state.get("n_warm_start_epochs", 0)
 
     def on_train_epoch_start(self) -> None:
-        """Begin and end pre-training."""
+        """Begin and end warm start and pre-training."""
         super().on_train_epoch_start()
+        if self.n_warm_start_epochs and self.current_epoch == self.n_warm_start_epochs:
+            self._place_at_clusters()
+        self.loss_kwargs.pop("prior", None)
+        if self.is_warming_up:
+            self.loss_kwargs["prior"] = StandardNormal(self.module.prior.n_latent).to(self.device)
         if not self._has_pretraining:
             return
         if self.is_pretraining and self.current_epoch == 0 and self.pretraining_lr is not None:
@@ -211,39 +246,73 @@ class EmpiricalBayesPlan(TrainingPlan):
 
     def on_train_batch_end(self, outputs: Any, batch: dict, batch_idx: int) -> None:
         """Steps 2 and 3: the prior is fitted to draws from the posteriors of the same cells."""
-        if self.prior_update.wants_draws and not self.is_pretraining and not self.trainer.should_stop:
+        if self.prior_update.wants_draws and not self._holds_prior and not self.trainer.should_stop:
             z = self._draw(batch)
             if torch.isfinite(z).all():  # if not, training is about to end
                 lr = self.optimizers().param_groups[0]["lr"] * self.prior_lr_ratio
                 self.prior_update.after_minibatch(self.module.given_prior(), z, lr)
 
-    @torch.no_grad()
+    @property
+    def _holds_prior(self) -> bool:
+        return self.is_pretraining or self.is_warming_up
+
     def _draw(self, batch: dict) -> torch.Tensor:
         """Representations ``(b, d)`` from the posteriors of a minibatch, encoder in evaluation mode."""
+        return self._infer(batch)[MODULE_KEYS.Z_KEY]
+
+    @torch.no_grad()
+    def _infer(self, batch: dict) -> dict:
+        """What the encoder, in evaluation mode, says of a minibatch."""
         module = self.module
         batch = {key: None if value is None else value.to(self.device) for key, value in batch.items()}
         was_training = module.training
         module.eval()
         outputs = module.inference(**module._get_inference_input(batch, full_forward_pass=True))
         module.train(was_training)
-        return outputs[MODULE_KEYS.Z_KEY]
+        return outputs
 
     def _kernel_penalty(self) -> torch.Tensor:
         kernels = [m.weight for m in self.module.modules() if isinstance(m, torch.nn.Linear) and m.weight.requires_grad]
         return sum(self.kernel_l1 * kernel.abs().sum() + self.kernel_l2 * kernel.square().sum() for kernel in kernels)
 
     @torch.no_grad()
-    def _place_pseudo_inputs(self, pseudo_inputs: PseudoInputs) -> None:
-        counts, continuous = [], []
-        for batch in first_cells(training_cells(self.trainer), pseudo_inputs.n_components):
-            x = self.module._encoder_counts(as_sparse_counts(batch[REGISTRY_KEYS.X_KEY]), batch.get(MEASURED_KEY))
-            counts.append(x.to_scipy())
-            continuous.append(batch.get(REGISTRY_KEYS.CONT_COVS_KEY))
-        counts = sparse.vstack(counts, format="csr")
-        rng = np.random.default_rng(self.seed)
-        rows = rng.choice(counts.shape[0], pseudo_inputs.n_components, replace=False)
+    def _place_pseudo_inputs(self, rng: np.random.Generator) -> None:
+        """Put pseudo-inputs at random training cells."""
+        pseudo_inputs = self.module.prior.pseudo_inputs
+        cells = [self._encoder_input(b) for b in first_cells(training_cells(self.trainer), pseudo_inputs.n_components)]
+        n_cells = sum(counts.shape[0] for counts, _ in cells)
+        self._put_in(cells, rng.choice(n_cells, pseudo_inputs.n_components, replace=False))
+
+    @torch.no_grad()
+    def _place_at_clusters(self) -> None:
+        """Put components at the clusters of representations, and those that are left at random cells."""
+        prior, cells, z = self.module.prior, [], []
+        n_cells = max(_MAX_CLUSTERED_CELLS, prior.n_components)
+        for batch in first_cells(training_cells(self.trainer), n_cells):
+            cells.append(self._encoder_input(batch))
+            outputs = self._infer(batch)
+            # a pseudo-input's flow is left out
+            z.append(outputs[MODULE_KEYS.QZ_KEY].loc if self.module.flow is None else outputs[MODULE_KEYS.Z_KEY])
+        z = torch.cat(z).double()
+        mixture = merged_mixture(z, prior.n_components, self.seed)
+        likeliest = mixture.component_log_prob(z).argmax(0).cpu().numpy()
+        others = np.random.default_rng(self.seed).choice(len(z), prior.n_components - len(likeliest), replace=False)
+        self._put_in(cells, np.concatenate([likeliest, others]))
+        prior.start_at(mixture)
+        logger.info("%s of %s components start at clusters.", mixture.n_components, prior.n_components)
+
+    def _encoder_input(self, batch: dict) -> tuple[sparse.csr_matrix, torch.Tensor | None]:
+        """Counts as the encoder reads them, and continuous covariates, of a minibatch."""
+        x = self.module._encoder_counts(as_sparse_counts(batch[REGISTRY_KEYS.X_KEY]), batch.get(MEASURED_KEY))
+        return x.to_scipy(), batch.get(REGISTRY_KEYS.CONT_COVS_KEY)
+
+    def _put_in(self, cells: list[tuple[sparse.csr_matrix, torch.Tensor | None]], rows: np.ndarray) -> None:
+        """Make pseudo-inputs of some cells."""
+        pseudo_inputs = self.module.prior.pseudo_inputs
+        counts, continuous = zip(*cells, strict=True)
+        counts = sparse.vstack(counts, format="csr")[rows].toarray()
         continuous = None if pseudo_inputs.continuous is None else torch.cat(continuous)[rows]
-        pseudo_inputs.place(torch.as_tensor(counts[rows].toarray()), continuous)
+        pseudo_inputs.place(torch.as_tensor(counts), continuous)
 
     @torch.no_grad()
     def _place_prior(self) -> None:
