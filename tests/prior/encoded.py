@@ -59,8 +59,11 @@ PRIORS = {
     "dirichlet_process-diag": lambda k, d: DirichletProcessMixture(k, d, covariance_type="diag"),
     "vamp": lambda k, d: VampPrior(pseudo_inputs(k), d),
     "vamp-weights": lambda k, d: VampPrior(pseudo_inputs(k), d, learn_weights=True),
-    "vamp_mixture-full": lambda k, d: VampPriorMixture(pseudo_inputs(k), d),
-    "vamp_mixture-diag": lambda k, d: VampPriorMixture(pseudo_inputs(k), d, covariance_type="diag"),
+    "vamp_mixture-full": lambda k, d: VampPriorMixture(pseudo_inputs(k), d, responsibilities="expected"),
+    "vamp_mixture-diag": lambda k, d: VampPriorMixture(
+        pseudo_inputs(k), d, covariance_type="diag", responsibilities="expected"
+    ),
+    "predictive_vamp_mixture": lambda k, d: VampPriorMixture(pseudo_inputs(k), d),
 }
 every_prior = pytest.mark.parametrize("make_prior", PRIORS.values(), ids=PRIORS.keys())
 UNCERTAIN = {name: make for name, make in PRIORS.items() if name.startswith("vamp_mixture")}

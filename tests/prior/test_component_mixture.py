@@ -9,7 +9,7 @@ import torch
 from torch import distributions
 
 from scdgd.prior import ComponentMixture, DirichletProcessMixture, GaussianMixture, StandardNormal
-from tests.prior.encoded import Encoder, every_mixture, every_prior, every_uncertain, given, randomised
+from tests.prior.encoded import PRIORS, Encoder, every_mixture, every_prior, every_uncertain, given, randomised
 
 
 def covariances(prior, encoder) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,6 +207,27 @@ def test_expected_density_is_the_mean_over_draws(make_prior):
     torch.testing.assert_close(now.expected_component_log_prob(z), exact, rtol=1e-10, atol=1e-10)
     error = 4 * log_prob.std(1) / 200
     assert ((now.expected_component_log_prob(z) - log_prob.mean(1)).abs() < error).all()
+
+
+def test_predictive_mixtures_assign_by_the_density_of_the_bound():
+    now, z = given(PRIORS["predictive_vamp_mixture"], 5, 4), 3 * torch.randn(50, 4, dtype=torch.float64)
+    assert torch.equal(now.expected_component_log_prob(z), now.component_log_prob(z))
+    torch.testing.assert_close(now.log_prob(z), torch.logsumexp(now.expected_component_log_prob(z), -1))
+
+
+@every_uncertain
+def test_components_start_at_a_mixture(make_prior):
+    """Its weights and, where means are known, its covariances, or their diagonals; other components are empty."""
+    mixture = randomised(GaussianMixture(3, 4, covariance_type="full").double())
+    prior = make_prior(5, 4).double()
+    prior.start_at(mixture)
+    now = prior.encoded_by(Encoder(4, 0.0))
+    torch.testing.assert_close(now.weights[:3], mixture.weights, rtol=1e-4, atol=0)
+    assert (now.weights[3:] < 2e-6).all()
+    covariances = mixture.covariances
+    if now._components.factors.ndim == 2:
+        covariances = torch.diag_embed(covariances.diagonal(dim1=-2, dim2=-1))
+    torch.testing.assert_close(torch.linalg.inv(now.precisions[:3]), covariances, rtol=1e-4, atol=1e-5)
 
 
 @every_uncertain

@@ -70,7 +70,7 @@ def test_gradients_reach_every_parameter_and_the_encoder(d, objective, covarianc
 
 
 def test_the_predictive_density_needs_the_decomposition_and_the_expected_one_does_not(monkeypatch):
-    now = VampPriorMixture(pseudo_inputs(3), 2).encoded_by(Encoder(2))
+    now = VampPriorMixture(pseudo_inputs(3), 2, responsibilities="expected").encoded_by(Encoder(2))
     z, calls = torch.zeros(4, 2), []
     cholesky = torch.linalg.cholesky
     monkeypatch.setattr(torch.linalg, "cholesky", lambda x: calls.append(x) or cholesky(x))

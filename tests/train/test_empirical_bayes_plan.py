@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import copy
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scvi
 import torch
+from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
+from scipy import sparse
 from scvi.dataloaders import DataSplitter
+from sklearn.metrics import adjusted_rand_score
 
 from scdgd.data import SparseCountsSplitter
 from scdgd.model import FlexSCVI
 from scdgd.module import FlexVAE
+from scdgd.prior import StandardNormal
 from scdgd.train import EmpiricalBayesPlan
 from tests.conftest import simulate, state_of, train
 
@@ -25,6 +30,22 @@ def make(adata=None, setup: dict | None = None, **kwargs) -> FlexSCVI:
     adata = simulate(100, 15) if adata is None else adata
     FlexSCVI.setup_anndata(adata, **(setup or {}))
     return FlexSCVI(adata, **{"prior": "vmm", "n_components": 4, "n_latent": 3, "n_hidden": 8, **kwargs})
+
+
+def separated_types(seed: int, n_types: int = 6, n_cells: int = 300, n_genes: int = 200, ratio: float = 1.0) -> AnnData:
+    """Negative binomial cells of types whose log means differ by deviations of sd 1 in 30% of the genes.
+
+    The largest type has `ratio` times the cells of the smallest.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = np.geomspace(ratio, 1, n_types)
+    log_share = rng.normal(size=n_genes) + rng.normal(size=(n_types, n_genes)) * (rng.random((n_types, n_genes)) < 0.3)
+    share = np.exp(log_share) / np.exp(log_share).sum(1, keepdims=True)
+    types = rng.choice(n_types, n_cells, p=sizes / sizes.sum())
+    counts = rng.poisson(rng.gamma(4.0, 500 * share[types] / 4))
+    adata = AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs={"type": types})
+    FlexSCVI.setup_anndata(adata)
+    return adata
 
 
 def copy_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -397,3 +418,56 @@ def test_wrong_options_are_refused(prior, options, match):
         train(model, 1, plan_kwargs=options)
     for key, value in before.items():
         assert torch.equal(value, model.module.state_dict()[key]), key
+
+
+# ---------------------------------------------------------------- where components start
+
+
+def test_warm_start():
+    """The bound has N(0, I) and the mixture is held until it ends; a second training has none."""
+    model = make(separated_types(0), n_components=20)
+    watch = watched(model, 4, plan_kwargs={"n_warm_start_epochs": 2})
+    held = watch.states[: len(watch.states) // 2]
+    names = [name for name in held[0][0] if name.startswith("prior.") and "placed" not in name]
+    assert all(torch.equal(held[0][0][name], held[-1][1][name]) for name in names)
+    assert not torch.equal(watch.states[-1][-1]["prior.dirichlet.logits"], held[-1][1]["prior.dirichlet.logits"])
+    assert not held[-1][1]["prior.pseudo_inputs.placed"]
+    assert model.module.prior.is_placed
+    assert watched(model, 2, plan_kwargs={"n_warm_start_epochs": 2}).plan.n_warm_start_epochs == 0
+
+
+def test_a_prior_in_the_place_of_the_own_one():
+    model = make()
+    tensors = next(iter(model._make_data_loader(model.adata)))
+    inferred, generated, loss = model.module(tensors, loss_kwargs={"prior": StandardNormal(3)})
+    normal = torch.distributions.Normal(0.0, 1.0)
+    exact = torch.distributions.kl_divergence(inferred["qz"], normal).sum(-1)
+    torch.testing.assert_close(loss.kl_local["kl_divergence_z"], exact)
+
+
+@pytest.mark.parametrize(("max_epochs", "expected"), [(3, 0), (40, 10), (400, 63), (2_000, 63)])
+def test_usual_length_of_a_warm_start(max_epochs, expected):
+    plan = EmpiricalBayesPlan(make().module)
+    plan.trainer = SimpleNamespace(max_epochs=max_epochs, num_training_batches=4)
+    plan._set_warm_start()
+    assert plan.n_warm_start_epochs == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("n_types", "ratio"), [(6, 1), (3, 1), (5, 10)])
+def test_types_have_a_component_each(seed, n_types, ratio):
+    """Separated types, one component for each of them: which would be found was chance."""
+    scvi.settings.seed = seed
+    adata = separated_types(seed, n_types, 1_000, 300, ratio)
+    model = FlexSCVI(adata, prior="vmm", gene_likelihood="nb")
+    train(model, 100)
+    assert adjusted_rand_score(adata.obs["type"], model.get_cluster_assignments()) > 0.98
+
+
+def test_six_types_have_a_component_each():
+    """One short training; with the published start there are seven, with an agreement of 0.6."""
+    adata = separated_types(0)
+    model = FlexSCVI(adata, prior="vmm", n_components=20, n_hidden=32, gene_likelihood="nb")
+    train(model, 40, batch_size=100, plan_kwargs={"n_warm_start_epochs": 32, "lr": 8e-3})
+    assert adjusted_rand_score(adata.obs["type"], model.get_cluster_assignments()) > 0.98

@@ -191,7 +191,8 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         self.prior = make_prior(prior, n_components, n_latent, prior_kwargs, pseudo_inputs)
         usual_decay = 0.9 if self.prior.starts_at_clusters else 0.99
         for norm in (part for part in self.z_encoder.modules() if isinstance(part, torch.nn.BatchNorm1d)):
-            norm.momentum = 1 - (usual_decay if batch_norm_decay is None else batch_norm_decay)
+            # 0.01 to the last digit, as scVI has it
+            norm.momentum = round(1 - (usual_decay if batch_norm_decay is None else batch_norm_decay), 12)
 
     @property
     def _is_nonnegative(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -37,8 +38,10 @@ logger = logging.getLogger(__name__)
 _GIVEN_TO_LOSS = {"tensors", "inference_outputs", "generative_outputs", "prior"}
 #: Cells that a mixture is fitted to after pre-training.
 _MAX_PLACEMENT_CELLS = 20_000
-#: Cells whose clusters are looked for after a warm start, its longest number of epochs, and its share of all epochs.
-_MAX_CLUSTERED_CELLS, _MAX_WARM_START_EPOCHS, _WARM_START_SHARE = 5_000, 20, 0.1
+#: Cells whose clusters are looked for after a warm start.
+_MAX_CLUSTERED_CELLS = 5_000
+#: Of a warm start: epochs and steps by which representations have clusters, and the largest share of the epochs.
+_WARM_START_EPOCHS, _WARM_START_STEPS, _MAX_WARM_START_SHARE = 20, 250, 0.25
 
 
 class EmpiricalBayesPlan(TrainingPlan):
@@ -56,7 +59,8 @@ class EmpiricalBayesPlan(TrainingPlan):
     step, when the representations of all cells are alike, and most components are emptied before there is a cluster to be in:
     which clusters have one at the end is chance. By default a warm start comes first for mixtures of pseudo-inputs
     (:attr:`~scdgd.prior.Prior.starts_at_clusters`): epochs with :math:`p(z) = \mathcal N(0, I)`, after which components start at
-    the clusters of posterior means, :func:`merged_mixture`, each with the likeliest cell of its cluster as pseudo-input.
+    the clusters of posterior means, :func:`merged_mixture`, each with the likeliest cell of its cluster as pseudo-input. Where
+    there is one cluster only, they start as published.
 
     Parameters
     ----------
@@ -85,8 +89,8 @@ class EmpiricalBayesPlan(TrainingPlan):
         Penalties :math:`\lambda_1 \lVert W \rVert_1 + \lambda_2 \lVert W \rVert_2^2` on the weights of all linear maps
         (Dony et al. 2020).
     n_warm_start_epochs
-        Epochs of the warm start, in the first training of a model without pre-training; 0, as published, for none. ``None`` for a
-        tenth of the epochs, 20 at most.
+        Epochs of the warm start, in the first training of a model without pre-training; 0, as published, for none. ``None`` for 20,
+        or as many more as 250 minibatches are, but a quarter of the epochs at most.
     seed
         Seed of the choice of pseudo-inputs.
     n_epochs_kl_warmup
@@ -200,8 +204,8 @@ class EmpiricalBayesPlan(TrainingPlan):
         if not prior.starts_at_clusters or prior.is_placed or self._has_pretraining:
             self.n_warm_start_epochs = 0
         elif self.n_warm_start_epochs is None:
-            share = round(_WARM_START_SHARE * max(self.trainer.max_epochs, 0))
-            self.n_warm_start_epochs = min(share, _MAX_WARM_START_EPOCHS)
+            n_epochs = max(_WARM_START_EPOCHS, math.ceil(_WARM_START_STEPS / max(self.trainer.num_training_batches, 1)))
+            self.n_warm_start_epochs = min(n_epochs, int(_MAX_WARM_START_SHARE * max(self.trainer.max_epochs, 0)))
 
     def training_state(self) -> dict:
         """What goes on from step to step beside the module and the trainer's optimisers; not copied."""
@@ -295,6 +299,9 @@ class EmpiricalBayesPlan(TrainingPlan):
             z.append(outputs[MODULE_KEYS.QZ_KEY].loc if self.module.flow is None else outputs[MODULE_KEYS.Z_KEY])
         z = torch.cat(z).double()
         mixture = merged_mixture(z, prior.n_components, self.seed)
+        if mixture.n_components == 1:
+            prior.pseudo_inputs.placed.fill_(True)
+            return
         likeliest = mixture.component_log_prob(z).argmax(0).cpu().numpy()
         others = np.random.default_rng(self.seed).choice(len(z), prior.n_components - len(likeliest), replace=False)
         self._put_in(cells, np.concatenate([likeliest, others]))
