@@ -12,9 +12,9 @@ from ._moments import Moments, collect_moments
 from ._placement import kmeans_centres
 
 #: Cells of an average component at the start, for each dimension.
-_CELLS_PER_DIMENSION = 5
+_CELLS_PER_DIMENSION = 2
 #: Steps of expectation maximisation between merges.
-_N_EM_STEPS = 5
+_N_EM_STEPS = 2
 
 
 @torch.no_grad()
