@@ -160,18 +160,13 @@ class EmpiricalBayesPlan(TrainingPlan):
 
     @property
     def is_pretraining(self) -> bool:
-        """Whether there is no divergence yet."""
-        return self.current_epoch < self.n_pretraining_epochs
-
-    @property
-    def is_warming_up(self) -> bool:
-        r"""Whether the prior is :math:`\mathcal N(0, I)` still."""
-        return self.current_epoch < (self.n_warm_start_epochs or 0)
+        """Whether the prior does not take part yet: epochs that are not to be compared with later ones."""
+        return self.current_epoch < max(self.n_pretraining_epochs, self.n_warm_start_epochs or 0)
 
     @property
     def kl_weight(self) -> torch.Tensor:
         """Weight of the divergence; zero while pre-training."""
-        return super().kl_weight * (not self.is_pretraining)
+        return super().kl_weight * (self.current_epoch >= self.n_pretraining_epochs)
 
     def get_optimizer_creator(self) -> Callable:
         """scvi-tools' optimiser; parameters of a prior that the ELBO trains are a group without decay."""
@@ -222,7 +217,7 @@ class EmpiricalBayesPlan(TrainingPlan):
         if self.n_warm_start_epochs and self.current_epoch == self.n_warm_start_epochs:
             self._place_at_clusters()
         self.loss_kwargs.pop("prior", None)
-        if self.is_warming_up:
+        if self.current_epoch < self.n_warm_start_epochs:
             self.loss_kwargs["prior"] = StandardNormal(self.module.prior.n_latent).to(self.device)
         if not self._has_pretraining:
             return
@@ -250,15 +245,11 @@ class EmpiricalBayesPlan(TrainingPlan):
 
     def on_train_batch_end(self, outputs: Any, batch: dict, batch_idx: int) -> None:
         """Steps 2 and 3: the prior is fitted to draws from the posteriors of the same cells."""
-        if self.prior_update.wants_draws and not self._holds_prior and not self.trainer.should_stop:
+        if self.prior_update.wants_draws and not self.is_pretraining and not self.trainer.should_stop:
             z = self._draw(batch)
             if torch.isfinite(z).all():  # if not, training is about to end
                 lr = self.optimizers().param_groups[0]["lr"] * self.prior_lr_ratio
                 self.prior_update.after_minibatch(self.module.given_prior(), z, lr)
-
-    @property
-    def _holds_prior(self) -> bool:
-        return self.is_pretraining or self.is_warming_up
 
     def _draw(self, batch: dict) -> torch.Tensor:
         """Representations ``(b, d)`` from the posteriors of a minibatch, encoder in evaluation mode."""
