@@ -223,6 +223,7 @@ def test_the_prior_follows_the_rate_of_the_networks(prior):
         "lr_threshold": 1e9,
         "lr_factor": 0.5,
     }
+    plan |= {"n_warm_start_epochs": 0} if prior == "vmm" else {}
     watch = watched(make(prior=prior), 4, plan_kwargs=plan, early_stopping=True)
     rates = np.array(watch.rates)
     np.testing.assert_allclose(rates[:, 1], 5 * rates[:, 0], rtol=1e-6)
