@@ -189,10 +189,13 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         encoded = (n_continuous_cov, (n_batch, *(n_cats_per_cov or ()))) if self.encode_covariates else (0, ())
         pseudo_inputs = partial(PseudoInputs, n_components, n_input, *encoded, nonnegative=self._is_nonnegative)
         self.prior = make_prior(prior, n_components, n_latent, prior_kwargs, pseudo_inputs)
-        usual_decay = 0.9 if self.prior.starts_at_clusters else 0.99
+        self._set_norm_decay(batch_norm_decay)
+
+    def _set_norm_decay(self, decay: float | None) -> None:
+        """Of the encoder's batch norm; ``None`` for the usual one of the prior."""
+        decay = (0.9 if self.prior.starts_at_clusters else 0.99) if decay is None else decay
         for norm in (part for part in self.z_encoder.modules() if isinstance(part, torch.nn.BatchNorm1d)):
-            # 0.01 to the last digit, as scVI has it
-            norm.momentum = round(1 - (usual_decay if batch_norm_decay is None else batch_norm_decay), 12)
+            norm.momentum = round(1 - decay, 12)  # 0.01 to the last digit, as scVI has it
 
     @property
     def _is_nonnegative(self) -> bool:
