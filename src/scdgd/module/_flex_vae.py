@@ -160,11 +160,10 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         family, gene_likelihood = _family_and_name(gene_likelihood, k_max)
         _check_names(posterior, decoder, mean_activation := mean_activation or _usual_link(family))
         check_positive_integers(n_latent=n_latent, n_prior_samples=n_prior_samples)
-        prior = PriorRule(has_encoder=True)("prior", prior)
+        prior, hidden_sizes = PriorRule(has_encoder=True)("prior", prior), _hidden_sizes(n_hidden, n_layers)
         posterior_kwargs = _OF_FLOW("posterior_kwargs", posterior_kwargs or {})
         _check_distribution(latent_distribution, prior, posterior)
         _check_linear(decoder, {"decoder_dropout_rate": decoder_dropout_rate, **kwargs})
-        hidden_sizes = _hidden_sizes(n_hidden, n_layers)
         super().__init__(
             n_input,
             n_batch,
@@ -188,11 +187,11 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         self.flow = InverseAutoregressiveFlow(n_latent, **of_flow) if posterior == "iaf" else None
         encoded = (n_continuous_cov, (n_batch, *(n_cats_per_cov or ()))) if self.encode_covariates else (0, ())
         pseudo_inputs = partial(PseudoInputs, n_components, n_input, *encoded, nonnegative=self._is_nonnegative)
-        self.prior = make_prior(prior, n_components, n_latent, prior_kwargs, pseudo_inputs)
-        self._set_norm_decay(batch_norm_decay)
+        self._give(make_prior(prior, n_components, n_latent, prior_kwargs, pseudo_inputs), batch_norm_decay)
 
-    def _set_norm_decay(self, decay: float | None) -> None:
-        """Of the encoder's batch norm; ``None`` for the usual one of the prior."""
+    def _give(self, prior: Prior, decay: float | None) -> None:
+        """Take over a prior, and a decay of the encoder's batch norm, or if ``None`` the usual one of the prior."""
+        self.prior = prior
         decay = (0.9 if self.prior.starts_at_clusters else 0.99) if decay is None else decay
         for norm in (part for part in self.z_encoder.modules() if isinstance(part, torch.nn.BatchNorm1d)):
             norm.momentum = round(1 - decay, 12)  # 0.01 to the last digit, as scVI has it
