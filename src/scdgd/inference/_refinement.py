@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 _N_STEPS, _N_DRAWS, _RATE, _N_GENES = 4, 8, 0.5, 300
 
 
-def refined(module: DGDModule, tensors: dict[str, torch.Tensor], posterior: LaplacePosterior) -> LaplacePosterior:
+def refined(
+    module: DGDModule,
+    tensors: dict[str, torch.Tensor],
+    posterior: LaplacePosterior,
+    n_steps: int = _N_STEPS,
+    n_draws: int = _N_DRAWS,
+) -> LaplacePosterior:
     """Move a Laplace approximation towards the posterior's mean, see :func:`natural_gradient_steps`.
 
     The Fisher information is estimated from a subset of the genes.
@@ -31,6 +37,8 @@ def refined(module: DGDModule, tensors: dict[str, torch.Tensor], posterior: Lapl
         Minibatch as the data loader gives it, ``b`` cells.
     posterior
         Laplace approximation of these cells.
+    n_steps, n_draws
+        As for :func:`natural_gradient_steps`.
 
     Returns
     -------
@@ -38,13 +46,16 @@ def refined(module: DGDModule, tensors: dict[str, torch.Tensor], posterior: Lapl
     """
     with frozen(module):
         density = JointDensity(module, owned(module, tensors)).with_genes(_N_GENES)
-        return natural_gradient_steps(posterior, lambda z: density.value_and_gradient(z)[1], density.curvature)
+        gradient_at = lambda z: density.value_and_gradient(z)[1]
+        return natural_gradient_steps(posterior, gradient_at, density.curvature, n_steps, n_draws)
 
 
 def natural_gradient_steps(
     posterior: LaplacePosterior,
     gradient_at: Callable[[torch.Tensor], torch.Tensor],
     curvature_at: Callable[[torch.Tensor], torch.Tensor],
+    n_steps: int = _N_STEPS,
+    n_draws: int = _N_DRAWS,
 ) -> LaplacePosterior:
     r"""Move Gaussians towards those with the least divergence from the posteriors.
 
@@ -63,6 +74,10 @@ def natural_gradient_steps(
         Gaussian approximations of ``b`` cells.
     gradient_at, curvature_at
         Gradient ``(b, d)`` of the negative log joint density :math:`J` and curvature ``(b, d, d)`` at ``(b, d)``.
+    n_steps
+        Number of steps.
+    n_draws
+        Draws of each step, in pairs.
 
     Returns
     -------
@@ -70,12 +85,12 @@ def natural_gradient_steps(
     """
     mean, precision = posterior.mode, posterior.cholesky @ posterior.cholesky.mT
     generator = torch.Generator(device=mean.device).manual_seed(0)
-    for _ in range(_N_STEPS):
-        noise = torch.randn(_N_DRAWS // 2, 1, mean.shape[1], generator=generator, device=mean.device, dtype=mean.dtype)
+    for _ in range(n_steps):
+        noise = torch.randn(n_draws // 2, 1, mean.shape[1], generator=generator, device=mean.device, dtype=mean.dtype)
         gradient, fisher = torch.zeros_like(mean), torch.zeros_like(precision)
         for z in posterior.transform(torch.cat([noise, -noise]).expand(-1, *mean.shape)):
-            gradient += gradient_at(z) / _N_DRAWS
-            fisher += curvature_at(z) / _N_DRAWS
+            gradient += gradient_at(z) / n_draws
+            fisher += curvature_at(z) / n_draws
         precision = (1 - _RATE) * precision + _RATE * fisher
         cholesky, failed = torch.linalg.cholesky_ex(precision)
         usable = (failed == 0) & torch.isfinite(gradient).all(1)

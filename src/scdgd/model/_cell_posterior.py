@@ -88,11 +88,18 @@ class CellPosterior:
         return decoding.run(self.model)
 
     def decoded_overall(self, decoding: Decoding, n_overall: int, weights: str | None, weighting: dict) -> np.ndarray:
-        """Decoded values at draws of all cells together, shape ``(n_overall, g)``."""
+        """Decoded values at draws of all cells together, shape ``(n_overall, g)``; of more cells only those drawn are read."""
         n_cells = len(decoding.positions) if decoding.positions is not None else 1
-        values = decoding._replace(n_samples=n_overall // n_cells + 1).run(self.model)
+        if n_cells > n_overall:
+            cells, drawn = np.unique(np.random.choice(n_cells, n_overall, replace=True), return_inverse=True)  # noqa: NPY002
+            return self.drawn(decoding._replace(positions=decoding.positions[cells], n_samples=1))[drawn]
+        values = self.drawn(decoding._replace(n_samples=n_overall // n_cells + 1))
         values = values.reshape(-1, values.shape[-1])
         return values[np.random.choice(len(values), n_overall, replace=True)]  # noqa: NPY002  as scvi-tools draws
+
+    def drawn(self, decoding: Decoding) -> np.ndarray:
+        """Decoded values at draws of posteriors, shape ``(n, g)``, or ``(s, n, g)`` for several samples."""
+        return decoding.run(self.model)
 
     def parameters_of_counts(self, tensors: dict[str, torch.Tensor], n_samples: int) -> dict[str, torch.Tensor]:
         """Parameters of the likelihood of a minibatch, shapes ``(b, g)``, or ``(s, b, g)`` for several samples."""

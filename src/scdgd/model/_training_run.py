@@ -144,7 +144,8 @@ class TrainingRun:
 
     def start(self) -> None:
         """Put the model where training starts, or where a checkpoint has left it."""
-        self.model.novelty_reference_ = self.model.novelty_of_panels_ = None  # of what training is about to change
+        model = self.model  # forgets what training is about to change
+        model.novelty_reference_ = model.novelty_of_panels_ = model.kept_posteriors = None
         prior = getattr(self.model.module, "prior", None)
         if prior is None or any(parameter.requires_grad for parameter in prior.parameters()):
             self.model.component_clusters_ = self.model.component_tree_ = None
