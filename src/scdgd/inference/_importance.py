@@ -158,26 +158,39 @@ def weighted_draws(
     generator
         Source of randomness; torch's global one if not given.
     """
+    z = proposal_draws(posterior, n_samples, generator)
+    return ImportanceSamples(z, log_joint(z) - log_proposal_density(posterior, z), posterior)
+
+
+def proposal_draws(
+    posterior: LaplacePosterior, n_samples: int, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Draws of the proposal of :func:`weighted_draws`, the first half from the narrower one, shape ``(s, b, d)``, ``s`` even."""
     b, d = posterior.mode.shape
     half = (n_samples + 1) // 2
     noise = torch.randn(
         len(_INFLATIONS) * half, b, d, generator=generator, device=posterior.mode.device, dtype=posterior.mode.dtype
     )
     scales = torch.tensor(_INFLATIONS, device=noise.device, dtype=noise.dtype).sqrt().repeat_interleave(half)
-    z = posterior.transform(noise * scales[:, None, None])
-    return ImportanceSamples(z, log_joint(z) - log_proposal_density(posterior, z), posterior)
+    return posterior.transform(noise * scales[:, None, None])
 
 
 @torch.no_grad()
 def log_prob_of_pairs(module: DGDModule, tensors: dict[str, torch.Tensor], z: torch.Tensor) -> torch.Tensor:
-    """Log probability of every cell of a minibatch at every representation ``(m, d)``, shape ``(m, b)``, in nats."""
+    """Log probability of every cell of a minibatch at every representation ``(m, d)``, shape ``(m, b)``, in nats.
+
+    Cells with the same batch and covariates share what is decoded.
+    """
     with frozen(module):
         density = JointDensity(module, owned(module, tensors))
-        return density.log_likelihood(z.unsqueeze(1).expand(-1, len(density), -1))
+        log_prob = z.new_empty(len(z), len(density))
+        for cells in density.alike():
+            log_prob[:, cells] = density[cells].log_likelihood_of_pairs(z)
+        return log_prob
 
 
 def log_proposal_density(posterior: LaplacePosterior, z: torch.Tensor) -> torch.Tensor:
-    """Log density of the proposal of :func:`weighted_draws` at ``(s, b, d)``, shape ``(s, b)``."""
+    """Log density of the proposal of :func:`weighted_draws` at ``(s, b, d)``, shape ``(s, b)``; at ``(s, 1, d)`` of each cell."""
     d = z.shape[-1]
     squared = posterior.standardised(z).square().sum(-1)  # (s, b)
     parts = [-0.5 * (squared / c + d * math.log(c)) for c in _INFLATIONS]

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from scvi import REGISTRY_KEYS
 
+from scdgd._compat import MODULE_KEYS
 from scdgd._constants import MEASURED_KEY
 from scdgd.data import SparseCounts, as_sparse_counts
 
+from ._distinct_rows import distinct_rows
 from ._fisher import count_information, shared_count_information
 from ._gene_subset import GeneSubset, choose_genes
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 #: Entries of the decoder's output that a CPU evaluates together: they stay in cache on their way back.
 _CPU_ELEMENTS = 2**20
 _MAX_ELEMENTS = 2**24
+#: Inputs of a decoder beside the representation.
+_OF_OUTPUT = (MODULE_KEYS.BATCH_INDEX_KEY, MODULE_KEYS.CAT_COVS_KEY, MODULE_KEYS.CONT_COVS_KEY)
 
 
 class JointDensity:
@@ -141,6 +145,24 @@ class JointDensity:
     def log_likelihood(self, z: torch.Tensor) -> torch.Tensor:
         """Log probability of the counts at representations ``(s, b, d)``, shape ``(s, b)``, a few samples at a time."""
         return torch.cat([self._log_likelihood(part) for part in self._in_parts(z)])
+
+    def alike(self) -> list[torch.Tensor]:
+        """Numbers of the cells that have the same batch and covariates, for each such group."""
+        given = [value for key, value in self.covariates.items() if value is not None and key != MEASURED_KEY]
+        group = distinct_rows(torch.cat([value.double() for value in given], dim=1))
+        return [(group == i).nonzero().ravel() for i in range(int(group.max()) + 1)]
+
+    def log_likelihood_of_pairs(self, z: torch.Tensor) -> torch.Tensor:
+        """Log probability of each cell at each of ``(m, d)``, shape ``(m, b)``, of cells that are :meth:`alike`."""
+        one, parts = {k: None if v is None else v[:1] for k, v in self.covariates.items()}, []
+        one[MEASURED_KEY] = None
+        for part in self._in_parts(z):
+            covariates = {k: None if v is None else v.expand(len(part), -1) for k, v in one.items()}
+            output = self.module.genes.output(part, *(covariates[key] for key in _OF_OUTPUT))
+            batch, library = self.covariates[MODULE_KEYS.BATCH_INDEX_KEY], self.library.expand(len(part), -1, -1)
+            output = output.unsqueeze(1).expand(-1, len(self), -1)
+            parts.append(self.module.genes.likelihood_of(output, library, batch, self.measured).log_prob(self.x))
+        return torch.cat(parts)
 
     def _in_parts(self, z: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return z.split(max(1, _MAX_ELEMENTS // (len(self) * self.x.n_genes)))

@@ -65,6 +65,8 @@ class LaplacePosterior(NamedTuple):
 
     def standardised(self, z: torch.Tensor) -> torch.Tensor:
         r""":math:`L^\top (z - z^*)` for ``H = L L^T``: draws ``(..., b, d)`` of ``q`` become standard normal."""
+        if z.ndim == 3:  # many draws of a cell at a time
+            return ((z - self.mode).transpose(0, 1) @ self.cholesky).transpose(0, 1)
         return ((z - self.mode).unsqueeze(-2) @ self.cholesky).squeeze(-2)
 
     def transform(self, noise: torch.Tensor) -> torch.Tensor:

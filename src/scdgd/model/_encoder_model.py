@@ -8,9 +8,7 @@ import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.model.base import RNASeqMixin
-from scvi.utils import track
 
-from scdgd._compat import MODULE_KEYS
 from scdgd._constants import MEASURED_KEY
 from scdgd.data import SparseCounts
 
@@ -25,6 +23,9 @@ if TYPE_CHECKING:
 
     import numpy as np
     from anndata import AnnData
+
+#: Entries of decoded draws that are held together.
+_MAX_ELEMENTS = 2**24
 
 
 class EncoderModel(LatentModel):
@@ -205,7 +206,7 @@ class EncoderModel(LatentModel):
         px
             Distribution of counts of each sample and cell, shape ``(s, n, g)``.
         zs
-            Samples ``(s, n, d)``.
+            Samples ``(s, n, d)`` of the posteriors of these cells; of Gaussians with the same moments where these are flows.
         max_cells
             Most anchor cells ``A``; a random subset of larger groups.
         truncation
@@ -226,22 +227,32 @@ class EncoderModel(LatentModel):
         """
         self.posterior.check_importance_weights()
         module, indices = self.module, positions_of(indices, self._validate_anndata(adata).n_obs)
-        anchors = anchor_cells(indices, max_cells)
         z = zs.reshape(-1, zs.shape[-1]).to(module.device)  # (m, d)
         scale = px.scale.reshape(len(z), -1).to(module.device)  # (m, g)
-        loader = self._make_data_loader(adata=adata, indices=anchors, **data_loader_kwargs)
+        loader = self._make_data_loader(adata=adata, indices=anchor_cells(indices, max_cells), **data_loader_kwargs)
         log_ratio, log_q = [], []
-        for tensors in track(_one_by_one(loader), description="Importance weights", total=len(anchors)):
+        for tensors in loader:
             tensors = {key: value.to(module.device) for key, value in tensors.items()}
-            q_of_anchor = module.inference(**module._get_inference_input(tensors, full_forward_pass=True))
-            log_q.append(q_of_anchor[MODULE_KEYS.QZ_KEY].log_prob(z.unsqueeze(1)).sum(-1))  # (m, 1)
-            evidence = module.marginal_ll(tensors, n_mc_samples, n_mc_samples_per_pass=n_mc_samples_per_pass)
-            x = tensors[REGISTRY_KEYS.X_KEY]  # (1, g)
-            x, measured = x.to_dense() if isinstance(x, SparseCounts) else x, tensors.get(MEASURED_KEY)
-            of_measured = 1.0 if measured is None else (scale * measured).sum(-1, keepdim=True)  # (m, 1)
-            px_of_anchor = with_mean(module.likelihood, px, scale * (x.sum(-1) / of_measured), len(z), module.device)
-            log_ratio.append(module.log_likelihood(px_of_anchor, tensors).unsqueeze(-1) - evidence.to(module.device))
+            proposals = self.posterior.proposals(tensors)
+            log_q.append(proposals.log_prob(z))  # (m, b)
+            together = max(1, min(n_mc_samples_per_pass, _MAX_ELEMENTS // (len(log_q[-1].T) * scale.shape[1])))
+            evidence = proposals.log_evidence(module, tensors, n_mc_samples, together)
+            log_ratio += [
+                self._log_likelihoods(px, scale, cell) - one
+                for cell, one in zip(_one_by_one(tensors), evidence, strict=True)
+            ]
         return importance_weights(log_ratio, module.given_prior().log_prob(z), log_q, truncation=truncation)
+
+    def _log_likelihoods(
+        self, px: torch.distributions.Distribution, scale: torch.Tensor, tensors: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Log probabilities of the one cell of a minibatch at profiles ``(m, g)`` of `px`, shape ``(m, 1)``."""
+        x, measured = tensors[REGISTRY_KEYS.X_KEY], tensors.get(MEASURED_KEY)  # (1, g)
+        x = x.to_dense() if isinstance(x, SparseCounts) else x
+        of_measured = 1.0 if measured is None else (scale * measured).sum(-1, keepdim=True)  # (m, 1)
+        mean = scale * (x.sum(-1) / of_measured)
+        px_of_cell = with_mean(self.module.likelihood, px, mean, len(scale), self.module.device)
+        return self.module.log_likelihood(px_of_cell, tensors).unsqueeze(-1)
 
     def get_marginal_ll(
         self, *args: Any, return_mean: bool = True, n_mc_samples: int = 1_000, **kwargs: Any
@@ -271,8 +282,7 @@ class EncoderModel(LatentModel):
         return float(log_evidence.mean()) if return_mean else log_evidence
 
 
-def _one_by_one(minibatches: Iterable[dict[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
-    """Minibatches of one cell, from larger ones: posteriors that have to be found are found for many cells together."""
-    for tensors in minibatches:
-        for cell in torch.arange(len(tensors[REGISTRY_KEYS.X_KEY])).split(1):
-            yield {key: value[cell] for key, value in tensors.items()}
+def _one_by_one(tensors: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """Minibatches of one cell each."""
+    for cell in torch.arange(len(tensors[REGISTRY_KEYS.X_KEY])).split(1):
+        yield {key: value[cell] for key, value in tensors.items()}

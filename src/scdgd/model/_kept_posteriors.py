@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    from scdgd.inference import LaplacePosterior
+from scdgd.inference import LaplacePosterior
 
 #: Numbers that are kept at most, 256 MiB: the cells of a table of 20 dimensions may be 160,000.
 MOST_NUMBERS = 2**26
 
 
 class KeptPosteriors:
-    r"""Gaussians :math:`\mathcal N(m, R R^\top)` near the posteriors of cells, by the rows that they have in a table.
+    r"""Gaussians :math:`\mathcal N(m, (L L^\top)^{-1})` near the posteriors of cells, by their rows in a table.
 
     Parameters
     ----------
@@ -30,7 +27,7 @@ class KeptPosteriors:
     def __init__(self, data: str, rows: np.ndarray, n_latent: int) -> None:
         self.data, self.rows = data, np.unique(rows)
         self.mean = np.full((len(self.rows), n_latent), np.nan, np.float32)
-        self.root = np.zeros((len(self.rows), n_latent, n_latent), np.float32)
+        self.cholesky = np.zeros((len(self.rows), n_latent, n_latent), np.float32)
 
     @staticmethod
     def fit(n_cells: int, n_latent: int) -> bool:
@@ -43,7 +40,7 @@ class KeptPosteriors:
             return self
         grown = KeptPosteriors(self.data, np.concatenate([self.rows, rows]), self.mean.shape[1])
         places = grown._places(self.rows)
-        grown.mean[places], grown.root[places] = self.mean, self.root
+        grown.mean[places], grown.cholesky[places] = self.mean, self.cholesky
         return grown
 
     def are_missing(self, rows: np.ndarray) -> np.ndarray:
@@ -52,15 +49,15 @@ class KeptPosteriors:
 
     def keep(self, rows: np.ndarray, posterior: LaplacePosterior) -> None:
         """Keep the Gaussians of some cells."""
-        places, eye = self._places(rows), torch.eye(self.mean.shape[1], device=posterior.mode.device)
-        root = torch.linalg.solve_triangular(posterior.cholesky.mT, eye.expand_as(posterior.cholesky), upper=True)
-        self.mean[places], self.root[places] = posterior.mode.cpu().numpy(), root.cpu().numpy()
-
-    def draws(self, rows: np.ndarray, n_samples: int) -> torch.Tensor:
-        """Draws of the posteriors of cells, shape ``(s, n, d)``."""
         places = self._places(rows)
-        mean, root = torch.from_numpy(self.mean[places]), torch.from_numpy(self.root[places])
-        return (mean.unsqueeze(2) + root @ torch.randn(*mean.shape, n_samples)).permute(2, 0, 1)
+        self.mean[places], self.cholesky[places] = posterior.mode.cpu().numpy(), posterior.cholesky.cpu().numpy()
+
+    def of(self, rows: np.ndarray, device: torch.device) -> LaplacePosterior:
+        """The Gaussians of cells, without joint densities."""
+        places = self._places(rows)
+        mean, cholesky = (torch.from_numpy(part[places]).to(device) for part in (self.mean, self.cholesky))
+        unknown = mean.new_full((len(rows),), torch.nan)
+        return LaplacePosterior(mean, cholesky, unknown, unknown.isinf())
 
     def _places(self, rows: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.rows, rows)

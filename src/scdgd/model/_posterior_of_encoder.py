@@ -12,6 +12,7 @@ from scdgd.inference import with_found_posteriors
 from scdgd.likelihood._base import mean_of
 
 from ._cell_posterior import CellPosterior
+from ._proposals import EncodedProposals, proposals_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,21 +70,28 @@ class PosteriorOfEncoder(CellPosterior):
         n_samples = n_overall // len(decoding.positions) + 1
         parts, zs = [], []
         for tensors in self.model._make_data_loader(decoding.adata, decoding.positions, **decoding.loading):
-            inferred, outputs = self.module.forward(
-                tensors=tensors,
-                inference_kwargs={"n_samples": n_samples},
-                generative_kwargs={"transform_batch": decoding.batches[0]},
-                compute_loss=False,
-            )
-            parts.append(outputs[MODULE_KEYS.PX_KEY])
-            zs.append(inferred[MODULE_KEYS.Z_KEY].cpu())
+            tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
+            zs.append(self.proposals(tensors).draw(n_samples))
+            parts.append(self._decoded_at(zs[-1], tensors, decoding.batches[0]))
         px = _joined(self.module.likelihood, parts)
         p = self.model.get_importance_weights(
-            decoding.adata, decoding.positions, qz=None, px=px, zs=torch.cat(zs, dim=-2), **weighting
+            decoding.adata, decoding.positions, qz=None, px=px, zs=torch.cat(zs, dim=-2).cpu(), **weighting
         )
         values = px.get_normalized(decoding.quantity)[..., decoding.genes] * decoding.factor
         values = values.reshape(-1, values.shape[-1]).cpu().numpy()
         return values[np.random.choice(len(values), n_overall, p=p, replace=True)]  # noqa: NPY002  as scvi-tools draws
+
+    def proposals(self, tensors: dict[str, torch.Tensor]) -> EncodedProposals:
+        """What representations of the cells of a minibatch are drawn from where they are weighed."""
+        inferred = self.module.inference(**self.module._get_inference_input(tensors, full_forward_pass=True))
+        return proposals_of(inferred[MODULE_KEYS.QZ_KEY])
+
+    def _decoded_at(self, z: torch.Tensor, tensors: dict[str, torch.Tensor], batch: int | None) -> Distribution:
+        """Law of the counts at draws ``(s, b, d)`` for the cells of a minibatch."""
+        library = self.module.log_size(tensors).expand(*z.shape[:-1], 1)
+        given = {MODULE_KEYS.Z_KEY: z, MODULE_KEYS.LIBRARY_KEY: library}
+        inputs = self.module._get_generative_input(tensors, given)
+        return self.module.generative(**inputs, transform_batch=batch)[MODULE_KEYS.PX_KEY]
 
 
 def _joined(family: type[Likelihood], parts: list[Distribution]) -> Distribution:

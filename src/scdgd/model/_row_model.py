@@ -24,7 +24,7 @@ from scdgd.data import (
     MuDataLabelsField,
     MuDataSizeFactorField,
 )
-from scdgd.inference import N_ROUNDS, ImportanceSamples, log_prob_of_pairs, mended_samples, posterior_samples, tempered
+from scdgd.inference import N_ROUNDS, ImportanceSamples, log_prob_of_pairs, mended_samples, tempered
 from scdgd.train import Distillation
 
 from ._aggregated_posterior import anchor_cells, importance_weights
@@ -654,10 +654,10 @@ class RowModel(LatentModel):
         zs = self.posterior.draw_proposals(adata, indices, batch_size, 1) if zs is None else zs
         z = zs.reshape(-1, zs.shape[-1]).to(self.module.device)  # (m, d)
         log_ratio, log_q = [], []
-        for tensors, rows in self.posterior.minibatches(
-            adata, anchor_cells(indices, max_cells), batch_size, "Importance weights"
-        ):
-            samples = posterior_samples(self.module, tensors, rows, n_mc_samples)
+        anchors = anchor_cells(indices, max_cells)
+        kept = self.posterior.kept(adata, anchors)
+        for tensors, rows in self.posterior.minibatches(adata, anchors, batch_size, "Importance weights"):
+            samples = self.posterior.weighted(kept, tensors, rows, n_mc_samples)
             log_ratio.append(log_prob_of_pairs(self.module, tensors, z) - samples.log_evidence())  # (m, a)
             log_q.append(torch.cat([samples.log_proposal_density(part.unsqueeze(1)) for part in z.split(256)]))
         with torch.no_grad():

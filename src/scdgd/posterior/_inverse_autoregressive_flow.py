@@ -188,6 +188,11 @@ class FlowPosterior(Distribution):
         super().__init__(base.batch_shape, validate_args=False)
         self.flow, self.base, self.context = flow, base, context
 
+    def of(self, cells: torch.Tensor) -> FlowPosterior:
+        """Those of some cells, by their numbers."""
+        base = type(self.base)(self.base.loc[cells], self.base.scale[cells])
+        return FlowPosterior(self.flow, base, self.context[cells])
+
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> torch.Tensor:
         """Differentiable draws, shape ``(*sample_shape, b, d)``."""
         return self.flow(self.base, self.context, sample_shape)[0]
