@@ -242,7 +242,6 @@ def stand_in(module, tensors, rows, n_samples) -> ImportanceSamples:
 
 def test_every_number_is_that_of_its_cell(model, monkeypatch):
     for file in (_posterior_of_rows, _row_model):
-        monkeypatch.setattr(file, "posterior_samples", stand_in)
         monkeypatch.setattr(file, "mended_samples", lambda *args: MendedSamples(stand_in(*args[:4])))
     cells = [41, 7, 88, 0, 63, 12, 30]
     expected = stand_in(model.module, None, model.module.representations(torch.tensor(cells)), 60)
@@ -274,12 +273,12 @@ def test_every_number_is_that_of_its_cell(model, monkeypatch):
 
 def test_proposals_are_drawn_from_both_halves(model, monkeypatch):
     """The two halves of importance samples have different widths."""
-    halves = lambda module, tensors, rows, n: ImportanceSamples(
-        torch.stack([module.posterior.moments(rows)[0] + shift for shift in (0.0, 100.0)]),
+    halves = lambda posterior, kept, tensors, rows, n: ImportanceSamples(
+        torch.stack([posterior.module.posterior.moments(rows)[0] + shift for shift in (0.0, 100.0)]),
         torch.zeros(2, len(rows)),
         None,
     )
-    monkeypatch.setattr(_posterior_of_rows, "posterior_samples", halves)
+    monkeypatch.setattr(_posterior_of_rows.PosteriorOfRows, "weighted", halves)
     cells = np.random.default_rng(0).permutation(90)
     (draws,) = model.posterior.draw_proposals(model.adata, cells, 2, 1)
     second = draws > 50
@@ -558,7 +557,7 @@ class _NoSampling:
         return False
 
 
-def _no_sampling(model):
+def _no_sampling(posterior, sampler=None):
     """In the place of the context that asks for draws."""
     return _NoSampling()
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scvi import REGISTRY_KEYS
 
 from scdgd._compat import MODULE_KEYS
 from scdgd.inference import with_found_posteriors
@@ -66,7 +67,9 @@ class PosteriorOfEncoder(CellPosterior):
     def decoded_overall(self, decoding: Decoding, n_overall: int, weights: str | None, weighting: dict) -> np.ndarray:
         """Draws of all cells together, chosen by :meth:`FlexSCVI.get_importance_weights` if they are asked for."""
         if weights != "importance":
-            return super().decoded_overall(decoding, n_overall, weights, weighting)
+            has_flow = self.module.has_flow and decoding.quantity == "scale" and len(decoding.positions) <= n_overall
+            args = (decoding, n_overall)
+            return self._decoded_of_flow(*args) if has_flow else super().decoded_overall(*args, weights, weighting)
         n_samples = n_overall // len(decoding.positions) + 1
         parts, zs = [], []
         for tensors in self.model._make_data_loader(decoding.adata, decoding.positions, **decoding.loading):
@@ -80,6 +83,25 @@ class PosteriorOfEncoder(CellPosterior):
         values = px.get_normalized(decoding.quantity)[..., decoding.genes] * decoding.factor
         values = values.reshape(-1, values.shape[-1]).cpu().numpy()
         return values[np.random.choice(len(values), n_overall, p=p, replace=True)]  # noqa: NPY002  as scvi-tools draws
+
+    def _decoded_of_flow(self, decoding: Decoding, n_overall: int) -> np.ndarray:
+        """Shares at draws of all cells together; of the draws, which a flow is slow to make, only those that are taken."""
+        n_cells = len(decoding.positions)
+        pool = np.random.choice((n_overall // n_cells + 1) * n_cells, n_overall, replace=True)  # noqa: NPY002  as scvi-tools
+        pool, taken = np.unique(pool, return_inverse=True)
+        order = np.argsort(pool % n_cells, kind="stable")  # as cells are read
+        cells, first, parts = (pool % n_cells)[order], 0, []
+        for tensors in self.model._make_data_loader(decoding.adata, decoding.positions, **decoding.loading):
+            n = len(tensors[REGISTRY_KEYS.X_KEY])
+            here = torch.as_tensor(cells[(cells >= first) & (cells < first + n)] - first, device=self.module.device)
+            first += n
+            tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
+            inferred = self.module.inference(**self.module._get_inference_input(tensors, full_forward_pass=True))
+            z = inferred[MODULE_KEYS.QZ_KEY].of(here).sample()
+            tensors = {key: value[here] for key, value in tensors.items()}
+            scales = [self._decoded_at(z, tensors, batch).get_normalized("scale") for batch in decoding.batches]
+            parts.append(torch.stack(scales).mean(0)[..., decoding.genes].cpu().numpy() * decoding.factor)
+        return np.concatenate(parts)[np.argsort(order)][taken]
 
     def proposals(self, tensors: dict[str, torch.Tensor]) -> EncodedProposals:
         """What representations of the cells of a minibatch are drawn from where they are weighed."""

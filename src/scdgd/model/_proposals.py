@@ -74,7 +74,9 @@ class MomentProposals(EncodedProposals):
         prior, parts = module.given_prior(), []
         for z in self.draw(n_samples).split(together):
             px = module.decode(z, module.log_size(tensors).expand(*z.shape[:-1], 1), tensors)
-            parts.append(module.log_likelihood(px, tensors) + prior.log_prob(z) - log_proposal_density(self.gaussian, z))
+            parts.append(
+                module.log_likelihood(px, tensors) + prior.log_prob(z) - log_proposal_density(self.gaussian, z)
+            )
         return torch.logsumexp(torch.cat(parts).double(), 0).sub(math.log(n_samples)).float()
 
 

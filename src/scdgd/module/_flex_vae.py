@@ -338,6 +338,11 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         return [self.z_encoder.encoder]
 
     @property
+    def has_flow(self) -> bool:
+        """Whether draws of posteriors pass a flow."""
+        return self.flow is not None
+
+    @property
     def has_size(self) -> bool:
         """Whether decoded profiles are multiplied with the size of a cell."""
         return self.link.takes_size

@@ -53,6 +53,7 @@ class EncodedLatentMixin:
 
     keeps_rows = False
     has_size = True
+    has_flow = False
 
     def log_size(self, tensors: Tensors) -> torch.Tensor:
         """The registered size factor, or the total count, which minified data keep beside them."""

@@ -31,6 +31,11 @@ class PartlyFound(Distribution):
         self.found, self.encoded = found, encoded
         self.is_encoded = found.loc[..., :1].isnan()
 
+    def of(self, cells: torch.Tensor) -> PartlyFound:
+        """Those of some cells, by their numbers, if the encoder's are flows."""
+        found = Normal(self.found.loc[cells], self.found.scale[cells], validate_args=False)
+        return PartlyFound(found, self.encoded.of(cells))
+
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> torch.Tensor:
         """Differentiable draws, shape ``(*sample_shape, b, d)``."""
         shape = torch.Size(sample_shape)

@@ -1,0 +1,101 @@
+"""Time of differential expression and of markers, as a multiple of stock scVI's.
+
+    python benchmarks/differential_expression.py --standard
+
+Every model compares each group of simulated cells with the rest, and stock scVI takes its turn before each of them, in one run.
+Seconds are those of the processor. *First* is a model that has not been asked before: SCDGD finds posteriors, which it keeps;
+*again* is the same call once more. Importance weights are taken on few cells, for every pair of them counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
+import scvi
+import torch
+from _ledger import markdown
+
+import scdgd
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+OURS = {
+    "SCDGD": (scdgd.model.SCDGD, {"n_components": 10}),
+    "SCVAD": (scdgd.model.SCVAD, {"n_components": 10}),
+    "FlexSCVI": (scdgd.model.FlexSCVI, {"n_components": 10}),
+    "SCIAF": (scdgd.model.SCIAF, {}),
+    "SCGMVAE": (scdgd.model.SCGMVAE, {}),
+    "SCDBM": (scdgd.model.SCDBM, {}),
+}
+MODES = {
+    "vanilla": {"mode": "vanilla"},
+    "change": {"mode": "change"},
+    "change, batches": {"mode": "change", "batch_correction": True},
+}
+IMPORTANCE = {"importance": {"mode": "change", "weights": "importance"}}
+WITHOUT_WEIGHTS = ("SCDBM",)
+
+
+class Tier(NamedTuple):
+    cells: int
+    genes: int
+    weighted: tuple[int, int]
+    """Cells and genes for importance weights."""
+    epochs: int
+
+
+TIERS = {"quick": Tier(150, 60, (40, 20), 3), "standard": Tier(1_200, 2_000, (100, 20), 10)}
+
+
+def trained(model_class: type, adata: AnnData, options: dict, epochs: int) -> scvi.model.base.BaseModelClass:
+    adata = adata.copy()
+    model_class.setup_anndata(adata)
+    scvi.settings.seed = 0
+    model = model_class(adata, **options)
+    model.train(epochs, accelerator="cpu", enable_progress_bar=False)
+    return model
+
+
+def seconds_of_comparison(model: scvi.model.base.BaseModelClass, how: dict) -> float:
+    """Seconds that every group against the rest takes."""
+    start = time.process_time()
+    model.differential_expression(groupby="cell_type", silent=True, **how)
+    return time.process_time() - start
+
+
+def table(n_cells: int, n_genes: int, epochs: int, modes: dict[str, dict], left_out: tuple[str, ...] = ()) -> str:
+    """Ratios to stock scVI's seconds, for each model and mode."""
+    adata = scdgd.datasets.simulate(n_cells, n_genes, seed=0)
+    stock, lines = trained(scvi.model.SCVI, adata, {"gene_likelihood": "nb"}, epochs), []
+    for name, (model_class, options) in OURS.items():
+        if name in left_out:
+            continue
+        for mode, how in modes.items():
+            model = trained(model_class, adata, options, epochs)
+            of_stock, first, again = (seconds_of_comparison(asked, how) for asked in (stock, model, model))
+            lines.append([name, mode, f"{of_stock:.1f}", *(f"{s:.1f} ({s / of_stock:.2f})" for s in (first, again))])
+            print(*lines[-1], flush=True)
+    return markdown(["model", "mode", "stock scVI, s", "first, s (ratio)", "again, s (ratio)"], lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tier = parser.add_mutually_exclusive_group(required=True)
+    for name in TIERS:
+        tier.add_argument(f"--{name}", dest="tier", action="store_const", const=name)
+    tier = TIERS[parser.parse_args().tier]
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.ERROR)
+    torch.set_num_threads(1)
+    text = [table(tier.cells, tier.genes, tier.epochs, MODES)]
+    text.append(table(*tier.weighted, tier.epochs, IMPORTANCE, WITHOUT_WEIGHTS))
+    print("\n\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
