@@ -226,10 +226,12 @@ def direct_weights(model: FlexSCVI, indices, px, zs, log_prior, n_mc_samples: in
     """The formula, cell by cell, with the log evidences of the same random numbers."""
     z = zs.reshape(-1, zs.shape[-1])
     log_joint, log_q = [], []
-    for tensors in model._make_data_loader(model.adata, indices=indices, batch_size=1):
+    (together,) = model._make_data_loader(model.adata, indices=indices)
+    evidences = model.module.marginal_ll(together, n_mc_samples, n_mc_samples_per_pass=n_mc_samples)
+    cells = model._make_data_loader(model.adata, indices=indices, batch_size=1)
+    for tensors, evidence in zip(cells, evidences, strict=True):
         inputs = model.module._get_inference_input(tensors, full_forward_pass=True)
         qz = model.module.inference(**inputs)["qz"]
-        evidence = model.module.marginal_ll(tensors, n_mc_samples, n_mc_samples_per_pass=n_mc_samples)
         x = tensors[REGISTRY_KEYS.X_KEY].to_dense()
         shape = (len(z), x.shape[1])
         mean, theta = px.scale.reshape(shape) * x.sum(), px.theta.reshape(shape)

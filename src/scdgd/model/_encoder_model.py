@@ -17,9 +17,10 @@ from ._cells import positions_of
 from ._found_minibatches import FoundMinibatches
 from ._latent_model import Coordinates, LatentModel
 from ._posterior_of_encoder import PosteriorOfEncoder, with_mean
+from ._proposals import EncodedProposals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy as np
     from anndata import AnnData
@@ -206,7 +207,7 @@ class EncoderModel(LatentModel):
         px
             Distribution of counts of each sample and cell, shape ``(s, n, g)``.
         zs
-            Samples ``(s, n, d)`` of the posteriors of these cells; of Gaussians with the same moments where these are flows.
+            Samples ``(s, n, d)`` of the posteriors of these cells. Where these are flows, their densities take a long time.
         max_cells
             Most anchor cells ``A``; a random subset of larger groups.
         truncation
@@ -226,6 +227,23 @@ class EncoderModel(LatentModel):
             If the likelihood is not one of counts.
         """
         self.posterior.check_importance_weights()
+        given = (px, zs, max_cells, truncation, n_mc_samples, n_mc_samples_per_pass)
+        return self._importance_weights(EncodedProposals, adata, indices, *given, **data_loader_kwargs)
+
+    def _importance_weights(
+        self,
+        proposals: Callable[[torch.distributions.Distribution], EncodedProposals],
+        adata: AnnData | None,
+        indices: Sequence[int],
+        px: torch.distributions.Distribution,
+        zs: torch.Tensor,
+        max_cells: int = 1_024,
+        truncation: bool = False,
+        n_mc_samples: int = 500,
+        n_mc_samples_per_pass: int = 250,
+        **data_loader_kwargs: Any,
+    ) -> np.ndarray:
+        """Weights of `zs`, which were drawn from the `proposals` that belong to posteriors."""
         module, indices = self.module, positions_of(indices, self._validate_anndata(adata).n_obs)
         z = zs.reshape(-1, zs.shape[-1]).to(module.device)  # (m, d)
         scale = px.scale.reshape(len(z), -1).to(module.device)  # (m, g)
@@ -233,10 +251,10 @@ class EncoderModel(LatentModel):
         log_ratio, log_q = [], []
         for tensors in loader:
             tensors = {key: value.to(module.device) for key, value in tensors.items()}
-            proposals = self.posterior.proposals(tensors)
-            log_q.append(proposals.log_prob(z))  # (m, b)
+            of_cells = proposals(self.posterior.encoded(tensors))
+            log_q.append(of_cells.log_prob(z))  # (m, b)
             together = max(1, min(n_mc_samples_per_pass, _MAX_ELEMENTS // (len(log_q[-1].T) * scale.shape[1])))
-            evidence = proposals.log_evidence(module, tensors, n_mc_samples, together)
+            evidence = of_cells.log_evidence(module, tensors, n_mc_samples, together)
             log_ratio += [
                 self._log_likelihoods(px, scale, cell) - one
                 for cell, one in zip(_one_by_one(tensors), evidence, strict=True)

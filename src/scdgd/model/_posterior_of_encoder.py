@@ -13,7 +13,7 @@ from scdgd.inference import with_found_posteriors
 from scdgd.likelihood._base import mean_of
 
 from ._cell_posterior import CellPosterior
-from ._proposals import EncodedProposals, proposals_of
+from ._proposals import proposals_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,11 +74,11 @@ class PosteriorOfEncoder(CellPosterior):
         parts, zs = [], []
         for tensors in self.model._make_data_loader(decoding.adata, decoding.positions, **decoding.loading):
             tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
-            zs.append(self.proposals(tensors).draw(n_samples))
+            zs.append(proposals_of(self.encoded(tensors)).draw(n_samples))
             parts.append(self._decoded_at(zs[-1], tensors, decoding.batches[0]))
         px = _joined(self.module.likelihood, parts)
-        p = self.model.get_importance_weights(
-            decoding.adata, decoding.positions, qz=None, px=px, zs=torch.cat(zs, dim=-2).cpu(), **weighting
+        p = self.model._importance_weights(
+            proposals_of, decoding.adata, decoding.positions, px=px, zs=torch.cat(zs, dim=-2), **weighting
         )
         values = px.get_normalized(decoding.quantity)[..., decoding.genes] * decoding.factor
         values = values.reshape(-1, values.shape[-1]).cpu().numpy()
@@ -96,17 +96,16 @@ class PosteriorOfEncoder(CellPosterior):
             here = torch.as_tensor(cells[(cells >= first) & (cells < first + n)] - first, device=self.module.device)
             first += n
             tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
-            inferred = self.module.inference(**self.module._get_inference_input(tensors, full_forward_pass=True))
-            z = inferred[MODULE_KEYS.QZ_KEY].of(here).sample()
+            z = self.encoded(tensors).of(here).sample()
             tensors = {key: value[here] for key, value in tensors.items()}
             scales = [self._decoded_at(z, tensors, batch).get_normalized("scale") for batch in decoding.batches]
             parts.append(torch.stack(scales).mean(0)[..., decoding.genes].cpu().numpy() * decoding.factor)
         return np.concatenate(parts)[np.argsort(order)][taken]
 
-    def proposals(self, tensors: dict[str, torch.Tensor]) -> EncodedProposals:
-        """What representations of the cells of a minibatch are drawn from where they are weighed."""
-        inferred = self.module.inference(**self.module._get_inference_input(tensors, full_forward_pass=True))
-        return proposals_of(inferred[MODULE_KEYS.QZ_KEY])
+    def encoded(self, tensors: dict[str, torch.Tensor]) -> Distribution:
+        """Posteriors of the cells of a minibatch."""
+        inputs = self.module._get_inference_input(tensors, full_forward_pass=True)
+        return self.module.inference(**inputs)[MODULE_KEYS.QZ_KEY]
 
     def _decoded_at(self, z: torch.Tensor, tensors: dict[str, torch.Tensor], batch: int | None) -> Distribution:
         """Law of the counts at draws ``(s, b, d)`` for the cells of a minibatch."""

@@ -30,7 +30,8 @@ class EncodedProposals:
 
     def log_prob(self, z: torch.Tensor) -> torch.Tensor:
         """Log densities of every cell's at ``(m, d)``, shape ``(m, b)``, in nats."""
-        return torch.cat([self.qz.log_prob(part).sum(-1) for part in z.unsqueeze(1).split(500)])
+        pairs = z.unsqueeze(1).expand(-1, len(self.qz.loc), -1)
+        return torch.cat([self.qz.log_prob(part).sum(-1) for part in pairs.split(500)])
 
     def log_evidence(
         self, module: torch.nn.Module, tensors: dict[str, torch.Tensor], n_samples: int, together: int
