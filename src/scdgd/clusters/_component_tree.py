@@ -59,6 +59,17 @@ class ComponentTree:
         order = names[np.argsort(-cells, kind="stable")]
         return np.argsort(order)[np.searchsorted(np.sort(order), name)]
 
+    def siblings(self, clusters: np.ndarray) -> dict[int, set[int]]:
+        """Clusters that each cluster merges with next, where `clusters` ``(k,)`` says the cluster of each component."""
+        member, found = {c: {int(clusters[c])} for c in range(self.n_components)}, {}
+        for a, b in self.merges:
+            both = member[a] | member[b]
+            for one, other in ((member[a], member[b]), (member[b], member[a])):
+                if len(one) == 1 and other - one:
+                    found.setdefault(*one, other - one)
+            member[a] = both
+        return found
+
     def to_dict(self) -> dict[str, np.ndarray | int]:
         """What :class:`ComponentTree` is made of, by name."""
         return dict(vars(self))

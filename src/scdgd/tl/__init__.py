@@ -5,6 +5,7 @@ from ._component_evidence import ComponentEvidence, component_evidence
 from ._component_tree import component_tree, cut
 from ._information import information_coordinates
 from ._map import map
+from ._rank_component_genes import rank_component_genes
 from ._sample_cells import noise_baseline, sample_cells
 from ._transfer_labels import transfer_labels
 
@@ -17,6 +18,7 @@ __all__ = [
     "information_coordinates",
     "map",
     "noise_baseline",
+    "rank_component_genes",
     "sample_cells",
     "transfer_labels",
 ]
