@@ -117,7 +117,7 @@ def test_refusals(tmp_path):
 
 def test_a_component_without_cells_has_no_replicates(monkeypatch):
     model = trained(SCGMVAE)
-    monkeypatch.setattr(model, "get_cluster_assignments", lambda indices, batch_size: np.ones(len(indices), int))
+    monkeypatch.setattr(model, "get_cluster_assignments", lambda indices, **_: np.ones(len(indices), int))
     with pytest.raises(ValueError, match=r"No cell is assigned to component 0.*\[1\]"):
         sample_cells(model, 3, mode="posterior", component=0)
 

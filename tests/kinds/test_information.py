@@ -36,7 +36,8 @@ def test_coordinates_are_those_of_all_training_cells(name):
     model, _ = trained(name)
     found = model.get_information()
     expected = jacobian_information(model)
-    np.testing.assert_allclose(found.root @ found.root.T, expected, rtol=0.02, atol=0.02 * np.abs(expected).max())
+    kinks = 0.1 if name not in ("SCDGD", "SCVAD") else 0.02  # of ReLU, within the step of the differences
+    np.testing.assert_allclose(found.root @ found.root.T, expected, rtol=0.02, atol=kinks * np.abs(expected).max())
 
 
 @every_decoder
