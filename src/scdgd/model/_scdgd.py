@@ -123,8 +123,6 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         name of each, its ``"n_levels"`` and whether levels have weights of kinds of cells of their own (``"own_weights"``,
         ``None`` if that was not decided); ``"n_epochs"`` in which representations were balanced; and ``"first_shift"`` and
         ``"last_shift"``, the mean length of a move in these, in root nats.
-    component_clusters_
-        Cluster of each component, shape ``(k,)``, where components are merged; ``None`` where each is a cluster.
     calibration_
         How probabilities of classes are calibrated, ``None`` without supervision. A dictionary of the ``"temperature"``, of
         ``"n_cells"`` with labels that it was fitted to, and of whether these were held out of training (``"is_held_out"``).
