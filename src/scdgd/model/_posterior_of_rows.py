@@ -20,6 +20,7 @@ from scdgd.inference import (
     posterior_draws,
     posterior_samples,
     refined,
+    seeded,
 )
 
 from ._cell_posterior import CellPosterior
@@ -166,13 +167,16 @@ class PosteriorOfRows(CellPosterior):
             kept = KeptPosteriors(data, rows, n_latent)
         model.kept_posteriors = kept = kept.with_places(rows)
         missing = np.unique(positions[kept.are_missing(rows)])
-        minibatches = self.minibatches(adata, missing, PLACED_TOGETHER, "Posteriors") if len(missing) else ()
-        generator = torch.Generator(module.device).manual_seed((settings.seed or 0) + kept.n_found)
-        for tensors, representations in minibatches:
-            laplace = laplace_posterior(module, tensors, module.posterior.moments(representations)[0])
-            proposal = refined(module, tensors, laplace, _KEPT_STEPS, _KEPT_DRAWS)
-            samples = importance_samples(module, tensors, proposal, 2 * N_DRAWS, generator)
-            kept.keep(_rows_in_table(tensors), proposal, samples.resample(N_DRAWS, generator))
+        if not len(missing):
+            return kept
+        seed = (settings.seed or 0) + kept.n_found
+        generator = torch.Generator(module.device).manual_seed(seed)
+        with seeded(seed):  # later draws are the same whether posteriors were found before
+            for tensors, representations in self.minibatches(adata, missing, PLACED_TOGETHER, "Posteriors"):
+                laplace = laplace_posterior(module, tensors, module.posterior.moments(representations)[0])
+                proposal = refined(module, tensors, laplace, _KEPT_STEPS, _KEPT_DRAWS)
+                samples = importance_samples(module, tensors, proposal, 2 * N_DRAWS, generator)
+                kept.keep(_rows_in_table(tensors), proposal, samples.resample(N_DRAWS, generator))
         return kept
 
     def weighted(
