@@ -10,7 +10,7 @@ import numpy as np
 import scvi
 import torch
 from _ledger import markdown
-from _sets import load, most_variable, train_test_split
+from _sets import NOT_MERGED, load, most_variable, train_test_split
 from scvi import REGISTRY_KEYS
 
 from scdgd.inference import NewCellsConfig, place_new_cells
@@ -93,7 +93,7 @@ def run(job: Job, data: Path | None, seed: int, rounds: int) -> dict[tuple[str, 
     adata = most_variable(load(job.name, data, job.max_cells, seed), job.n_genes)
     fitted, test = train_test_split(adata, seed)
     SCDGD.setup_anndata(fitted, batch_key="batch" if "batch" in fitted.obs else None)
-    model = SCDGD(fitted)
+    model = SCDGD(fitted, **NOT_MERGED)
     model.train(job.epochs, accelerator="cpu", enable_progress_bar=False)
     start = time.process_time()
     model.train_encoder(job.encoder_epochs, show_progress=False)

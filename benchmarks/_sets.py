@@ -18,6 +18,11 @@ N_GENES = 2_000
 #: Batches as columns of hidden layers alone, not balanced: arguments of SCDGD and of its training on pages from before both.
 COLUMNS_ONLY = {"batch_representation": "one-hot"}
 NOT_BALANCED = {"batch_balance": False}
+#: Twenty components, of which each is a cluster: arguments of SCDGD and SCVAD on pages from before components were merged.
+NOT_MERGED = {"n_components": 20}
+#: VampPrior mixtures that start and step as published: arguments of models and of plans on pages from before they started at clusters.
+VMM_PUBLISHED = {"prior_kwargs": {"responsibilities": "expected"}, "batch_norm_decay": 0.99}
+VMM_PUBLISHED_PLAN = {"n_warm_start_epochs": 0}
 
 
 def load(name: str, data: Path | None, max_cells: int | None, seed: int = 0) -> AnnData:

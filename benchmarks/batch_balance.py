@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import scvi
 import torch
+from _sets import NOT_MERGED
 from _tiers import one_quiet_thread
 
 import scdgd
@@ -45,7 +46,7 @@ TIERS = {
 def training_seconds(adata, balance: bool) -> float:
     scvi.settings.seed = 0
     scdgd.model.SCDGD.setup_anndata(adata, batch_key="batch")
-    model = scdgd.model.SCDGD(adata)
+    model = scdgd.model.SCDGD(adata, **NOT_MERGED)
     start = time.process_time()
     model.train(batch_balance=None if balance else False, accelerator="cpu", enable_progress_bar=False)
     return time.process_time() - start

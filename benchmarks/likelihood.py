@@ -16,6 +16,7 @@ import numpy as np
 import scvi
 import torch
 from _ledger import markdown
+from _sets import NOT_MERGED
 from scvi.distributions import NegativeBinomial as DenseNegativeBinomial
 from scvi.distributions import Poisson as DensePoisson
 from scvi.distributions import ZeroInflatedNegativeBinomial as DenseZeroInflatedNegativeBinomial
@@ -200,7 +201,7 @@ def epochs(n_cells: int, n_genes: int, n_rounds: int) -> str:
     """One epoch of each model, after one that warms up, in turns."""
     adata = scdgd.datasets.simulate(n_cells, n_genes, seed=0)
     scdgd.model.SCDGD.setup_anndata(adata)
-    ours = scdgd.model.SCDGD(adata)
+    ours = scdgd.model.SCDGD(adata, **NOT_MERGED)
     scvi.model.SCVI.setup_anndata(adata)
     stock = scvi.model.SCVI(adata, n_latent=20, gene_likelihood="nb")
     quiet = {"accelerator": "cpu", "enable_progress_bar": False, "train_size": 1.0}

@@ -28,6 +28,7 @@ with those that learn from their draws (`get_posterior`).
 
 Labels never choose, stop or train a model but where it is said. Aims were set before the runs. The terms of the score of `get_novelty`
 were chosen on hidden types of these sets, and the fit of temperatures on labels of zheng_facs, with the truth in sight.
+SCDGD has 20 components, each a cluster.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ import numpy as np
 import pandas as pd
 import scvi
 from _ledger import Ledger, markdown, mean_sd
-from _sets import N_GENES, load, most_variable, train_test_split
+from _sets import N_GENES, NOT_MERGED, load, most_variable, train_test_split
 from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -114,7 +115,7 @@ def batch_size(cells: AnnData) -> int:
 
 def trained(cls: type, cells: AnnData, epochs: int | None, **options) -> Any:
     cls.setup_anndata(cells, **batch_of(cells))
-    model = cls(cells, n_latent=N_LATENT, **options)
+    model = cls(cells, n_latent=N_LATENT, **(NOT_MERGED if cls is SCDGD else {}), **options)
     of_encoder = {} if cls is SCDGD else {"train_size": 1.0, "batch_size": batch_size(cells)}
     model.train(epochs, accelerator="cpu", enable_progress_bar=False, **of_encoder)
     return model
@@ -379,7 +380,7 @@ class Unlike(NamedTuple):
 def unlike_scdgd(train: AnnData, query: AnnData, tier: Tier, held_out: float = 0.0) -> Unlike:
     """With a share of the training cells held out, which the query is then compared with."""
     SCDGD.setup_anndata(train, **batch_of(train))
-    model = SCDGD(train, n_latent=N_LATENT)
+    model = SCDGD(train, n_latent=N_LATENT, **NOT_MERGED)
     sizes = {"train_size": 1 - held_out, "validation_size": held_out} if held_out else {}
     model.train(tier.epochs, accelerator="cpu", enable_progress_bar=False, **sizes)
     novelty = model.get_novelty(query, false_alarm_rate=0.05)

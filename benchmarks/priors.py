@@ -10,6 +10,7 @@ the full weight of the divergence from the first step, the stock model included 
 latent spaces and scIB scores are of the training and validation cells, the ELBO (mean of 5 draws) and the evidence (IWAE,
 100 importance samples) of the test cells, in nats per cell. Labels score; they choose nothing. Seconds are CPU seconds of
 training, one thread a run, without a history; the order of the models rotates with the seed.
+VampPrior mixtures start and step as published, at random cells (`STIRN_2024`).
 
 `--rates` prints, instead of a page, the comparison that the default of `prior_lr_ratio` was chosen by.
 """
@@ -28,7 +29,7 @@ import pandas as pd
 import scanpy as sc
 import scvi
 from _ledger import Ledger, markdown, mean_sd
-from _sets import OTHERS, TRUTH, load, train_test_split
+from _sets import OTHERS, TRUTH, VMM_PUBLISHED, VMM_PUBLISHED_PLAN, load, train_test_split
 from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
 from anndata import AnnData
 from sklearn.cluster import KMeans
@@ -183,6 +184,7 @@ def build(setting: Setting, train: AnnData, seed: int):
         "prior": _NAMES.get(setting.prior, setting.prior),
         "n_components": N_COMPONENTS,
         "decoder": setting.decoder,
+        **(VMM_PUBLISHED if setting.prior == "vmm" else {}),
     }
     cls.setup_anndata(train, batch_key="batch" if "batch" in train.obs else None)
     model = cls(
@@ -206,7 +208,7 @@ def fit(setting: Setting, train: AnnData, test: AnnData, seed: int, epochs: int 
     train, test = train.copy(), test.copy()
     model = build(setting, train, seed)
     start_weights = fingerprint(model)
-    plan = {"n_epochs_kl_warmup": None, **setting.plan}
+    plan = {"n_epochs_kl_warmup": None, **(VMM_PUBLISHED_PLAN if setting.prior == "vmm" else {}), **setting.plan}
     if plan.get("prior_batch_size") == "n":
         plan["prior_batch_size"] = round(0.875 * train.n_obs)
     scvi.settings.seed = seed

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import scvi
 import torch
+from _sets import NOT_MERGED
 
 import scdgd
 
@@ -24,7 +25,7 @@ N_GENES, N_TRAINED = 2_000, 1_000
 MODELS = {
     "stock scVI": (scvi.model.SCVI, {"gene_likelihood": "nb"}),
     "SCVMM": (scdgd.model.SCVMM, {"gene_likelihood": "nb", "n_components": 50}),
-    "SCDGD": (scdgd.model.SCDGD, {}),
+    "SCDGD": (scdgd.model.SCDGD, NOT_MERGED),
 }
 MIB = 2**20
 

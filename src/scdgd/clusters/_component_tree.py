@@ -111,6 +111,7 @@ def _merged(groups: dict[int, np.ndarray], seed: int) -> tuple[np.ndarray, np.nd
     """Merges ``(m, 2)`` and their p-values ``(m,)`` of cells ``(n_c, d)`` by the name of their cluster; `groups` is used up."""
 
     def rank(a: int, b: int) -> tuple[float, float]:
+        """Larger for two clusters that rather are one: p-value that they have one mode, and how near their means are."""
         return separation(groups[a], groups[b], seed=seed).p_value, -distance(groups[a], groups[b])
 
     names = sorted(groups)

@@ -50,3 +50,19 @@ def nearest(z: np.ndarray, n_neighbors: int) -> np.ndarray:
         msg = f"`n_neighbors` is {n_neighbors}, but a cell has only {len(z) - 1} others. Take fewer neighbours."
         raise ValueError(msg)
     return NearestNeighbors(n_neighbors=n_neighbors).fit(z).kneighbors(return_distance=False)
+
+
+def cells_of_batches(batch: Sequence | np.ndarray | None, n_cells: int, n_neighbors: int) -> list[np.ndarray]:
+    """Positions of the cells of each batch, in order; of all cells where there are no batches.
+
+    ValueError if `batch` is not there for each cell, or a batch has not more cells than neighbours.
+    """
+    codes, names = checked_categories(np.zeros(n_cells) if batch is None else batch, n_cells, "batch")
+    sizes = np.bincount(codes)
+    if n_neighbors >= sizes.min():
+        msg = (
+            f"`n_neighbors` is {n_neighbors}, but batch {names[sizes.argmin()]!r} has only {sizes.min()} cells. Take fewer "
+            "neighbours, or leave small batches out."
+        )
+        raise ValueError(msg)
+    return [np.flatnonzero(codes == b) for b in range(len(names))]

@@ -10,7 +10,7 @@ from scipy.special import xlogy
 
 from scdgd._options import Integer, checked
 
-from ._batch_cells import checked_categories, checked_space, nearest
+from ._batch_cells import cells_of_batches, checked_space, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,16 +75,8 @@ def neighbor_prediction(
     if counts.shape[0] != len(z):
         msg = f"`held_out` must have a row for each of the {len(z)} cells of `z`, got {counts.shape[0]}."
         raise ValueError(msg)
-    codes, names = checked_categories(np.zeros(len(z)) if batch is None else batch, len(z), "batch")
-    sizes, gains = np.bincount(codes), np.empty(len(z))
-    if n_neighbors >= sizes.min():
-        msg = (
-            f"`n_neighbors` is {n_neighbors}, but batch {names[sizes.argmin()]!r} has only {sizes.min()} cells. Take fewer "
-            "neighbours, or leave small batches out."
-        )
-        raise ValueError(msg)
-    for b in range(len(names)):
-        inside = np.flatnonzero(codes == b)
+    gains = np.empty(len(z))
+    for inside in cells_of_batches(batch, len(z), n_neighbors):
         gains[inside] = _gains(counts[inside], nearest(z[inside], n_neighbors))
     return NeighborPrediction(float(gains.mean()), gains)
 

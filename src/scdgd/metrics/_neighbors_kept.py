@@ -8,7 +8,7 @@ import numpy as np
 
 from scdgd._options import Integer, checked
 
-from ._batch_cells import checked_categories, checked_space, nearest
+from ._batch_cells import cells_of_batches, checked_space, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,19 +66,10 @@ def neighbors_kept(
     if len(before) != len(after):
         msg = f"`before` and `after` must be of the same cells, got {len(before)} and {len(after)}."
         raise ValueError(msg)
-    batch = np.zeros(len(before)) if batch is None else batch
-    codes, names = checked_categories(batch, len(before), "batch")
-    sizes = np.bincount(codes)
-    if n_neighbors >= sizes.min():
-        msg = (
-            f"`n_neighbors` is {n_neighbors}, but batch {names[sizes.argmin()]!r} has only {sizes.min()} cells. Take fewer "
-            "neighbours, or leave small batches out."
-        )
-        raise ValueError(msg)
-    kept = np.empty(len(before))
-    for b in range(len(names)):
-        inside = np.flatnonzero(codes == b)
+    kept, chance = np.empty(len(before)), np.empty(len(before))
+    for inside in cells_of_batches(batch, len(before), n_neighbors):
         first, second = (np.sort(nearest(space[inside], n_neighbors), axis=1) for space in (before, after))
         kept[inside] = [len(np.intersect1d(x, y, assume_unique=True)) for x, y in zip(first, second, strict=True)]
+        chance[inside] = n_neighbors / (len(inside) - 1)
     kept /= n_neighbors
-    return NeighborsKept(float(kept.mean()), float((n_neighbors / (sizes[codes] - 1)).mean()), kept)
+    return NeighborsKept(float(kept.mean()), float(chance.mean()), kept)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from scdgd.module import LatentModule
 
-#: Cells that inform, of a model: in no direction is their information more than some 10% off that of all; and of a panel of genes.
+#: Cells that inform, of a model and of a panel of genes.
 _MOST_CELLS, _MOST_CELLS_OF_PANEL = 500, 256
 #: Entries of a Jacobian that is held at a time, and cells at most.
 _MOST_ENTRIES, _TOGETHER = 2**24, 256

@@ -685,7 +685,7 @@ class LatentModel(DataModel):
         Examples
         --------
         >>> tree = scdgd.tl.component_tree(model)
-        >>> model.merge_components(scdgd.tl.cut(tree, n_clusters=8))
+        >>> model.merge_components(scdgd.tl.cut(tree, n_components=8))
         """
         n_components = len(self.get_component_means())
         self.component_clusters_ = None if clusters is None else checked_clusters(clusters, n_components)

@@ -146,12 +146,12 @@ class TrainingRun:
         """Put the model where training starts, or where a checkpoint has left it."""
         model = self.model  # forgets what training is about to change
         model.novelty_reference_ = model.novelty_of_panels_ = model.kept_posteriors = None
-        prior = getattr(self.model.module, "prior", None)
+        prior = getattr(model.module, "prior", None)
         if prior is None or any(parameter.requires_grad for parameter in prior.parameters()):
-            self.model.component_clusters_ = self.model.component_tree_ = None
-        if not self.model._holds_reference:
-            self.model.information_ = None
-        self.was_trained, self.held_out_before = self.model.is_trained_, self.model.held_out_cells_
+            model.component_clusters_ = model.component_tree_ = None
+        if not model._holds_reference:
+            model.information_ = None
+        self.was_trained, self.held_out_before = model.is_trained_, model.held_out_cells_
         if self.resumed is None:
             self.prepare()
         else:

@@ -187,10 +187,10 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         self.flow = InverseAutoregressiveFlow(n_latent, **of_flow) if posterior == "iaf" else None
         encoded = (n_continuous_cov, (n_batch, *(n_cats_per_cov or ()))) if self.encode_covariates else (0, ())
         pseudo_inputs = partial(PseudoInputs, n_components, n_input, *encoded, nonnegative=self._is_nonnegative)
-        self._give(make_prior(prior, n_components, n_latent, prior_kwargs, pseudo_inputs), batch_norm_decay)
+        self._set_prior(make_prior(prior, n_components, n_latent, prior_kwargs, pseudo_inputs), batch_norm_decay)
 
-    def _give(self, prior: Prior, decay: float | None) -> None:
-        """Take over a prior, and a decay of the encoder's batch norm, or if ``None`` the usual one of the prior."""
+    def _set_prior(self, prior: Prior, decay: float | None) -> None:
+        """Take over a prior, and a decay of the encoder's batch norm, ``None`` for the usual one of the prior."""
         self.prior = prior
         decay = (0.9 if self.prior.starts_at_clusters else 0.99) if decay is None else decay
         for norm in (part for part in self.z_encoder.modules() if isinstance(part, torch.nn.BatchNorm1d)):

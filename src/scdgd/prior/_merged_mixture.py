@@ -70,6 +70,7 @@ def _cheapest_merge(moments: Moments) -> tuple[float, int, int]:
     first, second = torch.triu_indices(k, k, offset=1, device=scatter.device)
 
     def log_likelihood(counts: torch.Tensor, sums: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+        """:math:`L_c` in nats, shape ``(m,)``, of numbers ``(m,)``, sums ``(m, d)`` and second moments ``(m, d, d)`` of cells."""
         scatter = squares - sums.unsqueeze(-1) * sums.unsqueeze(-2) / counts[:, None, None]
         covariance = (scatter + d * within) / (counts + d)[:, None, None]
         return (counts - 0.5 * (d + d * (d + 1) / 2)) * counts.log() - 0.5 * counts * torch.logdet(covariance)

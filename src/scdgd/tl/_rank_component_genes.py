@@ -165,7 +165,7 @@ def _check(model: SCDGD, groupby: str | None, reference: str) -> None:
         msg = f"Markers are tested on counts, and `gene_likelihood` is {model.module.gene_likelihood!r}. Compare `get_normalized_expression()`."
         raise NotImplementedError(msg)
     if groupby is None:
-        model.merge_components(model.component_clusters_)  # refuses where clusters are no components
+        model.get_component_means()  # refused where clusters are no components
     elif reference == "sibling":
         msg = f"Siblings are those of the model's clusters, and `groupby={groupby!r}` are other groups. Leave out one of the two."
         raise ValueError(msg)
