@@ -287,6 +287,7 @@ def test_demo_runs_on_the_packaged_cells(tmp_path, capsys):
         assert re.search(row, printed), row
 
 
+@pytest.mark.slow
 def test_demo_runs_on_the_users_file_and_leaves_it_alone(cells, tmp_path, capsys):
     content = (tmp_path / "in.h5ad").read_bytes()
     options = ["--n-components", "3", "--max-epochs", "2", "--batch-key", "batch"]

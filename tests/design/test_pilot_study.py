@@ -155,6 +155,7 @@ def test_scores_are_those_of_the_synthetic_cells():
     assert scores["mean_count_ratio"] == pytest.approx(counts.mean() / CELLS.X.mean())
 
 
+@pytest.mark.slow
 def test_reference_clusters_are_leiden_clusters_unless_given():
     study = study_of(labels=None, resolution=0.05)
     crosstab = pd.crosstab(study.labels, CELLS.obs["cell_type"].to_numpy())

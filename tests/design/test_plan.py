@@ -364,6 +364,7 @@ def test_variable_genes():
     assert variable_genes(sparse.csr_matrix(counts[:, 90:200].astype(np.float32))).sum() == 100
 
 
+@pytest.mark.slow
 def test_agreement_is_of_own_and_transferred_clusters():
     """By hand, on replicates whose clusters differ."""
     from sklearn.metrics import adjusted_rand_score

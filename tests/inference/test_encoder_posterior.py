@@ -117,6 +117,7 @@ def test_more_samples_are_effective_than_of_the_encoder(gene_likelihood):
     assert after.log_evidence().mean() > before.log_evidence().mean()
 
 
+@pytest.mark.slow
 def test_a_start_far_away_does_not_matter():
     model = fitted(3, "nb")
     decode, x, qz = minibatch(model)

@@ -224,6 +224,7 @@ def test_without_compilation(monkeypatch):
     assert _compiled.kernel_of(NegativeBinomial) is None
 
 
+@pytest.mark.slow
 def test_without_a_folder_for_compiled_functions(monkeypatch):
     compile_ = _kernel.njit
 

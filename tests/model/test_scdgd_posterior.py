@@ -22,7 +22,6 @@ from scdgd.inference import (
     MendedSamples,
     laplace_posterior,
     log_prob_of_pairs,
-    posterior_samples,
 )
 from scdgd.likelihood import LIKELIHOODS
 from scdgd.model import SCDGD, SCVAD, _posterior_of_rows, _row_model
@@ -172,14 +171,16 @@ def test_aggregated_posterior_and_differential_abundance(model):
 
 def test_importance_weights_are_the_formula(fitted):
     model = fitted[SCDGD]
-    zs = torch.randn(5, 3, 4)
+    torch.manual_seed(0)
     indices = np.array([4, 0, 9])
+    zs = model.posterior.draw_proposals(model.adata, indices, None, 5)
     weights = model.get_importance_weights(indices=indices, zs=zs, n_mc_samples=2000)
     assert weights.shape == (15,)
     np.testing.assert_allclose(weights.sum(), 1)
     tensors, rows = whole_batch(model)
     tensors, rows = {key: value[indices] for key, value in tensors.items()}, rows[indices]
-    samples = posterior_samples(model.module, tensors, rows, 2000)
+    kept = model.posterior.kept(model.adata, indices)  # what was drawn from
+    samples = model.posterior.weighted(kept, tensors, rows, 2000)
     z = zs.reshape(15, 4)
     with torch.no_grad():
         likelihood = log_prob_of_pairs(model.module, tensors, z)

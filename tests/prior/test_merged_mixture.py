@@ -23,6 +23,7 @@ def gaussians(sizes: tuple[int, ...], d: int, distance: float, seed: int) -> tup
     return torch.as_tensor(z), types
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(200,) * 3, (150,) * 6, (500, 300, 150, 80, 50)])
 def test_clusters_are_found(sizes):
     """As many as there are, whatever the seed of k-means, rare ones among them."""

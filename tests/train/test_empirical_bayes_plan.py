@@ -424,6 +424,7 @@ def test_wrong_options_are_refused(prior, options, match):
 # ---------------------------------------------------------------- where components start
 
 
+@pytest.mark.slow
 def test_warm_start():
     """The bound has N(0, I) and the mixture is held until it ends; a second training has none."""
     model = make(separated_types(0), n_components=20)
@@ -466,6 +467,7 @@ def test_types_have_a_component_each(seed, n_types, ratio):
     assert adjusted_rand_score(adata.obs["type"], model.get_cluster_assignments()) > 0.98
 
 
+@pytest.mark.slow
 def test_six_types_have_a_component_each():
     """One short training; without a warm start there are nine, and the agreement is 0.84."""
     adata = separated_types(0)
