@@ -10,6 +10,7 @@ from scvi import settings
 from scvi.utils import track
 
 from scdgd._compat import MODULE_KEYS
+from scdgd.inference import latent_module
 
 from ._information import coordinates_of
 from ._query_genes import minibatches_of
@@ -100,6 +101,15 @@ class CellPosterior:
     def drawn(self, decoding: Decoding) -> np.ndarray:
         """Decoded values at draws of posteriors, shape ``(n, g)``, or ``(s, n, g)`` for several samples."""
         return decoding.run(self.model)
+
+    def latent_draws(self, adata: AnnData, positions: np.ndarray, n_samples: int) -> torch.Tensor:
+        """Draws of the posteriors of validated cells, shape ``(s, n, d)``, on the CPU."""
+        module = latent_module(self.module)
+        with torch.no_grad():
+            minibatches = (
+                {k: v.to(module.device) for k, v in t.items()} for t in self.model._make_data_loader(adata, positions)
+            )
+            return torch.cat([module.draw_posterior(t, n_samples)[0].cpu() for t in minibatches], dim=1)
 
     def parameters_of_counts(self, tensors: dict[str, torch.Tensor], n_samples: int) -> dict[str, torch.Tensor]:
         """Parameters of the likelihood of a minibatch, shapes ``(b, g)``, or ``(s, b, g)`` for several samples."""

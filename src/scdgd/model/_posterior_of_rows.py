@@ -144,11 +144,25 @@ class PosteriorOfRows(CellPosterior):
 
     def drawn(self, decoding: Decoding) -> np.ndarray:
         """At draws of the posteriors that were learned, or that are kept, if there are few enough of each cell."""
-        from_kept = decoding.positions is not None and decoding.n_samples <= _MOST_OF_KEPT
-        from_kept = from_kept and not self.module.posterior.is_learned
-        kept = self.kept(decoding.adata, decoding.positions) if from_kept else None
+        kept = (
+            None
+            if decoding.positions is None
+            else self._kept_for(decoding.adata, decoding.positions, decoding.n_samples)
+        )
         with self._sampling(None if kept is None else _sampler_of(kept)):
             return decoding.run(self.model)
+
+    def latent_draws(self, adata: AnnData, positions: np.ndarray, n_samples: int) -> torch.Tensor:
+        """Draws of posteriors that were learned, or that are kept, shape ``(s, n, d)``, on the CPU."""
+        kept = self._kept_for(adata, positions, n_samples)
+        if kept is None:
+            return self.draws(adata, positions, None, n_samples)
+        return kept.draws(self.model._rows_of(adata, positions), n_samples)
+
+    def _kept_for(self, adata: AnnData, positions: np.ndarray, n_samples: int) -> KeptPosteriors | None:
+        """Posteriors that are kept, where so many draws of each cell are taken of them."""
+        is_learned = self.module.posterior.is_learned
+        return None if is_learned or n_samples > _MOST_OF_KEPT else self.kept(adata, positions)
 
     def kept(self, adata: AnnData, positions: np.ndarray) -> KeptPosteriors | None:
         """Posteriors of cells, found once; ``None`` where cells are too many to keep.

@@ -3,22 +3,30 @@
 from ._annotate import annotate
 from ._component_evidence import ComponentEvidence, component_evidence
 from ._component_tree import component_tree, cut
+from ._expected_shift import ExpectedShift
+from ._gene_programs import gene_programs
 from ._information import information_coordinates
 from ._map import map
 from ._rank_component_genes import rank_component_genes
 from ._sample_cells import noise_baseline, sample_cells
+from ._shift_cells import shift_cells
+from ._shift_genes import shift_genes
 from ._transfer_labels import transfer_labels
 
 __all__ = [
     "ComponentEvidence",
+    "ExpectedShift",
     "annotate",
     "component_evidence",
     "component_tree",
     "cut",
+    "gene_programs",
     "information_coordinates",
     "map",
     "noise_baseline",
     "rank_component_genes",
     "sample_cells",
+    "shift_cells",
+    "shift_genes",
     "transfer_labels",
 ]

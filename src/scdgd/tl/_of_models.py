@@ -6,7 +6,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from scdgd.inference import undisturbed
+from scdgd.model._cell_posterior import CellPosterior
 from scdgd.model._information import coordinates_of_stock
+from scdgd.model._information import some_of as some_of  # of cells
 
 if TYPE_CHECKING:
     from scvi.model.base import BaseModelClass
@@ -44,6 +46,22 @@ def coordinates_of(model: BaseModelClass) -> InformationCoordinates:
         raise ValueError(msg)
     with undisturbed():
         return coordinates_of_stock(model)
+
+
+def posterior_of(model: BaseModelClass) -> CellPosterior:
+    """Posteriors of the cells of a model, of this package or of scvi-tools."""
+    return model.posterior if hasattr(model, "posterior") else CellPosterior(model)
+
+
+def check_counts(model: BaseModelClass) -> None:
+    """Raise NotImplementedError where genes have no shares in the counts of a cell, because values are no counts."""
+    name, family = getattr(model.module, "gene_likelihood", None), getattr(model.module, "likelihood", None)
+    if name == "normal" or not getattr(family, "is_of_counts", True):
+        msg = (
+            "Fold changes are those of shares in the counts of a cell, and `gene_likelihood` is "
+            f"{name!r}. Compare `get_normalized_expression()`."
+        )
+        raise NotImplementedError(msg)
 
 
 def coordinates_if_any(model: BaseModelClass) -> InformationCoordinates | None:
