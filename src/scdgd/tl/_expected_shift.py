@@ -61,16 +61,15 @@ def expected_shift(
     root = torch.as_tensor(coordinates_of(model).root, dtype=torch.float32)
     with seeded(seed):
         draws = posterior_of(model).latent_draws(adata, positions, n_samples).clone()
-    change, columns = ChangeOfShares(adata.n_vars), []
+    names, columns = pd.Index(np.asarray(model.get_var_names())), []
+    change = ChangeOfShares(len(names))
     with frozen(model.module):
         for cells, shares in decoders_of(model, adata, positions):
             sums: dict[str, torch.Tensor] = {}
             change.add(_moved(shares, draws[:, cells].to(model.module.device), move, cells, root, sums))
             columns.append({name: (value / n_samples).cpu().numpy() for name, value in sums.items()})
-    names = adata.obs_names[positions]
     of_cells = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
-    genes = change.table().set_index(pd.Index(np.asarray(model.get_var_names())))
-    return ExpectedShift(genes, pd.DataFrame(of_cells, index=names))
+    return ExpectedShift(change.table().set_index(names), pd.DataFrame(of_cells, index=adata.obs_names[positions]))
 
 
 def _moved(
@@ -88,7 +87,7 @@ def decoders_of(model: BaseModelClass, adata: AnnData, positions: np.ndarray) ->
     """Minibatches of validated cells: their places among `positions`, and their expected shares at any representations."""
     check_counts(model)
     module, first = latent_module(model.module), 0
-    together = max(1, min(_TOGETHER, _MOST_ENTRIES // adata.n_vars))
+    together = max(1, min(_TOGETHER, _MOST_ENTRIES // len(model.get_var_names())))
     for tensors in model._make_data_loader(adata, indices=positions, batch_size=together):
         tensors = owned(module, tensors)
         log_size = module.log_size(tensors)

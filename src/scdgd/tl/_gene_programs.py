@@ -135,14 +135,13 @@ def _changes(
         raise ValueError(msg)
     z = torch.as_tensor(np.asarray(model.get_latent_representation(adata, positions)))
     axes = torch.as_tensor(coordinates.axes[:, :n_axes]).to(z)
-    sd = (z @ axes).std(0)
-    steps, changes = (axes * sd).T.to(model.module.device), [ChangeOfShares(adata.n_vars) for _ in range(n_axes)]
+    sd, genes = (z @ axes).std(0), pd.Index(np.asarray(model.get_var_names()))
+    steps, changes = (axes * sd).T.to(model.module.device), [ChangeOfShares(len(genes)) for _ in range(n_axes)]
     with frozen(model.module):
         for cells, shares in decoders_of(model, adata, positions):
             here = z[cells].to(model.module.device)
             for change, step in zip(changes, steps, strict=True):
                 change.add([(shares(here - step), shares(here + step))])
-    genes = pd.Index(np.asarray(model.get_var_names()))
     return sd.numpy(), [_halved(change.table().set_index(genes)) for change in changes]
 
 
