@@ -12,8 +12,9 @@ import torch
 import scdgd
 from scdgd.data import SparseCountsLoader
 from scdgd.inference import InformationCoordinates
+from tests.kinds.conftest import _PRESETS
 from tests.kinds.models import fitted, trained
-from tests.kinds.test_information import every_decoder
+from tests.kinds.test_information import DECODED
 from tests.model.test_contract import data, fit
 
 
@@ -29,7 +30,9 @@ def test_of_a_linear_decoder_they_are_its_loadings(name):
     np.testing.assert_allclose(model.adata.uns["gene_programs"]["sd"], (z @ axes).std(0, ddof=1), rtol=1e-4)
 
 
-@every_decoder
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in _PRESETS else ()) for name in DECODED]
+)
 def test_they_are_means_over_single_cells(name):
     model, _ = trained(name)
     rng = torch.get_rng_state()
@@ -37,19 +40,16 @@ def test_they_are_means_over_single_cells(name):
     torch.testing.assert_close(torch.get_rng_state(), rng, rtol=0, atol=0)
     z, axes = model.get_latent_representation(), model.get_information().axes[:, :2]
     steps = axes * (z @ axes).std(0, ddof=1)
-    loader = SparseCountsLoader(model.adata_manager, np.arange(36), 1)
     mean, changes = 0.0, []
-    with torch.no_grad():
-        for one, tensors in zip(z, loader, strict=True):
-            at = lambda v, t=tensors: (
-                model.module.decode(torch.as_tensor(v)[None].float(), model.module.log_size(t), t).mean[0].numpy()
-            )
-            ends = [[at(one + sign * step) for sign in (1, -1)] for step in steps.T]
-            ends = np.array(ends, dtype=float)
-            ends /= ends.sum(-1, keepdims=True)
-            mean, changes = mean + ends.mean(1) / 36, [*changes, np.log2(ends[:, 0] / ends[:, 1]) / 2]
-    if getattr(model.module.likelihood, "has_inflated_zeros", False) or model.module.gene_likelihood == "zinb":
-        return  # means are those after zeros are inflated, shares those before
+    for one, tensors in zip(z, SparseCountsLoader(model.adata_manager, np.arange(36), 1), strict=True):
+        ends = torch.as_tensor(
+            np.array([one + sign * step for step in steps.T for sign in (1, -1)]), dtype=torch.float32
+        )
+        with torch.no_grad():
+            counts = [model.module.decode(end[None], model.module.log_size(tensors), tensors).mu[0] for end in ends]
+        shares = torch.stack(counts).double().numpy().reshape(2, 2, -1)
+        shares /= shares.sum(-1, keepdims=True)
+        mean, changes = mean + shares.mean(1) / 36, [*changes, np.log2(shares[:, 0] / shares[:, 1]) / 2]
     expected = np.mean(changes, axis=0)
     np.testing.assert_allclose(model.adata.varm["gene_programs"].T, expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(

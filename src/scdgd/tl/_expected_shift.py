@@ -12,7 +12,7 @@ from scdgd.inference import latent_module, seeded
 from scdgd.inference._change_of_shares import ChangeOfShares
 from scdgd.inference._joint_density import frozen, owned
 
-from ._of_models import check_counts, coordinates_of, posterior_of
+from ._of_models import check_counts, coordinates_of, genes_of, posterior_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ def expected_shift(
     root = torch.as_tensor(coordinates_of(model).root, dtype=torch.float32)
     with seeded(seed):
         draws = posterior_of(model).latent_draws(adata, positions, n_samples).clone()
-    names, columns = pd.Index(np.asarray(model.get_var_names())), []
+    names, columns = genes_of(model), []
     change = ChangeOfShares(len(names))
     with frozen(model.module):
         for cells, shares in decoders_of(model, adata, positions):
@@ -87,7 +87,7 @@ def decoders_of(model: BaseModelClass, adata: AnnData, positions: np.ndarray) ->
     """Minibatches of validated cells: their places among `positions`, and their expected shares at any representations."""
     check_counts(model)
     module, first = latent_module(model.module), 0
-    together = max(1, min(_TOGETHER, _MOST_ENTRIES // len(model.get_var_names())))
+    together = max(1, min(_TOGETHER, _MOST_ENTRIES // len(genes_of(model))))
     for tensors in model._make_data_loader(adata, indices=positions, batch_size=together):
         tensors = owned(module, tensors)
         log_size = module.log_size(tensors)

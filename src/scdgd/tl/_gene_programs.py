@@ -14,7 +14,7 @@ from scdgd.inference._change_of_shares import ChangeOfShares
 from scdgd.inference._joint_density import frozen
 
 from ._expected_shift import decoders_of
-from ._of_models import check_counts, check_trained, coordinates_of, some_of
+from ._of_models import check_counts, check_trained, coordinates_of, genes_of, some_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -135,7 +135,7 @@ def _changes(
         raise ValueError(msg)
     z = torch.as_tensor(np.asarray(model.get_latent_representation(adata, positions)))
     axes = torch.as_tensor(coordinates.axes[:, :n_axes]).to(z)
-    sd, genes = (z @ axes).std(0), pd.Index(np.asarray(model.get_var_names()))
+    sd, genes = (z @ axes).std(0), genes_of(model)
     steps, changes = (axes * sd).T.to(model.module.device), [ChangeOfShares(len(genes)) for _ in range(n_axes)]
     with frozen(model.module):
         for cells, shares in decoders_of(model, adata, positions):

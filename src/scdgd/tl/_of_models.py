@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
+
 from scdgd.inference import undisturbed
 from scdgd.model._cell_posterior import CellPosterior
 from scdgd.model._information import coordinates_of_stock
@@ -46,6 +49,11 @@ def coordinates_of(model: BaseModelClass) -> InformationCoordinates:
         raise ValueError(msg)
     with undisturbed():
         return coordinates_of_stock(model)
+
+
+def genes_of(model: BaseModelClass) -> pd.Index:
+    """Names of the genes of a model, in its order."""
+    return pd.Index(model._genes if hasattr(model, "_genes") else np.asarray(model.get_var_names()))
 
 
 def posterior_of(model: BaseModelClass) -> CellPosterior:

@@ -15,7 +15,7 @@ from scdgd.inference._least_move import least_move
 from scdgd.model._cells import positions_of
 
 from ._expected_shift import ExpectedShift, expected_shift
-from ._of_models import some_of
+from ._of_models import genes_of, some_of
 from ._shift_cells import CELLS, N_CELLS, N_SAMPLES, SEED, check_moves
 
 if TYPE_CHECKING:
@@ -143,12 +143,13 @@ class _Raising(NamedTuple):
 
 
 def _positions(model: BaseModelClass, genes: Sequence[str]) -> torch.Tensor:
-    known = {name: position for position, name in enumerate(model.get_var_names())}
-    unknown = [gene for gene in genes if gene not in known]
-    if unknown:
+    known, genes = genes_of(model), list(dict.fromkeys(genes))
+    positions = known.get_indexer(genes)
+    if (positions < 0).any():
+        unknown = [gene for gene, position in zip(genes, positions, strict=True) if position < 0]
         msg = f"`genes` must be among the {len(known)} genes of the model, but {unknown[:_MAX_NAMED]} are not."
         raise ValueError(msg)
-    return torch.as_tensor([known[gene] for gene in dict.fromkeys(genes)])
+    return torch.as_tensor(positions)
 
 
 def _root(model: BaseModelClass, adata: AnnData, positions: np.ndarray) -> torch.Tensor:
