@@ -44,6 +44,14 @@ class ComponentTree:
         """Smallest p-value up to each merge, shape ``(m,)``, which falls from merge to merge: cut at a level, all before it are merged."""
         return np.minimum.accumulate(self.p_values) if len(self.p_values) else self.p_values
 
+    @property
+    def order(self) -> np.ndarray:
+        """Components with cells in an order in which no branches of the tree cross, shape ``(m + 1,)``."""
+        leaves = {int(c): [int(c)] for c in np.flatnonzero(self.sizes)}
+        for a, b in self.merges:
+            leaves[a] += leaves.pop(b)
+        return np.array(next(iter(leaves.values())))
+
     def n_clusters(self, level: float) -> int:
         """Number of clusters if everything is merged that is not separate at a level."""
         return len(self.merges) + 1 - int((self.levels >= level).sum())

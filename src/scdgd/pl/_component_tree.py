@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from scdgd._options import Number, Optional, Text
 from scdgd.tl import component_tree as tree_of
 
 from ._figure import bare, finish, get_axes, plotting
+from ._label_counts import label_counts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -72,7 +73,8 @@ def component_tree(
     """
     tree = tree_of(model)
     shares = None if labels_key is None else _shares(model, labels_key)
-    order, heights = _layout(tree)
+    order = tree.order.tolist()
+    heights = np.minimum(-np.log10(np.maximum(tree.levels, 10.0**-_MOST)), _MOST)
     (ax,) = get_axes(ax, 1, figsize or (6.5 if shares is None else 9.5, 1.2 + 0.22 * len(order)))
     clusters = tree.cut(tree.n_clusters(level))
     _draw_branches(ax, tree, order, heights, clusters)
@@ -95,29 +97,13 @@ def component_tree(
 
 def _shares(model: SCDGD, labels_key: str) -> pd.DataFrame:
     """Share of each label in the cells of each component that has cells, shape ``(k', L)``."""
-    obs = model.adata.obs
-    if labels_key not in obs:
-        msg = f"There is no column {labels_key!r} in the obs of the model's data; there are {list(obs.columns)}."
-        raise ValueError(msg)
-    cells = model.posterior.training_cells()
-    components = model.get_cluster_assignments(indices=cells, merged=False)
-    labels = obs[labels_key].iloc[cells].astype(object).where(obs[labels_key].iloc[cells].notna(), "none").astype(str)
-    counts = pd.crosstab(components, labels.to_numpy())
+    counts = label_counts(model, labels_key, merged=False)
     frequent = counts.sum(0).nlargest(_MAX_LABELS).index
     rest = counts.drop(columns=frequent).sum(1)
     counts = counts[[label for label in counts if label in frequent]]
     if rest.any():
         counts = counts.assign(**{"other labels": rest})
     return counts.div(counts.sum(1), axis=0)
-
-
-def _layout(tree: ComponentTree) -> tuple[list[int], np.ndarray]:
-    """Components in an order in which no branches cross, and where merges stand."""
-    leaves = {int(c): [int(c)] for c in np.flatnonzero(tree.sizes)}
-    for a, b in tree.merges:
-        leaves[a] += leaves.pop(b)
-    heights = np.minimum(-np.log10(np.maximum(tree.levels, 10.0**-_MOST)), _MOST)
-    return next(iter(leaves.values())), heights
 
 
 def _draw_branches(ax: Axes, tree: ComponentTree, order: list[int], heights: np.ndarray, clusters: np.ndarray) -> None:

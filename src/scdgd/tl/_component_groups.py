@@ -1,0 +1,57 @@
+"""The clusters of a model that have training cells: merged components, or single ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ._of_models import check_trained
+
+if TYPE_CHECKING:
+    from scdgd.model import SCDGD
+
+
+class ComponentGroups(NamedTuple):
+    """Clusters ``C`` of the ``k`` components of a prior."""
+
+    names: np.ndarray
+    """Number of each, as the model counts them, shape ``(C,)``, int."""
+    sizes: np.ndarray
+    """Training cells of each, shape ``(C,)``."""
+    shares: np.ndarray
+    """Share of each component in the weight of a cluster, shape ``(C, k)``: the mean of a cluster is that of its components."""
+
+    @classmethod
+    def of(cls, model: SCDGD, function: str, *, merged: bool) -> ComponentGroups:
+        """Of a trained model with components, in words for others; `function` is what was called."""
+        check_components(model, function)
+        k = len(model.get_component_means())  # refused where clusters are no components
+        cells = model.posterior.training_cells()
+        assigned = model.get_cluster_assignments(indices=cells, merged=merged)
+        names, sizes = np.unique(assigned, return_counts=True)
+        clusters = model.component_clusters_ if merged and model.component_clusters_ is not None else np.arange(k)
+        member = clusters == names[:, None]
+        weights = np.maximum(model.module.given_prior().weights.detach().cpu().numpy(), np.finfo(np.float32).tiny)
+        shares = member * weights
+        return cls(names, sizes, shares / shares.sum(1, keepdims=True))
+
+    def position(self, name: int, argument: str) -> int:
+        """Where the cluster of this number stands; ValueError with the name of the `argument` if it has no cells."""
+        found = np.flatnonzero(self.names == name)
+        if not len(found):
+            msg = f"`{argument}` must be a cluster with cells, one of {self.names.tolist()}, got {name}."
+            raise ValueError(msg)
+        return int(found[0])
+
+
+def check_components(model: SCDGD, function: str) -> None:
+    """Raise RuntimeError, TypeError or ValueError if it is no trained model of this package with its cells attached."""
+    check_trained(model, function, "reads the components of a trained model")
+    name = type(model).__name__
+    if not hasattr(model, "component_tree_"):
+        msg = f"`{function}` is for models of this package, and a {name} has no components. Cluster its representations."
+        raise TypeError(msg)
+    if model.adata is None:
+        msg = f"`{function}` asks the training cells, and this {name} has none attached. Attach them: `model.adata = adata`."
+        raise ValueError(msg)
