@@ -42,7 +42,7 @@ def ciede2000(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     dh = np.where(is_grey, 0, (h2 - h1 + 180) % 360 - 180)
     mean_h = np.where(is_grey, h1 + h2, (h1 + ((h2 - h1 + 180) % 360 - 180) / 2) % 360)
     mean_l, mean_c = (l1 + l2) / 2, (c1 + c2) / 2
-    cos = lambda times, plus: np.cos(np.radians(times * mean_h + plus))  # noqa: E731
+    cos = lambda times, plus: np.cos(np.radians(times * mean_h + plus))
     t = 1 - 0.17 * cos(1, -30) + 0.24 * cos(2, 0) + 0.32 * cos(3, 6) - 0.20 * cos(4, -63)
     s_l = 1 + 0.015 * (mean_l - 50) ** 2 / np.sqrt(20 + (mean_l - 50) ** 2)
     s_c, s_h = 1 + 0.045 * mean_c, 1 + 0.015 * mean_c * t

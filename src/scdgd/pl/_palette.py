@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from anndata import AnnData
 
@@ -29,13 +29,17 @@ MISSING = "lightgrey"
 _TRUTH_VALUES = frozenset({"true", "false", "yes", "no"})
 
 
-def palette(n: int) -> list[str]:
-    """Colours of `n` categories: the first of :data:`COLORS`; from 25 on those of scanpy's longest list, which are hard to tell apart."""
-    if n <= len(COLORS):
-        return list(COLORS[:n])
+def palette(n: int, taken: Iterable[str] = ()) -> list[str]:
+    """Colours of `n` categories, none of them `taken`: the first of :data:`COLORS`.
+
+    When these are out, those of scanpy's longest list follow, which are hard to tell apart; after it colours repeat.
+    """
+    from matplotlib.colors import to_rgb
     from scanpy.plotting import palettes
 
-    return list(itertools.islice(itertools.cycle([*COLORS, *palettes.default_102]), n))
+    are_taken = {to_rgb(color) for color in taken}
+    free = (color for color in (*COLORS, *palettes.default_102) if to_rgb(color) not in are_taken)
+    return list(itertools.islice(itertools.cycle(free), n))
 
 
 def stored_colors(adata: AnnData, key: str, names: Sequence[str]) -> dict[str, str]:
@@ -76,16 +80,15 @@ def distinct_colors(
     things = {key: [_thing(key, name) for name in names] for key, names in columns.items()}
     given = {_thing(key, name): color for key, colors in known.items() for name, color in colors.items()}
     new = [thing for thing in dict.fromkeys(itertools.chain(*things.values())) if thing not in given]
-    free = _without(given.values())
-    if len(new) <= len(free) or len(columns) == 1:
-        colors = dict(zip(new, (free + palette(len(new))[len(free) :])[: len(new)], strict=True)) | given
+    colors = dict(zip(new, palette(len(new), given.values()), strict=True)) | given
+    if len(columns) == 1 or set(colors.values()) <= {*COLORS, *given.values()}:
         found = {key: [colors[thing] for thing in of_column] for key, of_column in things.items()}
     else:
         logger.info(
             "%s have %d categories together, more than the %d colours that can be told apart: a colour has another "
             "meaning in each panel. Show fewer columns in one figure, or names on the cells (`legend_loc='on data'`).",
             ", ".join(map(repr, columns)),
-            len(new) + len(given),
+            len(colors),
             len(COLORS),
         )
         found = {key: palette(len(names)) for key, names in columns.items()}
@@ -96,11 +99,3 @@ def _thing(key: str, name: str) -> tuple[str, str]:
     """What a category is of: of all columns, or of its own."""
     is_of_column = name.lower() in _TRUTH_VALUES or name.replace(".", "", 1).lstrip("-").isdigit()
     return (key if is_of_column else "", name)
-
-
-def _without(taken: Sequence[str]) -> list[str]:
-    """Colours that are not `taken`."""
-    from matplotlib.colors import to_rgb
-
-    are_taken = {to_rgb(color) for color in taken}
-    return [color for color in COLORS if to_rgb(color) not in are_taken]
