@@ -925,13 +925,13 @@ class LatentModel(DataModel):
             drawn.obsm[f"{self._latent_key}_information"] = self._in(coordinates, cells.z)
         return drawn
 
-    def _positions_of_genes(self, gene_list: Sequence[str]) -> np.ndarray:
-        """Positions of genes among those of the model, in the order that they are named."""
+    def _positions_of_genes(self, gene_list: Sequence[str], name: str = "gene_list") -> np.ndarray:
+        """Positions of genes among those of the model, in the order that they are named by the argument `name`."""
         known = pd.Index(self._genes)
         positions = known.get_indexer(gene_list)
         if (positions < 0).any():
             unknown = [gene for gene, position in zip(gene_list, positions, strict=True) if position < 0]
-            msg = f"Genes {unknown[:_MAX_NAMED]} in `gene_list` are not among the {len(known)} genes of the model."
+            msg = f"Genes {unknown[:_MAX_NAMED]} in `{name}` are not among the {len(known)} genes of the model."
             raise ValueError(msg)
         return positions
 

@@ -1,7 +1,10 @@
 """Write a model's results into an AnnData, find its clusters, or draw cells from it."""
 
 from ._annotate import annotate
+from ._component_distances import component_distances
 from ._component_evidence import ComponentEvidence, component_evidence
+from ._component_gene_correlation import ComponentGeneCorrelation, component_gene_correlation
+from ._component_path import ComponentPath, component_path
 from ._component_tree import component_tree, cut
 from ._expected_shift import ExpectedShift
 from ._gene_programs import gene_programs
@@ -11,13 +14,19 @@ from ._rank_component_genes import rank_component_genes
 from ._sample_cells import noise_baseline, sample_cells
 from ._shift_cells import shift_cells
 from ._shift_genes import shift_genes
+from ._sample_components import sample_components
 from ._transfer_labels import transfer_labels
 
 __all__ = [
     "ComponentEvidence",
     "ExpectedShift",
+    "ComponentGeneCorrelation",
+    "ComponentPath",
     "annotate",
+    "component_distances",
     "component_evidence",
+    "component_gene_correlation",
+    "component_path",
     "component_tree",
     "cut",
     "gene_programs",
@@ -28,5 +37,6 @@ __all__ = [
     "sample_cells",
     "shift_cells",
     "shift_genes",
+    "sample_components",
     "transfer_labels",
 ]

@@ -32,7 +32,7 @@ class ComponentGroups(NamedTuple):
         names, sizes = np.unique(assigned, return_counts=True)
         clusters = model.component_clusters_ if merged and model.component_clusters_ is not None else np.arange(k)
         member = clusters == names[:, None]
-        weights = np.maximum(model.module.given_prior().weights.detach().cpu().numpy(), np.finfo(np.float32).tiny)
+        weights = model.module.given_prior().weights.detach().cpu().numpy().astype(np.float64)
         shares = member * weights
         return cls(names, sizes, shares / shares.sum(1, keepdims=True))
 
@@ -50,7 +50,9 @@ def check_components(model: SCDGD, function: str) -> None:
     check_trained(model, function, "reads the components of a trained model")
     name = type(model).__name__
     if not hasattr(model, "component_tree_"):
-        msg = f"`{function}` is for models of this package, and a {name} has no components. Cluster its representations."
+        msg = (
+            f"`{function}` is for models of this package, and a {name} has no components. Cluster its representations."
+        )
         raise TypeError(msg)
     if model.adata is None:
         msg = f"`{function}` asks the training cells, and this {name} has none attached. Attach them: `model.adata = adata`."
