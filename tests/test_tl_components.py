@@ -103,7 +103,9 @@ def test_distances_are_those_of_means_by_weight(three, coordinates):
 def test_correlations_are_those_of_scipy(three, normalized):
     genes = ["gene_7", "gene_0", "gene_33"]
     inside = (three.adata.obs["cell_type"] != "type_2").to_numpy()
-    found = scdgd.tl.component_gene_correlation(three, genes, cells="cell_type != 'type_2'", normalized=normalized)
+    found = scdgd.tl.component_gene_correlation(
+        three, genes, cells="cell_type != 'type_2'", normalized=normalized, min_share=0
+    )
     x = three.adata[inside].X.toarray().astype(float)
     sizes = three.posterior.sizes(three.adata, np.flatnonzero(inside), None).double().numpy()
     np.testing.assert_allclose(sizes, x.sum(1, keepdims=True), rtol=1e-5)  # of single precision, which breaks ties
@@ -119,6 +121,9 @@ def test_correlations_are_those_of_scipy(three, normalized):
         found.q_value, stats.false_discovery_control(found.p_value.to_numpy().ravel()).reshape(3, -1)
     )
     assert found.n_cells == inside.sum()
+    shares = np.bincount(probability.argmax(1)) / inside.sum()
+    some = scdgd.tl.component_gene_correlation(three, genes, cells=inside, min_share=shares.max())
+    assert some.correlation.columns.tolist() == np.flatnonzero(shares == shares.max()).tolist()
 
 
 def test_correlations_leave_out_what_was_not_measured_and_know_nothing_of_what_does_not_vary():
@@ -202,6 +207,7 @@ def test_cells_of_each_cluster_are_of_that_cluster(three):
         ("component_gene_correlation", {"genes": ["CD3"]}, r"\['CD3'\] in `genes` are not among the 80"),
         ("component_gene_correlation", {"genes": ["gene_0"], "cells": [1, 2]}, "3 cells at least.*names 2"),
         ("component_gene_correlation", {"genes": ["gene_0"], "cells": "nothing == 1"}, "is no query"),
+        ("component_gene_correlation", {"genes": ["gene_0"], "min_share": 0.9}, "a share of 90% of the 240 cells"),
         ("component_path", {"start": 0, "end": 0}, "from one cluster to another"),
         ("component_path", {"start": 0, "end": 7}, r"`end` must be a cluster with cells, one of \[0, 1\], got 7"),
         ("component_path", {"start": 0, "end": 1, "n_steps": 0}, "n_steps"),

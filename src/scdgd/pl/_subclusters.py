@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from scdgd._options import Choice, Flag, Integer, Names, Text
+from scdgd._options import Choice, Flag, Integer, Names, Number, Text
 from scdgd.tl import component_gene_correlation
 from scdgd.tl._component_groups import ComponentGroups
 
@@ -14,7 +14,7 @@ from ._beside import write_beside
 from ._component_gene_correlation import draw_map, map_size
 from ._embedding import Embedding, _project, embed
 from ._figure import finish, get_axes, plotting
-from ._palette import palette
+from ._palette import MISSING, palette
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,7 @@ _PANEL = 4.6
     genes=Names(may_be_empty=False),
     basis=Choice("pca", "umap"),
     merged=Flag(),
+    min_share=Number(least=0, most=1),
     seed=Integer(0, 2**32 - 1),
 )
 def subclusters(
@@ -45,6 +46,7 @@ def subclusters(
     basis: Literal["pca", "umap"] = "pca",
     merged: bool = True,
     normalized: bool = True,
+    min_share: float = 0.01,
     seed: int = 0,
     ax: Sequence[Axes] | None = None,
     figsize: tuple[float, float] | None = None,
@@ -73,6 +75,8 @@ def subclusters(
         Whether merged components are one cluster.
     normalized
         Whether counts are divided by size factors before they are ranked.
+    min_share
+        Clusters with a smaller share of the cells are grey, and left out of the correlations.
     seed
         Seed of UMAP.
     ax
@@ -101,23 +105,29 @@ def subclusters(
     if not len(cells):
         msg = f"No cell has the label {label!r} in {labels_key!r}; labels are {sorted(obs[labels_key].dropna().astype(str).unique())}."
         raise ValueError(msg)
-    table = component_gene_correlation(model, genes, cells=cells, merged=merged, normalized=normalized)
+    options = {"merged": merged, "normalized": normalized, "min_share": min_share}
+    table = component_gene_correlation(model, genes, cells=cells, **options)
     clusters = model.get_cluster_assignments(indices=cells, merged=merged)
     y = model.get_latent_representation(indices=cells, coordinates="information")
     embedding = _project(y, y[:0], y[:0]) if basis == "pca" else embed(y, y[:1], y[:1], seed)
     width, height = map_size(table)
-    axes = get_axes(ax, 2, figsize or (2 * max(_PANEL, width), max(_PANEL, height)))
-    _draw_cells(axes[0], embedding, clusters, f"{label} ({len(cells):,})")
+    axes = get_axes(ax, 2, figsize or (_PANEL + width, max(_PANEL, height)))
+    if ax is None:
+        axes[0].get_gridspec().set_width_ratios([_PANEL, width])
+    _draw_cells(axes[0], embedding, clusters, table.correlation.columns.to_numpy(), f"{label} ({len(cells):,})")
     draw_map(axes[1], table, 0.05, "PuOr_r")
     return finish(axes, is_single=False, save=save, show=show, return_fig=return_fig)
 
 
-def _draw_cells(ax: Axes, embedding: Embedding, clusters: np.ndarray, title: str) -> None:
-    names, sizes = np.unique(clusters, return_counts=True)
-    colors = dict(zip(names[np.argsort(-sizes, kind="stable")], palette(len(names)), strict=True))
+def _draw_cells(ax: Axes, embedding: Embedding, clusters: np.ndarray, names: np.ndarray, title: str) -> None:
+    """Cells and their clusters ``(n,)``, of which those with these names have a colour."""
+    sizes = [(clusters == name).sum() for name in names]
+    colors = dict(zip(names[np.argsort(-np.array(sizes), kind="stable")], palette(len(names)), strict=True))
     order = np.random.default_rng(0).permutation(len(clusters))  # no cluster hides another by its number
-    size = float(np.clip(10_000 / len(clusters), 2, 30))
-    ax.scatter(*embedding.cells[order].T, c=[colors[c] for c in clusters[order]], s=size, linewidths=0, rasterized=True)
+    size = float(np.clip(10_000 / len(clusters), 4, 30))
+    of_cells = [colors.get(c, MISSING) for c in clusters[order]]
+    ax.scatter(*embedding.cells[order].T, c=of_cells, s=size, linewidths=0, rasterized=True)
     ax.set(xticks=[], yticks=[], xlabel=f"{embedding.name}1", ylabel=f"{embedding.name}2", title=title)
+    ax.set_box_aspect(1)
     medians = np.array([np.median(embedding.cells[clusters == name], axis=0) for name in names])
     write_beside(ax, medians, np.full(len(names), np.sqrt(size)), list(map(str, names)), fontsize=10)

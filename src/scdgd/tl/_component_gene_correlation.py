@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse, stats
 
-from scdgd._options import Flag, Names, checked
+from scdgd._options import Flag, Names, Number, checked
 from scdgd.data import registered_cells
 from scdgd.model._groups import cells_of
 
@@ -36,7 +36,7 @@ class ComponentGeneCorrelation(NamedTuple):
     n_cells: int
 
 
-@checked(genes=Names(may_be_empty=False), merged=Flag(), normalized=Flag())
+@checked(genes=Names(may_be_empty=False), merged=Flag(), normalized=Flag(), min_share=Number(least=0, most=1))
 def component_gene_correlation(
     model: SCDGD,
     genes: Sequence[str],
@@ -45,11 +45,11 @@ def component_gene_correlation(
     cells: Any = None,
     merged: bool = True,
     normalized: bool = True,
+    min_share: float = 0.01,
 ) -> ComponentGeneCorrelation:
     """Spearman correlation of the probability of each cluster with the counts of genes (Schuster & Krogh 2023).
 
-    Within the cells of one type it says by which genes the model has divided them. Clusters that none of the cells is assigned to
-    are left out. p-values are of independent cells and of clusters from elsewhere: the model's own were made of the same counts,
+    Within the cells of one type it says by which genes the model has divided them. p-values are of independent cells and of clusters from elsewhere: the model's own were made of the same counts,
     so theirs order genes and do not say that a cluster is there. A gene that was not measured in some cells is compared in the
     others.
 
@@ -69,6 +69,8 @@ def component_gene_correlation(
     normalized
         Whether counts are divided by the size factor of their cell, without which depth is what many genes have in common;
         ``False`` for counts as they are.
+    min_share
+        Clusters that fewer of the cells are assigned to, or none, are left out.
 
     Returns
     -------
@@ -81,7 +83,7 @@ def component_gene_correlation(
     TypeError
         If it is no model of this package, or genes or cells are not named as said.
     ValueError
-        If a gene is unknown, there are fewer than three cells, or the prior has one component and an encoder.
+        If a gene is unknown, there are fewer than three cells, no cluster has the share, or the prior has one component and an encoder.
     NotImplementedError
         If values have no size to divide by.
     KeyError, IndexError
@@ -103,11 +105,15 @@ def component_gene_correlation(
         msg = f"Ranks are compared of {_FEWEST_CELLS} cells at least, and `cells` names {len(chosen)}. Name more."
         raise ValueError(msg)
     probability = np.asarray(model.get_cluster_assignments(adata, chosen, soft=True, merged=merged), np.float64)
-    names = np.unique(probability.argmax(1))
+    sizes = np.bincount(probability.argmax(1), minlength=probability.shape[1])
+    names = np.flatnonzero((sizes > 0) & (sizes >= min_share * len(chosen)))
+    if not len(names):
+        msg = f"No cluster has a share of {min_share:.0%} of the {len(chosen)} cells; the largest has {sizes.max()}. Lower `min_share`."
+        raise ValueError(msg)
     values, measured = _values(model, adata, chosen, columns)
     if normalized:
-        sizes = model.posterior.sizes(adata, chosen, None).cpu().numpy().astype(np.float64).ravel()
-        values.data = values.data / sizes[values.indices]
+        size_factors = model.posterior.sizes(adata, chosen, None).cpu().numpy().astype(np.float64).ravel()
+        values.data = values.data / size_factors[values.indices]
     correlation, p_value = _spearman(values, measured, probability[:, names])
     q_value = np.full_like(p_value, np.nan)
     known = np.isfinite(p_value)
