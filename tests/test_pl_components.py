@@ -163,7 +163,13 @@ def test_what_cannot_be_drawn_is_refused(model, function, arguments, message):
     assert not plt.get_fignums()
 
 
-def test_results_that_are_none_are_refused(model):
+def test_results_that_are_none_are_refused(model, tmp_path):
+    model.save(tmp_path / "model")
+    without = SCDGD.load(tmp_path / "model", adata=False)
+    with pytest.raises(ValueError, match="loaded without data"):
+        scdgd.pl.subclusters(without, "cell_type", "type_0", ["gene_0"])
+    with pytest.raises(ValueError, match="no cells are attached"):
+        scdgd.pl.component_graph(without)
     path = scdgd.tl.component_path(model, *map(int, scdgd.tl.component_distances(model).index[:2]))
     with pytest.raises(ValueError, match="no gene 'CD3' among the 40"):
         scdgd.pl.component_path(path, ["CD3"])

@@ -237,8 +237,13 @@ def test_models_that_are_none_are_refused(tmp_path):
     with pytest.raises(NotImplementedError, match="how counts vary"):
         scdgd.tl.component_path(model, 0, 1)
     trained("SCDGD")[0].save(tmp_path / "model")
-    with pytest.raises(ValueError, match="has none attached. Attach them"):
+    with pytest.raises(ValueError, match="no cells are attached. Attach them"):
         scdgd.tl.component_distances(SCDGD.load(tmp_path / "model", adata=False))
+    model, new = trained("SCDGD")
+    query = train(SCDGD.load_query_data(new, model), 1)
+    with pytest.raises(ValueError, match="none of the 24 attached is one.*model of its reference"):
+        scdgd.tl.component_path(query, 0, 1)
+    assert scdgd.tl.component_gene_correlation(query, ["gene_0"]).n_cells == 24
 
 
 def scvi_model():

@@ -8,7 +8,7 @@ import numpy as np
 
 from scdgd._options import Choice, Flag, Integer, Names, Number, Text
 from scdgd.tl import component_gene_correlation
-from scdgd.tl._component_groups import ComponentGroups
+from scdgd.tl._component_groups import check_components
 
 from ._beside import write_beside
 from ._component_gene_correlation import draw_map, map_size
@@ -62,7 +62,7 @@ def subclusters(
     Parameters
     ----------
     model
-        Trained model whose prior has components, with its training cells.
+        Trained model whose prior has components, with the cells attached.
     labels_key
         Column of ``obs`` of the attached AnnData with labels.
     label
@@ -96,8 +96,8 @@ def subclusters(
     --------
     >>> scdgd.pl.subclusters(model, "cell_type", "NK cell", ["NKG7", "GNLY"])
     """
-    ComponentGroups.of(model, "subclusters", merged=merged)
-    obs = model.adata.obs
+    check_components(model, "subclusters")
+    obs = model._validate_anndata(None).obs
     if labels_key not in obs:
         msg = f"There is no column {labels_key!r} in the obs of the model's data; there are {list(obs.columns)}."
         raise ValueError(msg)

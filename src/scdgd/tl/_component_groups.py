@@ -27,7 +27,7 @@ class ComponentGroups(NamedTuple):
         """Of a trained model with components, in words for others; `function` is what was called."""
         check_components(model, function)
         k = len(model.get_component_means())  # refused where clusters are no components
-        cells = model.posterior.training_cells()
+        cells = _training_cells(model, function)
         assigned = model.get_cluster_assignments(indices=cells, merged=merged)
         names, sizes = np.unique(assigned, return_counts=True)
         clusters = model.component_clusters_ if merged and model.component_clusters_ is not None else np.arange(k)
@@ -46,14 +46,26 @@ class ComponentGroups(NamedTuple):
 
 
 def check_components(model: SCDGD, function: str) -> None:
-    """Raise RuntimeError, TypeError or ValueError if it is no trained model of this package with its cells attached."""
+    """Raise RuntimeError or TypeError if it is no trained model of this package."""
     check_trained(model, function, "reads the components of a trained model")
-    name = type(model).__name__
     if not hasattr(model, "component_tree_"):
+        name = type(model).__name__
         msg = (
             f"`{function}` is for models of this package, and a {name} has no components. Cluster its representations."
         )
         raise TypeError(msg)
-    if model.adata is None:
-        msg = f"`{function}` asks the training cells, and this {name} has none attached. Attach them: `model.adata = adata`."
+
+
+def _training_cells(model: SCDGD, function: str) -> np.ndarray:
+    """Positions of the training cells that are attached, shape ``(m,)``; ValueError if there are none."""
+    cells = [] if model.adata is None else model.posterior.training_cells()
+    if not len(cells):
+        attached = (
+            "no cells are attached" if model.adata is None else f"none of the {model.adata.n_obs} attached is one"
+        )
+        msg = (
+            f"`{function}` asks the training cells of this {type(model).__name__}, and {attached}. Attach them: "
+            "`model.adata = adata`; of a query, ask the model of its reference."
+        )
         raise ValueError(msg)
+    return cells
