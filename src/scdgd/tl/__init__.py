@@ -12,16 +12,16 @@ from ._information import information_coordinates
 from ._map import map
 from ._rank_component_genes import rank_component_genes
 from ._sample_cells import noise_baseline, sample_cells
+from ._sample_components import sample_components
 from ._shift_cells import shift_cells
 from ._shift_genes import shift_genes
-from ._sample_components import sample_components
 from ._transfer_labels import transfer_labels
 
 __all__ = [
     "ComponentEvidence",
-    "ExpectedShift",
     "ComponentGeneCorrelation",
     "ComponentPath",
+    "ExpectedShift",
     "annotate",
     "component_distances",
     "component_evidence",
@@ -35,8 +35,8 @@ __all__ = [
     "noise_baseline",
     "rank_component_genes",
     "sample_cells",
+    "sample_components",
     "shift_cells",
     "shift_genes",
-    "sample_components",
     "transfer_labels",
 ]
