@@ -181,13 +181,32 @@ def test_elementary_functions():
     assert largest(x - 10) == (x - 10).max()
 
 
+def test_elementary_functions_in_double():
+    numba = pytest.importorskip("numba")
+    exp, log1p, log = (
+        numba.njit(f) for f in (_vector_math.exp_of_negative, _vector_math.log1p_of_share, _vector_math.log_of_positive)
+    )
+    for x in -np.geomspace(1e-300, 708, 1_001):
+        assert exp(x) == pytest.approx(np.exp(x), rel=1e-15)
+    for y in np.geomspace(1e-300, 1, 1_001):
+        assert log1p(y) == pytest.approx(np.log1p(y), rel=1e-15)
+    for x in np.concatenate([np.geomspace(1e-300, 1e300, 1_001), np.linspace(0.5, 2, 1_001)]):
+        assert log(x) == pytest.approx(np.log(x), rel=1e-15)
+    assert (exp(0.0), log1p(0.0), log(1.0)) == (1, 0, 0)
+    assert np.isfinite(exp(-np.inf))
+    assert np.isnan(exp(np.nan))
+
+
 def test_divergence_shows():
     """A decoder that gives NaN gives a NaN likelihood."""
     output, log_size, log_theta, counts = case(3, 50)
-    output[1, 7] = torch.nan
-    for size in (log_size, None):
-        log_prob = _fused.fused_log_prob(NegativeBinomial, counts, output, size, [log_theta])
-        assert torch.equal(log_prob.isnan(), torch.tensor([False, True, False]))
+    measured = counts.to_dense()[1] > 0
+    for gene in (int(measured.nonzero()[0]), int((~measured).nonzero()[0])):
+        diverged = output.clone()
+        diverged[1, gene] = torch.nan
+        for size in (log_size, None):
+            log_prob = _fused.fused_log_prob(NegativeBinomial, counts, diverged, size, [log_theta])
+            assert torch.equal(log_prob.isnan(), torch.tensor([False, True, False]))
 
 
 # where there is no kernel

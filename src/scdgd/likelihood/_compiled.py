@@ -104,7 +104,7 @@ def evaluate(
         log_size=None if log_size is None else _array(log_size.double().ravel()),
         output=_array(output),
         measured=np.empty((n_cells, 0), bool) if measured is None else _array(measured),  # of one type: compiled once
-        parameters=(_array(prepared.float()), _array(prepared)),
+        parameters=(_array(prepared.float()), _array(prepared.T)),
         of_cells=None if of_cells is None else _array(of_cells),
         constants=wanted.constants,
         log_prob=log_prob,

@@ -32,8 +32,8 @@ def make_kernel(terms: ModuleType | SimpleNamespace) -> Callable:
 
     ``zero_terms(mean, parameters, of_cell, value, d_log_mean, d_parameters, d_of_cell)`` is for all genes of one cell,
     ``nonzero_terms(x, genes, log_mean, parameters, of_cell, constants, value, d_log_mean, d_parameters, d_of_cell)`` for
-    its entries. They read `parameters` ``(k, g)`` as ``prepare`` gives them from the ``(g,)`` parameters, in single
-    precision and in double, and, if ``LAST_IS_OF_CELLS``, the row `of_cell` ``(g,)`` of the family's last parameter
+    its entries. They read `parameters` as ``prepare`` gives them from the ``(g,)`` parameters, the former in single precision as
+    ``(k, g)``, the latter in double as ``(g, k)``, where the numbers of a gene are neighbours; and, if ``LAST_IS_OF_CELLS``, the row `of_cell` ``(g,)`` of the family's last parameter
     ``(b, g)``. They write to `value`, `d_log_mean` and `d_of_cell`, and add to `d_parameters` ``(p, g)``; derivatives that
     are not wanted are ``None``. A zero of mean zero must be certain, its value and derivatives zero.
     """
