@@ -42,22 +42,28 @@ class RowAdam:
         weight_decay: float = 0.0,
     ) -> None:
         self.table, self.lr, self.betas, self.eps, self.weight_decay = table, lr, betas, eps, weight_decay
-        self.first_moment = torch.zeros_like(table)
-        self.second_moment = torch.zeros_like(table)
-        self.steps = torch.zeros(len(table), 1, device=table.device)
+        # side by side, so that a minibatch is one look-up: moments and number of steps of a row
+        self._state = torch.zeros(len(table), 2 * table.shape[1] + 1, dtype=table.dtype, device=table.device)
+        self.first_moment, self.second_moment, self.steps = self._parts(self._state)
 
     @torch.no_grad()
     def step(self, rows: torch.Tensor, gradient: torch.Tensor) -> None:
         """Step `rows` ``(b,)``, each at most once, down `gradient` ``(b, d)``."""
         beta1, beta2 = self.betas
-        z = self.table[rows]
-        g = gradient + self.weight_decay * z if self.weight_decay else gradient
-        t = self.steps[rows] + 1  # (b, 1)
-        m = beta1 * self.first_moment[rows] + (1 - beta1) * g
-        v = beta2 * self.second_moment[rows] + (1 - beta2) * g.square()
+        z, state = self.table[rows], self._state[rows]
+        m, v, t = self._parts(state)
+        g = gradient.add(z, alpha=self.weight_decay) if self.weight_decay else gradient
+        m.mul_(beta1).add_(g, alpha=1 - beta1)
+        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        t.add_(1)
+        self._state[rows] = state
         unbiased_m, unbiased_v = m / _one_minus_power(beta1, t), v / _one_minus_power(beta2, t)
-        self.steps[rows], self.first_moment[rows], self.second_moment[rows] = t, m, v
-        self.table[rows] = z - self.lr * unbiased_m / (unbiased_v.sqrt() + self.eps)
+        self.table[rows] = z.addcdiv_(unbiased_m, unbiased_v.sqrt_().add_(self.eps), value=-self.lr)
+
+    def _parts(self, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Moments, each ``(..., d)``, and steps ``(..., 1)`` of rows, which are views."""
+        n_latent = self.table.shape[1]
+        return state.split([n_latent, n_latent, 1], dim=-1)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Moments ``(n, d)`` and step counts ``(n, 1)``, not copied."""

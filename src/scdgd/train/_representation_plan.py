@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ from ._divergence import TrainingDivergedError
 from ._plan_options import BETAS, DECAY, EPOCHS, RATE, check_further
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from scdgd.module import DGDModule
 
@@ -146,6 +147,7 @@ class RepresentationPlan(TrainingPlan):
             betas=self.betas,
             eps=self.eps,
             weight_decay=self.weight_decay,
+            fused=True,
         )
         prior = torch.optim.Adam(
             module.prior.parameters(),
@@ -153,6 +155,7 @@ class RepresentationPlan(TrainingPlan):
             betas=self.betas,
             eps=self.eps,
             weight_decay=self.weight_decay_prior,
+            fused=True,
         )
         return [decoder, prior]
 
@@ -202,7 +205,8 @@ class RepresentationPlan(TrainingPlan):
         self.loss_kwargs["kl_weight"] = self.kl_weight
         decoder.zero_grad()
         prior.zero_grad()
-        inference_outputs, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        with nullcontext() if self.prior_update.by_gradient else _constant(self.module.prior):
+            inference_outputs, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
         self._check_finite(output, batch)
         self.manual_backward(output.loss * output.n_obs_minibatch)
         if self.clip_norm is not None:
@@ -326,6 +330,19 @@ class RepresentationPlan(TrainingPlan):
             "Lower the rates (`plan_kwargs={'lr': 3e-4, 'lr_z': 5e-3}`) or set `plan_kwargs={'clip_norm': 10.0}`."
         )
         raise TrainingDivergedError(msg)
+
+
+@contextmanager
+def _constant(module: torch.nn.Module) -> Iterator[None]:
+    """Parameters are constants of what is computed meanwhile: no derivatives that nobody steps along."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
 def rows_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
