@@ -29,6 +29,9 @@ show
 return_fig
     Return the figure in place of the Axes."""
 
+#: Text that can be searched and edited.
+_VECTORS = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
+_VECTOR_FILES = {".pdf", ".svg", ".eps", ".ps"}
 
 _RULES: dict[str, Rule] = {
     "figsize": Optional(ListOf((Number(above=0),) * 2)),
@@ -60,13 +63,19 @@ def plotting(**rules: Rule) -> Callable[[Plot], Plot]:
     return decorate
 
 
-def get_axes(ax: Axes | Sequence[Axes] | None, n_panels: int, figsize: tuple[float, float]) -> list[Axes]:
-    """The given axes, or those of a new figure with `n_panels` in a row; ValueError if there are not as many as panels."""
+def get_axes(
+    ax: Axes | Sequence[Axes] | None, n_panels: int, figsize: tuple[float, float], n_columns: int | None = None
+) -> list[Axes]:
+    """The given axes, or those of a new figure with `n_panels` in rows of `n_columns`, or in one; ValueError if there are not as many as panels."""
     import matplotlib.pyplot as plt
 
     if ax is None:
-        _, axes = plt.subplots(1, n_panels, figsize=figsize, squeeze=False, layout="constrained")
-        return list(axes[0])
+        n_columns = min(n_columns or n_panels, n_panels)
+        n_rows = -(-n_panels // n_columns)
+        figure, grid = plt.subplots(n_rows, n_columns, figsize=figsize, squeeze=False, layout="constrained")
+        for unused in grid.flat[n_panels:]:
+            figure.delaxes(unused)
+        return list(grid.flat[:n_panels])
     axes = list(np.ravel(np.asarray(ax, dtype=object)))
     if len(axes) != n_panels:
         msg = f"There are {n_panels} panels to draw, but `ax` has {len(axes)}. Pass one Axes for each panel."
@@ -91,9 +100,12 @@ def finish(
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure, whole or not at all."""
-    with written_whole(path) as part:
-        figure.savefig(part, dpi=150, bbox_inches="tight")
+    """Write a figure, whole or not at all; in vector files text stays text, and many dots are an image."""
+    import matplotlib as mpl
+
+    with written_whole(path) as part, mpl.rc_context(_VECTORS):
+        is_vector = part.suffix.lower() in _VECTOR_FILES
+        figure.savefig(part, dpi=300 if is_vector else 150, bbox_inches="tight")
 
 
 def bare(ax: Axes) -> None:

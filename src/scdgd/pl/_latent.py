@@ -2,39 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 
-from scdgd._options import Choice, Integer, Number, Optional, Text
+from scdgd._options import Choice, Flag, Integer, Number, Optional, Text
 
-from ._embedding import Embedding, embed
+from ._embedding import Embedding, embed, embed_in, parameters_of_umap
 from ._figure import finish, get_axes, plotting
+from ._labels import numbered, spread
+from ._panels import LEGENDS, Dots, panels_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
+    from scdgd._options import Rule
     from scdgd.model import SCDGD
 
+    from ._panels import Panel
+
+logger = logging.getLogger(__name__)
+
 _MIN_USED_SHARE = 0.01
-_LEGEND_ROWS = 20
-_MAX_LEGEND_ENTRIES = 60
+#: Rules of the arguments that plots of cells share.
+OF_CELLS: dict[str, Rule] = {
+    "basis": Text("a name in `obsm`"),
+    "layer": Optional(Text("the name of one layer")),
+    "gene_symbols": Optional(Text("the name of one column")),
+    "use_raw": Optional(Flag()),
+    "legend_loc": Choice(*LEGENDS),
+    "ncols": Integer(1),
+    "cmap": Text("the name of a colour map"),
+    "size": Optional(Number(above=0)),
+}
 
 
 @plotting(
-    basis=Text("a name in `obsm`"),
+    **OF_CELLS,
     use_rep=Text("a name in `obsm`"),
     coordinates=Choice("information", "latent"),
     cluster_key=Text("the name of one column"),
     n_samples=Integer(0),
     seed=Integer(0, 2**32 - 1),
-    size=Optional(Number(above=0)),
 )
 def latent(
     adata: AnnData,
@@ -42,12 +58,18 @@ def latent(
     *,
     color: str | Sequence[str] = "scdgd_cluster",
     basis: str = "X_umap",
+    layer: str | None = None,
+    gene_symbols: str | None = None,
+    use_raw: bool | None = None,
     use_rep: str = "X_scdgd",
     coordinates: Literal["information", "latent"] = "information",
     cluster_key: str = "scdgd_cluster",
     embedding: Embedding | None = None,
     n_samples: int = 500,
     seed: int = 0,
+    legend_loc: Literal["right margin", "on data", "none"] | None = "right margin",
+    ncols: int = 4,
+    cmap: str = "viridis",
     size: float | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     figsize: tuple[float, float] | None = None,
@@ -57,9 +79,17 @@ def latent(
 ) -> Axes | np.ndarray | Figure:
     """Cells in two dimensions, one panel for each of `color`.
 
-    With a `model`, a UMAP is fitted to ``adata.obsm[use_rep]`` in coordinates of information, and the model's mixture is laid
-    over the cells: draws from the prior as grey crosses, the means of components that hold at least 1% of the cells as
-    numbered circles; where components are merged, that of the heaviest one of each cluster. Where crosses and cells part, prior and data do too. Without a model, ``adata.obsm[basis]`` is drawn as it is.
+    Cells are drawn at ``adata.obsm[basis]``. If there is no such key and a `model` is given, a UMAP is fitted to
+    ``adata.obsm[use_rep]`` in coordinates of information and written there, with its parameters in ``adata.uns``, as scanpy does;
+    what is there is never replaced.
+
+    The mixture of a `model` is laid over the cells: draws from the prior as grey crosses, the means of components that hold at
+    least 1% of the cells as numbered circles; where components are merged, that of the heaviest one of each cluster. Both stand
+    among their nearest cells in ``adata.obsm[use_rep]``, at the weighted median of 15, so what is far from all cells is drawn near
+    some. A circle is dotted where the nearest cells are drawn far from each other: the map does not show where that mean is.
+
+    Colours are those that ``adata.uns`` keeps for a column, else of a list that readers with colour blindness tell apart, too; no
+    colour has two meanings in one figure where there are enough, which is up to 24.
 
     Parameters
     ----------
@@ -68,22 +98,34 @@ def latent(
     model
         Trained model to lay over the cells.
     color
-        Columns of ``adata.obs``; numbers give a colour bar, all else a legend.
+        Columns of ``adata.obs``, or genes. Numbers give a colour bar, all else a legend. Counts of genes are shown as the logarithm
+        of one and what they would be in 10⁴, other values as they are, which the bar says.
     basis
-        Key of ``adata.obsm`` with positions, used without a `model`.
+        Key of ``adata.obsm`` with positions, with or without ``"X_"``.
+    layer, use_raw
+        Where values of genes are, as in scanpy: a layer; ``adata.raw``, the default where it is there; or ``X``.
+    gene_symbols
+        Column of ``adata.var`` by which `color` names genes; ``None`` for ``var_names``.
     use_rep
         Key of ``adata.obsm`` with representations, as the model gives them, used with a `model`.
     coordinates
-        ``"information"``: neighbours of UMAP are those of :meth:`~scdgd.model.SCDGD.get_information`; ``"latent"``: of
+        ``"information"``: neighbours are those of :meth:`~scdgd.model.SCDGD.get_information`; ``"latent"``: of
         representations as they are.
     cluster_key
         Column of ``adata.obs`` with components, which tells those in use.
     embedding
-        What :func:`embed` gave for these cells, to save its time; computed if not given.
+        What :func:`embed` gave for these cells, drawn in place of `basis`.
     n_samples
         Number of draws from the prior.
     seed
         Seed of UMAP and of the draws.
+    legend_loc
+        ``"right margin"``, with numbers of cells; ``"on data"``: names in the midst of their cells, moved until none lie on each
+        other; ``"none"`` or ``None``.
+    ncols
+        Number of panels in a row.
+    cmap
+        Colour map of numbers.
     size
         Area of a cell's dot in square points; ``None`` for one that suits the number of cells.
     ax
@@ -97,154 +139,178 @@ def latent(
     Raises
     ------
     ValueError
-        If a column or key is missing; the message names the call that writes it.
+        If a column, gene or key is missing; the message names the nearest one, or the call that writes it.
 
     Examples
     --------
     >>> scdgd.tl.annotate(model)
-    >>> scdgd.pl.latent(adata, model, color=["scdgd_cluster", "cell_type"])
+    >>> scdgd.pl.latent(adata, model, color=["scdgd_cluster", "cell_type", "CD3D"])
     """
-    colors = [color] if isinstance(color, str) else list(color)
-    _require(adata, colors, use_rep if model is not None else basis)
-    if model is None:
-        cells, name = np.asarray(adata.obsm[basis])[:, :2], basis.removeprefix("X_").upper()
-    else:
-        embedding = embedding or embed_model(adata, model, use_rep, coordinates, n_samples, seed)
-        cells, name = embedding.cells, embedding.name
-    size = size or float(np.clip(10_000 / adata.n_obs, 2, 30))
-    axes = get_axes(ax, len(colors), figsize or (max(_panel_width(adata, key) for key in colors) * len(colors), 5.0))
-    for panel, key in zip(axes, colors, strict=True):
-        if model is not None:
-            panel.scatter(
-                *embedding.samples.T, marker="x", s=14, c="0.6", linewidths=0.6, zorder=1, label="prior draws"
-            )
-        palette = _draw_cells(panel, adata, key, cells, size)
-        if model is not None:
-            means = _means_of_clusters(model, embedding.means)
-            _draw_means(panel, adata, cluster_key, means, palette if key == cluster_key else {})
-        panel.set(xticks=[], yticks=[], xlabel=f"{name}1", ylabel=f"{name}2", title=key)
+    panels = panels_of(adata, listed(color), layer=layer, gene_symbols=gene_symbols, use_raw=use_raw, cmap=cmap)
+    if embedding is None:
+        embedding = _embedding_of(adata, model, basis, use_rep, coordinates, n_samples, seed)
+    numbers = [] if model is None else _numbers_of_means(adata, model, cluster_key, len(embedding.means))
+
+    def beneath(ax: Axes) -> None:
+        ax.scatter(*embedding.samples.T, marker="x", s=14, c="0.6", linewidths=0.6, zorder=1, label="prior draws")
+
+    def above(ax: Axes, panel: Panel) -> list[Annotation]:
+        of_clusters = panel.color_of if panel.title == cluster_key else lambda _: "white"
+        return [
+            numbered(ax, number, embedding.means[c], of_clusters(str(number)), is_sure=c not in embedding.apart)
+            for number, c in numbers
+        ]
+
+    axes = draw_panels(
+        panels,
+        Dots.of(embedding.cells, size),
+        embedding.name,
+        legend_loc=legend_loc,
+        ncols=ncols,
+        ax=ax,
+        figsize=figsize,
+        beneath=beneath if len(embedding.samples) else lambda _: None,
+        above=above,
+    )
     return finish(axes, is_single=isinstance(color, str), save=save, show=show, return_fig=return_fig)
 
 
-def _require(adata: AnnData, columns: list[str], key: str) -> None:
-    missing = [column for column in columns if column not in adata.obs]
-    if missing:
-        msg = f"There are no columns {missing}; adata.obs has {list(adata.obs.columns)}."
+def listed(color: str | Sequence[str]) -> list[str]:
+    """Keys, one or several; TypeError if they are no names, ValueError if there are none."""
+    keys = [color] if isinstance(color, str) else list(color)
+    if not keys:
+        msg = "`color` is empty, so there is nothing to draw. Name a column of adata.obs or a gene."
         raise ValueError(msg)
-    if key not in adata.obsm:
-        remedy = (
-            "Write representations with `scdgd.tl.annotate(model)`."
-            if key.startswith("X_scdgd")
-            else "Call `sc.pp.neighbors(adata, use_rep='X_scdgd_information'); sc.tl.umap(adata)`, or pass `model`."
+    wrong = [key for key in keys if not isinstance(key, str)]
+    if wrong:
+        msg = f"`color` names columns of adata.obs and genes, but {wrong[0]!r} is a {type(wrong[0]).__name__}."
+        raise TypeError(msg)
+    return keys
+
+
+def draw_panels(
+    panels: Sequence[Panel],
+    dots: Dots,
+    name: str,
+    *,
+    legend_loc: str | None,
+    ncols: int,
+    ax: Axes | Sequence[Axes] | None,
+    figsize: tuple[float, float] | None,
+    beneath: Callable[[Axes], None],
+    above: Callable[[Axes, Panel], list[Annotation]] = lambda _ax, _panel: [],
+) -> list[Axes]:
+    """Draw cells once for each panel, between what is `beneath` and `above` them, whose labels do not lie on each other."""
+    legend = LEGENDS[legend_loc]
+    n_columns = min(ncols, len(panels))
+    size = (n_columns * max(panel.width(legend) for panel in panels), 5.0 * -(-len(panels) // n_columns))
+    axes, labels = get_axes(ax, len(panels), figsize or size, n_columns), []
+    for place, panel in zip(axes, panels, strict=True):
+        beneath(place)
+        labels += panel.draw(place, dots, legend)
+        labels += above(place, panel)
+        place.set(xticks=[], yticks=[], xlabel=f"{name}1", ylabel=f"{name}2", title=panel.title)
+    spread(labels)
+    return axes
+
+
+def positions_in(adata: AnnData, basis: str) -> tuple[str, np.ndarray] | None:
+    """Key and positions ``(n, 2)`` of a basis, with or without ``"X_"``; ``None`` if there is none, ValueError if it has one axis."""
+    key = next((key for key in (basis, f"X_{basis}") if key in adata.obsm), None)
+    if key is None:
+        return None
+    found = np.asarray(adata.obsm[key])
+    if found.ndim != 2 or found.shape[1] < 2:
+        msg = f"adata.obsm['{key}'] has shape {found.shape}, but positions have two columns at least."
+        raise ValueError(msg)
+    return key, found[:, :2].astype(float)
+
+
+def no_key(adata: AnnData, key: str, remedy: str) -> ValueError:
+    """The error that a key is missing, and what writes it."""
+    return ValueError(f"There is no '{key}'; adata.obsm has {list(adata.obsm)}. {remedy}")
+
+
+def name_of(key: str) -> str:
+    """What axes are called."""
+    return key.removeprefix("X_").upper()
+
+
+def _embedding_of(
+    adata: AnnData,
+    model: SCDGD | None,
+    basis: str,
+    use_rep: str,
+    coordinates: Literal["information", "latent"],
+    n_samples: int,
+    seed: int,
+) -> Embedding:
+    """Where cells are drawn, and what a model lays over them."""
+    found = positions_in(adata, basis)
+    if model is None:
+        if found is None:
+            remedy = (
+                "Write representations with `scdgd.tl.annotate(model)`."
+                if basis.startswith("X_scdgd")
+                else "Call `sc.pp.neighbors(adata, use_rep='X_scdgd_information'); sc.tl.umap(adata)`, or pass `model`."
+            )
+            raise no_key(adata, basis, remedy)
+        return Embedding(found[1], np.empty((0, 2)), np.empty((0, 2)), name_of(found[0]))
+    if use_rep not in adata.obsm:
+        raise no_key(adata, use_rep, "Write representations with `scdgd.tl.annotate(model)`.")
+    if found is None:
+        embedding = embed_model(adata, model, use_rep, coordinates, n_samples, seed)
+        _keep(adata, basis, embedding, {"use_rep": use_rep, "coordinates": coordinates}, seed)
+        return embedding
+    embedding = embed_in(
+        found[1], *_representations(adata, model, use_rep, coordinates, n_samples, seed), name_of(found[0])
+    )
+    if len(embedding.apart):
+        logger.info(
+            "Cells that are nearest to the means of components %s in adata.obsm['%s'] are drawn far from each other in '%s'.",
+            ", ".join(map(str, embedding.apart)),
+            use_rep,
+            found[0],
         )
-        msg = f"There is no '{key}'; adata.obsm has {list(adata.obsm)}. {remedy}"
-        raise ValueError(msg)
+    return embedding
+
+
+def _keep(adata: AnnData, basis: str, embedding: Embedding, of: dict[str, str], seed: int) -> None:
+    """Write a UMAP where scanpy looks for it."""
+    if embedding.name != "UMAP":  # few cells, of which there is none
+        return
+    adata.obsm[basis] = embedding.cells
+    adata.uns["umap" if basis == "X_umap" else basis] = {"params": parameters_of_umap(seed, adata.n_obs) | of}
+    logger.info("A UMAP of adata.obsm['%s'] is in adata.obsm['%s'].", of["use_rep"], basis)
 
 
 def embed_model(
     adata: AnnData, model: SCDGD, use_rep: str, coordinates: Literal["information", "latent"], n_samples: int, seed: int
 ) -> Embedding:
     """Positions of cells, component means and draws from the prior, by a UMAP in these coordinates."""
+    return embed(*_representations(adata, model, use_rep, coordinates, n_samples, seed), seed)
+
+
+def _representations(
+    adata: AnnData, model: SCDGD, use_rep: str, coordinates: Literal["information", "latent"], n_samples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of cells, component means and draws from the prior."""
     cells, means = np.asarray(adata.obsm[use_rep]), model.get_component_means(coordinates=coordinates)
-    samples = model.prior_predictive_sample(n_samples, seed=seed).obsm[model._latent_key]
+    samples = np.empty((0, cells.shape[1]))
+    if n_samples:
+        samples = model.prior_predictive_sample(n_samples, seed=seed).obsm[model._latent_key]
     if coordinates == "information":
         cells, samples = map(model.get_information().to_information, (cells, samples))
-    return embed(cells, means, samples, seed)
+    return cells, means, samples
 
 
-def _panel_width(adata: AnnData, key: str) -> float:
-    """Inches for a square of cells and the legend beside it."""
-    names = adata.obs[key].dropna().astype(str).unique()
-    if pd.api.types.is_numeric_dtype(adata.obs[key]):
-        return 6.0
-    n_columns = -(-(min(len(names), _MAX_LEGEND_ENTRIES) + 2) // _LEGEND_ROWS)
-    return 5.0 + n_columns * (0.4 + 0.075 * (max(map(len, names), default=0) + len("(1,000)")))
-
-
-def _draw_cells(ax: Axes, adata: AnnData, key: str, cells: np.ndarray, size: float) -> dict[str, str]:
-    """Draw cells with their colours; return the colours of categories."""
-    values = adata.obs[key]
-    order = np.random.default_rng(0).permutation(len(cells))  # no category hides another by its name
-    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-        dots = ax.scatter(*cells[order].T, c=values.to_numpy(dtype=float)[order], s=size, linewidths=0, zorder=2)
-        ax.figure.colorbar(dots, ax=ax)
-        return {}
-    categories = values.astype(str).where(values.notna()).astype("category")
-    names = [str(name) for name in (values.cat.categories if hasattr(values, "cat") else categories.cat.categories)]
-    palette = dict(zip(names, _palette(adata, key, len(names)), strict=True))
-    dot_colors = np.array([palette.get(name, "lightgrey") for name in categories.astype(object)], dtype=object)
-    ax.scatter(*cells[order].T, c=dot_colors[order].tolist(), s=size, linewidths=0, zorder=2)
-    _draw_legend(ax, palette, categories.value_counts(), n_missing=int(categories.isna().sum()))
-    return palette
-
-
-def _palette(adata: AnnData, key: str, n: int) -> list[str]:
-    """Colours that scanpy has stored for a column, else scanpy's default ones."""
-    from scanpy.plotting import palettes
-
-    stored = adata.uns.get(f"{key}_colors", ())
-    if len(stored) >= n:
-        return [str(color) for color in stored[:n]]
-    default = next((p for p in (palettes.default_20, palettes.default_28) if len(p) >= n), palettes.default_102)
-    return [default[i % len(default)] for i in range(n)]
-
-
-def _draw_legend(ax: Axes, palette: dict[str, str], counts: pd.Series, n_missing: int) -> None:
-    from matplotlib.lines import Line2D
-
-    present = counts[counts > 0]
-    largest = set(present.nlargest(_MAX_LEGEND_ENTRIES).index)
-    shown = {f"{name} ({counts[name]:,})": color for name, color in palette.items() if name in largest}
-    if len(present) > len(largest):
-        shown[f"and {len(present) - len(largest)} smaller ones"] = "none"
-    if n_missing:
-        shown[f"none ({n_missing:,})"] = "lightgrey"
-    handles = [Line2D([], [], linestyle="", marker="o", color=color, label=label) for label, color in shown.items()]
-    handles += [c for c in ax.collections if c.get_label() == "prior draws"]
-    ax.legend(
-        handles=handles,
-        loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
-        ncols=-(-len(handles) // _LEGEND_ROWS),
-        fontsize=8,
-        frameon=False,
-        handletextpad=0.3,
-    )
-
-
-def _means_of_clusters(model: SCDGD, means: np.ndarray) -> np.ndarray:
-    """Positions of the components, of which each is a cluster, or where some are merged of the heaviest one of each cluster."""
-    clusters = model.component_clusters_
-    if clusters is None:
-        return means
-    weights = model.module.given_prior().weights.detach().cpu().numpy()
-    return np.array([means[np.where(clusters == c, weights, -1).argmax()] for c in range(clusters.max() + 1)])
-
-
-def _draw_means(ax: Axes, adata: AnnData, cluster_key: str, means: np.ndarray, palette: dict[str, str]) -> None:
-    for component in _used_components(adata, cluster_key, len(means)):
-        color = palette.get(str(component), "white")
-        ax.scatter(*means[component], s=130, c=[color], edgecolors="black", linewidths=1.2, zorder=3)
-        ax.text(
-            *means[component],
-            str(component),
-            ha="center",
-            va="center",
-            fontsize=7,
-            fontweight="bold",
-            color="black" if _luminance(color) > 0.45 else "white",
-            zorder=4,
-        )
-
-
-def _used_components(adata: AnnData, cluster_key: str, n_components: int) -> list[int]:
+def _numbers_of_means(adata: AnnData, model: SCDGD, cluster_key: str, n_components: int) -> list[tuple[int, int]]:
+    """Number and component of each mean that is drawn: of components in use, or the heaviest one of each cluster in use."""
+    heaviest, clusters = np.arange(n_components), model.component_clusters_
+    if clusters is not None:
+        weights = model.module.given_prior().weights.detach().cpu().numpy()
+        heaviest = [np.where(clusters == c, weights, -1).argmax() for c in range(clusters.max() + 1)]
     if cluster_key not in adata.obs:
-        return list(range(n_components))
+        return list(enumerate(heaviest))
     shares = adata.obs[cluster_key].astype(str).value_counts(normalize=True)
-    return [c for c in range(n_components) if shares.get(str(c), 0.0) >= _MIN_USED_SHARE]
-
-
-def _luminance(color: str) -> float:
-    from matplotlib.colors import to_rgb
-
-    return float(np.dot(to_rgb(color), (0.299, 0.587, 0.114)))
+    return [(c, one) for c, one in enumerate(heaviest) if shares.get(str(c), 0.0) >= _MIN_USED_SHARE]
