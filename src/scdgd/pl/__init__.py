@@ -12,8 +12,10 @@ from ._gene_programs import gene_programs
 from ._history import history
 from ._information import information
 from ._latent import latent
+from ._query_on_reference import query_on_reference
 from ._subclusters import subclusters
 from ._synthetic import synthetic
+from ._uncertainty import uncertainty
 
 __all__ = [
     "Embedding",
@@ -30,6 +32,8 @@ __all__ = [
     "information",
     "label_shares",
     "latent",
+    "query_on_reference",
     "subclusters",
     "synthetic",
+    "uncertainty",
 ]

@@ -14,6 +14,7 @@ from scdgd.metrics import BatchMixing
 from scdgd.metrics import batch_mixing as score
 
 from ._figure import bare, finish, get_axes, plotting
+from ._palette import palette
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,14 +133,14 @@ def _column(
 def _draw(ax: Axes, mixing: dict[str, BatchMixing], rows: np.ndarray, names: list[str]) -> None:
     from matplotlib.patches import Patch
 
-    width, n_rows = 0.8 / len(mixing), len(names)
+    width, n_rows, colors = 0.8 / len(mixing), len(names), palette(len(mixing))
     for i, one in enumerate(mixing.values()):
         y = np.arange(n_rows) - 0.4 + (i + 0.5) * width
         known = [one.per_cell[(rows == name) & np.isfinite(one.per_cell)] for name in names]
         q = np.array([np.percentile(x, _PERCENTILES) if len(x) else np.full(5, np.nan) for x in known]).T
-        ax.hlines(y, q[0], q[4], color=f"C{i}", linewidth=1.2)
-        ax.barh(y, q[3] - q[1], left=q[1], height=0.8 * width, color=f"C{i}", alpha=_ALPHA)
-        ax.vlines(q[2], y - 0.4 * width, y + 0.4 * width, color=f"C{i}", linewidth=2.5)
+        ax.hlines(y, q[0], q[4], color=colors[i], linewidth=1.2)
+        ax.barh(y, q[3] - q[1], left=q[1], height=0.8 * width, color=colors[i], alpha=_ALPHA)
+        ax.vlines(q[2], y - 0.4 * width, y + 0.4 * width, color=colors[i], linewidth=2.5)
     expected = next(iter(mixing.values())).expected_per_cell
     means = [np.mean(x) if len(x := expected[(rows == n) & np.isfinite(expected)]) else np.nan for n in names]
     at = np.arange(n_rows)
@@ -148,7 +149,7 @@ def _draw(ax: Axes, mixing: dict[str, BatchMixing], rows: np.ndarray, names: lis
     ax.set(xlim=(-0.02, 1.02), ylim=(n_rows - 0.5, -0.5))
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
     handles = [
-        Patch(facecolor=f"C{i}", alpha=_ALPHA, label=f"{name} (score {one.score:.2f})")
+        Patch(facecolor=colors[i], alpha=_ALPHA, label=f"{name} (score {one.score:.2f})")
         for i, (name, one) in enumerate(mixing.items())
     ]
     ax.legend(handles=[*handles, line], loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)

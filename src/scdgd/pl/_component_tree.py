@@ -11,6 +11,7 @@ from scdgd.tl import component_tree as tree_of
 
 from ._figure import bare, finish, get_axes, plotting
 from ._label_counts import label_counts
+from ._palette import MISSING, distinct_colors, stored_colors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Powers of ten of the smallest p-value that is told apart, and space for names and bars of labels beside the tree.
 _MOST, _NAMES, _BARS = 10.0, 1.2, 4.0
-_MAX_LABELS = 20
+_MAX_LABELS, _OTHERS = 20, "other labels"
 #: Branches within a cluster of the cut, and between them.
 _WITHIN, _BETWEEN = {"color": "black", "linewidth": 1.6}, {"color": "0.65", "linewidth": 1.0}
 
@@ -82,7 +83,7 @@ def component_tree(
     for y, c in enumerate(order):
         ax.text(-0.15, y, f"{c} ({tree.sizes[c]:,})", ha="right", va="center", fontsize=7)
     if shares is not None:
-        _draw_shares(ax, shares.reindex(order))
+        _draw_shares(ax, shares.reindex(order), _colors(model, labels_key, list(shares)))
     ax.set(
         yticks=[],
         ylim=(len(order) - 0.4, -0.6),
@@ -102,7 +103,7 @@ def _shares(model: SCDGD, labels_key: str) -> pd.DataFrame:
     rest = counts.drop(columns=frequent).sum(1)
     counts = counts[[label for label in counts if label in frequent]]
     if rest.any():
-        counts = counts.assign(**{"other labels": rest})
+        counts = counts.assign(**{_OTHERS: rest})
     return counts.div(counts.sum(1), axis=0)
 
 
@@ -118,14 +119,19 @@ def _draw_branches(ax: Axes, tree: ComponentTree, order: list[int], heights: np.
         x[a], y[a], members[a] = height, (y[a] + y[b]) / 2, both
 
 
-def _draw_shares(ax: Axes, shares: pd.DataFrame) -> None:
-    """Bars to the left of the names, and a legend of their colours."""
-    from scanpy.plotting import palettes
+def _colors(model: SCDGD, labels_key: str, shown: list[str]) -> dict[str, str]:
+    """Colours of labels, those that are kept with the column where there are some."""
+    column = model.adata.obs[labels_key]
+    names = list(map(str, column.cat.categories)) if hasattr(column, "cat") else []
+    known = stored_colors(model.adata, labels_key, names) | {_OTHERS: MISSING}
+    return distinct_colors({labels_key: shown}, {labels_key: known})[labels_key]
 
-    colors = palettes.default_20 + ["lightgrey"]
+
+def _draw_shares(ax: Axes, shares: pd.DataFrame, colors: dict[str, str]) -> None:
+    """Bars to the left of the names, and a legend of their colours."""
     left = np.full(len(shares), -_NAMES - _BARS)
-    for color, (label, share) in zip(colors, shares.items(), strict=False):
+    for label, share in shares.items():
         width = _BARS * share.to_numpy()
-        ax.barh(np.arange(len(shares)), width, left=left, height=0.8, color=color, label=label)
+        ax.barh(np.arange(len(shares)), width, left=left, height=0.8, color=colors[label], label=label)
         left = left + width
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, frameon=False)

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from scipy import sparse
 
 from scdgd._options import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from anndata import AnnData
 
 #: Cells read together.
 _BLOCK = 4_096
@@ -54,6 +53,8 @@ def expression_of(
     ------
     ValueError
         If there is no such layer or no ``raw``, or both are asked for.
+    TypeError
+        If it is no AnnData.
     """
     source, name = _source(adata, layer, use_raw)
     matrix = adata.layers[layer] if layer is not None else source.X
@@ -98,13 +99,22 @@ def gene_names(
 
 
 def _unknown(key: str, columns: list[str], genes: list[str], where: str) -> str:
+    """That a key is no column and no gene, and what it may be."""
     near = difflib.get_close_matches(key, [*columns, *genes], n=3)
     hint = f"Is it {' or '.join(map(repr, near))}?" if near else f"adata.obs has {columns}."
-    return f"There is no column {key!r} in adata.obs, and no gene {key!r} in `{where}`, which has {len(genes):,} ({', '.join(genes[:3])}, …). {hint}"
+    if key.startswith("scdgd_"):
+        hint += " `scdgd.tl.annotate(model)` writes clusters, with `uncertainty=True` also spreads."
+    return (
+        f"There is no column {key!r} in adata.obs, and no gene {key!r} in `{where}`, which has {len(genes):,} "
+        f"({', '.join(genes[:3])}, …). {hint}"
+    )
 
 
 def _source(adata: AnnData, layer: str | None, use_raw: bool | None) -> tuple:
     """What has the matrix and the names of genes, and what the matrix is called."""
+    if not isinstance(adata, AnnData):
+        msg = f"Genes are read from an AnnData, but this is a {type(adata).__name__}. Pass one modality of it."
+        raise TypeError(msg)
     if layer is not None and use_raw:
         msg = f"Genes are read from `layer={layer!r}` or from `adata.raw`, not from both. Leave out `use_raw`."
         raise ValueError(msg)

@@ -62,10 +62,10 @@ def apart(anchors: np.ndarray, sizes: np.ndarray, frame: tuple[float, float, flo
 
 
 def circle(x0: float, y0: float, width: float, height: float, mutation_size: float) -> Path:
-    """A box style of matplotlib: a circle that holds a number of three digits, as large for all numbers."""
+    """A box style of matplotlib: a circle as large for all numbers, of two digits at most if none is to stick out."""
     from matplotlib.path import Path
 
-    return Path.circle((x0 + width / 2, y0 + height / 2), 0.9 * mutation_size)
+    return Path.circle((x0 + width / 2, y0 + height / 2), 0.82 * mutation_size)
 
 
 def numbered(ax: Axes, number: int, xy: np.ndarray, color: str, *, is_sure: bool = True) -> Annotation:

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from scdgd._options import Rule
     from scdgd.model import SCDGD
 
-    from ._panels import Panel
+    from ._panels import Legend, Panel
 
 logger = logging.getLogger(__name__)
 
 _MIN_USED_SHARE = 0.01
+_DRAWS = "0.3"
 #: Rules of the arguments that plots of cells share.
 OF_CELLS: dict[str, Rule] = {
     "basis": Text("a name in `obsm`"),
@@ -149,13 +150,13 @@ def latent(
     panels = panels_of(adata, listed(color), layer=layer, gene_symbols=gene_symbols, use_raw=use_raw, cmap=cmap)
     if embedding is None:
         embedding = _embedding_of(adata, model, basis, use_rep, coordinates, n_samples, seed)
+    legend = LEGENDS[legend_loc]
     numbers = [] if model is None else _numbers_of_means(adata, model, cluster_key, len(embedding.means))
 
-    def beneath(ax: Axes) -> None:
-        ax.scatter(*embedding.samples.T, marker="x", s=14, c="0.6", linewidths=0.6, zorder=1, label="prior draws")
-
-    def above(ax: Axes, panel: Panel) -> list[Annotation]:
+    def around(ax: Axes, panel: Panel) -> list[Annotation]:
         of_clusters = panel.color_of if panel.title == cluster_key else lambda _: "white"
+        if len(embedding.samples):
+            ax.scatter(*embedding.samples.T, marker="x", s=9, c=_DRAWS, linewidths=0.5, zorder=3, label="prior draws")
         return [
             numbered(ax, number, embedding.means[c], of_clusters(str(number)), is_sure=c not in embedding.apart)
             for number, c in numbers
@@ -165,12 +166,11 @@ def latent(
         panels,
         Dots.of(embedding.cells, size),
         embedding.name,
-        legend_loc=legend_loc,
+        [legend.beside_numbers() if numbers and panel.title == cluster_key else legend for panel in panels],
         ncols=ncols,
         ax=ax,
         figsize=figsize,
-        beneath=beneath if len(embedding.samples) else lambda _: None,
-        above=above,
+        around=around,
     )
     return finish(axes, is_single=isinstance(color, str), save=save, show=show, return_fig=return_fig)
 
@@ -192,23 +192,21 @@ def draw_panels(
     panels: Sequence[Panel],
     dots: Dots,
     name: str,
+    legends: Sequence[Legend],
     *,
-    legend_loc: str | None,
     ncols: int,
     ax: Axes | Sequence[Axes] | None,
     figsize: tuple[float, float] | None,
-    beneath: Callable[[Axes], None],
-    above: Callable[[Axes, Panel], list[Annotation]] = lambda _ax, _panel: [],
+    around: Callable[[Axes, Panel], list[Annotation]],
 ) -> list[Axes]:
-    """Draw cells once for each panel, between what is `beneath` and `above` them, whose labels do not lie on each other."""
-    legend = LEGENDS[legend_loc]
+    """Draw cells once for each panel, and what else is `around` them; its labels and names of cells do not lie on each other."""
     n_columns = min(ncols, len(panels))
-    size = (n_columns * max(panel.width(legend) for panel in panels), 5.0 * -(-len(panels) // n_columns))
-    axes, labels = get_axes(ax, len(panels), figsize or size, n_columns), []
-    for place, panel in zip(axes, panels, strict=True):
-        beneath(place)
+    width = max(panel.width(legend) for panel, legend in zip(panels, legends, strict=True))
+    size = figsize or (n_columns * width, 5.0 * -(-len(panels) // n_columns))
+    axes, labels = get_axes(ax, len(panels), size, n_columns), []
+    for place, panel, legend in zip(axes, panels, legends, strict=True):
+        labels += around(place, panel)
         labels += panel.draw(place, dots, legend)
-        labels += above(place, panel)
         place.set(xticks=[], yticks=[], xlabel=f"{name}1", ylabel=f"{name}2", title=panel.title)
     spread(labels)
     return axes

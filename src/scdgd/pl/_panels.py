@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
+from scdgd._options import unknown_name
+
 from ._expression import Expression, expression_of, gene_names
 from ._labels import named
 from ._palette import MISSING, distinct_colors, stored_colors
@@ -111,10 +113,11 @@ class Categories:
 
     def draw(self, ax: Axes, dots: Dots, legend: Legend) -> list[Annotation]:
         """Draw cells in an order by chance, in which no category hides another by its name; those that have none below."""
+        from matplotlib.colors import to_rgba_array
+
         order = np.random.default_rng(0).permutation(len(self.codes))
         order = order[np.argsort(self.codes[order] >= 0, kind="stable")]
-        colors = np.array([*self.colors.values(), MISSING], dtype=object)
-        dots.draw(ax, order, colors[self.codes[order]].tolist())
+        dots.draw(ax, order, to_rgba_array([*self.colors.values(), MISSING])[self.codes[order]])
         return legend.write(ax, self, dots)
 
     def color_of(self, name: str) -> str:
@@ -138,6 +141,10 @@ class Legend:
         """Inches that they take."""
         n_columns = -(-(min(len(names), _MAX_LEGEND_ENTRIES) + 2) // _LEGEND_ROWS)
         return n_columns * (0.4 + 0.075 * (max(map(len, names), default=0) + len("(1,000)")))
+
+    def beside_numbers(self) -> Legend:
+        """What is left to write where categories are numbered on the cells already."""
+        return self
 
     def write(self, ax: Axes, panel: Categories, dots: Dots) -> list[Annotation]:
         """Write names; return those that are to keep apart."""
@@ -170,6 +177,10 @@ class OnData(Legend):
     def width(self, names: Sequence[str]) -> float:
         """None."""
         return 0.0
+
+    def beside_numbers(self) -> Legend:
+        """Nothing."""
+        return NoLegend()
 
     def write(self, ax: Axes, panel: Categories, dots: Dots) -> list[Annotation]:
         """Write names; return those that are to keep apart."""
@@ -236,6 +247,10 @@ def panels_of(
     ValueError
         If a key is no column and no gene, or ``obs`` cannot be read so.
     """
+    from matplotlib import colormaps
+
+    if cmap not in colormaps:
+        raise ValueError(unknown_name(cmap, colormaps, "a colour map of matplotlib"))
     columns = {key: _column(adata.obs[key]) for key in keys if key in adata.obs}
     genes = [key for key in dict.fromkeys(keys) if key not in columns]
     names = {key: [str(c) for c in x.cat.categories] for key, x in columns.items() if hasattr(x, "cat")}

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.special import entr
 
-from scdgd._options import Text, checked
+from scdgd._options import Flag, Text, checked
 
 from ._of_models import check_trained, coordinates_if_any
+from ._spread import position_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
     from scdgd.model import SCDGD
 
 
-@checked(prefix=Text("a text that names begin with"))
-def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str = "scdgd") -> None:
+@checked(prefix=Text("a text that names begin with"), uncertainty=Flag())
+def annotate(
+    model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str = "scdgd", uncertainty: bool = False
+) -> None:
     """Write representations and clusters of all cells into `adata`.
 
     Adds, replacing what has the same name:
@@ -31,6 +35,9 @@ def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str
     * ``obs["<prefix>_cluster"]``: component of each cell; categories are the numbers of components that have cells, in
       their order, for an empty category is an error in much of what comes after
     * ``obsm["<prefix>_responsibilities"]``: probabilities of all components, ``(n, k)``, from ``0`` to ``k - 1``
+    * if `uncertainty` is asked for, ``obs["<prefix>_spread"]`` and, of models whose posteriors are sampled with weights,
+      ``obs["<prefix>_pareto_k"]``, as :func:`map` writes them; ``obs["<prefix>_cluster_entropy"]``: entropy of the probabilities of
+      components in nats
 
     Parameters
     ----------
@@ -41,11 +48,14 @@ def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str
         becomes an AnnData of its own.
     prefix
         Start of the names.
+    uncertainty
+        Whether to find posteriors too, which takes models without an encoder longer than all else here. Training cells must
+        be attached.
 
     Raises
     ------
     ValueError
-        If no data are given and none are attached to the model.
+        If no data are given and none are attached to the model, or the training cells are needed and not attached.
     RuntimeError
         If the model is not trained.
     TypeError
@@ -61,9 +71,12 @@ def annotate(model: SCDGD, adata: AnnData | MuData | None = None, *, prefix: str
     if adata is None:
         msg = "`annotate` needs cells, but the model has none attached. Pass them: `annotate(model, adata)`."
         raise ValueError(msg)
-    z = model.get_latent_representation(adata)
+    found = position_of(model, adata) if uncertainty else {"z": model.get_latent_representation(adata)}
     responsibilities = model.get_cluster_assignments(adata, soft=True)
-    write_results(adata, z, responsibilities, coordinates_if_any(model), prefix=prefix)
+    write_results(adata, found.pop("z"), responsibilities, coordinates_if_any(model), prefix=prefix)
+    found |= {"cluster_entropy": entr(responsibilities).sum(axis=1)} if uncertainty else {}
+    for name, values in found.items():
+        adata.obs[f"{prefix}_{name}"] = values
 
 
 def write_results(

@@ -13,6 +13,7 @@ from scipy.special import entr
 from scdgd._options import Instance, Number, Optional, Text, checked
 
 from ._of_models import check_trained, coordinates_if_any, latent_key
+from ._spread import position_of
 from ._transfer_labels import (
     N_NEIGHBORS,
     OF_LABELS,
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Cells of the reference that say how wide it is.
-_INFORMING = 256
 #: Cells of a query that take long enough for a message.
 _SHOW_CELLS = 2_000
 
@@ -114,7 +113,7 @@ def map(
         raise ValueError(msg)
     if query.n_obs >= _SHOW_CELLS:
         logger.info("Mapping %d cells: representations, their spread, novelty and labels, in this order.", query.n_obs)
-    columns = _position(model, query, batch_size)
+    columns = position_of(model, query, batch_size)
     z = columns.pop("z")
     novelty = _novelty(model, query, false_alarm_rate, batch_size)
     best = _labels(model, query, z, source, n_neighbors, batch_size)
@@ -187,29 +186,6 @@ def _predicted(model: BaseModelClass, query: AnnData, batch_size: int | None) ->
     return best.assign(
         entropy=best["entropy"] + entr(of_none).sum(1), is_none=of_none.sum(1) > best["probability"].to_numpy()
     )
-
-
-def _position(model: BaseModelClass, query: AnnData, batch_size: int | None) -> dict[str, np.ndarray]:
-    """Representations ``"z"``, and how wide posteriors are."""
-    width = _width(model)
-    if hasattr(model, "get_posterior"):
-        z = model.get_latent_representation(query, batch_size=batch_size)
-        moments = model.get_posterior(query, batch_size=batch_size)
-        found = {"spread": moments.covariance, "pareto_k": moments.pareto_k}
-    else:
-        z, variance = model.get_latent_representation(query, batch_size=batch_size, return_dist=True)
-        if getattr(model.module, "latent_distribution", None) == "ln":  # of which `z` is the logarithm
-            z = model.get_latent_representation(query, batch_size=batch_size)
-        found = {"spread": variance}
-    return {"z": np.asarray(z)} | found | {"spread": np.sqrt((found["spread"] / width).mean(1))}
-
-
-def _width(model: BaseModelClass) -> np.ndarray:
-    """Variance of a representation of which nothing is known but that it is of the reference, shape ``(d,)``."""
-    n = model.adata.n_obs
-    some = np.sort(np.random.default_rng(0).choice(n, min(n, _INFORMING), replace=False))
-    mean, var = model.get_latent_representation(indices=some, return_dist=True)
-    return np.asarray(mean).var(0) + np.asarray(var).mean(0)
 
 
 def _novelty(
