@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -114,7 +115,7 @@ def test_latent_numbers_the_used_components_at_their_means(annotated, trained):
     by_cluster, by_type = scdgd.pl.latent(annotated, trained, color=["scdgd_cluster", "cell_type"], embedding=embedding)
     for ax in (by_cluster, by_type):
         assert texts(ax) == ["0", "2"]  # one cell of 150 does not make component 1 a used one
-        assert [text.get_position() for text in ax.texts] == [(0.0, 1.0), (4.0, 5.0)]
+        assert [text.xy for text in ax.texts] == [(0.0, 1.0), (4.0, 5.0)]
         assert ax.get_xlabel() == "UMAP1"
         drawn = {c.get_label(): c.get_offsets() for c in ax.collections}
         assert len(drawn["prior draws"]) == 7
@@ -122,7 +123,8 @@ def test_latent_numbers_the_used_components_at_their_means(annotated, trained):
     assert legend_of(by_type) == ["type_0 (50)", "type_1 (50)", "type_2 (50)", "prior draws"]
 
 
-def test_latent_fits_the_map_of_the_model_itself(annotated, trained):
+def test_latent_fits_a_map_where_there_is_none_and_keeps_it_as_scanpy_does(annotated, trained):
+    del annotated.obsm["X_umap"]
     ax = scdgd.pl.latent(annotated, trained, n_samples=30, seed=1)
     drawn = {len(c.get_offsets()): c.get_offsets() for c in ax.collections}
     draws = trained.prior_predictive_sample(30, seed=1).obsm["X_scdgd"]
@@ -130,6 +132,15 @@ def test_latent_fits_the_map_of_the_model_itself(annotated, trained):
     expected = scdgd.pl.embed(annotated.obsm["X_scdgd_information"], means, draws, seed=1)
     np.testing.assert_allclose(drawn[30], expected.samples)
     np.testing.assert_allclose(np.sort(drawn[150], axis=0), np.sort(expected.cells, axis=0))
+    kept, ours = annotated.obsm["X_umap"].copy(), annotated.uns.pop("umap")["params"]
+    sc.pp.neighbors(annotated, use_rep="X_scdgd_information")
+    sc.tl.umap(annotated, key_added="of_scanpy", maxiter=1)
+    assert ours["a"] == pytest.approx(annotated.uns["of_scanpy"]["params"]["a"])
+    assert ours["b"] == pytest.approx(annotated.uns["of_scanpy"]["params"]["b"])
+    again = scdgd.pl.latent(annotated, trained, n_samples=30, seed=1)  # now read, not fitted
+    np.testing.assert_array_equal(annotated.obsm["X_umap"], kept)
+    assert "umap" not in annotated.uns
+    np.testing.assert_allclose({len(c.get_offsets()): c.get_offsets() for c in again.collections}[30], drawn[30])
 
 
 @pytest.mark.parametrize("nats", [[400.0, 20.0, 1.0, 0.0], [3.0, 2.0, 1.0, 1.0]])
@@ -186,7 +197,7 @@ def test_many_clusters_have_a_legend_that_fits_the_figure(annotated, n_clusters)
 
 
 def test_latent_says_what_is_missing(annotated, trained):
-    with pytest.raises(ValueError, match=r"no columns \['nothing'\]"):
+    with pytest.raises(ValueError, match="no column 'nothing' in adata.obs, and no gene 'nothing'"):
         scdgd.pl.latent(annotated, color="nothing")
     with pytest.raises(ValueError, match="2 panels to draw, but `ax` has 1"):
         scdgd.pl.latent(annotated, color=["cell_type", "batch"], ax=plt.figure().gca())
