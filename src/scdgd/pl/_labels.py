@@ -77,7 +77,7 @@ def numbered(ax: Axes, number: int, xy: np.ndarray, color: str, *, is_sure: bool
 
 def named(ax: Axes, name: str, xy: np.ndarray) -> Annotation:
     """A name on white at a point."""
-    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.55}
     return _label(ax, name, xy, box, fontsize=8)
 
 

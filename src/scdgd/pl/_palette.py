@@ -15,12 +15,12 @@ logger = logging.getLogger(__name__)
 
 #: Okabe and Ito 2008, "Color Universal Design", the order ours: neighbours are far apart, and black, of which text is, comes last.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-#: Each further one is farthest from those before, from white and from the greys of what has no category, by CIEDE2000, in the
-#: worst of normal sight, protanopia and deuteranopia (Machado et al. 2009). Least distances are 11.6 of 8 and of 12, 9.5 of 20 and
-#: 8.5 of all; of 20 of scanpy's, 0.5.
+#: Further ones were found one by one, each farthest from those before, from white and from the greys of what has no category, by
+#: CIEDE2000, in the worst of normal sight, protanopia and deuteranopia (Machado et al. 2009); the 9th to 15th in an order in which
+#: neighbours are far apart. Least distances are 11.6 of the first 8, of 12 and of 15, 9.5 of 20, 8.5 of all; of 20 of scanpy's, 0.5.
 COLORS = (
     *OKABE_ITO,
-    *("#960000", "#96005A", "#A5D296", "#5A694B", "#1E2DB4", "#3C87FF", "#1E6978", "#780F2D"),
+    *("#1E2DB4", "#5A694B", "#3C87FF", "#A5D296", "#960000", "#1E6978", "#96005A", "#780F2D"),
     *("#FF2D69", "#B43C00", "#87C3D2", "#0F8787", "#87C3A5", "#D2004B", "#005A87", "#3CD25A"),
 )
 #: Of cells that have no category.
@@ -62,7 +62,7 @@ def distinct_colors(
     """Colours of the categories of several columns: no colour stands for two things, where there are enough.
 
     A name that two columns share is one thing and has one colour, unless it is a number or a truth value: component 3 is not
-    cluster 3 of another method. Where columns have more categories together than :data:`COLORS`, each begins anew, which a
+    cluster 3 of another method. Columns with fewer categories choose first, for colours that come first are farther apart. Where columns have more categories together than :data:`COLORS`, each begins anew, which a
     message says.
 
     Parameters
@@ -79,7 +79,8 @@ def distinct_colors(
     known = known or {}
     things = {key: [_thing(key, name) for name in names] for key, names in columns.items()}
     given = {_thing(key, name): color for key, colors in known.items() for name, color in colors.items()}
-    new = [thing for thing in dict.fromkeys(itertools.chain(*things.values())) if thing not in given]
+    in_turn = itertools.chain(*sorted(things.values(), key=len))
+    new = [thing for thing in dict.fromkeys(in_turn) if thing not in given]
     colors = dict(zip(new, palette(len(new), given.values()), strict=True)) | given
     if len(columns) == 1 or set(colors.values()) <= {*COLORS, *given.values()}:
         found = {key: [colors[thing] for thing in of_column] for key, of_column in things.items()}

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _LEGEND_ROWS = 20
 _MAX_LEGEND_ENTRIES = 60
+#: Area of all dots in square points.
+_INK = 25_000
 #: Number of dots from which a vector file holds them as an image.
 _MANY = 10_000
 
@@ -38,7 +40,7 @@ class Dots(NamedTuple):
     @classmethod
     def of(cls, xy: np.ndarray, size: float | None) -> Dots:
         """Of a size that suits their number if none is given."""
-        return cls(xy, size or float(np.clip(10_000 / max(len(xy), 1), 2, 30)))
+        return cls(xy, size or float(np.clip(_INK / max(len(xy), 1), 1, 30)))
 
     def draw(self, ax: Axes, order: np.ndarray, color: object, **style: object) -> object:
         """Draw those at positions `order`, the last one on top."""
