@@ -84,6 +84,7 @@ def namespace(monkeypatch, tmp_path) -> dict:
 #: Pages of models that are presets of others, and what the tutorials show in full.
 _SLOW = (
     "mapping",
+    "plots",
     "scgmvae",
     "sciaf",
     "scvae",
