@@ -40,7 +40,7 @@ class Dots(NamedTuple):
     @classmethod
     def of(cls, xy: np.ndarray, size: float | None) -> Dots:
         """Of a size that suits their number if none is given."""
-        return cls(xy, size or float(np.clip(_INK / max(len(xy), 1), 1, 30)))
+        return cls(xy, size or float(np.clip(_INK / max(len(xy), 1), 1, 20)))
 
     def draw(self, ax: Axes, order: np.ndarray, color: object, **style: object) -> object:
         """Draw those at positions `order`, the last one on top."""
