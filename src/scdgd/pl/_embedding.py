@@ -48,8 +48,8 @@ class Placement(NamedTuple):
 def embed(z_cells: np.ndarray, z_means: np.ndarray, z_samples: np.ndarray, seed: int = 0) -> Embedding:
     """Fit a UMAP to cells, and place component means and draws from the prior among them.
 
-    Only cells shape the map. Means and draws stand among their nearest cells, however far away these are (:func:`place`).
-    Fewer than 15 cells are too few for UMAP; they are shown by their first two principal components.
+    Only cells shape the map. Means and draws stand at the weighted median of their 15 nearest cells, however far away
+    these are. Fewer than 15 cells are too few for UMAP; they are shown by their first two principal components.
 
     Parameters
     ----------
