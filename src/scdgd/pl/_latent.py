@@ -95,7 +95,8 @@ def latent(
     Parameters
     ----------
     adata
-        Cells with representations, as :func:`scdgd.tl.annotate` writes them.
+        Cells with representations, as :func:`scdgd.tl.annotate` writes them. A view that a map is written into becomes an AnnData
+        of its own.
     model
         Trained model to lay over the cells.
     color
