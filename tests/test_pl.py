@@ -81,6 +81,7 @@ def test_embedding_puts_means_and_draws_among_their_own_cells():
         np.testing.assert_array_equal(distances.argmin(axis=1), clusters)
 
 
+@pytest.mark.slow
 def test_embedding_of_cells_is_repeatable_and_blind_to_draws():
     z, means = clouds()
     first, second = (scdgd.pl.embed(z, means, means + shift, seed=3) for shift in (0.0, 5.0))
@@ -123,6 +124,7 @@ def test_latent_numbers_the_used_components_at_their_means(annotated, trained):
     assert legend_of(by_type) == ["type_0 (50)", "type_1 (50)", "type_2 (50)", "prior draws"]
 
 
+@pytest.mark.slow
 def test_latent_fits_a_map_where_there_is_none_and_keeps_it_as_scanpy_does(annotated, trained):
     del annotated.obsm["X_umap"]
     ax = scdgd.pl.latent(annotated, trained, n_samples=30, seed=1)
@@ -306,6 +308,7 @@ def test_latent_draws_models_with_an_encoder(adata):
     model = model_class(adata, n_components=3, n_latent=4, n_hidden=16)
     model.train(3, accelerator="cpu", enable_progress_bar=False)
     scdgd.tl.annotate(model)  # under the same keys for every model
+    adata.obsm["X_umap"] = adata.obsm["X_scdgd"][:, :2].copy()
     ax = scdgd.pl.latent(adata, model, n_samples=20)
     assert model.get_component_means().shape == (3, 4)
     assert len(ax.collections) >= 2

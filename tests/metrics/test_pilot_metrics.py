@@ -148,6 +148,7 @@ def test_few_cells_or_genes(shape):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_umap_is_fitted_to_real_cells_only():
     real = simulate(120, 20).X
     embedding = ReferenceEmbedding(real, method="umap")
