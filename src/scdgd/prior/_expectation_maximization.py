@@ -15,7 +15,8 @@ from ._placement import random_rows, start_centres
 
 _N_STARTS = 5
 _N_EM_STEPS = 20
-_BLOCK_CELLS = 10_000
+#: What belongs to so many cells stays in the caches of a core.
+_BLOCK_CELLS = 1_000
 
 
 class ExpectationMaximization(GaussianComponents):

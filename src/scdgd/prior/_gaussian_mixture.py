@@ -157,12 +157,20 @@ class GaussianMixture(ExpectationMaximization):
 
     def _component_log_prob(self, z: torch.Tensor) -> torch.Tensor:
         log_var = self.log_var.expand(self.n_components, self.n_latent)  # (k, d)
-        deviation = z.unsqueeze(-2) - self.means  # (..., k, d)
+        log_normal = -0.5 * (_LOG_2PI + log_var).sum(-1) - 0.5 * self._squared_distances(z, log_var)  # (..., k)
+        return torch.log_softmax(self.weight_logits, dim=0) + log_normal
+
+    def _squared_distances(self, z: torch.Tensor, log_var: torch.Tensor) -> torch.Tensor:
+        """Of Mahalanobis, from each component, shape ``(..., k)``."""
         if self.is_dense:
             lower = unit_lower(self.couplings, self.n_latent).expand(self.n_components, -1, -1)
-            deviation = torch.einsum("cij,...cj->...ci", lower, deviation)
-        log_normal = -0.5 * (_LOG_2PI + log_var + deviation.square() * (-log_var).exp()).sum(-1)  # (..., k)
-        return torch.log_softmax(self.weight_logits, dim=0) + log_normal
+            deviation = torch.einsum("cij,...cj->...ci", lower, z.unsqueeze(-2) - self.means)
+            return (deviation.square() * (-log_var).exp()).sum(-1)
+        # expanded, so that nothing of shape (..., k, d) exists; in double, where differences of squares keep all digits
+        wide, means, precision = z.double(), self.means.double(), (-log_var.double()).exp()
+        scaled = means * precision
+        squares = wide.square() @ precision.mT - 2 * (wide @ scaled.mT) + (means * scaled).sum(-1)
+        return squares.to(z.dtype)
 
     def _sample_components(self, components: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         if not self.is_dense:

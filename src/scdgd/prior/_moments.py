@@ -9,7 +9,8 @@ from itertools import repeat
 import torch
 
 _MIN_CELLS = 1e-3
-_MAX_ELEMENTS = 2**22
+#: Numbers of a block, which a core keeps in its caches.
+_MAX_ELEMENTS = 2**19
 
 
 @dataclass(frozen=True)
