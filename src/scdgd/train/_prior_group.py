@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from scdgd.prior import Prior
 
 
+#: Devices that PyTorch's optimisers have fused steps for.
+_FUSED_ON = ("cpu", "cuda")
+
+
 def with_prior_group(create: Callable, prior: Prior, lr: float | None) -> Callable:
     """An optimiser's creator that gives a prior's parameters the rate `lr`, no decay and an epsilon below their gradients.
 
@@ -35,6 +39,16 @@ def with_prior_group(create: Callable, prior: Prior, lr: float | None) -> Callab
         trained = [p for p in parameters if id(p) in of_prior]
         if trained and lr is not None:
             groups.append({"params": trained, "lr": lr, "eps": PRIOR_EPS, "weight_decay": 0.0})
-        return create(groups)
+        return fused(create(groups))
 
     return create_with_groups
+
+
+def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimiser, whose steps are one pass over each parameter where it has such a form and nobody chose another."""
+    of_user = ("fused", "foreach", "capturable", "differentiable")
+    if "fused" not in optimizer.defaults or any(optimizer.defaults.get(name) for name in of_user):
+        return optimizer
+    for group in optimizer.param_groups:
+        group["fused"] = all(p.device.type in _FUSED_ON and p.is_floating_point() for p in group["params"])
+    return optimizer
