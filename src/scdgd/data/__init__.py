@@ -12,6 +12,7 @@ from ._cell_source import (
     iter_row_blocks,
     registered_cells,
 )
+from ._cells_on_device import CellsOnDevice, DeviceCounts, begins_of, on_device
 from ._counts import CountSummary, check_counts
 from ._covariates import (
     CategoricalCovariatesField,
@@ -45,10 +46,12 @@ __all__ = [
     "CellsInHDF5",
     "CellsInMemory",
     "CellsOfPanel",
+    "CellsOnDevice",
     "ChangedDataError",
     "ContinuousCovariatesField",
     "CountSummary",
     "CountsField",
+    "DeviceCounts",
     "GeneMaskField",
     "GenePanel",
     "GenesMeasured",
@@ -71,6 +74,7 @@ __all__ = [
     "Variable",
     "as_native",
     "as_sparse_counts",
+    "begins_of",
     "categorise",
     "cell_source",
     "code_of",
@@ -81,6 +85,7 @@ __all__ = [
     "has_levels",
     "iter_row_blocks",
     "levels_of",
+    "on_device",
     "refuse_levels",
     "registered_cells",
     "require_matrix",

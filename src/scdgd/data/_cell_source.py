@@ -54,6 +54,8 @@ class CellSource(ABC):
 
     reads_runs: bool = False
     """Whether cells that follow each other are read much faster than cells from all over."""
+    is_on_device: bool = False
+    """Whether minibatches are made by an accelerator, which other processes cannot do for it."""
     measured: GenesMeasured | None = None
     """Which genes were measured in which cells; ``None`` if all were."""
 
@@ -92,6 +94,10 @@ class CellSource(ABC):
 
     def hold(self, positions: np.ndarray) -> None:
         """Be told that the next minibatches are of the cells at `positions` ``(m,)``, ascending: read them at once."""
+        return
+
+    def release(self) -> None:
+        """Be told that no more minibatches will be asked for."""
         return
 
     def fingerprints(self, positions: np.ndarray, *, is_count_data: bool = True) -> np.ndarray:

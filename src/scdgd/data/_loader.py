@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
     from scvi.data import AnnDataManager
 
+    from ._cell_source import CellSource
     from ._sparse_counts import SparseCounts
 
+#: Options of loaders whose minibatches are made by the process that trains.
+_NO_WORKERS = {"num_workers": 0, "persistent_workers": False, "prefetch_factor": None, "pin_memory": False}
 _RUN_CELLS = 32
 _BUFFER_CELLS = 8_192
 
@@ -31,10 +34,14 @@ class SparseCountsDataset(Dataset):
         Manager of a registered AnnData or MuData.
     positions
         The cells of this data set, shape ``(n,)``; ``None`` for all.
+    cells
+        Where all cells come from; ``None`` for the manager.
     """
 
-    def __init__(self, adata_manager: AnnDataManager, positions: np.ndarray | None = None) -> None:
-        self.cells = registered_cells(adata_manager)
+    def __init__(
+        self, adata_manager: AnnDataManager, positions: np.ndarray | None = None, cells: CellSource | None = None
+    ) -> None:
+        self.cells = registered_cells(adata_manager) if cells is None else cells
         everything = np.arange(len(self.cells))
         self.positions = everything if positions is None else everything[positions]
 
@@ -175,6 +182,8 @@ class SparseCountsLoader(DataLoader):
         Not supported.
     least
         Size below which an incomplete last minibatch joins the one before it.
+    cells
+        Where all cells come from, such as a device that holds them; ``None`` for the manager.
     **kwargs
         Passed to :class:`torch.utils.data.DataLoader`.
     """
@@ -189,6 +198,7 @@ class SparseCountsLoader(DataLoader):
         load_sparse_tensor: bool = False,
         distributed_sampler: bool = False,
         least: int = 1,
+        cells: CellSource | None = None,
         **kwargs: Any,
     ) -> None:
         if distributed_sampler:
@@ -197,7 +207,7 @@ class SparseCountsLoader(DataLoader):
         if indices is not None:
             indices = np.asarray(indices)
             indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
-        dataset = SparseCountsDataset(adata_manager, indices)
+        dataset = SparseCountsDataset(adata_manager, indices, cells)
         if shuffle and dataset.cells.reads_runs and len(dataset) > _BUFFER_CELLS:
             dataset.positions = np.sort(dataset.positions)  # runs of the file, not of the subset
             sampler = RunShuffledSampler(len(dataset), batch_size, bool(drop_last), least)
@@ -206,6 +216,8 @@ class SparseCountsLoader(DataLoader):
             sampler = _Minibatches(order, batch_size, bool(drop_last), least)
             sampler = _OneBuffer(sampler, dataset.positions) if shuffle and dataset.cells.reads_runs else sampler
         self.indices = dataset.positions
+        if dataset.cells.is_on_device:
+            kwargs |= _NO_WORKERS
         super().__init__(
             dataset,
             sampler=sampler,

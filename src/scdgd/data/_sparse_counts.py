@@ -75,11 +75,16 @@ class SparseCounts:
 
     def __getitem__(self, cells: torch.Tensor) -> SparseCounts:
         """Rows by position ``(m,)``, in that order."""
-        lengths = self.indptr.diff()[cells]
+        return self.take(cells)
+
+    def take(self, cells: torch.Tensor, n_entries: int | None = None) -> SparseCounts:
+        """Rows by position ``(m,)`` from 0, in that order; a device that is told how many entries they have is not waited for."""
+        first = self.indptr[cells]
+        lengths = self.indptr[cells + 1] - first
         indptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        shift = torch.repeat_interleave(self.indptr[cells] - indptr[:-1], lengths)
+        shift = torch.repeat_interleave(first - indptr[:-1], lengths, output_size=n_entries)
         entries = torch.arange(len(shift), device=self.device) + shift
-        return SparseCounts(indptr, self.indices[entries], self.values[entries], self.n_genes)
+        return SparseCounts(indptr, self.indices[entries].long(), self.values[entries], self.n_genes)
 
     def repeat(self, n: int) -> SparseCounts:
         """All rows `n` times over, ``(n b, g)``: those of replica ``r`` are rows ``r b`` to ``(r + 1) b``."""
@@ -120,7 +125,7 @@ class SparseCounts:
     @functools.cached_property
     def cells(self) -> torch.Tensor:
         """Cell of each entry, shape ``(nnz,)``."""
-        return torch.repeat_interleave(self.indptr.diff())
+        return torch.repeat_interleave(self.indptr.diff(), output_size=len(self.values))
 
     @functools.cached_property
     def flat_positions(self) -> torch.Tensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scvi.dataloaders import DataSplitter
 
 from ._loader import SparseCountsLoader
+
+if TYPE_CHECKING:
+    from ._cell_source import CellSource
 
 
 class SparseCountsSplitter(DataSplitter):
@@ -23,6 +26,10 @@ class SparseCountsSplitter(DataSplitter):
         with warnings.catch_warnings():  # a last minibatch that is too small joins the one before it
             warnings.filterwarnings("ignore", message="Last batch will have a small size")
             super().__init__(*args, **kwargs)
+
+    def hold(self, cells: CellSource | None) -> None:
+        """Read all cells from this source from now on; ``None`` for the registered data."""
+        self.data_loader_kwargs = {**self.data_loader_kwargs, "cells": cells}
 
     def val_dataloader(self) -> SparseCountsLoader | list:
         """Loader of the validation cells, or an empty list."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
@@ -31,7 +31,7 @@ from scdgd._options import (
     shown,
     unknown_name,
 )
-from scdgd.data import SparseCountsLoader, SparseCountsSplitter
+from scdgd.data import DeviceCounts, SparseCountsLoader, SparseCountsSplitter
 from scdgd.train import BatchBalance, RepresentationPlan
 
 from ._devices import ACCELERATOR, ONE_DEVICE
@@ -136,6 +136,7 @@ OF_TRAINER: dict[str, Rule] = {
 _OF_LOADERS = ("shuffle", "data_loader_class", "indices")
 #: Arguments of the data splitter and of torch's loader that are checked here.
 OF_LOADING: dict[str, Rule] = {
+    "device_counts": Choice(*get_args(DeviceCounts)),
     "drop_last": Flag(),
     "least": Integer(1),
     "num_workers": Integer(0),
@@ -159,7 +160,7 @@ LOADING = Options(
     of="the data splitter and torch's loader",
     further=frozenset(
         _arguments_of(SparseCountsSplitter.__mro__[1], SparseCountsLoader, DataLoader)
-        - {"adata_manager", "dataset", "sampler", "batch_sampler", "shuffle", "indices", "collate_fn"}
+        - {"adata_manager", "dataset", "sampler", "batch_sampler", "shuffle", "indices", "collate_fn", "cells"}
     ),
 )
 
@@ -224,7 +225,7 @@ def check_loading(given: dict[str, Any] | None) -> dict[str, Any]:
 
 def check_reading(given: dict[str, Any]) -> None:
     """Refuse, by TypeError, further arguments of reading methods that a data loader does not take; the nearest are named."""
-    known = {*LOADING.rules, *LOADING.further, *_OF_LOADERS}
+    known = {*LOADING.rules, *LOADING.further, *_OF_LOADERS} - {"device_counts"}
     for name in given:
         if name not in known:
             raise TypeError(unknown_name(name, known, "an argument of this method, or of the data loader"))

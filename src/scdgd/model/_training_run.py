@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import warnings
@@ -14,6 +15,7 @@ from scvi.model.base import UnsupervisedTrainingMixin
 
 from scdgd._compat import usual_epochs
 from scdgd._options import PathLike
+from scdgd.data import on_device, registered_cells
 from scdgd.train import (
     CheckpointFolder,
     Interruption,
@@ -30,6 +32,8 @@ from ._devices import device_of
 from ._training_options import check_loading, check_minibatches, check_monitor, check_trainer, merged_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lightning.pytorch import LightningDataModule, LightningModule
     from lightning.pytorch.callbacks import Callback
     from scvi.model.base import BaseModelClass
@@ -91,12 +95,13 @@ class TrainingRun:
 
     def __init__(self, model: BaseModelClass, arguments: dict[str, Any]) -> None:
         self.model, given = model, {name: value for name, value in arguments.items() if name != "self"}
-        device_of(given["accelerator"], given["devices"])
+        self.device = device_of(given["accelerator"], given["devices"])
         config, further = given.pop("trainer_config"), given.pop("trainer_kwargs")
         self.trainer = check_trainer(further, config, manual_steps=self.manual_steps)
         given["early_stopping"] = self.trainer.pop("early_stopping", False) or given["early_stopping"]
         self.plan = merged_plan(given.pop("plan_config"), given.pop("plan_kwargs"))
         self.loading = check_loading(given.pop("datasplitter_kwargs"))
+        self.device_counts = self.loading.pop("device_counts", "auto")
         self.given: dict[str, Any] = given
         self.check()
         self.folder = self._checkpoint_folder()
@@ -178,7 +183,7 @@ class TrainingRun:
             model.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
         trainer = {**self.trainer, "callbacks": [*(self.trainer.get("callbacks") or ()), *self.guards()]}
         try:
-            with warnings.catch_warnings():
+            with self.held_counts(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Total length of `list`")  # an empty validation loader
                 UnsupervisedTrainingMixin.train(
                     model,
@@ -199,6 +204,20 @@ class TrainingRun:
             if model.module is not None:
                 model.module.eval()
             self.interruption.end_process()
+
+    @contextlib.contextmanager
+    def held_counts(self) -> Iterator[None]:
+        """Counts are held by the device meanwhile, if they are to be and fit."""
+        if self.given["datamodule"] is not None:
+            yield
+            return
+        cells = on_device(registered_cells(self.model.adata_manager), self.device, self.device_counts)
+        self.cells.hold(cells if cells.is_on_device else None)
+        try:
+            yield
+        finally:
+            self.cells.hold(None)
+            cells.release()
 
     def _note_held_out(self) -> None:
         """Keep the names of cells that neither this training nor an earlier one has seen."""
