@@ -356,7 +356,7 @@ class ContrastiveDivergencePlan(pl.LightningModule):
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.module.project()
-        largest = max(float(p.detach().abs().max()) for p in self.module.parameters())
+        largest = float(torch.stack([p.detach().abs().max() for p in self.module.parameters()]).max())
         if not largest < _MAX_PARAMETER:  # NaN, too
             msg = (
                 f"Training has diverged in epoch {self.current_epoch}: the largest parameter is {largest:g}. Lower `lr` in "

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from scdgd import _devices
+
 from . import _compiled
 from ._bounds import MAX_LOG_MEAN
 from ._terms import Wanted
@@ -78,6 +80,7 @@ def fused_log_prob(
         return _evaluate(family, counts, measured, Wanted(False, False, constants), log_size, output, parameters)[0]
     if not constants:
         parameters = [p.detach() for p in parameters]
+    by_cell = by_cell or _devices.runs_ahead(output.device)  # or backpropagation would look at the weights
     return _FusedLogProb.apply(family, (constants, by_cell), counts, measured, log_size, output, *parameters)
 
 
@@ -171,7 +174,8 @@ def _blocks(counts: SparseCounts, output: torch.Tensor) -> list[tuple[slice, sli
     n_cells, n_genes = output.shape
     size = max(1, (_GPU_BLOCK_ELEMENTS if output.is_cuda else _BLOCK_ELEMENTS) // n_genes)
     starts = range(0, n_cells, size)
-    bounds = counts.indptr[[*starts, n_cells]].tolist()
+    several = len(starts) > 1
+    bounds = counts.indptr[[*starts, n_cells]].tolist() if several else [0, len(counts.values)][: len(starts) + 1]
     return [
         (slice(first, min(first + size, n_cells)), slice(begin, end))
         for first, begin, end in zip(starts, bounds[:-1], bounds[1:], strict=True)

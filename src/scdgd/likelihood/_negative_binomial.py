@@ -9,6 +9,7 @@ import torch
 from scvi import distributions
 from torch.nn.functional import logsigmoid
 
+from scdgd import _devices
 from scdgd.data import as_sparse_counts
 
 from ._base import CountLikelihood, FamilyParameter
@@ -147,6 +148,8 @@ class NegativeBinomial(CountLikelihood):
 
 def _log_factorial(x: torch.Tensor) -> torch.Tensor:
     """Compute log x! for whole numbers."""
+    if _devices.runs_ahead(x.device):
+        return torch.lgamma(x + 1)
     table = torch.arange(1.0, MAX_PRODUCT + 2, dtype=x.dtype, device=x.device).lgamma()
     value = table[x.clamp(max=MAX_PRODUCT).long()]
     large = (x > MAX_PRODUCT).nonzero().ravel()
@@ -160,8 +163,11 @@ def _rising_factorial(
     r"""Compute :math:`\log\Gamma(x + \theta) - \log\Gamma(\theta)` and :math:`\Psi(x + \theta) - \Psi(\theta)`.
 
     Most non-zero counts are small, and for them the first is the log of the product
-    :math:`\theta (\theta + 1) \cdots (\theta + x - 1)` and the second the sum of the reciprocals of its factors.
+    :math:`\theta (\theta + 1) \cdots (\theta + x - 1)` and the second the sum of the reciprocals of its factors. Where Python
+    runs ahead of the device, which counts are large is not asked.
     """
+    if _devices.runs_ahead(x.device):
+        return _log_gamma_difference(x, theta), _digamma_difference(x, theta) if derivative else None
     product = torch.where(x > 0, theta, 1.0)  # a zero may be stored as an entry
     reciprocals = torch.where(x > 0, 1 / theta, 0.0) if derivative else None
     entries = (x > 1).nonzero().ravel()

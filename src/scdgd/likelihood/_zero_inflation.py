@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch.nn.functional import logsigmoid
 
+from scdgd import _devices
 from scdgd.data import SparseCounts, as_sparse_counts
 
 from ._base import CountLikelihood, FamilyParameter
@@ -93,7 +94,7 @@ class ZeroInflated(CountLikelihood):
         d_parameters = (*base.d_parameters, -logits.sigmoid()) if wanted.d_parameters else ()
         terms = Terms(base.value + logsigmoid(-logits), base.d_log_mean, d_parameters)
         is_zero = x == 0  # a zero may be stored as an entry
-        if not is_zero.any():
+        if not _devices.runs_ahead(x.device) and not is_zero.any():
             return terms
         zero = _inflated(base, logits, wanted)
         choose = lambda at_zero, otherwise: None if otherwise is None else torch.where(is_zero, at_zero, otherwise)

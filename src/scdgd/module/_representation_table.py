@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from scdgd import _devices
+
 
 class RepresentationTable(nn.Module):
     """Representations ``z`` of the training cells, and a cache for cells placed later.
@@ -36,7 +38,8 @@ class RepresentationTable(nn.Module):
         ValueError
             If a row is negative, the mark of a cell that has no representation yet.
         """
-        if (rows < 0).any():
+        is_known = self.training and _devices.runs_ahead(rows.device)  # training begins only if all cells have rows
+        if not is_known and (rows < 0).any():
             msg = (
                 f"{int((rows < 0).sum())} cells of this minibatch have no representation yet. "
                 "Use the methods of the model, which place new cells first, or `model.infer_representations(adata)`."

@@ -109,5 +109,6 @@ def _columns(x: SparseCounts, n_columns: int) -> SparseCounts:
     dtype = torch.int16 if x.n_genes <= torch.iinfo(torch.int16).max else torch.int32  # narrow integers sort faster
     order = torch.argsort(x.indices.to(dtype), stable=True)
     indptr = torch.zeros(n_columns + 1, dtype=torch.int64, device=x.device)
-    torch.cumsum(torch.bincount(x.indices, minlength=n_columns), 0, out=indptr[1:])
+    indptr[1:].index_add_(0, x.indices, torch.ones_like(x.indices))  # bincount asks a GPU for the largest index
+    indptr.cumsum_(0)
     return SparseCounts(indptr, x.cells[order], x.values[order], len(x))

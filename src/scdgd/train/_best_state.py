@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from ._divergence import TrainingDivergedError
+from ._finite_losses import FiniteLosses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,6 +58,7 @@ class BestState(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the parameters that training starts from, unless it goes on with a copy of an earlier epoch."""
+        self._losses = FiniteLosses(pl_module.device)
         if not self._state:
             self._copy(pl_module)
 
@@ -70,7 +72,7 @@ class BestState(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
         """Note which parameters are not finite if the loss is not, before a step makes all of them so."""
-        if not torch.isfinite(loss):
+        if self._losses.note(loss, trainer.fit_loop.batch_idx) is not None:
             self._broken = _not_finite(pl_module.module.named_parameters())
 
     def on_train_batch_end(
@@ -78,10 +80,8 @@ class BestState(Callback):
     ) -> None:
         """Stop if the loss is not finite."""
         if self._broken is not None:
-            where = f"The loss is not finite at minibatch {batch_idx} of epoch {trainer.current_epoch}"
-            if batch_idx == 0 and not self.is_compared and self.epoch is not None:
-                self.epoch, self._state = self._former
-            self._fail(trainer, pl_module, where, self._broken)
+            what = f"not finite: {', '.join(self._broken)}" if self._broken else "all parameters were finite before"
+            self._fail_at(trainer, pl_module, batch_idx, what)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop if the last step of the epoch broke a parameter."""
@@ -129,15 +129,29 @@ class BestState(Callback):
         return None if math.isnan(value) else value
 
     def _check_parameters(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._failed and (broken := _not_finite(pl_module.module.state_dict().items())):
-            self._fail(trainer, pl_module, f"The last step of epoch {trainer.current_epoch} went wrong", broken)
+        batch_idx = self._losses.first_not_finite()
+        if batch_idx is not None:  # of a device that Python runs ahead of
+            self._fail_at(trainer, pl_module, batch_idx, "looked at when the epoch had ended")
+        elif not self._failed and (broken := _not_finite(pl_module.module.state_dict().items())):
+            what = f"not finite: {', '.join(broken)}"
+            self._fail(trainer, pl_module, f"The last step of epoch {trainer.current_epoch} went wrong", what)
 
-    def _fail(self, trainer: Trainer, pl_module: LightningModule, where: str, broken: list[str]) -> None:
+    def _fail_at(self, trainer: Trainer, pl_module: LightningModule, batch_idx: int, what: str) -> None:
+        """Fail at a minibatch: if it is the first, the epoch before it has left what fails."""
+        if batch_idx == 0 and not self.is_compared and self.epoch is not None:
+            self.epoch, self._state = self._former
+        self._fail(
+            trainer,
+            pl_module,
+            f"The loss is not finite at minibatch {batch_idx} of epoch {trainer.current_epoch}",
+            what,
+        )
+
+    def _fail(self, trainer: Trainer, pl_module: LightningModule, where: str, what: str) -> None:
         if self._failed:
             return
         self._failed = trainer.should_stop = True
         self._restore(pl_module)
-        what = f"not finite: {', '.join(broken)}" if broken else "all parameters were finite before"
         remedy = "Lower the learning rate, or set `gradient_clip_val`."
         if self.epoch is None:
             msg = f"{where} ({what}), and no epoch before it can be kept. {remedy}"

@@ -14,6 +14,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 from scvi.train import TrainingPlan
 
+from scdgd import _devices
 from scdgd._compat import MODULE_KEYS
 from scdgd._constants import MEASURED_KEY
 from scdgd._options import SEED, Choice, Flag, Integer, Number, Optional, checked
@@ -22,6 +23,7 @@ from scdgd.prior import StandardNormal
 from scdgd.prior._merged_mixture import merged_mixture
 from scdgd.prior._update import WITH_ENCODER, update_of
 
+from ._kl_weight import KLWeightMixin
 from ._plan_options import DECAY, EPOCHS, RATE, check_further
 from ._prior_group import with_prior_group
 from ._start import start_outputs
@@ -44,7 +46,7 @@ _MAX_CLUSTERED_CELLS = 5_000
 _WARM_START_EPOCHS, _WARM_START_STEPS, _MAX_WARM_START_SHARE = 20, 250, 0.25
 
 
-class EmpiricalBayesPlan(TrainingPlan):
+class EmpiricalBayesPlan(KLWeightMixin, TrainingPlan):
     r"""scvi-tools' training plan, and after each step of it one of the prior (Stirn & Knowles 2024, Algorithm 1).
 
     1. Encoder and decoder take a step on the ELBO, the prior's parameters :math:`\zeta` held.
@@ -247,9 +249,11 @@ class EmpiricalBayesPlan(TrainingPlan):
         """Steps 2 and 3: the prior is fitted to draws from the posteriors of the same cells."""
         if self.prior_update.wants_draws and not self.is_pretraining and not self.trainer.should_stop:
             z = self._draw(batch)
-            if torch.isfinite(z).all():  # if not, training is about to end
+            is_ahead = _devices.runs_ahead(self.device)
+            if is_ahead or torch.isfinite(z).all():  # if not, training is about to end
                 lr = self.optimizers().param_groups[0]["lr"] * self.prior_lr_ratio
-                self.prior_update.after_minibatch(self.module.given_prior(), z, lr)
+                with contextlib.suppress(torch.linalg.LinAlgError) if is_ahead else contextlib.nullcontext():
+                    self.prior_update.after_minibatch(self.module.given_prior(), z, lr)
 
     def _draw(self, batch: dict) -> torch.Tensor:
         """Representations ``(b, d)`` from the posteriors of a minibatch, encoder in evaluation mode."""

@@ -15,6 +15,7 @@ from scdgd._options import SEED, Choice, Integer, Number, Optional, checked
 from scdgd.data import as_sparse_counts, first_cells
 from scdgd.module import ComponentRegularization
 
+from ._kl_weight import KLWeightMixin
 from ._plan_options import EPOCHS, check_further
 from ._prior_group import with_prior_group
 from ._start import PCAClusters, start_outputs
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _MAX_REFERENCE_CELLS = 20_000
 
 
-class GMVAEPlan(TrainingPlan):
+class GMVAEPlan(KLWeightMixin, TrainingPlan):
     r"""scvi-tools' training plan, with remedies for components that are not used.
 
     The exact sum over components does not keep a mixture from collapse: where all components start equal,

@@ -18,6 +18,8 @@ from scdgd.prior._update import WITH_ROWS, update_of
 
 from ._batch_balance import BatchBalancer
 from ._divergence import TrainingDivergedError
+from ._finite_losses import FiniteLosses
+from ._kl_weight import KLWeightMixin
 from ._plan_options import BETAS, DECAY, EPOCHS, RATE, check_further
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 _MAX_NAMED = 5
 
 
-class RepresentationPlan(TrainingPlan):
+class RepresentationPlan(KLWeightMixin, TrainingPlan):
     """Decoder and prior step every minibatch, and so do the rows of the minibatch's cells (see :class:`RowAdam`).
 
     The loss that is differentiated is the *sum* over the minibatch, so the gradient of a representation does not
@@ -162,6 +164,7 @@ class RepresentationPlan(TrainingPlan):
     def on_fit_start(self) -> None:
         """Set up the rows' optimiser, now that the table is on its device."""
         self._places_mixture = not self.module.prior.is_placed
+        self._losses = FiniteLosses(self.device)
         self._sums = {}
         self._first_minibatch: dict[str, torch.Tensor] = {}
         self.row_optimizer = RowAdam(
@@ -192,6 +195,7 @@ class RepresentationPlan(TrainingPlan):
             mean, var = self.posteriors()
             seed = self.seed + self.current_epoch
             self.module.prior.place(mean, posterior_var=var, seed=seed, given=self._train_classes)
+        self._steps_prior = self.prior_update.by_gradient and self.module.prior.is_placed
         if self.current_epoch == self.lr_drop_epoch:
             decoder, _ = self.optimizers()
             for group in decoder.param_groups:
@@ -207,12 +211,12 @@ class RepresentationPlan(TrainingPlan):
         prior.zero_grad()
         with nullcontext() if self.prior_update.by_gradient else _constant(self.module.prior):
             inference_outputs, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
-        self._check_finite(output, batch)
+        self._raise_if_diverged(self._losses.note(output.loss, self._of_cells(output, batch)))
         self.manual_backward(output.loss * output.n_obs_minibatch)
         if self.clip_norm is not None:
             self.clip_gradients(decoder, gradient_clip_val=self.clip_norm, gradient_clip_algorithm="norm")
         decoder.step()
-        if self.prior_update.by_gradient and self.module.prior.is_placed:
+        if self._steps_prior:
             prior.step()
         self.row_optimizer.step(rows_of(batch), inference_outputs[REPRESENTATION_KEY].grad)
         self.compute_and_log_metrics(output, self.train_metrics, "train")
@@ -220,6 +224,7 @@ class RepresentationPlan(TrainingPlan):
 
     def on_train_epoch_end(self) -> None:
         """Balance batches, and then step a placed mixture in closed form, where that is its update."""
+        self._raise_if_diverged(self._losses.first_not_finite())
         self._balance_batches()
         if self.module.prior.is_placed:
             per_cell = self.module.hyperprior_weight.get("weights") == "per_cell"
@@ -318,11 +323,17 @@ class RepresentationPlan(TrainingPlan):
         classes = self.classes if self.train_rows is None else self.classes[self.train_rows]
         return classes.to(self.module.device)
 
-    def _check_finite(self, output: LossOutput, batch: dict[str, torch.Tensor]) -> None:
-        if torch.isfinite(output.loss):
+    @staticmethod
+    def _of_cells(output: LossOutput, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Rows of the cells of a minibatch ``(b,)``, and the terms of their loss, each ``(b,)``."""
+        terms = (*output.reconstruction_loss.values(), *output.kl_local.values())
+        return rows_of(batch), [term.detach() for term in terms]
+
+    def _raise_if_diverged(self, of_cells: tuple[torch.Tensor, list[torch.Tensor]] | None) -> None:
+        if of_cells is None:
             return
-        per_cell = sum(output.reconstruction_loss.values()) + sum(output.kl_local.values())
-        rows = rows_of(batch)[~torch.isfinite(per_cell)][:_MAX_NAMED].tolist()
+        rows, terms = of_cells
+        rows = rows[~torch.isfinite(sum(terms))][:_MAX_NAMED].tolist()
         cells = ", ".join(str(r if self.cell_names is None else self.cell_names[r]) for r in rows)
         where = f"at cells {cells}" if cells else "in the prior of the mixture's parameters"
         msg = (
