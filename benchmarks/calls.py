@@ -204,9 +204,9 @@ def compare(args: argparse.Namespace, folder: Path) -> list[list[str]]:
     workers += [Worker(args.against, args.tier, folder, "other")] if args.against else []
     workers[-1].prepare()
     names = [worker.start() for worker in workers][0]
-    for model in models():
-        for call in names if args.only is None else [name for name in names if args.only in name]:
-            seconds = [[worker(model, call) for worker in workers] for _ in range(tier.repeats)]
+    for model in args.models or models():
+        for call in [name for name in names if not args.only or any(part in name for part in args.only)]:
+            seconds = [[worker(model, call) for worker in workers] for _ in range(args.repeats or tier.repeats)]
             if isinstance(seconds[0][0], str):
                 continue
             best = [min(column) for column in zip(*seconds, strict=True)]
@@ -226,7 +226,9 @@ def main() -> None:
     for name in TIERS:
         choice.add_argument(f"--{name}", dest="tier", action="store_const", const=name)
     parser.add_argument("--against", type=Path, help="folder `src` of another version of the package")
-    parser.add_argument("--only", help="calls whose name has this text")
+    parser.add_argument("--only", nargs="+", help="calls whose name has one of these texts")
+    parser.add_argument("--models", nargs="+", help="names of models")
+    parser.add_argument("--repeats", type=int, help="how often each call is timed; the shortest counts")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--work", help=argparse.SUPPRESS)

@@ -154,22 +154,33 @@ class JointDensity:
 
     def log_likelihood_of_pairs(self, z: torch.Tensor) -> torch.Tensor:
         """Log probability of each cell at each of ``(m, d)``, shape ``(m, b)``, of cells that are :meth:`alike`."""
-        one, parts = {k: None if v is None else v[:1] for k, v in self.covariates.items()}, []
-        one[MEASURED_KEY] = None
+        if self.measured is None and self.module.link.takes_size:
+            batch, parts = (
+                self.covariates[MODULE_KEYS.BATCH_INDEX_KEY][:1],
+                z.split(max(1, _MAX_ELEMENTS // self.x.n_genes)),
+            )
+            pairs = self.module.genes.log_prob_of_pairs
+            return torch.cat([pairs(self._outputs_alike(part), self.library, batch, self.x) for part in parts])
+        parts = []
         for part in self._in_parts(z):
-            covariates = {k: None if v is None else v.expand(len(part), -1) for k, v in one.items()}
-            output = self.module.genes.output(part, *(covariates[key] for key in _OF_OUTPUT))
             batch, library = self.covariates[MODULE_KEYS.BATCH_INDEX_KEY], self.library.expand(len(part), -1, -1)
-            output = output.unsqueeze(1).expand(-1, len(self), -1)
+            output = self._outputs_alike(part).unsqueeze(1).expand(-1, len(self), -1)
             parts.append(self.module.genes.likelihood_of(output, library, batch, self.measured).log_prob(self.x))
         return torch.cat(parts)
+
+    def _outputs_alike(self, z: torch.Tensor) -> torch.Tensor:
+        """Outputs of the decoder at ``(m, d)`` with the covariates that all cells have, shape ``(m, g)``."""
+        given = (self.covariates[key] for key in _OF_OUTPUT)
+        return self.module.genes.output(z, *(None if v is None else v[:1].expand(len(z), -1) for v in given))
 
     def _in_parts(self, z: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return z.split(max(1, _MAX_ELEMENTS // (len(self) * self.x.n_genes)))
 
     def _log_likelihood(self, z: torch.Tensor) -> torch.Tensor:
-        library = self.library.expand(len(z), -1, -1)
-        return self.module.genes.likelihood(z, library, **self.covariates).log_prob(self.x)
+        px = self.module.genes.likelihood(z, self.library.expand(len(z), -1, -1), **self.covariates)
+        if self.log_constant is None:  # the same at all representations
+            self.log_constant = px.log_constant(self.x)
+        return (px.log_kernel(self.x) + self.log_constant).to(z.dtype)
 
     @property
     def _genes(self) -> GeneSubset:

@@ -71,6 +71,9 @@ class LaplacePosterior(NamedTuple):
 
     def transform(self, noise: torch.Tensor) -> torch.Tensor:
         """Inverse of :meth:`standardised`: standard normal noise ``(..., b, d)`` becomes draws of ``q``."""
+        if noise.ndim == 3:  # many draws of a cell at a time
+            draws = torch.linalg.solve_triangular(self.cholesky.mT, noise.permute(1, 2, 0), upper=True)
+            return self.mode + draws.permute(2, 0, 1)
         return self.mode + torch.linalg.solve_triangular(self.cholesky.mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
 
 

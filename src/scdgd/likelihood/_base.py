@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from ._terms import Terms
 
 
+#: Entries of pairs of cells and means that are evaluated together.
+_PAIRED_ELEMENTS = 2**24
+
+
 class FamilyParameter(NamedTuple):
     """A parameter of a family, beside its linear predictor; modules make one for each gene, which training finds."""
 
@@ -359,24 +363,46 @@ class CountLikelihood(Likelihood):
 
     def log_prob(self, counts: SparseCounts | torch.Tensor) -> torch.Tensor:
         """Log probability of whole cells, summed over genes, in nats: counts ``(b, g)`` to ``(..., b)``."""
+        return self._log_prob(as_sparse_counts(counts), constants=True)
+
+    def _log_prob(self, counts: SparseCounts, *, constants: bool) -> torch.Tensor:
         samples, rows_of = self._input.shape[:-2], _rows_of(self._input.shape[:-2])
         log_size = None if self._log_size is None else rows_of(self._log_size)
         parameters = [p if p.ndim == 1 else rows_of(p) for p in self.parameters]
-        counts = as_sparse_counts(counts).repeat(samples.numel())
         measured = None if self.measured is None else rows_of(self.measured.expand(self._input.shape[-2:]))
         # replicas of a cell have weights, such as responsibilities, with which derivatives will have to be summed
-        options = {"measured": measured, "by_cell": bool(samples)}
+        options = {"measured": measured, "by_cell": bool(samples), "constants": constants}
+        counts = counts.repeat(samples.numel())
         log_prob = fused_log_prob(type(self), counts, rows_of(self._input), log_size, parameters, **options)
         return log_prob.unflatten(0, (*samples, -1)) if samples else log_prob
 
     def log_kernel(self, counts: SparseCounts) -> torch.Tensor:
-        """Log probability less :meth:`log_constant`, counts ``(b, g)`` to ``(b,)``, in double.
+        """Log probability less :meth:`log_constant`, counts ``(b, g)`` to ``(..., b)``, in double.
 
-        All that depends on the mean, at half the cost; for one distribution, not several samples.
+        All that depends on the mean, at half the cost.
         """
-        measured = None if self.measured is None else self.measured.expand_as(self._input)
-        options = {"measured": measured, "constants": False}
-        return fused_log_prob(type(self), counts, self._input, self._log_size, self.parameters, **options)
+        return self._log_prob(counts, constants=False)
+
+    @classmethod
+    def log_prob_of_pairs(
+        cls, log_profile: torch.Tensor, parameters: Sequence[torch.Tensor], counts: SparseCounts, log_size: torch.Tensor
+    ) -> torch.Tensor:
+        """Log probability of every cell at every profile, shape ``(m, b)``, in nats.
+
+        Parameters
+        ----------
+        log_profile
+            Log means of cells of size one, shape ``(m, g)``.
+        parameters
+            Further parameters, each ``(g,)``.
+        counts
+            Counts ``(b, g)``.
+        log_size
+            Log sizes ``(b, 1)``.
+        """
+        together = max(1, _PAIRED_ELEMENTS // (len(counts) * counts.n_genes))
+        profiles = log_profile.unsqueeze(1).split(together)
+        return torch.cat([cls(profile + log_size, *parameters).log_prob(counts) for profile in profiles])
 
     def log_constant(self, counts: SparseCounts) -> torch.Tensor:
         """Terms of counts and parameters that do not depend on the mean, counts ``(b, g)`` to ``(b,)``, in double."""

@@ -14,6 +14,7 @@ from scdgd.data import as_sparse_counts
 
 from ._base import CountLikelihood, FamilyParameter
 from ._bounds import MAX_LOG_THETA, MAX_PRODUCT, STIRLING_THETA
+from ._linear_in_counts import LinearInCounts
 from ._terms import Terms, Wanted
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 LOG_THETA = FamilyParameter(math.log(2), argument="theta", is_log=True, key="dispersions", is_dispersion=True)
 
 
-class NegativeBinomial(CountLikelihood):
+class NegativeBinomial(LinearInCounts, CountLikelihood):
     r"""Negative binomial with mean :math:`\mu` and inverse dispersion :math:`\theta`, variance :math:`\mu + \mu^2/\theta`.
 
     .. math::

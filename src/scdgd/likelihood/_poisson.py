@@ -11,6 +11,7 @@ from scdgd.data import as_sparse_counts
 
 from ._base import CountLikelihood
 from ._bounds import MAX_LOG_MEAN
+from ._linear_in_counts import LinearInCounts
 from ._negative_binomial import _log_factorial
 from ._terms import Terms, Wanted
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from scdgd.data import SparseCounts
 
 
-class Poisson(CountLikelihood):
+class Poisson(LinearInCounts, CountLikelihood):
     r"""Poisson with mean :math:`\mu`.
 
     .. math::

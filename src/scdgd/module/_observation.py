@@ -129,6 +129,13 @@ class Observation(nn.Module):
         parameters = self.family_parameters.of_cells(batch_index)
         return self.link.likelihood(self.family, output, log_size, parameters, genes_measured)
 
+    def log_prob_of_pairs(
+        self, output: torch.Tensor, log_size: torch.Tensor, batch_index: torch.Tensor, counts: SparseCounts
+    ) -> torch.Tensor:
+        """Log probability of every cell at every output ``(m, g)`` of the decoder, shape ``(m, b)``; cells of one batch ``(1, 1)``."""
+        parameters = [p if p.ndim == 1 else p[0] for p in self.family_parameters.of_cells(batch_index)]
+        return self.family.log_prob_of_pairs(self.link.log_profile(output), parameters, counts, log_size)
+
     def linearise(
         self,
         z: torch.Tensor,

@@ -70,9 +70,13 @@ class BestState(Callback):
         """Put back what :meth:`state_dict` gave; when training has started."""
         vars(self).update(state_dict)
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Know which minibatch a loss is of."""
+        self._batch_idx = batch_idx
+
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
         """Note which parameters are not finite if the loss is not, before a step makes all of them so."""
-        if self._losses.note(loss, trainer.fit_loop.batch_idx) is not None:
+        if self._losses.note(loss, self._batch_idx) is not None:
             self._broken = _not_finite(pl_module.module.named_parameters())
 
     def on_train_batch_end(
