@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from scipy import sparse
 
@@ -33,6 +33,7 @@ class SparseCounts:
 
     def __init__(self, indptr: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, n_genes: int) -> None:
         self.indptr, self.indices, self.values, self.n_genes = indptr, indices, values, int(n_genes)
+        self._blocks: list[SparseCounts] | None = None
 
     @classmethod
     def from_scipy(cls, counts: sparse.csr_matrix, dtype: torch.dtype = torch.float32) -> SparseCounts:
@@ -93,6 +94,19 @@ class SparseCounts:
         shifts = torch.arange(n, device=self.device).unsqueeze(1) * len(self.values)
         indptr = torch.cat([self.indptr[:1], (self.indptr[1:] + shifts).ravel()])
         return SparseCounts(indptr, self.indices.repeat(n), self.values.repeat(n), self.n_genes)
+
+    def split(self, widths: Sequence[int]) -> list[SparseCounts]:
+        """Blocks of so many genes each that follow each other, ``(b, m)``; found once."""
+        if self._blocks is None or [block.n_genes for block in self._blocks] != list(widths):
+            ends = torch.cumsum(torch.tensor(widths), 0).tolist()
+            self._blocks = [self._between(last - width, last) for width, last in zip(widths, ends, strict=True)]
+        return self._blocks
+
+    def _between(self, first: int, last: int) -> SparseCounts:
+        """Genes from `first` to before `last`."""
+        is_in = (self.indices >= first) & (self.indices < last)
+        kept = torch.cat([self.indptr[:1] * 0, is_in.cumsum(0)])
+        return SparseCounts(kept[self.indptr], self.indices[is_in] - first, self.values[is_in], last - first)
 
     def to(self, *args: Any, **kwargs: Any) -> SparseCounts:
         """Move to a device, or cast the values, as :meth:`torch.Tensor.to` does."""

@@ -10,7 +10,8 @@ import torch
 from ._panels import distinct_panels
 
 if TYPE_CHECKING:
-    from scdgd.module import DGDModule
+    from scdgd.module import DGDModule, Observation
+    from scdgd.prior import Prior
 
 #: Share of the sampling probability that is spread evenly, so that no weight is large.
 _EVEN_SHARE = 0.1
@@ -38,7 +39,11 @@ class GeneSubset(NamedTuple):
 
 
 def choose_genes(
-    module: DGDModule, n_genes: int | None, seed: int = 0, measured: torch.Tensor | None = None
+    module: DGDModule,
+    n_genes: int | None,
+    seed: int = 0,
+    measured: torch.Tensor | None = None,
+    observation: Observation | None = None,
 ) -> GeneSubset:
     r"""Choose genes for the curvature: the same for all cells with the same panel, whatever the minibatch.
 
@@ -58,25 +63,35 @@ def choose_genes(
         Seed of the draw.
     measured
         Genes that were measured in the cells of a minibatch, ``(b, g)``, bool; ``None`` for all.
+    observation
+        Which of several modalities of the module; the one that it has if not given.
     """
-    weight = module.decoder.output.weight
+    given = _Observed(observation or module.observed, module.prior)
+    weight = given.observation.decoder.output.weight
     if measured is not None:
-        return _of_panels(module, n_genes, seed, measured)
+        return _of_panels(given, n_genes, seed, measured)
     if n_genes is None or n_genes >= len(weight):
         return GeneSubset(torch.arange(len(weight), device=weight.device), weight.new_ones(len(weight)))
-    return _drawn(module, n_genes, seed, torch.arange(len(weight), device=weight.device))
+    return _drawn(given, n_genes, seed, torch.arange(len(weight), device=weight.device))
 
 
-def _of_panels(module: DGDModule, n_genes: int | None, seed: int, measured: torch.Tensor) -> GeneSubset:
+class _Observed(NamedTuple):
+    """One modality, and where its representations are."""
+
+    observation: Observation
+    prior: Prior
+
+
+def _of_panels(given: _Observed, n_genes: int | None, seed: int, measured: torch.Tensor) -> GeneSubset:
     """Genes of each panel, together, with weights ``(b, m)`` that are zero for those of other panels."""
     panel = distinct_panels(measured)
     if int(panel.max()) >= _MOST_PANELS:
         panel = torch.zeros_like(panel)
-    weights = module.decoder.output.weight.new_zeros(measured.shape)
+    weights = given.observation.decoder.output.weight.new_zeros(measured.shape)
     for i in range(int(panel.max()) + 1):
         cells = panel == i
         genes = measured[cells].any(0).nonzero().ravel()
-        chosen = _drawn(module, n_genes, seed, genes) if n_genes is not None and n_genes < len(genes) else None
+        chosen = _drawn(given, n_genes, seed, genes) if n_genes is not None and n_genes < len(genes) else None
         of_genes = torch.zeros_like(weights[0])
         of_genes[genes if chosen is None else chosen.genes] = 1 if chosen is None else chosen.weights
         weights[cells] = of_genes
@@ -85,13 +100,13 @@ def _of_panels(module: DGDModule, n_genes: int | None, seed: int, measured: torc
     return GeneSubset(genes, weights[:, genes])
 
 
-def _drawn(module: DGDModule, n_genes: int, seed: int, of: torch.Tensor) -> GeneSubset:
+def _drawn(given: _Observed, n_genes: int, seed: int, of: torch.Tensor) -> GeneSubset:
     """Systematic sample of `n_genes` of the genes ``(p,)``, of which there are more."""
-    inclusion = _inclusion_probabilities(_informativeness(module, of), n_genes)
+    inclusion = _inclusion_probabilities(_informativeness(given, of), n_genes)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(inclusion))
     steps = np.floor(np.cumsum(np.concatenate([[rng.uniform()], inclusion[order]])))
-    chosen, weight = np.sort(order[np.diff(steps) > 0]), module.decoder.output.weight
+    chosen, weight = np.sort(order[np.diff(steps) > 0]), given.observation.decoder.output.weight
     return GeneSubset(
         of[torch.as_tensor(chosen, device=weight.device)],
         torch.as_tensor(1 / inclusion[chosen], dtype=weight.dtype, device=weight.device),
@@ -99,28 +114,30 @@ def _drawn(module: DGDModule, n_genes: int, seed: int, of: torch.Tensor) -> Gene
 
 
 @torch.no_grad()
-def _informativeness(module: DGDModule, genes: torch.Tensor) -> np.ndarray:
+def _informativeness(given: _Observed, genes: torch.Tensor) -> np.ndarray:
     """Roughly what each gene adds to the trace of the Fisher information, and a little for all: shape ``(p,)``."""
-    output = module.decoder.output.weight.double()[genes]
-    if not module.link.is_of_counts:
-        eta = _mean_profile(module).double()[genes]
-        weight = module.likelihood(eta, *(p[genes] for p in module.family_parameters.of_genes())).information()
+    observation = given.observation
+    output = observation.decoder.output.weight.double()[genes]
+    if not observation.link.is_of_counts:
+        eta = _mean_profile(given).double()[genes]
+        weight = observation.family(eta, *(p[genes] for p in observation.family_parameters.of_genes())).information()
     else:
-        profile = _mean_profile(module).double()[genes]
+        profile = _mean_profile(given).double()[genes]
         mean = profile * (_REFERENCE_COUNT / profile.mean())
-        log_theta = module.log_theta.double()
+        log_theta = observation.log_theta.double()
         theta = (log_theta if log_theta.ndim == 1 else log_theta.mean(0))[genes].exp()
         weight = mean / (1 + mean / theta)
-        if module.link.is_share:
+        if observation.link.is_share:
             output = output - (profile / profile.sum()) @ output
     information = weight * torch.linalg.vector_norm(output, dim=1).square()
     return (information + _EVEN_SHARE * information.mean().clamp(min=1e-30)).cpu().numpy()
 
 
-def _mean_profile(module: DGDModule) -> torch.Tensor:
+def _mean_profile(given: _Observed) -> torch.Tensor:
     """Profile (or output) at the component means, averaged over them; covariates at zero, categories in equal shares."""
-    outputs = module.decoder.balanced(module.prior.component_means)
-    return module.prior.weights @ (outputs.exp() if module.link.is_of_counts else outputs)
+    observation, prior = given
+    outputs = observation.decoder.balanced(prior.component_means)
+    return prior.weights @ (outputs.exp() if observation.link.is_of_counts else outputs)
 
 
 def _inclusion_probabilities(informativeness: np.ndarray, n: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import contextmanager
 from copy import copy
 from typing import TYPE_CHECKING
@@ -18,10 +19,11 @@ from ._fisher import count_information, shared_count_information
 from ._gene_subset import GeneSubset, choose_genes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from scdgd.likelihood import CountLikelihood
     from scdgd.module import DGDModule
+    from scdgd.module._part import Part
 
 
 #: Entries of the decoder's output that a CPU evaluates together: they stay in cache on their way back.
@@ -39,6 +41,8 @@ class JointDensity:
 
     with decoder and prior fixed. Indexing with rows, or a slice of them, gives the density of those cells.
 
+    Of several modalities, log probabilities, gradients and informations add up.
+
     Parameters
     ----------
     module
@@ -47,8 +51,11 @@ class JointDensity:
         Minibatch as the data loader gives it, ``b`` cells, on the device of the module.
     """
 
+    #: Cells that have what is observed, ``(b,)``, bool; ``None`` for all.
+    present: torch.Tensor | None = None
+
     def __init__(self, module: DGDModule, tensors: dict[str, torch.Tensor]) -> None:
-        self.module = module
+        self.module, self.observation = module, module.observed
         #: Genes that the Fisher information is estimated from; ``None`` for all.
         self.subset: GeneSubset | None = None
         self.x = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY])
@@ -57,6 +64,21 @@ class JointDensity:
         self.measured = self.covariates[MEASURED_KEY]
         self.classes = module.classes_of(tensors)
         self.log_constant: torch.Tensor | None = None
+        parts = self.observation.parts(self.x, self.library, self.measured)
+        #: Densities of each of several modalities, without the prior; none if there is one alone.
+        self._parts = [self._of(part) for part in parts] if len(parts) > 1 else []
+
+    def _of(self, part: Part) -> JointDensity:
+        """The density of one modality."""
+        density = copy(self)
+        density.observation, density.x, density.library, density.measured, density.present = part
+        density.covariates, density._parts = self.covariates | {MEASURED_KEY: part.measured}, []
+        return density
+
+    @property
+    def parts(self) -> list[JointDensity]:
+        """Densities of single modalities."""
+        return self._parts or [self]
 
     def __len__(self) -> int:
         return len(self.library)
@@ -68,12 +90,14 @@ class JointDensity:
         else:
             rows = rows.nonzero().ravel() if rows.dtype == torch.bool else rows
             part.x = self.x[rows]
-        part.module, part.library = self.module, self.library[rows]
+        part.module, part.observation, part.library = self.module, self.observation, self.library[rows]
         part.subset = None if self.subset is None else self.subset[rows]
         part.classes = None if self.classes is None else self.classes[rows]
         part.log_constant = None if self.log_constant is None else self.log_constant[rows]
         part.covariates = {key: None if value is None else value[rows] for key, value in self.covariates.items()}
         part.measured = part.covariates[MEASURED_KEY]
+        part.present = None if self.present is None else self.present[rows]
+        part._parts = [each[rows] for each in self._parts]
         return part
 
     def without_constant(self) -> JointDensity:
@@ -85,12 +109,14 @@ class JointDensity:
     def with_genes(self, n_genes: int | None, seed: int = 0) -> JointDensity:
         """The same density, whose Fisher information is estimated from so many genes, see :func:`choose_genes`."""
         other = copy(self)
-        other.subset = choose_genes(self.module, n_genes, seed, self.measured)
+        other._parts = [part.with_genes(n_genes, seed) for part in self._parts]
+        if not other._parts:
+            other.subset = choose_genes(self.module, n_genes, seed, self.measured, self.observation)
         return other
 
     def likelihood(self, z: torch.Tensor) -> CountLikelihood:
         """Distribution of the counts given representations ``(b, d)``."""
-        return self.module.genes.likelihood(z, self.library, **self.covariates)
+        return self.observation.likelihood(z, self.library, **self.covariates)
 
     def value_and_gradient(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute :math:`J`, shape ``(b,)``, in double, and its exact gradient, shape ``(b, d)``, in blocks of cells."""
@@ -118,7 +144,16 @@ class JointDensity:
 
     def information(self, z: torch.Tensor) -> torch.Tensor:
         """Fisher information of the counts at ``(b, d)``, shape ``(b, d, d)``."""
-        return count_information(self.module.genes, z, self.library, self.covariates, self._genes)
+        return self._sum(count_information, z)
+
+    def _sum(self, information: Callable[..., torch.Tensor], z: torch.Tensor) -> torch.Tensor:
+        """Sum over modalities of an information of those cells that have them, shape ``(b, d, d)``."""
+        total = None
+        for part in self.parts:
+            of_part = information(part.observation, z, part.library, part.covariates, part._genes)
+            of_part = of_part if part.present is None else of_part.where(part.present[:, None, None], 0.0)
+            total = of_part if total is None else total + of_part
+        return total
 
     def curvature(self, z: torch.Tensor) -> torch.Tensor:
         """Fisher information of the counts plus the precision of the prior, shape ``(b, d, d)``."""
@@ -134,7 +169,7 @@ class JointDensity:
 
     def shared_information(self, z: torch.Tensor) -> torch.Tensor:
         """:meth:`information` where many cells may have the same representation."""
-        return shared_count_information(self.module.genes, z, self.library, self.covariates, self._genes)
+        return self._sum(shared_count_information, z)
 
     def log_joint(self, z: torch.Tensor) -> torch.Tensor:
         """Log joint density of counts and representations ``(s, b, d)``, shape ``(s, b)``, a few samples at a time."""
@@ -154,37 +189,43 @@ class JointDensity:
 
     def log_likelihood_of_pairs(self, z: torch.Tensor) -> torch.Tensor:
         """Log probability of each cell at each of ``(m, d)``, shape ``(m, b)``, of cells that are :meth:`alike`."""
-        if self.measured is None and self.module.link.takes_size:
-            batch, parts = (
-                self.covariates[MODULE_KEYS.BATCH_INDEX_KEY][:1],
-                z.split(max(1, _MAX_ELEMENTS // self.x.n_genes)),
-            )
-            pairs = self.module.genes.log_prob_of_pairs
-            return torch.cat([pairs(self._outputs_alike(part), self.library, batch, self.x) for part in parts])
+        if self.measured is None and all(part.observation.link.takes_size for part in self.parts):
+            return functools.reduce(torch.add, (part._pairs_of_one(z) for part in self.parts))
         parts = []
         for part in self._in_parts(z):
             batch, library = self.covariates[MODULE_KEYS.BATCH_INDEX_KEY], self.library.expand(len(part), -1, -1)
             output = self._outputs_alike(part).unsqueeze(1).expand(-1, len(self), -1)
-            parts.append(self.module.genes.likelihood_of(output, library, batch, self.measured).log_prob(self.x))
+            parts.append(self.observation.likelihood_of(output, library, batch, self.measured).log_prob(self.x))
         return torch.cat(parts)
+
+    def _pairs_of_one(self, z: torch.Tensor) -> torch.Tensor:
+        """Of one modality, which all cells have."""
+        batch, parts = (
+            self.covariates[MODULE_KEYS.BATCH_INDEX_KEY][:1],
+            z.split(max(1, _MAX_ELEMENTS // self.x.n_genes)),
+        )
+        pairs = self.observation.log_prob_of_pairs
+        return torch.cat([pairs(self._outputs_alike(part), self.library, batch, self.x) for part in parts])
 
     def _outputs_alike(self, z: torch.Tensor) -> torch.Tensor:
         """Outputs of the decoder at ``(m, d)`` with the covariates that all cells have, shape ``(m, g)``."""
         given = (self.covariates[key] for key in _OF_OUTPUT)
-        return self.module.genes.output(z, *(None if v is None else v[:1].expand(len(z), -1) for v in given))
+        return self.observation.output(z, *(None if v is None else v[:1].expand(len(z), -1) for v in given))
 
     def _in_parts(self, z: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return z.split(max(1, _MAX_ELEMENTS // (len(self) * self.x.n_genes)))
 
     def _log_likelihood(self, z: torch.Tensor) -> torch.Tensor:
-        px = self.module.genes.likelihood(z, self.library.expand(len(z), -1, -1), **self.covariates)
+        px = self.observation.likelihood(z, self.library.expand(len(z), -1, -1), **self.covariates)
         if self.log_constant is None:  # the same at all representations
             self.log_constant = px.log_constant(self.x)
         return (px.log_kernel(self.x) + self.log_constant).to(z.dtype)
 
     @property
     def _genes(self) -> GeneSubset:
-        return choose_genes(self.module, None, measured=self.measured) if self.subset is None else self.subset
+        if self.subset is not None:
+            return self.subset
+        return choose_genes(self.module, None, 0, self.measured, self.observation)
 
 
 def slice_of(x: SparseCounts, cells: slice) -> SparseCounts:

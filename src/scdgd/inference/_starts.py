@@ -40,9 +40,20 @@ def component_starts(module: DGDModule, density: JointDensity, n_starts: int) ->
 
     is a matrix product; nothing of size ``b x k x g`` is formed. It is evaluated at size factors :math:`e^{0.2\,t}`,
     :math:`t \in \mathbb Z`, and interpolated linearly in :math:`\log s`. With continuous covariates no two cells share
-    a decoded mean, and every cell has its own size factor. The prior is not counted (Schuster & Krogh 2023).
+    a decoded mean, and every cell has its own size factor. The prior is not counted (Schuster & Krogh 2023). Scores of several
+    modalities add up.
     """
-    means = module.prior.component_means.detach()
+    means, scores = module.prior.component_means.detach(), None
+    for part in density.parts:
+        of_part = _scores(part, means)
+        of_part = of_part if part.present is None else of_part.where(part.present.unsqueeze(1), 0.0)
+        scores = of_part if scores is None else scores + of_part
+    best = scores.topk(min(n_starts, len(means)), dim=1).indices  # (b, n_starts)
+    return means[best.T]
+
+
+def _scores(density: JointDensity, means: torch.Tensor) -> torch.Tensor:
+    """Log likelihood of each cell at each of the means ``(k, d)``, up to a constant of the cell, ``(b, k)``; one modality."""
     covariates = {key: value for key, value in density.covariates.items() if value is not None}
     exact = MODULE_KEYS.CONT_COVS_KEY in covariates
     classes = distinct_rows(torch.cat([*_columns(covariates), *([density.library] if exact else [])], dim=1))
@@ -50,7 +61,7 @@ def component_starts(module: DGDModule, density: JointDensity, n_starts: int) ->
     for c in range(int(classes.max()) + 1):
         cells = (classes == c).nonzero().ravel()
         shared = {key: value[cells[:1]].expand(len(means), -1) for key, value in covariates.items()}
-        unit = module.genes.likelihood(means, means.new_zeros(len(means), 1), **shared)
+        unit = density.observation.likelihood(means, means.new_zeros(len(means), 1), **shared)
         eta = unit.eta  # at a size factor of one
         panel = None if density.measured is None else density.measured[cells[0]]
         log_size, order = density.library[cells, 0].sort()
@@ -62,8 +73,7 @@ def component_starts(module: DGDModule, density: JointDensity, n_starts: int) ->
             near = weight.nonzero().ravel()  # in order of size they follow each other
             near = slice(int(near[0]), int(near[-1]) + 1)
             scores[cells[near]] += weight[near].unsqueeze(1) * px.score_each(slice_of(x, near))
-    best = scores.topk(min(n_starts, len(means)), dim=1).indices  # (b, n_starts)
-    return means[best.T]
+    return scores
 
 
 def _columns(covariates: dict[str, torch.Tensor]) -> list[torch.Tensor]:

@@ -9,6 +9,7 @@ from ._base import CountLikelihood, FamilyParameter, Likelihood, ValueLikelihood
 from ._bernoulli import Bernoulli
 from ._categorised import Categorised
 from ._constrained_poisson import ConstrainedPoisson
+from ._joint import JointLikelihood
 from ._link import LINKS, Link
 from ._negative_binomial import NegativeBinomial
 from ._normal import Normal
@@ -30,6 +31,7 @@ __all__ = [
     "CountLikelihood",
     "FamilyParameter",
     "GeneLikelihood",
+    "JointLikelihood",
     "Likelihood",
     "Link",
     "NegativeBinomial",

@@ -15,6 +15,7 @@ from ._flex_parts import DecoderName, PosteriorName
 from ._flex_vae import FlexVAE
 from ._gmvae import GMVAE, ComponentRegularization
 from ._hidden_layers import HiddenActivation, HiddenLayers
+from ._joint_observation import JointObservation, Modality
 from ._latent_module import EncodedLatentMixin, LatentModule
 from ._level_embedding import LevelEmbedding
 from ._linear_decoder import LinearDecoder
@@ -42,10 +43,12 @@ __all__ = [
     "HiddenActivation",
     "HiddenLayers",
     "HyperpriorWeight",
+    "JointObservation",
     "LatentModule",
     "LevelEmbedding",
     "LinearDecoder",
     "Linearised",
+    "Modality",
     "Observation",
     "OutputActivation",
     "PosteriorName",

@@ -17,6 +17,7 @@ from scdgd.posterior import Point
 
 from ._checkpoint_format import CheckpointFormatMixin
 from ._decoder import Activation, Decoder
+from ._joint_observation import JointObservation, Modality
 from ._observation import Observation, covariates_of
 from ._query_encoder import QueryEncoder
 from ._representation_table import RepresentationTable
@@ -97,6 +98,9 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
     hyperprior_weight
         :math:`\kappa` of each term of the prior's :meth:`~scdgd.prior.Prior.hyper_log_prob`, by name: ``"once"`` per
         data set (eq. 3 of the paper) or ``"per_cell"`` (its eq. 4, and the released code).
+    modalities
+        Several ways in which cells are measured, by name, in place of genes alone: blocks of columns, in that order, each with a
+        decoder of its own, see :class:`JointObservation`.
     """
 
     keeps_rows = True
@@ -121,6 +125,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         size_factor: SizeFactor = "observed",
         posterior: RowPosterior | None = None,
         hyperprior_weight: Mapping[str, HyperpriorWeight] | None = None,
+        modalities: Mapping[str, Modality] | None = None,
     ) -> None:
         super().__init__()
         self.gene_likelihood, self.dispersion = name_of(gene_likelihood), dispersion
@@ -133,22 +138,26 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         self.posterior_sampler: PosteriorSampler | None = None
         self.samples_posterior = False
         self.query_encoder: QueryEncoder | None = None
-        decoder = Decoder(
-            prior.n_latent,
-            n_genes,
-            n_cats_per_cov=[n_batch, *n_cats_per_cov],
-            n_continuous=n_continuous,
-            embeds_levels=batch_representation == "embedding",
-            n_hidden=n_hidden,
-            n_layers=n_layers,
-            activation=activation,
-            output_activation=output_activation,
-        )
-        n_batch_own = n_batch if dispersion == "gene-batch" else None
-        genes = Observation(
-            decoder, gene_likelihood, size_factor, n_batch=n_batch_own, dispersion_floor=dispersion_floor
-        )
-        self.observations = nn.ModuleDict({GENES: genes})
+        n_batch_own, observations = n_batch if dispersion == "gene-batch" else None, {}
+        genes = Modality(n_genes, gene_likelihood, size_factor, output_activation)
+        for name, each in (modalities or {GENES: genes}).items():
+            decoder = Decoder(
+                prior.n_latent,
+                each.n_features,
+                n_cats_per_cov=[n_batch, *n_cats_per_cov],
+                n_continuous=n_continuous,
+                embeds_levels=batch_representation == "embedding",
+                n_hidden=n_hidden,
+                n_layers=n_layers,
+                activation=activation,
+                output_activation=each.output_activation,
+            )
+            observations[name] = Observation(
+                decoder, each.likelihood, each.size_factor, n_batch=n_batch_own, dispersion_floor=dispersion_floor
+            )
+        self.observations = nn.ModuleDict(observations)
+        if len(observations) > 1:
+            self.register_buffer("usual_log_size", torch.zeros(len(observations)))
 
     @property
     def former_names(self) -> dict[str, str | None]:
@@ -171,45 +180,50 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @property
+    def observed(self) -> Observation | JointObservation:
+        """All that is measured of a cell: its one observation, or several side by side."""
+        if len(self.observations) > 1:
+            return JointObservation(self.observations, self.usual_log_size)
+        return next(iter(self.observations.values()))
+
+    @property
     def genes(self) -> Observation:
-        """The observation that scvi-tools' methods are about: the counts of genes."""
+        """The counts of genes, of a module without other modalities."""
         return self.observations[GENES]
 
     @property
     def decoder(self) -> Decoder:
-        """Decoder of the genes."""
-        return self.genes.decoder
+        """Decoder of the genes; of several modalities, that of the first."""
+        return self.observed.decoder
 
     @property
     def likelihood(self) -> type[Likelihood]:
-        """Family of the counts of genes."""
-        return self.genes.family
+        """Family of the values."""
+        return self.observed.family
 
     @property
     def family_parameters(self) -> FamilyParameters:
         """What the family has beside the linear predictor."""
-        return self.genes.family_parameters
+        return self.observed.family_parameters
 
     @property
     def size(self) -> Size:
         """What decoded profiles are multiplied with."""
-        return self.genes.size
+        return self.observed.size
 
     @property
     def link(self) -> Link:
-        """From outputs of the decoder to the linear predictor of the likelihood."""
-        return self.genes.link
+        """From outputs of the decoder to the linear predictor of the likelihood; of several modalities, that of the first."""
+        return self.observed.link
 
     @property
     def log_theta(self) -> torch.Tensor:
         r"""Log inverse dispersion :math:`\log\theta`, shape ``(g,)`` or ``(n_batch, g)``; infinite for Poisson counts."""
-        if "log_theta" in self.likelihood.parameter_names:
-            return self.family_parameters["log_theta"]
-        return torch.full_like(self.decoder.output.bias, torch.inf)
+        return self.observed.log_theta
 
     def log_size(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-        r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``."""
-        return self.genes.log_size(tensors)
+        r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``, or of each modality ``(b, M)``."""
+        return self.observed.log_size(tensors)
 
     def _get_inference_input(self, tensors: dict[str, torch.Tensor], **kwargs: Any) -> dict:
         return {
@@ -313,7 +327,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         representation = self.representations(rows)
         if self.training:
             representation.requires_grad_()
-        library = self.size.log(x, size_factor, genes_measured)
+        library = self.observed.log_size_of(x, size_factor, genes_measured)
         if self.training:
             z = self.posterior.draw(representation)
         elif n_samples == 1 and not self.samples_posterior:
@@ -347,7 +361,8 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         """
         if transform_batch is not None:
             batch_index = torch.full_like(batch_index, transform_batch)
-        return {MODULE_KEYS.PX_KEY: self.genes.likelihood(z, library, batch_index, cat_covs, cont_covs, genes_measured)}
+        px = self.observed.likelihood(z, library, batch_index, cat_covs, cont_covs, genes_measured)
+        return {MODULE_KEYS.PX_KEY: px}
 
     def loss(
         self,
@@ -381,11 +396,8 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             Number of training cells ``n``; the size of the table if not given.
         """
         n = len(self.representations) if n_obs is None else n_obs
-        log_prob = generative_outputs[MODULE_KEYS.PX_KEY].log_prob(self.genes.values(tensors))  # (b,)
+        log_prob = generative_outputs[MODULE_KEYS.PX_KEY].log_prob(self.observed.values(tensors))  # (b,)
         z = inference_outputs[MODULE_KEYS.Z_KEY]
-        for name, observation in self.observations.items():
-            if name != GENES:
-                log_prob = log_prob + observation.log_prob(tensors, z)
         mean, var = self.posterior.moments(inference_outputs[REPRESENTATION_KEY])
         expected = self.prior.expected_log_prob(z, mean, var, self.classes_of(tensors))
         kl_divergence = -self.posterior.entropy(var) - expected  # (b,)
@@ -403,7 +415,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         The prior of the vectors of levels is one of its terms, counted once.
         """
         total = torch.zeros((), device=self.decoder.output.bias.device)
-        for levels in self.decoder.levels:
+        for levels in (levels for observation in self.observations.values() for levels in observation.decoder.levels):
             total = total + levels.log_prob()
         for term, log_prob in self.prior.hyper_log_prob().items():
             total = total + (n_cells if self.hyperprior_weight.get(term, "once") == "per_cell" else 1) * log_prob

@@ -14,6 +14,7 @@ from scdgd.likelihood import family_of, name_of
 
 from ._family_parameters import FamilyParameters
 from ._observation_rules import check_size_and_link
+from ._part import Part
 from ._size_factor import SIZES, SizeFactor
 
 if TYPE_CHECKING:
@@ -86,11 +87,31 @@ class Observation(nn.Module):
 
     def log_size(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``."""
-        return self.size.log(tensors[self.key], tensors.get(self.size_key), self.measured(tensors))
+        return self.log_size_of(tensors[self.key], tensors.get(self.size_key), self.measured(tensors))
+
+    def log_size_of(
+        self,
+        values: SparseCounts | torch.Tensor,
+        registered: torch.Tensor | None = None,
+        measured: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Log size factor of cells, ``(b, 1)``, from values ``(b, g)``, or the registered ones."""
+        return self.size.log(values, registered, measured)
+
+    @property
+    def log_theta(self) -> torch.Tensor:
+        r"""Log inverse dispersion :math:`\log\theta`, shape ``(g,)`` or ``(n_batch, g)``; infinite for Poisson counts."""
+        if "log_theta" in self.family.parameter_names:
+            return self.family_parameters["log_theta"]
+        return torch.full_like(self.decoder.output.bias, torch.inf)
 
     def measured(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor | None:
         """What of the values was measured, ``(b, g)``, bool, or ``None`` for all: masks are of the counts of genes."""
         return tensors.get(MEASURED_KEY) if self.key == REGISTRY_KEYS.X_KEY else None
+
+    def parts(self, values: SparseCounts, log_size: torch.Tensor, measured: torch.Tensor | None) -> list[Part]:
+        """The modalities of a minibatch, see :meth:`JointObservation.parts`: this one."""
+        return [Part(self, values, log_size, measured, None)]
 
     def likelihood(
         self,
