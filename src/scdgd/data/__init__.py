@@ -13,6 +13,7 @@ from ._cell_source import (
     registered_cells,
 )
 from ._cells_on_device import CellsOnDevice, DeviceCounts, begins_of, on_device
+from ._cells_of_modality import CellsOfModality
 from ._counts import CountSummary, check_counts
 from ._covariates import (
     CategoricalCovariatesField,
@@ -27,10 +28,13 @@ from ._first_cells import first_cells
 from ._gene_mask import GeneMaskField, MuDataGeneMaskField
 from ._gene_panel import GenePanel
 from ._genes_measured import GenesMeasured
+from ._joined_modalities import MODALITY_KEY, joined_modalities, joined_proteins, last_joined
 from ._layers import counts_of
 from ._levels import Levels, Variable, has_levels, levels_of, refuse_levels
 from ._loader import RunShuffledSampler, SparseCountsDataset, SparseCountsLoader
 from ._matrix import as_native, require_matrix
+from ._modalities import MODALITIES
+from ._modality_counts import ModalityCountsField, modalities_in
 from ._registration import CellRegistration, ChangedDataError, unchanged_if_refused
 from ._sparse_counts import SparseCounts, as_sparse_counts
 from ._splitter import SparseCountsSplitter
@@ -45,6 +49,7 @@ __all__ = [
     "CellsInFile",
     "CellsInHDF5",
     "CellsInMemory",
+    "CellsOfModality",
     "CellsOfPanel",
     "CellsOnDevice",
     "ChangedDataError",
@@ -57,6 +62,9 @@ __all__ = [
     "GenesMeasured",
     "LabelsField",
     "Levels",
+    "MODALITIES",
+    "MODALITY_KEY",
+    "ModalityCountsField",
     "MuDataBatchField",
     "MuDataCategoricalCovariatesField",
     "MuDataCellIndexField",
@@ -84,8 +92,12 @@ __all__ = [
     "first_cells",
     "has_levels",
     "iter_row_blocks",
+    "joined_modalities",
+    "joined_proteins",
+    "last_joined",
     "levels_of",
     "on_device",
+    "modalities_in",
     "refuse_levels",
     "registered_cells",
     "require_matrix",

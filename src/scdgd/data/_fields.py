@@ -71,9 +71,12 @@ class CountsField(LayerField):
 
     def register_field(self, adata: AnnData) -> dict:
         """Validate all counts; the genes are those of the model."""
-        _require_unique(adata.var_names, "gene", "adata.var_names_make_unique()")
+        self._require_names(adata)
         self.panel, self.measured = GenePanel(adata.var_names, adata.var_names), None
         return self._register_counts(adata)
+
+    def _require_names(self, adata: AnnData) -> None:
+        _require_unique(adata.var_names, "gene", "adata.var_names_make_unique()")
 
     def _register_counts(self, adata: AnnData) -> dict:
         """Validate the counts of the genes of the model."""
@@ -93,7 +96,7 @@ class CountsField(LayerField):
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Find the genes of the model, then register; unexpressed genes are no news here."""
-        _require_unique(adata_target.var_names, "gene", "adata.var_names_make_unique()")
+        self._require_names(adata_target)
         genes = np.asarray(state_registry[self.COLUMN_NAMES_KEY])
         panel = GenePanel(genes, adata_target.var_names)
         check_shared_genes(panel, adata_target.var, may_miss=self.takes_panels)

@@ -100,6 +100,10 @@ def conditional_of_other_half(
     or, for a Poisson, :math:`e^{-\epsilon\mu}`, and is excluded by any other count.
     The law `px` of the first part has the mean :math:`\epsilon\mu`, shape ``(b, g)``, as the part itself.
     """
+    if hasattr(px, "parts"):  # of several modalities
+        blocks = x_inferred.split(px.widths, dim=-1)
+        halves = [conditional_of_other_half(part, x, epsilon) for part, x in zip(px.parts, blocks, strict=True)]
+        return type(px)(halves, px.present)
     ratio = (1 - epsilon) / epsilon
     if hasattr(px, "theta"):
         theta = px.theta + x_inferred

@@ -3,6 +3,7 @@
 from scdgd._lazy import names_from
 
 from ._flexscvi import FlexSCVI
+from ._multidgd import MULTIDGD
 from ._scdgd import SCDGD
 from ._scgmvae import SCGMVAE, SCVAE
 from ._sciaf import SCIAF
@@ -10,7 +11,7 @@ from ._scvad import SCVAD
 from ._scvamp import SCVAMP
 from ._scvmm import SCVMM
 
-__all__ = ["SCDBM", "SCDGD", "SCGMVAE", "SCVAE", "SCIAF", "SCVAD", "SCVAMP", "SCVMM", "FlexSCVI"]
+__all__ = ["MULTIDGD", "SCDBM", "SCDGD", "SCGMVAE", "SCVAE", "SCIAF", "SCVAD", "SCVAMP", "SCVMM", "FlexSCVI"]
 
 #: Of the Boltzmann machine, which stands on this package.
 __getattr__ = names_from("scdgd.boltzmann", __name__, ("SCDBM",))

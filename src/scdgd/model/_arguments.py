@@ -114,6 +114,9 @@ SETUP: dict[str, Rule] = {
     "is_count_data": Flag(),
     "standardize_covariates": Flag(),
     "modalities": Optional(Instance(dict, "a dictionary from arguments to modalities")),
+    "layers": Optional(Instance(dict, "a dictionary from modalities to layers")),
+    "modality_key": Text("the name of one column of `adata.var`"),
+    "protein_obsm_key": Optional(Text("the name of counts in `adata.obsm`")),
 }
 
 #: Arguments of reading methods, which mean the same wherever they occur.
@@ -202,6 +205,7 @@ BUILDING: dict[str, Rule] = {
     "n_layers": Integer(1),
     "activation": Choice("silu", "relu", "tanh"),
     "gene_likelihood": _Family(),
+    "likelihoods": Optional(Instance(dict, "a dictionary from modalities to likelihoods")),
     "dispersion": Choice("gene", "gene-batch", "gene-cell"),
     "size_factor": Choice(None, "observed", "max", "mean", "registered", "none"),
     "output_activation": Choice(None, "softmax", "sigmoid", "softplus", "identity"),

@@ -209,20 +209,27 @@ class DataModel:
         cls._check_mask(gene_mask_key, batch_key)
         make_actual(adata)
         setup_method_args = cls._get_setup_method_args(**locals())
-        counts, *further = cls._counts_fields(adata, layer, is_count_data)
-        batch = BatchField(batch_key, keeps_new=cls._keeps_new_levels)
-        fields = [
-            counts,
-            *further,
+        counts = cls._counts_fields(adata, layer, is_count_data)
+        cls._register(adata, cls._fields(counts, setup_method_args["setup_args"]), setup_method_args, kwargs)
+
+    @classmethod
+    def _fields(cls, counts: Sequence[BaseAnnDataField], of: dict[str, Any]) -> list[BaseAnnDataField]:
+        """Fields of counts, and those of columns that the arguments of set-up name."""
+        batch, size_factor_key, mask = (
+            BatchField(of["batch_key"], keeps_new=cls._keeps_new_levels),
+            of.get("size_factor_key"),
+            of.get("gene_mask_key"),
+        )
+        return [
+            *counts,
             batch,
-            LabelsField(labels_key, unlabeled_category),
+            LabelsField(of["labels_key"], of["unlabeled_category"]),
             *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),
-            CategoricalCovariatesField(categorical_covariate_keys, keeps_new=cls._keeps_new_levels),
-            ContinuousCovariatesField(continuous_covariate_keys, standardise=standardize_covariates),
-            *([] if gene_mask_key is None else [GeneMaskField(gene_mask_key, counts, batch)]),
-            *cls._fields_written(counts),
+            CategoricalCovariatesField(of["categorical_covariate_keys"], keeps_new=cls._keeps_new_levels),
+            ContinuousCovariatesField(of["continuous_covariate_keys"], standardise=of["standardize_covariates"]),
+            *([] if mask is None else [GeneMaskField(mask, counts[0], batch)]),
+            *cls._fields_written(counts[0]),
         ]
-        cls._register(adata, fields, setup_method_args, kwargs)
 
     @classmethod
     def _check_mask(cls, gene_mask_key: str | None, batch_key: str | None) -> None:
@@ -383,6 +390,7 @@ class DataModel:
             )
             raise ValueError(msg)
         is_mudata = registry.get("setup_method_name") == "setup_mudata"
+        adata = cls._as_registered(adata, registry)
         if adata is None:
             adata = read_data(find_data(folder, prefix, content, is_mudata=is_mudata), is_mudata=is_mudata)
         adata = None if adata is False else adata
@@ -405,6 +413,11 @@ class DataModel:
         if adata is not None:
             model._validate_anndata(adata)
         return model
+
+    @classmethod
+    def _as_registered(cls, adata: AnnData | MuData | None, registry: dict) -> AnnData | MuData | None:
+        """Data as the model reads them, which has this registry."""
+        return adata
 
     def _after_loading(self) -> None:
         """What is left to do when state and attributes are those that were saved."""

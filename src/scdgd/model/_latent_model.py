@@ -239,6 +239,10 @@ class LatentModel(DataModel):
             return values
         return pd.DataFrame(values, columns=self._genes[decoding.genes], index=adata.obs_names[positions])
 
+    def _expression_of_all(self, *args: Any, **kwargs: Any) -> np.ndarray | pd.DataFrame:
+        """Expression of all features of the model."""
+        return self.get_normalized_expression(*args, **kwargs)
+
     def _check_importance_weights(
         self, n_samples_overall: int | None, dataloader: Iterable[dict] | None, transform_batch: Any
     ) -> None:
@@ -528,7 +532,7 @@ class LatentModel(DataModel):
         return differential_expression(
             manager,
             compared,
-            partial(self.get_normalized_expression, **reading),
+            partial(self._expression_of_all, **reading),
             self.get_latent_representation if filter_outlier_cells else None,
             self._genes,
             mode=mode,

@@ -14,7 +14,7 @@ from scdgd._compat import get_state_registry
 from scdgd.data import CellIndexField, SparseCountsLoader, registered_cells
 from scdgd.inference import gauss_newton
 from scdgd.train import BatchBalancer
-from scdgd.train._start import start_representations
+from scdgd.train._start import note_usual_sizes, start_representations
 
 from ._balanced_levels import BalancedLevels
 from ._cells import complete_split, split_cells
@@ -162,8 +162,9 @@ class RepresentationRun(TrainingRun):
         model = self.model
         if not model.is_trained_:
             model.module.prior.reset()
+            cells, seed = registered_cells(model.adata_manager), settings.seed or 0
+            note_usual_sizes(model.module, cells, self.train)
             if self.given["warm_start"] == "pca":
-                cells, seed = registered_cells(model.adata_manager), settings.seed or 0
                 start_representations(model.module, cells, self.train, self.rows, seed)
                 if self.balance is not None:
                     train = self.rows[self.train]

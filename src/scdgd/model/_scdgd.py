@@ -188,7 +188,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             n_cells,
             made,
             n_continuous=self.summary_stats.get("n_extra_continuous_covs", 0),
-            **self._module_levels(batch_representation),
+            **self._module_options(batch_representation),
             n_hidden=n_hidden,
             n_layers=n_layers,
             activation=activation,
@@ -227,7 +227,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         self.supervision.give(made)
         return made
 
-    def _module_levels(self, batch_representation: str) -> dict[str, Any]:
+    def _module_options(self, batch_representation: str) -> dict[str, Any]:
         """Arguments of the module: numbers of levels in training, and how they enter, if there are such columns."""
         n_batch, *n_cats_per_cov = (levels.n_trained for levels in levels_of(self.registry_).values())
         representation = batch_representation if has_levels(self.registry_) else "one-hot"
@@ -450,6 +450,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         if isinstance(reference_model, cls):
             reference_model._check_if_trained(warn=False)
             setup = reference_model.registry_
+            adata = cls._as_registered(adata, setup)
             getattr(cls, setup["setup_method_name"])(adata, source_registry=setup, **setup["setup_args"])
             model = cls(adata, **reference_model.init_params_["non_kwargs"])
             model.module.load_state_dict(reference_model.module.state_dict())

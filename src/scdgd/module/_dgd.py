@@ -128,7 +128,9 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         modalities: Mapping[str, Modality] | None = None,
     ) -> None:
         super().__init__()
-        self.gene_likelihood, self.dispersion = name_of(gene_likelihood), dispersion
+        genes = Modality(n_genes, gene_likelihood, size_factor, output_activation)
+        modalities = {GENES: genes} if modalities is None else modalities
+        self.gene_likelihood, self.dispersion = "+".join(name_of(m.likelihood) for m in modalities.values()), dispersion
         self.posterior = Point() if posterior is None else posterior
         self.hyperprior_weight = dict(hyperprior_weight or {})
         self.n_batch = n_batch
@@ -139,8 +141,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         self.samples_posterior = False
         self.query_encoder: QueryEncoder | None = None
         n_batch_own, observations = n_batch if dispersion == "gene-batch" else None, {}
-        genes = Modality(n_genes, gene_likelihood, size_factor, output_activation)
-        for name, each in (modalities or {GENES: genes}).items():
+        for name, each in modalities.items():
             decoder = Decoder(
                 prior.n_latent,
                 each.n_features,

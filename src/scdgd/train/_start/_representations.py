@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy import sparse
 from scvi import REGISTRY_KEYS
 
+from scdgd.data import CellsOfModality, SparseCounts
+
 from ._gene_means import gene_moments, profile_of_panels, totals_and_size
+from ._joint_scores import joint_scores
 from ._whitened_pca import whitened_pca
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scipy import sparse
-
     from scdgd.data import CellSource
-    from scdgd.module import DGDModule
+    from scdgd.module import DGDModule, Observation
 
 
 @torch.no_grad()
@@ -28,33 +30,69 @@ def start_representations(
 
     Of all `cells` with a row, whose `rows` in the table ``(n,)`` are given, those at positions `train` do train.
     """
-    holds_counts = module.likelihood.is_of_counts
-    options = {"train_indices": train, "batch": cells.columns[REGISTRY_KEYS.BATCH_KEY], "seed": seed}
-    table, n_latent = module.representations.table, module.prior.n_latent
-    z = whitened_pca(cells, n_latent, **options, log_normalise=holds_counts)
+    table, n_latent, batch = module.representations.table, module.prior.n_latent, cells.columns[REGISTRY_KEYS.BATCH_KEY]
+    modalities = modality_sources(module, cells)
+    if len(modalities) > 1:
+        of_cells = [of_modality for _, of_modality in modalities]
+        are_counts = [observation.family.is_of_counts for observation, _ in modalities]
+        codes = np.asarray(batch).ravel().astype(int)
+        z = joint_scores(of_cells, n_latent, train=train, batch=codes, seed=seed, are_counts=are_counts)
+    else:
+        options = {"train_indices": train, "batch": batch, "seed": seed}
+        z = whitened_pca(cells, n_latent, **options, log_normalise=module.likelihood.is_of_counts)
     table[torch.as_tensor(rows, device=table.device), :n_latent] = torch.as_tensor(z, device=table.device)
+    for observation, of_modality in modalities:
+        _start_observation(observation, of_modality, of_modality.among(train) if len(modalities) > 1 else train)
+
+
+def modality_sources(module: DGDModule, cells: CellSource) -> list[tuple[Observation, CellSource]]:
+    """The observations of a module, each with the cells that have it."""
+    observations = list(module.observations.values())
+    if len(observations) == 1:
+        return [(observations[0], cells)]
+    ends = np.cumsum([observation.decoder.output.out_features for observation in observations])
+    starts = [0, *ends[:-1]]
+    return [(o, CellsOfModality(cells, a, b)) for o, a, b in zip(observations, starts, ends, strict=True)]
+
+
+@torch.no_grad()
+def note_usual_sizes(module: DGDModule, cells: CellSource, train: np.ndarray) -> None:
+    """Store the mean log size of training cells in each of several modalities."""
+    modalities = modality_sources(module, cells)
+    for i, (observation, of_modality) in enumerate(modalities if len(modalities) > 1 else []):
+        total, n = 0.0, 0
+        for some, block in _blocks_of(of_modality, of_modality.among(train)):
+            counts = SparseCounts.from_scipy(sparse.csr_matrix(block))
+            measured = None if of_modality.measured is None else of_modality.measured.of(some)
+            total, n = total + float(observation.log_size_of(counts, None, measured).double().sum()), n + len(some)
+        module.usual_log_size[i] = total / max(n, 1)
+
+
+def _start_observation(observation: Observation, cells: CellSource, train: np.ndarray) -> None:
+    """Decoder of a modality at the mean of the training cells that have it."""
     if cells.measured is not None:
-        _start_with_panels(module, cells, train)
+        _start_with_panels(observation, cells, train)
         return
-    if holds_counts:
+    if observation.family.is_of_counts:
         sizes = cells.columns.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
         blocks = _blocks_of(cells, train)
         totals, size = totals_and_size(
-            (block, module.size.total(block, None if sizes is None else sizes[some].ravel())) for some, block in blocks
+            (block, observation.size.total(block, None if sizes is None else sizes[some].ravel()))
+            for some, block in blocks
         )
-        module.genes.start_at((totals / size).float())
+        observation.start_at((totals / size).float())
         return
     mean, variance = gene_moments(block for _, block in _blocks_of(cells, train))
-    module.genes.start_at(module.likelihood.eta_of(mean), variance)
+    observation.start_at(observation.family.eta_of(mean), variance)
 
 
-def _start_with_panels(module: DGDModule, cells: CellSource, train: np.ndarray) -> None:
+def _start_with_panels(observation: Observation, cells: CellSource, train: np.ndarray) -> None:
     """Decoder at the mean profile, of each gene over the training cells in which it was measured."""
     panels, codes, sizes = cells.measured.panels, cells.measured.codes, cells.columns.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-    if not module.likelihood.is_of_counts:
+    if not observation.family.is_of_counts:
         n_measured = np.bincount(codes[train], minlength=len(panels)) @ panels
         mean, variance = gene_moments((block for _, block in _blocks_of(cells, train)), n_measured)
-        module.genes.start_at(module.likelihood.eta_of(mean), variance)
+        observation.start_at(observation.family.eta_of(mean), variance)
         return
     totals, size = np.zeros(panels.shape), np.zeros(len(panels))
     for some, block in _blocks_of(cells, train):
@@ -62,8 +100,8 @@ def _start_with_panels(module: DGDModule, cells: CellSource, train: np.ndarray) 
             of_panel, genes = codes[some] == k, np.flatnonzero(panels[k])
             part = block[of_panel][:, genes]
             totals[k, genes] += np.asarray(part.sum(axis=0, dtype=np.float64)).ravel()
-            size[k] += module.size.total(part, None if sizes is None else sizes[some[of_panel]].ravel())
-    module.genes.start_at(profile_of_panels(totals, size, panels, is_share=module.link.is_share))
+            size[k] += observation.size.total(part, None if sizes is None else sizes[some[of_panel]].ravel())
+    observation.start_at(profile_of_panels(totals, size, panels, is_share=observation.link.is_share))
 
 
 def _blocks_of(cells: CellSource, some: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | sparse.csr_matrix]]:

@@ -61,23 +61,41 @@ def whitened_pca(
     -------
     Scores, shape ``(n, d)``, float32.
     """
-    cells, rng = cell_source(counts), np.random.default_rng(seed)
-    n_cells, n_genes = cells.shape
-    train = np.arange(n_cells) if train_indices is None else np.asarray(train_indices)
+    cells = cell_source(counts)
+    train = np.arange(len(cells)) if train_indices is None else np.asarray(train_indices)
+    batch = np.zeros(len(cells), dtype=int) if batch is None else np.asarray(batch).ravel().astype(int)
+    scores, rank = _scores(cells, n_latent, train, seed, log_normalise=log_normalise)
+    if rank:
+        centre_and_whiten(scores[:, :rank], train, batch)
+    return scores
+
+
+def principal_scores(
+    cells: CellSource, n_axes: int, *, train: np.ndarray, seed: int = 0, log_normalise: bool = True
+) -> np.ndarray:
+    """As :func:`whitened_pca`, neither centred nor scaled; dimensions beyond the rank are zero."""
+    scores, rank = _scores(cells, n_axes, train, seed, log_normalise=log_normalise)
+    scores[:, rank:] = 0
+    return scores
+
+
+def _scores(
+    cells: CellSource, n_latent: int, train: np.ndarray, seed: int, *, log_normalise: bool
+) -> tuple[np.ndarray, int]:
+    """Scores ``(n, d)``, noise behind the first few, and how many these are."""
+    rng, (n_cells, n_genes) = np.random.default_rng(seed), cells.shape
     chosen = np.sort(rng.choice(train, min(len(train), _MAX_CELLS), replace=False))
     sample = _take_rows(cells, chosen)
     target = float(np.median(np.asarray(sample.sum(axis=1)).ravel()))
     scores = np.empty((n_cells, n_latent), dtype=np.float32)
     for block in _split(scores):
         block[:] = rng.normal(scale=0.01, size=block.shape)
-    batch = np.zeros(n_cells, dtype=int) if batch is None else np.asarray(batch).ravel().astype(int)
     if cells.measured is not None:
         n_axes = min(n_latent, n_genes - 1, sample.shape[0] - 1)
         found = PanelScores(sample, cells.measured.take(chosen), n_axes, seed, log_normalise=log_normalise)
         for some, of_block in found.of_blocks(cells):
             scores[some, : found.rank] = of_block
-        _centre_and_whiten(scores[:, : found.rank], train, batch)
-        return scores
+        return scores, found.rank
     units = partial(log_normalised, target=target) if log_normalise else partial(sparse.csr_matrix, dtype=np.float64)
     logged = units(sample)
     pca = fitted_pca(logged, min(n_latent, n_genes - 1, sample.shape[0] - 1), seed)
@@ -85,13 +103,12 @@ def whitened_pca(
         logger.info(
             "The warm start needs at least 2 cells and 2 genes, and cells with different profiles; representations start near zero."
         )
-        return scores
+        return scores, 0
     axes = pca.components_[pca.explained_variance_ > 1e-8 * pca.explained_variance_[0]].T  # (g, rank)
     mean, rank = column_means(logged), axes.shape[1]
     for first, block in cells.blocks():
         scores[first : first + block.shape[0], :rank] = units(block) @ axes - mean @ axes
-    _centre_and_whiten(scores[:, :rank], train, batch)
-    return scores
+    return scores, rank
 
 
 def _take_rows(cells: CellSource, rows: np.ndarray) -> sparse.csr_matrix:
@@ -101,7 +118,7 @@ def _take_rows(cells: CellSource, rows: np.ndarray) -> sparse.csr_matrix:
     )
 
 
-def _centre_and_whiten(scores: np.ndarray, train: np.ndarray, batch: np.ndarray) -> None:
+def centre_and_whiten(scores: np.ndarray, train: np.ndarray, batch: np.ndarray) -> None:
     """Centre scores ``(n, rank)`` within batches and scale them, in place; a batch without training cells stays."""
     in_train = np.zeros(len(scores), dtype=bool)
     in_train[train] = True
