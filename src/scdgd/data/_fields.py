@@ -99,13 +99,16 @@ class CountsField(LayerField):
         self._require_names(adata_target)
         genes = np.asarray(state_registry[self.COLUMN_NAMES_KEY])
         panel = GenePanel(genes, adata_target.var_names)
-        check_shared_genes(panel, adata_target.var, may_miss=self.takes_panels)
+        self._check_shared(panel, adata_target.var)
         self.panel = panel
         self.measured = GenesMeasured.where_needed(panel.measured[None], np.zeros(adata_target.n_obs, np.int64))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*have no count in any cell.*")
             state = self._register_counts(adata_target)
         return state | {self.N_VARS_KEY: len(genes), self.COLUMN_NAMES_KEY: genes}
+
+    def _check_shared(self, panel: GenePanel, var: pd.DataFrame) -> None:
+        check_shared_genes(panel, var, may_miss=self.takes_panels)
 
     def require_layer(self, adata: AnnData, *, gone: bool = False) -> None:
         """Raise ValueError unless the counts are there; or say that they are `gone`."""

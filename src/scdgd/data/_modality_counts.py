@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +17,13 @@ from ._joined_modalities import SOURCE
 from ._modalities import MODALITIES, modalities_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
     from anndata import AnnData
     from scipy import sparse
 
-_MAX_NAMED = 5
+logger = logging.getLogger(__name__)
 
 
 class ModalityCountsField(CountsField):
@@ -65,6 +69,15 @@ class ModalityCountsField(CountsField):
         state = super().transfer_field(state_registry, adata_target, **kwargs)
         return state | {key: state_registry[key] for key in (self.MODALITIES_KEY, self.SOURCE_KEY)}
 
+    def _check_shared(self, panel: GenePanel, var: pd.DataFrame) -> None:
+        """Whole modalities may be absent; what is said of missing genes is said of those of the others."""
+        there = np.unique(self._of_genes[panel.measured])
+        absent = [name for name in MODALITIES if name in self._of_genes and name not in there]
+        if absent and len(there):
+            logger.info("The new data have no features of %s, which leave the likelihood of their cells.", absent)
+            panel = GenePanel(panel.genes[np.isin(self._of_genes, there)], panel.columns)
+        super()._check_shared(panel, var)
+
     def _register_counts(self, adata: AnnData) -> dict:
         """As of counts; then find which cells have which modality."""
         state = super()._register_counts(adata)
@@ -92,11 +105,10 @@ class ModalityCountsField(CountsField):
             raise ValueError(msg)
 
 
-def _cells_with(blocks: object, of_modality: np.ndarray) -> np.ndarray:
+def _cells_with(blocks: Iterable[tuple[int, np.ndarray | sparse.csr_matrix]], of_modality: np.ndarray) -> np.ndarray:
     """Which cells have any count in which modality, shape ``(n, M)``, bool."""
     is_in = of_modality.T.astype(np.float64)  # (g, M)
-    found: list[sparse.csr_matrix] = [np.asarray(block @ is_in) > 0 for _, block in blocks]
-    return np.concatenate(found)
+    return np.concatenate([np.asarray(block @ is_in) > 0 for _, block in blocks])
 
 
 def modalities_in(registry: dict, key: str) -> dict[str, int]:

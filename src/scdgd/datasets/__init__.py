@@ -2,5 +2,6 @@
 
 from ._pbmc68k import pbmc68k
 from ._simulate import simulate
+from ._simulate_modalities import simulate_modalities
 
-__all__ = ["pbmc68k", "simulate"]
+__all__ = ["pbmc68k", "simulate", "simulate_modalities"]

@@ -142,8 +142,11 @@ def _check(module: torch.nn.Module, form: str) -> None:
     """Refuse what would give a score that cannot be compared."""
     dispersion = getattr(module, "dispersion", "gene")
     msg = None
-    family = getattr(module, "likelihood", None) or family_of(module.gene_likelihood)  # of scvi-tools: names
-    if not family.can_be_split:
+    if hasattr(module, "observations"):
+        families = [observation.family for observation in module.observations.values()]
+    else:
+        families = [getattr(module, "likelihood", None) or family_of(module.gene_likelihood)]  # of scvi-tools: names
+    if not all(family.can_be_split for family in families):
         known = tuple(name for name, family in LIKELIHOODS.items() if family.can_be_split)
         msg = f"Counts can be split under `gene_likelihood` {known}, but this model has {module.gene_likelihood!r}."
     elif not getattr(module, "use_observed_lib_size", True):

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 _LIKELIHOODS: dict[str, GeneLikelihood] = {"rna": "nb", "atac": "poisson", "protein": "nb"}
 _RULE = Options(dict.fromkeys(MODALITIES, BUILDING["gene_likelihood"]), of="the modalities")
 _MAX_NAMED = 5
+#: Arguments that name features.
+_LISTS = {"rna": "gene_list", "atac": "region_list", "protein": "protein_list"}
 _FEATURES = Optional(Names("a list of features", may_be_empty=False))
 
 
@@ -348,7 +350,7 @@ class MULTIDGD(SCDGD):
         ValueError
             If the model knows no genes, and as for :class:`SCDGD`.
         """
-        genes, names = self._features_of("rna", gene_list, "gene_list")
+        genes, names = self._features_of("rna", gene_list, _LISTS["rna"])
         found = self._expression_of_all(adata, indices, transform_batch, genes, *args, **kwargs)
         return found.set_axis(names, axis=1) if isinstance(found, pd.DataFrame) else found
 
@@ -388,7 +390,7 @@ class MULTIDGD(SCDGD):
         ValueError
             If the model knows no chromatin, a region or batch is unknown, or a spread is asked for of one draw.
         """
-        probability = lambda px: 1 - px.log_zero_probability.exp()
+        probability = lambda px: -px.log_zero_probability.expm1()
         return self._at_usual_depth(
             "atac", probability, adata, indices, transform_batch, region_list, n_samples, return_spread, batch_size
         )
@@ -475,8 +477,8 @@ class MULTIDGD(SCDGD):
         if return_spread and n_samples == 1:
             msg = "A spread is over draws of posteriors: pass `n_samples` above 1, e.g. 50."
             raise ValueError(msg)
-        features, names = self._features_of(modality, wanted, "features")
-        of_modality, _ = self._features_of(modality, None, "features")
+        features, names = self._features_of(modality, wanted, _LISTS[modality])
+        of_modality, _ = self._features_of(modality, None, _LISTS[modality])
         columns = torch.as_tensor(pd.Index(of_modality).get_indexer(features), device=self.module.device)
         codes = self._codes_of(transform_batch, "transform_batch")
         adata = self._validate_anndata(adata)
