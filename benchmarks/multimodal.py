@@ -1,0 +1,291 @@
+"""Several modalities in one representation: MULTIDGD against MULTIVI, TOTALVI and SCDGD on genes alone.
+
+    python benchmarks/multimodal.py --data DIR --standard --out docs/benchmarks_multimodal.md
+
+Every (set, seed) hides the second modality of a random fifth of the cells; models train on all cells, with what they have. TOTALVI
+knows cells without proteins by a batch of their own. No method sees labels.
+*Joint* is the accuracy of the label of most of the 15 nearest cells among the paired cells, leave one out; *mapped* that of cells with
+genes alone among the paired ones. *ARI* is of a model's own clusters, or of k-means with as many clusters as there are types. *Mixing*
+is `scdgd.metrics.batch_mixing` of the paired cells. *Hidden* is the prediction of what was hidden: of chromatin the area under the ROC
+curve of accessible regions within cells, averaged over cells; of proteins Pearson's correlation of log1p counts over cells, averaged
+over proteins. Seconds are of training, one thread. scvi-tools' models have 20 latent dimensions and stop by their own rule, or after
+the epochs that are said below each table. snare_cortex has its 5,000 most frequent regions and a random 3,000 cells in the standard tier.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import scvi
+from _ledger import markdown, mean_sd
+from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from mudata import MuData
+from scipy import sparse
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+
+from scdgd.datasets import simulate_modalities
+from scdgd.metrics import batch_mixing
+from scdgd.model import MULTIDGD, SCDGD
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+
+N_LATENT, N_NEIGHBORS, HIDDEN = 20, 15, 0.2
+
+
+class Tier(NamedTuple):
+    sets: tuple[str, ...]
+    seeds: int
+    max_cells: int | None
+    max_regions: int | None
+    epochs: int | None
+    """Of ours; `None` for their defaults."""
+    scvi_epochs: int
+
+
+SETS = ("bmmc_cite600", "bmmc_multiome500", "snare_cortex")
+TIERS = {
+    "quick": Tier(("simulated",), 1, 200, 60, 8, 3),
+    "standard": Tier(SETS, 1, 3_000, 5_000, None, 100),
+    "full": Tier(SETS, 3, None, None, None, 400),
+}
+
+
+class Cells(NamedTuple):
+    """Cells of two modalities, the second of which some lack."""
+
+    genes: AnnData
+    second: sparse.csr_matrix
+    """What was measured, hidden cells included."""
+    kind: str
+    hidden: np.ndarray
+    """Cells whose second modality is hidden, bool."""
+
+    @property
+    def seen(self) -> sparse.csr_matrix:
+        return sparse.csr_matrix(sparse.diags_array((~self.hidden).astype(np.float32)) @ self.second)
+
+    @property
+    def mudata(self) -> MuData:
+        second = ad.AnnData(self.second, obs=self.genes.obs[[]], var=pd.DataFrame(index=self.names))[
+            ~self.hidden
+        ].copy()
+        mdata = MuData({"rna": self.genes.copy(), self.kind: second})
+        for column in ("batch", "cell_type"):
+            mdata.obs[column] = self.genes.obs[column].reindex(mdata.obs_names)
+        return mdata
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{self.kind}_{j}" for j in range(self.second.shape[1])]
+
+    @property
+    def types(self) -> np.ndarray:
+        return self.genes.obs["cell_type"].to_numpy(str)
+
+
+def load(name: str, data: Path | None, tier: Tier, seed: int) -> Cells:
+    rng = np.random.default_rng(seed)
+    if name == "simulated":
+        mdata = simulate_modalities(tier.max_cells, n_genes=50, n_regions=tier.max_regions, n_batches=2, seed=seed)
+        genes, second, kind = mdata["rna"].copy(), mdata["atac"].X, "atac"
+        genes.obs = mdata.obs.loc[genes.obs_names, ["batch", "cell_type"]]
+    else:
+        genes = sc.read_h5ad(data / f"{name}.h5ad")
+        kind = "protein" if "ADT" in genes.obsm else "atac"
+        second = sparse.csr_matrix(genes.obsm["ADT" if kind == "protein" else "ATAC"], dtype=np.float32)
+        if tier.max_cells is not None and genes.n_obs > tier.max_cells:
+            some = np.sort(rng.choice(genes.n_obs, tier.max_cells, replace=False))
+            genes, second = genes[some].copy(), second[some]
+    if kind == "atac" and tier.max_regions is not None and second.shape[1] > tier.max_regions:
+        second = second[:, np.sort(np.argsort(-second.getnnz(0), kind="stable")[: tier.max_regions])]
+    has_counts = (np.asarray(genes.X.sum(1)).ravel() > 1) & (np.asarray(second.sum(1)).ravel() > 1)
+    genes, second = genes[has_counts].copy(), second[has_counts]
+    genes = ad.AnnData(
+        sparse.csr_matrix(genes.X, dtype=np.float32), obs=genes.obs[["batch", "cell_type"]], var=genes.var[[]]
+    )
+    genes.obs["batch"] = genes.obs["batch"].astype(str)
+    hidden = np.zeros(genes.n_obs, bool)
+    hidden[rng.choice(genes.n_obs, int(HIDDEN * genes.n_obs), replace=False)] = True
+    expressed, covered = genes.X.getnnz(0) > 0, second[~hidden].getnnz(0) > 0
+    return Cells(genes[:, expressed].copy(), second[:, covered], kind, hidden)
+
+
+class Found(NamedTuple):
+    z: np.ndarray
+    clusters: np.ndarray | None
+    expected: np.ndarray | None
+    """Of the second modality of the hidden cells."""
+    seconds: float
+
+
+def multidgd(cells: Cells, tier: Tier, likelihood: str | None = None, *, alone: bool = False) -> Found:
+    kinds = [cells.kind] if alone else ["rna", cells.kind]
+    mdata = cells.mudata
+    if likelihood == "bernoulli":
+        mdata[cells.kind].X = (mdata[cells.kind].X > 0).astype(np.float32)
+    if alone:
+        part = MuData({cells.kind: mdata[cells.kind].copy()})
+        part.obs["batch"] = mdata.obs["batch"].reindex(part.obs_names)
+        mdata = part
+    MULTIDGD.setup_mudata(mdata, {kind: kind for kind in kinds}, batch_key="batch")
+    model = MULTIDGD(mdata, n_latent=N_LATENT, likelihoods={cells.kind: likelihood} if likelihood else None)
+    start = time.process_time()
+    model.train(tier.epochs, accelerator="cpu", enable_progress_bar=False)
+    seconds = time.process_time() - start
+    z = pd.DataFrame(model.get_latent_representation(coordinates="information"), index=model.adata.obs_names)
+    clusters = pd.Series(model.get_cluster_assignments(), index=model.adata.obs_names)
+    order, hidden = cells.genes.obs_names, cells.genes.obs_names[cells.hidden]
+    expected = None
+    if not alone:
+        positions = model.adata.obs_names.get_indexer(hidden)
+        read = model.get_accessibility_estimates if cells.kind == "atac" else model.get_normalized_protein
+        expected = read(indices=positions, n_samples=25).to_numpy()
+    z = z.reindex(order).to_numpy()
+    return Found(z, clusters.reindex(order).to_numpy(), expected, seconds)
+
+
+def scdgd(cells: Cells, tier: Tier) -> Found:
+    adata = cells.genes.copy()
+    SCDGD.setup_anndata(adata, batch_key="batch")
+    model = SCDGD(adata, n_latent=N_LATENT)
+    start = time.process_time()
+    model.train(tier.epochs, accelerator="cpu", enable_progress_bar=False)
+    seconds = time.process_time() - start
+    z = model.get_latent_representation(coordinates="information")
+    return Found(z, model.get_cluster_assignments(), None, seconds)
+
+
+def multivi(cells: Cells, tier: Tier) -> Found:
+    regions = ad.AnnData(cells.seen, obs=cells.genes.obs[[]], var=pd.DataFrame(index=cells.names))
+    mdata = MuData({"rna": cells.genes.copy(), "atac": regions})
+    mdata.obs["batch"] = cells.genes.obs["batch"]
+    scvi.model.MULTIVI.setup_mudata(mdata, batch_key="batch", modalities={"rna_layer": "rna", "atac_layer": "atac"})
+    model = scvi.model.MULTIVI(mdata, n_genes=cells.genes.n_vars, n_regions=regions.n_vars, n_latent=N_LATENT)
+    start = time.process_time()
+    model.train(tier.scvi_epochs, accelerator="cpu", enable_progress_bar=False)
+    seconds = time.process_time() - start
+    expected = np.asarray(model.get_normalized_accessibility(indices=np.flatnonzero(cells.hidden)))
+    return Found(np.asarray(model.get_latent_representation()), None, expected, seconds)
+
+
+def totalvi(cells: Cells, tier: Tier) -> Found:
+    adata = cells.genes.copy()
+    adata.obsm["proteins"] = pd.DataFrame(cells.seen.toarray(), index=adata.obs_names, columns=cells.names)
+    adata.obs["batch"] = np.where(cells.hidden, "lacking", adata.obs["batch"])
+    scvi.model.TOTALVI.setup_anndata(adata, protein_expression_obsm_key="proteins", batch_key="batch")
+    model = scvi.model.TOTALVI(adata, n_latent=N_LATENT)
+    start = time.process_time()
+    model.train(tier.scvi_epochs, accelerator="cpu", enable_progress_bar=False)
+    seconds = time.process_time() - start
+    known = sorted(set(adata.obs["batch"]) - {"lacking"})
+    _, expected = model.get_normalized_expression(
+        indices=np.flatnonzero(cells.hidden),
+        transform_batch=known,
+        n_samples=25,
+        return_mean=True,
+        include_protein_background=True,
+    )
+    return Found(model.get_latent_representation(), None, np.asarray(expected), seconds)
+
+
+OURS, GENES, SECOND = "MULTIDGD", "SCDGD, genes", "MULTIDGD, second modality"
+METHODS = {
+    OURS: multidgd,
+    GENES: scdgd,
+    SECOND: lambda cells, tier: multidgd(cells, tier, alone=True),
+    "MULTIVI": multivi,
+    "TOTALVI": totalvi,
+    "MULTIDGD, chromatin nb": lambda cells, tier: multidgd(cells, tier, "nb"),
+    "MULTIDGD, chromatin bernoulli": lambda cells, tier: multidgd(cells, tier, "bernoulli"),
+}
+ONLY = {
+    "atac": (OURS, "MULTIDGD, chromatin nb", "MULTIDGD, chromatin bernoulli", GENES, SECOND, "MULTIVI"),
+    "protein": (OURS, GENES, SECOND, "TOTALVI"),
+}
+COLUMNS = {"joint": 3, "mapped": 3, "ari": 2, "mixing": 2, "hidden": 3, "seconds": 0}
+
+
+def accuracy(z: np.ndarray, types: np.ndarray, asked: np.ndarray, among: np.ndarray) -> float:
+    """Share of the cells asked whose type is that of most of their neighbours among others."""
+    nearest = NearestNeighbors(n_neighbors=N_NEIGHBORS + 1).fit(z[among])
+    order = nearest.kneighbors(z[asked], return_distance=False)
+    own, positions = np.flatnonzero(asked), np.flatnonzero(among)
+    found = []
+    for cell, row in zip(own, positions[order], strict=True):
+        names, counts = np.unique(types[row[row != cell][:N_NEIGHBORS]], return_counts=True)
+        found.append(names[counts.argmax()] == types[cell])
+    return float(np.mean(found))
+
+
+def of_hidden(cells: Cells, expected: np.ndarray | None) -> float:
+    if expected is None:
+        return np.nan
+    truth = cells.second[cells.hidden].toarray()
+    if cells.kind == "atac":
+        scores = [roc_auc_score(x > 0, p) for x, p in zip(truth, expected, strict=True) if 0 < (x > 0).mean() < 1]
+        return float(np.mean(scores))
+    pairs = zip(np.log1p(truth).T, np.log1p(expected).T, strict=True)
+    return float(np.nanmean([np.corrcoef(x, p)[0, 1] for x, p in pairs if x.std() > 0]))
+
+
+def scores_of(cells: Cells, found: Found) -> dict[str, float]:
+    paired, types, placed = ~cells.hidden, cells.types, np.isfinite(found.z).all(1)
+    clusters = found.clusters
+    if clusters is None:
+        k = len(np.unique(types))
+        clusters = KMeans(k, n_init=5, random_state=0).fit_predict(found.z)
+    batch = cells.genes.obs["batch"].to_numpy(str)
+    is_mapped = placed[cells.hidden].all()
+    return {
+        "joint": accuracy(found.z, types, paired, paired),
+        "mapped": accuracy(found.z, types, cells.hidden, paired) if is_mapped else np.nan,
+        "ari": adjusted_rand_score(types[paired], np.asarray(clusters)[paired]),
+        "mixing": batch_mixing(found.z[paired], batch[paired], types[paired]).score,
+        "hidden": of_hidden(cells, found.expected),
+        "seconds": found.seconds,
+    }
+
+
+def run(job: tuple) -> None:
+    name, seed, tier, data, ledger = job
+    one_quiet_thread()
+    cells = load(name, data, tier, seed)
+    for method in ONLY[cells.kind]:
+        if ledger.has(set=name, seed=seed, method=method):
+            continue
+        scvi.settings.seed = seed
+        found = METHODS[method](cells, tier)
+        ledger.add({"set": name, "seed": seed, "method": method, **scores_of(cells, found)})
+
+
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    parts = []
+    for name, of_set in rows.groupby("set", sort=False):
+        lines = [
+            [method, *(mean_sd(of_method[column], digits) for column, digits in COLUMNS.items())]
+            for method, of_method in of_set.groupby("method", sort=False)
+        ]
+        parts.append(f"## {name}\n\n{markdown(['method', *COLUMNS], lines)}")
+    seeds = f"{tier.seeds} seed{'s' * (tier.seeds > 1)}; models of scvi-tools have at most {tier.scvi_epochs} epochs."
+    return "\n\n".join([*parts, seeds])
+
+
+def main() -> None:
+    args, ledger = tier_and_ledger(tier_parser(__doc__, TIERS), TIERS, "multimodal")
+    tier = TIERS[args.tier]
+    run_jobs(run, [(name, seed, tier, args.data, ledger) for name in tier.sets for seed in range(tier.seeds)], 1)
+    write_page(args.out, "Several modalities", "multimodal", __doc__, args.tier, report(ledger.read(), tier))
+
+
+if __name__ == "__main__":
+    main()
