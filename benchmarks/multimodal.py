@@ -103,6 +103,8 @@ def load(name: str, data: Path | None, tier: Tier, seed: int) -> Cells:
         genes = sc.read_h5ad(data / f"{name}.h5ad")
         kind = "protein" if "ADT" in genes.obsm else "atac"
         second = sparse.csr_matrix(genes.obsm["ADT" if kind == "protein" else "ATAC"], dtype=np.float32)
+        if kind == "atac":  # ends of fragments are counted, two each
+            second.data = np.ceil(second.data / 2)
         if tier.max_cells is not None and genes.n_obs > tier.max_cells:
             some = np.sort(rng.choice(genes.n_obs, tier.max_cells, replace=False))
             genes, second = genes[some].copy(), second[some]

@@ -51,7 +51,9 @@ def simulate(
         },
         index=[f"cell_{i}" for i in range(n_cells)],
     )
-    return ad.AnnData(sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"gene_{j}" for j in range(n_genes)]))
+    modality = np.where(np.arange(n_genes) < 0.6 * n_genes, "rna", "atac")  # for models of several
+    var = pd.DataFrame({"modality": modality}, index=[f"gene_{j}" for j in range(n_genes)])
+    return ad.AnnData(sparse.csr_matrix(counts), obs=obs, var=var)
 
 
 @pytest.fixture

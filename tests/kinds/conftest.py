@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-#: Other arguments of `FlexSCVI` or of `SCGMVAE`, which run with the quick tests.
-_PRESETS = {"SCVMM", "SCVAMP", "SCIAF", "SCVAE"}
+#: Other arguments of `FlexSCVI` or of `SCGMVAE`, which run with the quick tests, and `SCDGD` with two modalities.
+_PRESETS = {"SCVMM", "SCVAMP", "SCIAF", "SCVAE", "MULTIDGD"}
 
 
 @pytest.hookimpl(tryfirst=True)

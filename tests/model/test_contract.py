@@ -15,7 +15,7 @@ import pytest
 import scvi
 from scipy import sparse
 
-from scdgd.model import SCDBM, SCDGD, SCGMVAE, SCIAF, SCVAD, SCVAE, SCVAMP, SCVMM, FlexSCVI
+from scdgd.model import MULTIDGD, SCDBM, SCDGD, SCGMVAE, SCIAF, SCVAD, SCVAE, SCVAMP, SCVMM, FlexSCVI
 from tests.conftest import simulate
 
 PAGE = Path(__file__).parents[2] / "docs/developer/contract.md"
@@ -30,6 +30,7 @@ SMALL = {"n_latent": 3, "n_hidden": 16}
 MODELS = {
     "SCDGD": (SCDGD, {**SMALL, "n_components": 3}),
     "SCVAD": (SCVAD, {**SMALL, "n_components": 3}),
+    "MULTIDGD": (MULTIDGD, {**SMALL, "n_components": 3}),
     "FlexSCVI": (FlexSCVI, {**SMALL, "n_components": 3}),
     "SCVMM": (SCVMM, {**SMALL, "n_components": 3}),
     "SCVAMP": (SCVAMP, {**SMALL, "n_components": 3}),

@@ -166,10 +166,6 @@ def test_what_makes_no_sense_is_refused(unpaired):
         model.get_feature_correlation_matrix()
     with pytest.raises(ValueError, match="pass `n_samples` above 1"):
         model.get_accessibility_estimates(return_spread=True)
-    other = query.copy()
-    other.obs["batch"] = "of_tomorrow"
-    with pytest.raises(ValueError, match="unknown to the model"):
-        model.get_latent_representation(other)
 
 
 def test_one_feature_and_missing_features():

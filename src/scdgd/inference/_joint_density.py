@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from scdgd.likelihood import CountLikelihood
     from scdgd.module import DGDModule
-    from scdgd.module._part import Part
+    from scdgd.module._observation import Part
 
 
 #: Entries of the decoder's output that a CPU evaluates together: they stay in cache on their way back.

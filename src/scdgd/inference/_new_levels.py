@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from ._starts import component_starts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from scdgd.likelihood import Link
     from scdgd.module import DGDModule, Linearised
 
 _N_PRODUCTS, _CG_TOLERANCE = 20, 0.1
@@ -86,27 +88,59 @@ def fit_levels(
         return _Fit(module, minibatches, n_known, config or NewLevelsConfig()).run()
 
 
-class _Quadratic(NamedTuple):
-    """Quadratic model of the cells of a minibatch around where they are."""
+class _Linear(NamedTuple):
+    """One modality of the cells of a minibatch around where they are."""
 
     linear: Linearised
     weights: torch.Tensor
-    """Fisher information of the counts about their linear predictors, shape ``(b, g)``."""
+    """Fisher information of the counts about their linear predictors, shape ``(b, m)``."""
+
+    @classmethod
+    def at(cls, density: JointDensity, z: torch.Tensor) -> _Linear:
+        """Of a density of one modality at ``(b, d)``."""
+        observation, every = density.observation, choose_genes(density.module, None, 0, None, density.observation)
+        linear = observation.linearise(z, *every, **density.covariates)
+        eta = density.library + linear.eta
+        weights = of_genes(observation, eta, density.covariates, every.genes).information()
+        if density.measured is not None:  # others have no share, and no part in what there is to know
+            linear = linear._replace(eta=linear.eta.masked_fill(~density.measured, -torch.inf))
+            weights = weights * density.measured
+        return cls(linear, weights if density.present is None else weights.where(density.present.unsqueeze(1), 0.0))
+
+
+class _Quadratic(NamedTuple):
+    """Quadratic model of the cells of a minibatch around where they are."""
+
+    parts: list[_Linear]
+    """Their modalities."""
     factor: torch.Tensor
     """Cholesky factors of the curvature in representations, shape ``(b, d, d)``."""
 
     def response(self, offsets: torch.Tensor) -> torch.Tensor:
         """Steps of the representations ``(b, d)`` that answer steps of the outputs ``(b, g)``."""
-        return self._response(self.weights * self.linear.of_outputs(offsets))
+        return self._response([weights * change for weights, change in self._changes(offsets)])
 
     def image(self, offsets: torch.Tensor) -> torch.Tensor:
         """Product of the information about outputs, less what representations take up, with offsets ``(b, g)``."""
-        change = self.linear.of_outputs(offsets)
-        change = change + self.linear.along(self._response(self.weights * change))
-        return self.linear.to_outputs(change * self.weights)
+        changes = self._changes(offsets)
+        response = self._response([weights * change for weights, change in changes])
+        each = zip(self.parts, changes, strict=True)
+        images = [p.linear.to_outputs((change + p.linear.along(response)) * weights) for p, (weights, change) in each]
+        return torch.cat(images, dim=1)
 
-    def _response(self, weighted: torch.Tensor) -> torch.Tensor:
-        return -torch.cholesky_solve(self.linear.back(weighted).unsqueeze(-1), self.factor).squeeze(-1)
+    def diagonal(self) -> torch.Tensor:
+        """Diagonal of the information about outputs, ``(b, g)``."""
+        return torch.cat([part.linear.diagonal_in_outputs(part.weights) for part in self.parts], dim=1)
+
+    def _changes(self, offsets: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Weights, and changes of the linear predictors with the outputs, of each modality ``(b, m)``."""
+        blocks = offsets.split([part.weights.shape[1] for part in self.parts], dim=1)
+        return [(part.weights, part.linear.of_outputs(block)) for part, block in zip(self.parts, blocks, strict=True)]
+
+    def _response(self, weighted: list[torch.Tensor]) -> torch.Tensor:
+        pulls = [part.linear.back(change) for part, change in zip(self.parts, weighted, strict=True)]
+        pull = functools.reduce(torch.add, pulls)
+        return -torch.cholesky_solve(pull.unsqueeze(-1), self.factor).squeeze(-1)
 
 
 class _Fit:
@@ -120,11 +154,11 @@ class _Fit:
         config: NewLevelsConfig,
     ) -> None:
         self.module, self.config, self.n_known = module, config, n_known
-        self.levels = list(module.decoder.levels)
+        self.levels = module.levels
         self.n_new = [len(level.added) - n for level, n in zip(self.levels, n_known, strict=True)]
         kinks = module.decoder.has_kinks
         self.climbing = GaussNewtonConfig(tolerance=0.1 if kinks else 0.5)
-        self.all_genes, n_genes = choose_genes(module, None), self.climbing.n_genes
+        n_genes = self.climbing.n_genes
         self.densities = [JointDensity(module, owned(module, tensors)).with_genes(n_genes) for tensors in minibatches]
         self.rows = [self._rows(density) for density in self.densities]
         self.n_cells = sum(map(len, self.densities))
@@ -194,18 +228,12 @@ class _Fit:
     def _quadratics(self, z: list[torch.Tensor]) -> tuple[list[_Quadratic], torch.Tensor, torch.Tensor]:
         """Quadratic model of each minibatch; gradient of the vectors, without their prior, and the diagonal of their information."""
         quadratics, (gradient, information) = [], (torch.zeros_like(self.vectors) for _ in range(2))
-        observation = self.module.genes
         for density, rows, each in zip(self.densities, self.rows, z, strict=True):
-            linear = observation.linearise(each, *self.all_genes, **density.covariates)
-            eta = density.library + linear.eta
-            weights = of_genes(observation, eta, density.covariates, self.all_genes.genes).information()
-            if density.measured is not None:  # others have no share, and no part in what there is to know
-                linear = linear._replace(eta=linear.eta.masked_fill(~density.measured, -torch.inf))
-                weights = weights * density.measured
+            parts = [_Linear.at(part, each) for part in density.parts]
             curvature = density.with_genes(None).curvature(each)
-            quadratics.append(_Quadratic(linear, weights, torch.linalg.cholesky(curvature)))
+            quadratics.append(_Quadratic(parts, torch.linalg.cholesky(curvature)))
             self._add_up(gradient, rows, _gradient_in_outputs(density, each))
-            self._add_up(information, rows, linear.diagonal_in_outputs(weights))
+            self._add_up(information, rows, quadratics[-1].diagonal())
         return quadratics, gradient, information
 
     def _precision(self, gradient: torch.Tensor, information: torch.Tensor, *, is_first: bool) -> torch.Tensor:
@@ -232,8 +260,9 @@ class _Fit:
         step = _conjugate_gradients(
             product, -gradient - self.precision * self.vectors, information.clamp(min=0) + self.precision
         )
-        if self.module.link.is_of_counts:
-            step = torch.log1p(step.clamp(min=_LEAST_FACTOR - 1))
+        observations = self.module.observations.values()
+        blocks = step.split([each.decoder.output.out_features for each in observations], dim=1)
+        step = torch.cat([_tempered(block, each.link) for block, each in zip(blocks, observations, strict=True)], dim=1)
         return step.clamp(-_LARGEST_STEP, _LARGEST_STEP)
 
     def _of_cells(self, vectors: torch.Tensor, rows: list[torch.Tensor]) -> torch.Tensor:
@@ -248,9 +277,14 @@ class _Fit:
             total.index_add_(0, of_variable[is_new], of_cells[is_new])
 
 
+def _tempered(step: torch.Tensor, link: Link) -> torch.Tensor:
+    """Steps of outputs ``(l, m)``, by which means of counts do not fall too far."""
+    return torch.log1p(step.clamp(min=_LEAST_FACTOR - 1)) if link.is_of_counts else step
+
+
 def _gradient_in_outputs(density: JointDensity, z: torch.Tensor) -> torch.Tensor:
     """Gradient of the negative log likelihood in the decoder's outputs, shape ``(b, g)``."""
-    observation, covariates = density.module.genes, dict(density.covariates)
+    observation, covariates = density.observation, dict(density.covariates)
     measured = covariates.pop(MEASURED_KEY)
     output = observation.output(z, **covariates)
     with torch.enable_grad():

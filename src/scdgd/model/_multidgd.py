@@ -74,7 +74,7 @@ class MULTIDGD(SCDGD):
         ``{"rna": "nb", "atac": "poisson", "protein": "nb"}``: fragments are counted (Martens et al. 2023). ``"bernoulli"`` is for
         accessibility that was made zero or one.
     dispersion_floor, batch_representation, prior, prior_kwargs, noise_scale, hyperprior_weight, new_cells
-        As for :class:`SCDGD`. Batches that were not in training are refused.
+        As for :class:`SCDGD`.
     supervision, components_per_class
         As for :class:`SCDGD`.
 
@@ -92,7 +92,6 @@ class MULTIDGD(SCDGD):
     """
 
     _latent_key = "X_multidgd"
-    _keeps_new_levels = False
 
     @checked_by(BUILDING)
     def __init__(

@@ -59,7 +59,7 @@ class NewLevels:
         """Names, and vectors ``(m, g)`` on the CPU, of the new levels of each variable."""
         return [
             {"names": names, "vectors": level.added.cpu()}
-            for names, level in zip(self._names, self.module.decoder.levels, strict=False)
+            for names, level in zip(self._names, self.module.levels, strict=False)
         ]
 
     @fitted.setter
@@ -67,12 +67,12 @@ class NewLevels:
         self.forget()
         for i, of_variable in enumerate(fitted):
             self._names[i] = np.asarray(of_variable["names"])
-            self.module.decoder.levels[i].append(of_variable["vectors"])
+            self.module.levels[i].append(of_variable["vectors"])
 
     def forget(self) -> None:
         """Fit vectors again when their levels are next met."""
         self._names = [names[:0] for names in self._names]
-        for level in self.module.decoder.levels:
+        for level in self.module.levels:
             level.forget_added()
 
     def find(self, manager: CellRegistration) -> None:
@@ -86,7 +86,7 @@ class NewLevels:
         met = {variable: manager.new_levels_of(variable) for variable in self.variables}
         if not any(map(len, met.values())):
             return
-        if not self.module.decoder.levels:
+        if not self.module.levels:
             variable, trained = next((v, t) for v, t in zip(self.variables, self._trained, strict=True) if len(met[v]))
             refuse_levels(variable, met[variable], trained)
         before = self._names
@@ -98,7 +98,7 @@ class NewLevels:
                 self._fit(manager, [len(old) for old in before])
         except BaseException:
             self._names = before
-            for level, old in zip(self.module.decoder.levels, before, strict=True):
+            for level, old in zip(self.module.levels, before, strict=True):
                 level.added = level.added[: len(old)]
             raise
 
@@ -107,11 +107,9 @@ class NewLevels:
         """Fit the vectors of levels behind the `n_known` of each variable."""
         chosen, words = [], []
         rng, n_new = np.random.default_rng(0), sum(map(len, self._names)) - sum(n_known)
-        n_genes = self.module.decoder.output.out_features
+        n_genes = self.module.levels[0].added.shape[1]
         most = int(np.clip(_MAX_ENTRIES // (n_new * n_genes), _ENOUGH_CELLS, _MAX_CELLS))
-        for variable, level, known, names in zip(
-            self.variables, self.module.decoder.levels, n_known, self._names, strict=True
-        ):
+        for variable, level, known, names in zip(self.variables, self.module.levels, n_known, self._names, strict=True):
             level.append(level.added.new_zeros(len(names) - known, level.added.shape[1]))
             codes = manager.codes_of(variable)
             for i, name in enumerate(names[known:], start=len(level) + known):

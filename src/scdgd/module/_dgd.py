@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from scdgd.prior import Prior
 
     from ._family_parameters import FamilyParameters
+    from ._joint_level import JointLevel
+    from ._level_embedding import LevelEmbedding
     from ._size_factor import Size
 
 HyperpriorWeight = Literal["once", "per_cell"]
@@ -196,6 +198,11 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
     def decoder(self) -> Decoder:
         """Decoder of the genes; of several modalities, that of the first."""
         return self.observed.decoder
+
+    @property
+    def levels(self) -> list[LevelEmbedding] | list[JointLevel]:
+        """Vectors of the levels of each variable, if levels have vectors."""
+        return self.observed.levels
 
     @property
     def likelihood(self) -> type[Likelihood]:
@@ -416,7 +423,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         The prior of the vectors of levels is one of its terms, counted once.
         """
         total = torch.zeros((), device=self.decoder.output.bias.device)
-        for levels in (levels for observation in self.observations.values() for levels in observation.decoder.levels):
+        for levels in (levels for observation in self.observations.values() for levels in observation.levels):
             total = total + levels.log_prob()
         for term, log_prob in self.prior.hyper_log_prob().items():
             total = total + (n_cells if self.hyperprior_weight.get(term, "once") == "per_cell" else 1) * log_prob

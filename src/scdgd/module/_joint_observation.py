@@ -12,7 +12,8 @@ from scdgd.data import as_sparse_counts
 from scdgd.likelihood import GeneLikelihood, JointLikelihood
 from scdgd.likelihood._joint import measured_and_present
 
-from ._part import Part
+from ._joint_level import JointLevel
+from ._observation import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,6 +63,12 @@ class JointObservation:
     def decoder(self) -> Decoder:
         """That of the first modality: all are built alike but for their outputs."""
         return self.observations[0].decoder
+
+    @property
+    def levels(self) -> list[JointLevel]:
+        """Vectors of the levels of each variable, in all modalities."""
+        of_modalities = [list(each.decoder.levels) for each in self.observations]
+        return [JointLevel(of_variable) for of_variable in zip(*of_modalities, strict=True)]
 
     @property
     def link(self) -> Link:

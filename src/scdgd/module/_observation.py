@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -14,7 +14,6 @@ from scdgd.likelihood import family_of, name_of
 
 from ._family_parameters import FamilyParameters
 from ._observation_rules import check_size_and_link
-from ._part import Part
 from ._size_factor import SIZES, SizeFactor
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from scdgd.likelihood import CountLikelihood, GeneLikelihood, Likelihood, Link, ValueLikelihood
 
     from ._decoder import Decoder
+    from ._level_embedding import LevelEmbedding
     from ._linearised import Linearised
 
 
@@ -75,6 +75,11 @@ class Observation(nn.Module):
         self.decoder = decoder
         check_size_and_link(name_of(gene_likelihood), self.family, self.size, self.link)
         self.family_parameters = FamilyParameters(self.family, decoder.output.out_features, n_batch, dispersion_floor)
+
+    @property
+    def levels(self) -> list[LevelEmbedding]:
+        """Vectors of the levels of each variable, if levels have vectors."""
+        return list(self.decoder.levels)
 
     @property
     def link(self) -> Link:
@@ -184,6 +189,20 @@ class Observation(nn.Module):
         self.decoder.start_at_profile(profile)
         if variance is not None:
             self.family_parameters.start_at(variance)
+
+
+class Part(NamedTuple):
+    """Values of one modality in the cells of a minibatch."""
+
+    observation: Observation
+    values: SparseCounts
+    """Shape ``(b, m)``."""
+    log_size: torch.Tensor
+    """Shape ``(b, 1)``."""
+    measured: torch.Tensor | None
+    """Features that were measured, ``(b, m)``, bool; ``None`` for all."""
+    present: torch.Tensor | None
+    """Cells that have the modality, ``(b,)``, bool; ``None`` for all."""
 
 
 def _categories(batch_index: torch.Tensor, cat_covs: torch.Tensor | None) -> list[torch.Tensor]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 #: Of the mean square of a score, by which scores that are to be predicted are shrunk.
 _RIDGE = 0.1
+_NO_SPREAD = 1e-8
 
 
 def joint_scores(
@@ -26,13 +27,15 @@ def joint_scores(
     seed: int,
     are_counts: Sequence[bool],
 ) -> np.ndarray:
-    r"""Whitened scores of all cells, shape ``(n, d)``, float32: multiple factor analysis (Escofier & Pagès 1994).
+    r"""Whitened scores of all cells, shape ``(n, d)``, float32: multiple factor analysis (Escofier & Pagès 1994) in units of noise.
 
-    Principal component scores :math:`S_m` of each modality, over the cells that have it, are divided by the standard deviation
-    of the first, so that none outweighs the others, and the principal components of all together are taken,
+    Principal component scores :math:`S_m` of each modality, over the cells that have it, are divided by the median of the standard
+    deviations :math:`\sigma_m` of its axes, most of which are noise, and the principal components of all together are taken,
 
     .. math::
-        \big[S_1 / \sigma_{11}, \dots, S_M / \sigma_{M1}\big] = U \Sigma V^\top.
+        \big[S_1 / \sigma_1, \dots, S_M / \sigma_M\big] = U \Sigma V^\top.
+
+    Escofier & Pagès divide by the first, which makes as much of a modality of noise as of any other.
 
     Cells that lack a modality have there what ridge regression on their other scores expects, or zero, the mean.
 
@@ -61,7 +64,8 @@ def joint_scores(
             of_code = of_batch == code
             scores[of_code] -= scores[of_code].mean(0)
         block = np.zeros((n_cells, n_axes))
-        block[cells.positions] = scores / max(scores[of_train].std(0).max(initial=0.0), 1e-8)
+        spread = scores[of_train].std(0)
+        block[cells.positions] = scores / np.median(spread[spread > _NO_SPREAD]) if (spread > _NO_SPREAD).any() else 0.0
         has[i, cells.positions] = True
         blocks.append(block)
     _fill(blocks, has, np.isin(np.arange(n_cells), train))
