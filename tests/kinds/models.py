@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 OURS = {name: model for name, model in MODELS.items() if name != "scVI"}
+#: Models with a row for each cell, without an encoder.
+ROWS = ("SCDGD", "SCVAD", "MULTIDGD")
 every_model = pytest.mark.parametrize("name", OURS)
 #: What a method needs beside its defaults.
 COMPARED = {"groupby": "cell_type", "group1": "type_0", "group2": "type_1", "silent": True}

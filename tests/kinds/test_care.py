@@ -13,11 +13,11 @@ import scdgd
 from scdgd.model import SCDBM
 from tests.model.test_contract import data
 
-from .models import OURS, assert_same_state, built, covariates_of, every_model, fitted, state_of, train, trained
+from .models import OURS, ROWS, assert_same_state, built, covariates_of, every_model, fitted, state_of, train, trained
 
 WITH_COVARIATES = [name for name, (model_class, _) in OURS.items() if model_class is not SCDBM]
 of_covariates = pytest.mark.parametrize("name", WITH_COVARIATES)
-of_encoders = pytest.mark.parametrize("name", [name for name in WITH_COVARIATES if name not in ("SCDGD", "SCVAD")])
+of_encoders = pytest.mark.parametrize("name", [name for name in WITH_COVARIATES if name not in ROWS])
 AGE = {"continuous_covariate_keys": ["age"]}
 
 
@@ -147,7 +147,7 @@ def query(name: str, **options):
     adata, new = data()
     keys = covariates_of(name)
     model = fitted(name, adata, keys)
-    if name not in ("SCDGD", "SCVAD"):
+    if name not in ROWS:
         new.obs["batch"] = pd.Categorical(["new", "newer"] * (new.n_obs // 2))
     return model, OURS[name][0].load_query_data(new, model, accelerator="cpu", **options)
 

@@ -16,7 +16,7 @@ from tests.pairs import pairs
 
 from .models import OURS, READINGS, every_model, reading, trained
 
-GENES = ["gene_5", "gene_0", "gene_3"]
+GENES = ["gene_4", "gene_0", "gene_3"]
 
 
 def seeded(method, *args, **kwargs):
@@ -48,6 +48,8 @@ def test_draws_of_genes_in_the_order_of_their_list(name):
     some = seeded(model.posterior_predictive_sample, n_samples=2, gene_list=GENES).todense()
     positions = [list(model.get_var_names()).index(gene) for gene in GENES]
     np.testing.assert_array_equal(some, everything[:, positions])
+    if name == "MULTIDGD":
+        return  # has no correlations of several modalities
     correlations = model.get_feature_correlation_matrix(n_samples=2)
     assert list(correlations.index) == list(correlations.columns) == list(model.get_var_names())
 
@@ -62,7 +64,7 @@ def test_draws_over_all_cells_have_no_names_of_cells(name):
         for return_numpy in (None, False):
             drawn = model.get_normalized_expression(n_samples_overall=n_samples, return_numpy=return_numpy)
             assert isinstance(drawn, np.ndarray)
-            assert drawn.shape == (n_samples, model.adata.n_vars)
+            assert drawn.shape == (n_samples, model.get_normalized_expression(indices=[0]).shape[1])
 
 
 @every_model

@@ -56,7 +56,7 @@ def trained(name: str):
 
 
 def vectors(model) -> list[torch.Tensor]:
-    return [level.added.clone() for level in model.module.decoder.levels]
+    return [level.added.clone() for level in model.module.levels]
 
 
 @adapting

@@ -168,6 +168,26 @@ def test_what_makes_no_sense_is_refused(unpaired):
         model.get_accessibility_estimates(return_spread=True)
 
 
+def test_vectors_of_a_new_batch_find_what_it_does_to_each_modality():
+    """Features that are twice and half as frequent in a batch that training did not have."""
+    model = fitted(cells(200, n_genes=20, n_regions=20, n_proteins=0), {"rna": "rna", "atac": "atac"}, 15)
+    new, shift = cells(80, seed=1, n_genes=20, n_regions=20, n_proteins=0), np.tile([0.7, -0.7], 10)
+    rng = np.random.default_rng(0)
+    for name in ("rna", "atac"):
+        counts = rng.poisson(new[name].X.toarray() * np.exp(shift))
+        new[name].X = sparse.csr_matrix(counts, dtype=np.float32)
+    new.obs["batch"] = "of_tomorrow"
+    before = state_of(model)
+    assert np.isfinite(model.get_latent_representation(new)).all()
+    assert model.new_levels == {"batch": ["of_tomorrow"]}
+    (vectors,) = (level.added[0].numpy() for level in model.module.levels)
+    for block in np.split(vectors, 2):
+        assert np.corrcoef(block, shift)[0, 1] > 0.8
+    for key, value in state_of(model).items():
+        np.testing.assert_array_equal(value, before[key])
+    assert model.get_accessibility_estimates(transform_batch="of_tomorrow").shape == (200, 20)
+
+
 def test_one_feature_and_missing_features():
     """A modality may have one feature; cells that lack some features of a modality keep the rest."""
     mdata = cells(n_proteins=1)
