@@ -91,6 +91,7 @@ _SLOW = (
     "scvamp",
     "scvmm",
     "scvad",
+    "multidgd",
     "clusters",
     "information",
     "evaluation",
