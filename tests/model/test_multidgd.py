@@ -18,6 +18,7 @@ from scdgd.data import joined_modalities
 from scdgd.model import MULTIDGD, SCDGD
 
 ALL = {"rna": "rna", "atac": "atac", "protein": "protein"}
+BLOCKS = (slice(0, 12), slice(12, 27), slice(27, 32))
 SMALL = {"n_components": 3, "n_latent": 3, "n_hidden": 16}
 
 
@@ -131,6 +132,9 @@ def test_life_cycle(unpaired, tmp_path):
     assert drawn.shape == (7, 32)
     assert sparse.issparse(drawn.X)
     assert list(drawn.var_names) == list(model.adata.var_names)
+    sizes = scdgd.tl.sample_cells(model, 50, library="lognormal", seed=0).X.toarray()
+    expected = [model.adata.X[:, block].sum(1)[model.adata.X[:, block].sum(1) > 0].mean() for block in BLOCKS]
+    np.testing.assert_allclose([sizes[:, block].sum(1).mean() for block in BLOCKS], expected, rtol=0.25)
 
 
 def test_readings_of_measured_and_absent_modalities(unpaired):

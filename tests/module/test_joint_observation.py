@@ -167,13 +167,6 @@ def test_absent_modalities_are_decoded_at_the_usual_size(joint):
     assert px.sample().shape == px.variance.shape == px.get_normalized("scale").shape == (N, 20)
 
 
-def test_every_parameter_is_stepped(joint):
-    """None is left out of the groups that the plan steps."""
-    of_prior = {id(parameter) for parameter in joint.prior.parameters()}
-    of_observations = {id(parameter) for parameter in joint.observations.parameters()}
-    assert {id(p) for p in joint.parameters()} == of_prior | of_observations
-
-
 def test_blocks_of_counts():
     """Columns are cut as NumPy cuts them, and cells may have none."""
     dense = torch.poisson(torch.full((5, 9), 0.6))

@@ -1,13 +1,12 @@
-"""Observations: what one modality says of a cell, and what several of them say together."""
+"""Observations: what one modality says of a cell; `test_joint_observation.py` has several."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch.testing import assert_close
 
 from scdgd.model import SCDGD, SCVAD
-from scdgd.module import Decoder, DGDModule, Observation
+from scdgd.module import Decoder, DGDModule, Modality, Observation
 from scdgd.prior import StandardNormal
 from scdgd.train import RepresentationPlan
 from tests.conftest import simulate
@@ -20,13 +19,6 @@ def module(request):
     model = request.param(adata, n_components=2, n_latent=3, n_hidden=8)
     model.module.minibatch = next(iter(model._make_data_loader(adata, batch_size=16)))
     return model.module.train()
-
-
-def chromatin(module) -> Observation:
-    """Open and closed peaks of the same cells, under a key of their own."""
-    decoder = Decoder(3, 5, n_cats_per_cov=[2], n_hidden=4, output_activation="identity")
-    module.minibatch["peaks"] = torch.bernoulli(torch.full((16, 5), 0.4))
-    return Observation(decoder, "bernoulli", "none", key="peaks")
 
 
 def outputs_of(module):
@@ -45,23 +37,12 @@ def test_one_is_what_the_module_decodes(module):
     assert torch.equal(log_prob, -loss.reconstruction_loss["reconstruction_loss"])
 
 
-def test_log_probabilities_and_gradients_of_several_add(module):
-    one, _, loss_of_one = outputs_of(module)
-    module.observations["chromatin"] = observation = chromatin(module)
-    both, _, loss = outputs_of(module)
-    z = both["z"].detach().requires_grad_()
-    log_prob = observation.log_prob(module.minibatch, z)
-    (gradient,) = torch.autograd.grad(-log_prob.mean(), z)
-    assert_close(loss.loss, loss_of_one.loss - log_prob.mean())
-    rows, rows_of_one = both["representation"].grad, one["representation"].grad
-    assert_close(rows[:, :3], rows_of_one[:, :3] + gradient)
-    logits = observation.likelihood(z, observation.log_size(module.minibatch), module.minibatch["batch"]).eta
-    expected = torch.distributions.Bernoulli(logits=logits).log_prob(module.minibatch["peaks"]).sum(-1)
-    assert_close(log_prob, expected)
-
-
-def test_every_parameter_of_a_second_one_is_in_an_optimiser(module):
-    module.observations["chromatin"] = chromatin(module)
+def test_every_parameter_of_several_is_in_an_optimiser():
+    """And none twice."""
+    rna, atac = Modality(8, "nb", "observed", "softmax"), Modality(5, "bernoulli", "none", "identity")
+    module = DGDModule(
+        13, 6, StandardNormal(3), n_batch=2, batch_representation="embedding", modalities={"rna": rna, "atac": atac}
+    )
     optimizers = RepresentationPlan(module).configure_optimizers()
     stepped = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     assert len(stepped) == len({id(p) for p in stepped})
