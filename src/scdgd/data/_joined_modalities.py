@@ -84,7 +84,7 @@ def joined_proteins(adata: AnnData, protein_obsm_key: str, layer: str | None = N
     counts = {"rna": _counts(adata, layer, "adata"), "protein": proteins}
     cells = dict.fromkeys(counts, adata.obs_names)
     names = {"rna": adata.var_names, "protein": names}
-    source = {"protein_obsm_key": protein_obsm_key, "layer": layer}
+    source = {"protein_obsm_key": protein_obsm_key} | ({} if layer is None else {"layer": layer})
     return _kept(adata, counts, names, cells, source, prefixes={"rna": ""})
 
 
@@ -144,8 +144,9 @@ def _kept(
 
 def _state(counts: Matrix) -> tuple:
     """What gives away that counts are others than they were."""
-    values = counts.data if sparse.issparse(counts) else np.asarray(counts)
-    return id(counts), counts.shape, float(values.sum(dtype=np.float64))
+    values = counts.data if sparse.issparse(counts) else counts
+    total = float(values.sum(dtype=np.float64)) if isinstance(values, np.ndarray) else 0.0
+    return id(counts), counts.shape, total
 
 
 def _aligned(counts: Matrix, cells: pd.Index, wanted: pd.Index) -> sparse.csr_matrix:

@@ -186,7 +186,7 @@ class MULTIDGD(SCDGD):
                 raise ValueError(msg)
             return joined_modalities(adata, source["modalities"], source["layers"])
         if isinstance(adata, AnnData) and "protein_obsm_key" in source and source["protein_obsm_key"] in adata.obsm:
-            return joined_proteins(adata, source["protein_obsm_key"], source["layer"])
+            return joined_proteins(adata, source["protein_obsm_key"], source.get("layer"))
         return adata
 
     @classmethod
