@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import scvi
 
-from scdgd.model import SCDBM
+from scdgd.data import MODALITY_KEY
+from scdgd.model import MULTIDGD, SCDBM
 from tests.model.test_contract import KEYS, MODELS, data
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def built(name: str, adata: AnnData, keys: dict | None = None, **options) -> Any
     """An untrained model with seed 0."""
     scvi.settings.seed = 0
     model_class, usual = OURS[name]
+    if model_class is MULTIDGD and MODALITY_KEY not in adata.var:
+        adata.var[MODALITY_KEY] = np.where(np.arange(adata.n_vars) < 0.6 * adata.n_vars, "rna", "atac")
     model_class.setup_anndata(adata, **(keys or {}))
     return model_class(adata, **usual | options)
 

@@ -18,7 +18,11 @@ from scdgd.train import BatchBalance, BatchBalancer, ShiftedMixture
 from tests.conftest import simulate
 from tests.kinds.models import OURS, assert_same_state, built, every_model, state_of, train
 
-WITH_ROWS = [name for name, (model, _) in OURS.items() if hasattr(model, "infer_representations")]
+WITH_ROWS = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "MULTIDGD" else name
+    for name, (model, _) in OURS.items()
+    if hasattr(model, "infer_representations")
+]
 every_row_model = pytest.mark.parametrize("name", WITH_ROWS)
 
 
@@ -248,7 +252,7 @@ def test_the_same_seed_gives_the_same(name, shifted):
 @every_model
 def test_every_model_balances_or_says_that_it_does_not(name, shifted):
     model = built(name, shifted.copy(), {"batch_key": "batch"})
-    if name in WITH_ROWS:
+    if hasattr(OURS[name][0], "infer_representations"):
         train(model, 2, batch_balance=BatchBalance(every=1, start=0, until=1))
         assert len(model.history_["batch_shift"].dropna()) == 2
         return

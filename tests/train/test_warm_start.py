@@ -235,7 +235,7 @@ def test_scores_are_whitened_in_place(monkeypatch):
     batch = np.arange(100_000) % 2
     tracemalloc.start()
     try:
-        _whitened_pca._centre_and_whiten(scores, np.arange(100_000), batch)
+        _whitened_pca.centre_and_whiten(scores, np.arange(100_000), batch)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
