@@ -12,8 +12,8 @@ from ._cell_source import (
     iter_row_blocks,
     registered_cells,
 )
-from ._cells_on_device import CellsOnDevice, DeviceCounts, begins_of, on_device
 from ._cells_of_modality import CellsOfModality
+from ._cells_on_device import CellsOnDevice, DeviceCounts, begins_of, on_device
 from ._counts import CountSummary, check_counts
 from ._covariates import (
     CategoricalCovariatesField,
