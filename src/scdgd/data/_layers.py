@@ -40,3 +40,8 @@ def counts_of(adata: AnnData, layer: str | None = None) -> Matrix:
     counts = adata.X if layer is None else adata.layers[layer]
     require_matrix(counts, "adata.X" if layer is None else f"adata.layers[{layer!r}]")
     return as_native(counts) if hasattr(counts, "astype") and not adata.isbacked else counts
+
+
+def raw_matrix_of(adata: AnnData) -> Matrix:
+    """What stands in ``adata.raw``, of whatever genes it has, shape ``(n, c)``, for pictures: no model reads it."""
+    return adata.raw.X

@@ -11,6 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scdgd._options import unknown_name
+from scdgd.data._layers import counts_of, raw_matrix_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +58,7 @@ def expression_of(
         If it is no AnnData.
     """
     source, name = _source(adata, layer, use_raw)
-    matrix = adata.layers[layer] if layer is not None else source.X
+    matrix = counts_of(adata, layer) if source is adata else raw_matrix_of(adata)
     positions = source.var_names.get_indexer(genes)
     columns, totals, are_counts = [], [], True
     for start in range(0, adata.n_obs, _BLOCK):
