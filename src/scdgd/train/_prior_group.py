@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 from scdgd.prior._update import PRIOR_EPS
 
+from ._fused_steps import fused
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import torch
 
     from scdgd.prior import Prior
-
-
-#: Devices that PyTorch's optimisers have fused steps for.
-_FUSED_ON = ("cpu", "cuda")
 
 
 def with_prior_group(create: Callable, prior: Prior, lr: float | None) -> Callable:
@@ -42,13 +40,3 @@ def with_prior_group(create: Callable, prior: Prior, lr: float | None) -> Callab
         return fused(create(groups))
 
     return create_with_groups
-
-
-def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimiser, whose steps are one pass over each parameter where it has such a form and nobody chose another."""
-    of_user = ("fused", "foreach", "capturable", "differentiable")
-    if "fused" not in optimizer.defaults or any(optimizer.defaults.get(name) for name in of_user):
-        return optimizer
-    for group in optimizer.param_groups:
-        group["fused"] = all(p.device.type in _FUSED_ON and p.is_floating_point() for p in group["params"])
-    return optimizer

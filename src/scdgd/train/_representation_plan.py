@@ -19,6 +19,7 @@ from scdgd.prior._update import WITH_ROWS, update_of
 from ._batch_balance import BatchBalancer
 from ._divergence import TrainingDivergedError
 from ._finite_losses import FiniteLosses
+from ._fused_steps import fused
 from ._kl_weight import KLWeightMixin
 from ._plan_options import BETAS, DECAY, EPOCHS, RATE, check_further
 
@@ -149,7 +150,6 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
             betas=self.betas,
             eps=self.eps,
             weight_decay=self.weight_decay,
-            fused=True,
         )
         prior = torch.optim.Adam(
             module.prior.parameters(),
@@ -157,9 +157,8 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
             betas=self.betas,
             eps=self.eps,
             weight_decay=self.weight_decay_prior,
-            fused=True,
         )
-        return [decoder, prior]
+        return [fused(decoder), fused(prior)]
 
     def on_fit_start(self) -> None:
         """Set up the rows' optimiser, now that the table is on its device."""
