@@ -1,6 +1,7 @@
 r"""Compiled terms of :class:`~scdgd.likelihood.NegativeBinomial`; formulas stand there.
 
-Parameters come as rows :math:`\log\theta`, :math:`\theta`, :math:`1/\theta` of one matrix ``(3, g)``.
+Parameters come as rows :math:`\log\theta`, :math:`\theta`, :math:`1/\theta` of one matrix ``(3, g)``,
+and as its columns, ``(g, 3)``, for entries.
 """
 
 from __future__ import annotations
