@@ -12,8 +12,6 @@ Trainings are interleaved, on one thread. The share is of the medians.
 
 from __future__ import annotations
 
-import argparse
-import time
 from statistics import median
 from typing import NamedTuple
 
@@ -21,7 +19,7 @@ import numpy as np
 import scvi
 import torch
 from _sets import NOT_MERGED
-from _tiers import one_quiet_thread
+from _tiers import cpu_seconds, one_quiet_thread, tier_choice
 
 import scdgd
 from scdgd.train import BatchBalance, BatchBalancer
@@ -47,9 +45,8 @@ def training_seconds(adata, balance: bool) -> float:
     scvi.settings.seed = 0
     scdgd.model.SCDGD.setup_anndata(adata, batch_key="batch")
     model = scdgd.model.SCDGD(adata, **NOT_MERGED)
-    start = time.process_time()
-    model.train(batch_balance=None if balance else False, accelerator="cpu", enable_progress_bar=False)
-    return time.process_time() - start
+    options = {"batch_balance": None if balance else False, "accelerator": "cpu", "enable_progress_bar": False}
+    return cpu_seconds(lambda: model.train(**options))
 
 
 def balance_seconds(n_cells: int, n_batches: int) -> float:
@@ -61,18 +58,11 @@ def balance_seconds(n_cells: int, n_batches: int) -> float:
     prior = scdgd.prior.StandardNormal(20)
     module = scdgd.module.DGDModule(1, n_cells, prior)
     balancer = BatchBalancer(BatchBalance(shared_types=True), module, {"batch": batches})
-    start = time.process_time()
-    balancer._shifts("batch", y, balancer.levels["batch"])
-    return time.process_time() - start
+    return cpu_seconds(lambda: balancer._shifts("batch", y, balancer.levels["batch"]))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    choice = parser.add_mutually_exclusive_group()
-    for name in TIERS:
-        choice.add_argument(f"--{name}", dest="tier", action="store_const", const=name)
-    parser.set_defaults(tier="quick")
-    tier = TIERS[parser.parse_args().tier]
+    tier = TIERS[tier_choice(__doc__, TIERS).parse_args().tier]
     one_quiet_thread()
     adata = scdgd.datasets.simulate(
         tier.n_cells, tier.n_genes, n_types=5, n_batches=tier.n_batches, batch_sd=0.3, seed=0

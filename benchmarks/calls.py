@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from _ledger import markdown
+from _tiers import one_quiet_thread, tier_choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,9 +139,7 @@ def timed(call: Callable, model, adata: AnnData, new: AnnData) -> tuple[float, n
 
 def work(tier: Tier, folder: Path, mark: str) -> None:
     """Answer lines ``model<tab>call`` on the standard input by seconds, and write results to `folder`."""
-    import torch
-
-    torch.set_num_threads(1)
+    one_quiet_thread()
     answer, sys.stdout = sys.stdout, sys.stderr
     adata, new = cells(tier)
     loaded, functions = {}, calls()
@@ -221,10 +221,7 @@ def compare(args: argparse.Namespace, folder: Path) -> list[list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    choice = parser.add_mutually_exclusive_group()
-    for name in TIERS:
-        choice.add_argument(f"--{name}", dest="tier", action="store_const", const=name)
+    parser = tier_choice(__doc__, TIERS)
     parser.add_argument("--against", type=Path, help="folder `src` of another version of the package")
     parser.add_argument("--only", nargs="+", help="calls whose name has one of these texts")
     parser.add_argument("--models", nargs="+", help="names of models")
@@ -232,15 +229,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--work", help=argparse.SUPPRESS)
-    parser.set_defaults(tier="quick")
     args = parser.parse_args()
     if args.prepare:
         prepare(TIERS[args.tier], args.folder)
     elif args.work:
         work(TIERS[args.tier], args.folder, args.work)
     else:
-        from _ledger import markdown
-
         with tempfile.TemporaryDirectory() as folder:
             rows = compare(args, Path(folder))
         header = ["model", "call", "seconds", *(["seconds, other", "ratio", "difference"] if args.against else [])]

@@ -1,6 +1,6 @@
 """Time of differential expression and of markers, as a multiple of stock scVI's.
 
-    python benchmarks/differential_expression.py --standard
+    python benchmarks/differential_expression.py --standard --out docs/benchmarks_differential_expression.md
 
 Every model compares each group of simulated cells with the rest, and stock scVI takes its turn before each of them, in one run.
 Seconds are those of the processor. *First* is a model that has not been asked before: SCDGD finds posteriors, which it keeps;
@@ -9,16 +9,12 @@ Seconds are those of the processor. *First* is a model that has not been asked b
 
 from __future__ import annotations
 
-import argparse
-import logging
-import time
-import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import scanpy as sc
 import scvi
-import torch
 from _ledger import markdown
+from _tiers import cpu_seconds, one_quiet_thread, page_parser, write_page
 
 import scdgd
 
@@ -68,9 +64,7 @@ def trained(model_class: type, adata: AnnData, options: dict, epochs: int) -> sc
 
 def seconds_of_comparison(model: scvi.model.base.BaseModelClass, how: dict) -> float:
     """Seconds that every group against the rest takes."""
-    start = time.process_time()
-    model.differential_expression(groupby="cell_type", silent=True, **how)
-    return time.process_time() - start
+    return cpu_seconds(lambda: model.differential_expression(groupby="cell_type", silent=True, **how))
 
 
 def table(adata: AnnData, epochs: int, modes: dict[str, dict], left_out: tuple[str, ...] = ()) -> str:
@@ -91,11 +85,7 @@ def markers(adata: AnnData, epochs: int) -> str:
     """Seconds of ten clusters against the rest, stock scVI's, and genes among the best 20 that Wilcoxon's test has, too."""
     model = trained(scdgd.model.SCDGD, adata, {"n_components": 10}, epochs)
     stock, logs, ours = trained(scvi.model.SCVI, adata, {"gene_likelihood": "nb"}, epochs), adata.copy(), model.adata
-    times = []
-    for _ in range(2):
-        start = time.process_time()
-        scdgd.tl.rank_component_genes(model)
-        times.append(time.process_time() - start)
+    times = [cpu_seconds(lambda: scdgd.tl.rank_component_genes(model)) for _ in range(2)]
     stock.adata.obs["cell_type"] = ours.obs["scdgd_cluster"].to_numpy()
     lines = []
     for mode in ("vanilla", "change"):
@@ -115,19 +105,15 @@ def markers(adata: AnnData, epochs: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    tier = parser.add_mutually_exclusive_group(required=True)
-    for name in TIERS:
-        tier.add_argument(f"--{name}", dest="tier", action="store_const", const=name)
-    tier = TIERS[parser.parse_args().tier]
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.ERROR)
-    torch.set_num_threads(1)
+    args = page_parser(__doc__, TIERS).parse_args()
+    one_quiet_thread()
+    tier = TIERS[args.tier]
     cells = scdgd.datasets.simulate(tier.cells, tier.genes, type_proportions=tier.types, seed=0)
     few_cells = scdgd.datasets.simulate(*tier.weighted, type_proportions=THREE_TYPES, seed=0)
     text = [table(cells, tier.epochs, MODES), table(few_cells, tier.epochs, IMPORTANCE, WITHOUT_WEIGHTS)]
     text.append(markers(cells, tier.epochs))
-    print("\n\n".join(text))
+    page = "differential_expression"
+    write_page(args.out, "Differential expression", page, __doc__, args.tier, "\n\n".join(text))
 
 
 if __name__ == "__main__":

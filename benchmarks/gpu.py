@@ -13,12 +13,10 @@ mean nothing.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import resource
 import time
-import warnings
 from typing import NamedTuple
 
 import anndata as ad
@@ -26,7 +24,7 @@ import numpy as np
 import pandas as pd
 import scvi
 import torch
-from _tiers import one_quiet_thread
+from _tiers import one_quiet_thread, tier_choice
 from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 
@@ -188,15 +186,10 @@ def run(name: str, adata: ad.AnnData, new: ad.AnnData, tier: Tier) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    choice = parser.add_mutually_exclusive_group()
-    for name in TIERS:
-        choice.add_argument(f"--{name}", dest="tier", action="store_const", const=name)
+    parser = tier_choice(__doc__, TIERS)
     parser.add_argument("--genes", type=int, nargs="+", help="numbers of genes, if not those of the tier")
     parser.add_argument("--budget", type=float, default=270.0, help="seconds after which no further case begins")
-    parser.set_defaults(tier="quick")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore")
     one_quiet_thread()
     tier, results, begin = TIERS[args.tier], [], time.perf_counter()
     for n_genes in args.genes or tier.genes:

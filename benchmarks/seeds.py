@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import scvi
 from _ledger import Ledger, markdown, mean_sd
-from _tiers import one_quiet_thread, tier_and_ledger, tier_parser, write_page
+from _tiers import one_quiet_thread, page_parser, tier_and_ledger, write_page
 from anndata import AnnData
 from gmvae import five_populations
 from scipy import sparse, stats
@@ -136,9 +136,7 @@ def table(rows: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    parser = tier_parser(__doc__, TIERS)
-    parser.set_defaults(data="none is needed")
-    args, ledger = tier_and_ledger(parser, TIERS, "seeds")
+    args, ledger = tier_and_ledger(page_parser(__doc__, TIERS), TIERS, "seeds")
     one_quiet_thread()
     tier = TIERS[args.tier]
     for seed in range(tier.seeds):

@@ -8,13 +8,10 @@ seconds of the process, so that they depend little on what else runs. The publis
 scored every 10; scVI trains for at most 400 with patience 45 on a tenth of its training cells, the score plays no part in
 when it stops. Test cells of both SCDGD forms are placed in the same way, to convergence. Both use the same count
 likelihood: what the published *code* would take is longer. Batches are columns of hidden layers and are not balanced.
-
-``--floor`` prints, instead of a page, what an epoch costs beside the matrix products of its decoder, measured in turns.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import scvi
 import torch
-from _floor import FLOOR_TIERS, floor_report
 from _ledger import Ledger, markdown, mean_sd
 from _sets import COLUMNS_ONLY, NOT_BALANCED, load, train_test_split
 from _tiers import one_quiet_thread, tier_and_ledger, tier_parser, write_page
@@ -194,17 +190,9 @@ def report(rows) -> str:
 
 
 def main() -> None:
-    parser = tier_parser(__doc__, TIERS)
-    parser.add_argument("--floor", action="store_true", help="what an epoch costs beside its matrix products")
-    if "--floor" in sys.argv:
-        parser.set_defaults(data=Path())  # none is needed
-    args, ledger = tier_and_ledger(parser, TIERS, "training")
+    args, ledger = tier_and_ledger(tier_parser(__doc__, TIERS), TIERS, "training")
     tier = TIERS[args.tier]
     one_quiet_thread()
-    if args.floor or args.tier == "quick":
-        print(floor_report(FLOOR_TIERS[args.tier], 10 if args.tier == "quick" else None))
-    if args.floor:
-        return
     for seed in range(tier.seeds):
         for name in tier.sets:
             run(name, seed, args.data, tier, ledger)
