@@ -13,6 +13,7 @@ from scdgd.tl._component_groups import ComponentGroups
 from ._beside import write_beside
 from ._figure import finish, get_axes, plotting
 from ._label_counts import Majority
+from ._labels import ink
 from ._palette import palette
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def component_graph(
         colors = [color_of[label] for label in majority.labels]
     ax.scatter(*places.T, s=(2 * radii) ** 2, c=colors, edgecolors="white", linewidths=1.0, zorder=3)
     for place, name, color in zip(places, groups.names, colors, strict=True):
-        ax.text(*place, str(name), ha="center", va="center_baseline", fontsize=7, color=_ink(color), zorder=4)
+        ax.text(*place, str(name), ha="center", va="center_baseline", fontsize=7, color=ink(color), zorder=4)
     of_space = "in coordinates of information" if coordinates == "information" else "of representations"
     ax.set_title(f"Means {of_space} nearer than the {percentile:g}th percentile", fontsize=9)
     if majority is not None:
@@ -166,10 +167,3 @@ def _draw_edges(ax: Axes, lines: np.ndarray, nearness: np.ndarray) -> None:
     widths = _WIDTHS[0] + (_WIDTHS[1] - _WIDTHS[0]) * nearness[order]
     grey = [str(0.85 - 0.6 * near) for near in nearness[order]]
     ax.add_collection(LineCollection(lines[order], linewidths=widths, colors=grey, zorder=1), autolim=False)
-
-
-def _ink(color: str) -> str:
-    """Black or white, whichever is read better on a colour."""
-    from matplotlib.colors import to_rgb
-
-    return "black" if np.dot(to_rgb(color), (0.299, 0.587, 0.114)) > 0.45 else "white"

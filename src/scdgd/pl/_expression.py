@@ -48,7 +48,7 @@ def expression_of(
 
     Returns
     -------
-    Values as they stand in a matrix that does not hold counts: all of them whole numbers, none negative.
+    Logarithms where all values of the matrix are whole numbers and none is negative, else values as they stand.
 
     Raises
     ------

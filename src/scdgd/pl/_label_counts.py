@@ -15,15 +15,19 @@ if TYPE_CHECKING:
 _NONE = "none"
 
 
-def label_counts(model: SCDGD, labels_key: str, *, merged: bool) -> pd.DataFrame:
-    """Training cells of each cluster with each label, shape ``(C, L)``; ValueError if there is no such column."""
-    obs = model.adata.obs
+def column_of(obs: pd.DataFrame, labels_key: str) -> pd.Series:
+    """Labels of the cells of a model; ValueError if there is no such column."""
     if labels_key not in obs:
         msg = f"There is no column {labels_key!r} in the obs of the model's data; there are {list(obs.columns)}."
         raise ValueError(msg)
-    cells = model.posterior.training_cells()
+    return obs[labels_key]
+
+
+def label_counts(model: SCDGD, labels_key: str, *, merged: bool) -> pd.DataFrame:
+    """Training cells of each cluster with each label, shape ``(C, L)``; ValueError if there is no such column."""
+    of_all, cells = column_of(model.adata.obs, labels_key), model.posterior.training_cells()
     clusters = model.get_cluster_assignments(indices=cells, merged=merged)
-    column = obs[labels_key].iloc[cells]
+    column = of_all.iloc[cells]
     labels = column.astype(object).where(column.notna(), _NONE).astype(str)
     return pd.crosstab(clusters, labels.to_numpy())
 

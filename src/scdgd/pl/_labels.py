@@ -71,8 +71,7 @@ def circle(x0: float, y0: float, width: float, height: float, mutation_size: flo
 def numbered(ax: Axes, number: int, xy: np.ndarray, color: str, *, is_sure: bool = True) -> Annotation:
     """A number in a circle at a point, its edge dashed if the point is not sure."""
     box = {"boxstyle": circle, "facecolor": color, "edgecolor": "black", "linestyle": "-" if is_sure else ":"}
-    ink = "black" if luminance(color) > 0.45 else "white"
-    return _label(ax, str(number), xy, box, fontsize=7, fontweight="bold", color=ink)
+    return _label(ax, str(number), xy, box, fontsize=7, fontweight="bold", color=ink(color))
 
 
 def named(ax: Axes, name: str, xy: np.ndarray) -> Annotation:
@@ -121,8 +120,8 @@ def spread(labels: Iterable[Annotation]) -> None:
             label.arrow_patch.set_visible(bool(np.linalg.norm(move) > _FAR))
 
 
-def luminance(color: str) -> float:
-    """How light a colour is, from 0 to 1 (ITU-R BT.601)."""
+def ink(color: str) -> str:
+    """Black or white, whichever is read better on a colour, by its luminance (ITU-R BT.601)."""
     from matplotlib.colors import to_rgb
 
-    return float(np.dot(to_rgb(color), (0.299, 0.587, 0.114)))
+    return "black" if np.dot(to_rgb(color), (0.299, 0.587, 0.114)) > 0.45 else "white"

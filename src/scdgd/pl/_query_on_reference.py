@@ -114,6 +114,7 @@ def query_on_reference(
     backdrop = Dots.of(positions[1], None)
 
     def around(ax: Axes, _: Panel) -> list:
+        """Cells of the reference, below all others."""
         backdrop.draw(ax, np.arange(len(backdrop.xy)), _REFERENCE, zorder=1, label=f"reference ({len(backdrop.xy):,})")
         return []
 

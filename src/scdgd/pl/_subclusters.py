@@ -14,6 +14,7 @@ from ._beside import write_beside
 from ._component_gene_correlation import draw_map, map_size
 from ._embedding import Embedding, _project, embed
 from ._figure import finish, get_axes, plotting
+from ._label_counts import column_of
 from ._palette import MISSING, palette
 
 if TYPE_CHECKING:
@@ -97,19 +98,16 @@ def subclusters(
     >>> scdgd.pl.subclusters(model, "cell_type", "NK cell", ["NKG7", "GNLY"])
     """
     check_components(model, "subclusters")
-    obs = model._validate_anndata(None).obs
-    if labels_key not in obs:
-        msg = f"There is no column {labels_key!r} in the obs of the model's data; there are {list(obs.columns)}."
-        raise ValueError(msg)
-    cells = np.flatnonzero((obs[labels_key].astype(str) == str(label)) & obs[labels_key].notna())
+    labels = column_of(model._validate_anndata(None).obs, labels_key)
+    cells = np.flatnonzero((labels.astype(str) == str(label)) & labels.notna())
     if not len(cells):
-        msg = f"No cell has the label {label!r} in {labels_key!r}; labels are {sorted(obs[labels_key].dropna().astype(str).unique())}."
+        msg = f"No cell has the label {label!r} in {labels_key!r}; labels are {sorted(labels.dropna().astype(str).unique())}."
         raise ValueError(msg)
     options = {"merged": merged, "normalized": normalized, "min_share": min_share}
     table = component_gene_correlation(model, genes, cells=cells, **options)
     clusters = model.get_cluster_assignments(indices=cells, merged=merged)
     y = model.get_latent_representation(indices=cells, coordinates="information")
-    embedding = _project(y, y[:0], y[:0]) if basis == "pca" else embed(y, y[:1], y[:1], seed)
+    embedding = _project(y, y[:0], y[:0]) if basis == "pca" else embed(y, y[:0], y[:0], seed)
     width, height = map_size(table)
     axes = get_axes(ax, 2, figsize or (_PANEL + width, max(_PANEL, height)))
     if ax is None:

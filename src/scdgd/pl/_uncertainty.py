@@ -11,7 +11,6 @@ from scdgd._options import Number, Optional, Text
 from scdgd.data import counts_of
 
 from ._figure import bare, finish, get_axes, plotting
-from ._labels import spread as spread_labels
 from ._latent import name_of, no_key, positions_in
 from ._palette import OKABE_ITO
 from ._panels import Dots, NoLegend, Numbers
@@ -108,9 +107,7 @@ def uncertainty(
     pareto_k = adata.obs.get(f"{prefix}_pareto_k", pd.Series(0.0, adata.obs_names)).to_numpy(dtype=float)
     axes = get_axes(ax, 2, figsize)
     dots = Dots.of(found[1], size)
-    spread_labels(
-        Numbers("Posterior spread", spread, "share of the spread of all cells", cmap).draw(axes[0], dots, NoLegend())
-    )
+    Numbers("Posterior spread", spread, "share of the spread of all cells", cmap).draw(axes[0], dots, NoLegend())
     name = name_of(found[0])
     axes[0].set(xticks=[], yticks=[], xlabel=f"{name}1", ylabel=f"{name}2", title="Posterior spread")
     _draw_by_size(axes[1], sizes, spread, pareto_k > _HEAVY_TAIL, dots)

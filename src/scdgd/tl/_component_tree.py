@@ -10,7 +10,7 @@ from scdgd._options import Instance, Integer, Number, Optional, checked
 from scdgd.clusters import ComponentTree
 from scdgd.model._merged_components import LEVEL, tree_of
 
-from ._of_models import check_trained
+from ._component_groups import check_components
 
 if TYPE_CHECKING:
     from scdgd.model import SCDGD
@@ -49,10 +49,7 @@ def component_tree(model: SCDGD) -> ComponentTree:
     >>> model.merge_components(scdgd.tl.cut(tree, level=0.001))
     >>> adata.obs["cluster"] = model.get_cluster_assignments().astype(str)
     """
-    check_trained(model, "component_tree", "merges the components of a trained model")
-    if not hasattr(model, "component_tree_"):
-        msg = f"`component_tree` is for models of this package, and a {type(model).__name__} has no components. Cluster its representations."
-        raise TypeError(msg)
+    check_components(model, "component_tree")
     return tree_of(model)
 
 

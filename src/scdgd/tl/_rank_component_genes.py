@@ -15,6 +15,7 @@ from scdgd.inference import undisturbed
 from scdgd.model._cell_posterior import Decoding
 from scdgd.model._merged_components import tree_of
 
+from ._cell_groups import CellGroups
 from ._group_test import GroupSums, group_test
 from ._of_models import check_trained
 
@@ -117,7 +118,7 @@ def rank_component_genes(
     """
     _check(model, groupby, reference)
     adata = model._validate_anndata(adata)
-    codes, names = _of_column(adata, groupby) if groupby is not None else _of_clusters(model, adata)
+    codes, names = _groups(model, adata, groupby)
     groupby = groupby or "scdgd_cluster"
     wanted = _positions(names, groups)
     others = {k: [j for j in range(len(names)) if j != k] for k in wanted}
@@ -171,27 +172,16 @@ def _check(model: SCDGD, groupby: str | None, reference: str) -> None:
         raise ValueError(msg)
 
 
-def _of_column(adata: AnnData, groupby: str) -> tuple[np.ndarray, list[str]]:
-    """Code of the group of each cell, -1 for none, and names of the groups."""
-    if groupby not in adata.obs:
-        msg = f"`groupby` must be one of the columns of `adata.obs`, {list(adata.obs.columns)}, got {groupby!r}."
-        raise ValueError(msg)
-    column = adata.obs[groupby].astype("category").cat.remove_unused_categories()
-    return _some(column.cat.codes.to_numpy().astype(int), list(map(str, column.cat.categories)), f"column {groupby!r}")
-
-
-def _of_clusters(model: SCDGD, adata: AnnData) -> tuple[np.ndarray, list[str]]:
-    """The same of clusters that have cells, which are written."""
-    clusters = pd.Categorical(model.get_cluster_assignments(adata)).rename_categories(str)
-    adata.obs["scdgd_cluster"] = clusters
-    return _some(clusters.codes.astype(int), list(clusters.categories), "the model's clusters")
-
-
-def _some(codes: np.ndarray, names: list[str], what: str) -> tuple[np.ndarray, list[str]]:
+def _groups(model: SCDGD, adata: AnnData, groupby: str | None) -> tuple[np.ndarray, list[str]]:
+    """Code of the group of each cell, -1 for none, and names of the groups; clusters are written."""
+    groups = CellGroups.of(model, adata, groupby)
+    names, what = list(map(str, groups.names)), f"column {groupby!r}"
+    if groupby is None:
+        adata.obs["scdgd_cluster"], what = pd.Categorical.from_codes(groups.codes, names), "the model's clusters"
     if len(names) < 2:
         msg = f"Markers tell groups apart, and of {what} all cells are in {len(names)}: {names}. Train with more `n_components`, or pass `groupby`."
         raise ValueError(msg)
-    return codes, names
+    return groups.codes, names
 
 
 def _positions(names: list[str], groups: Sequence | None) -> list[int]:

@@ -12,6 +12,7 @@ from scdgd._options import Anything, Integer, Number, Optional, Text, checked
 from scdgd.inference import undisturbed
 from scdgd.model._cells import positions_of
 
+from ._cell_groups import CellGroups
 from ._expected_shift import ExpectedShift, expected_shift
 from ._of_models import check_counts, check_trained, coordinates_of, some_of
 
@@ -112,7 +113,7 @@ def shift_cells(
     check_moves(model, "shift_cells")
     adata = model._validate_anndata(adata)
     with undisturbed():
-        groups = _Groups.of(model, adata, groupby)
+        groups = CellGroups.of(model, adata, groupby)
         target, named = groups.code(to, "to"), np.unique(positions_of(indices, adata.n_obs) % adata.n_obs)
         sources = set(range(len(groups.names))) if from_ is None else {groups.code(from_, "from_")}
         wanted = named[np.isin(groups.codes[named], list(sources - {target}))]
@@ -141,36 +142,6 @@ class _Given(NamedTuple):
     def __call__(self, shares: Shares, z: torch.Tensor, cells: slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """See :class:`Move`."""
         return self.delta[cells].to(z), {}
-
-
-class _Groups(NamedTuple):
-    """Groups of cells."""
-
-    codes: np.ndarray
-    """Group of each cell, shape ``(n,)``, -1 for none."""
-    names: list
-    """Those that have cells."""
-
-    @classmethod
-    def of(cls, model: BaseModelClass, adata: AnnData, groupby: str | None) -> _Groups:
-        """Clusters of the model, or the groups of a column; ValueError if there are none."""
-        if groupby is None and not hasattr(model, "get_cluster_assignments"):
-            msg = f"A {type(model).__name__} has no clusters: name a column of groups, `groupby`."
-            raise ValueError(msg)
-        if groupby is not None and groupby not in adata.obs:
-            msg = f"`groupby` must be one of the columns of `adata.obs`, {list(adata.obs.columns)}, got {groupby!r}."
-            raise ValueError(msg)
-        groups = adata.obs[groupby] if groupby is not None else model.get_cluster_assignments(adata)
-        groups = pd.Categorical(groups).remove_unused_categories()
-        return cls(groups.codes.astype(int), list(groups.categories))
-
-    def code(self, name: Any, argument: str) -> int:
-        """Number of a group; ValueError if it has no cells."""
-        names = list(map(str, self.names))
-        if str(name) not in names:
-            msg = f"`{argument}` must be one of the groups that have cells, {names}, got {name!r}."
-            raise ValueError(msg)
-        return names.index(str(name))
 
 
 def _some(positions: np.ndarray, to: Any) -> np.ndarray:
