@@ -196,6 +196,15 @@ def test_a_model_is_laid_over_positions_that_are_there(cells, reference, caplog)
     assert all(np.array_equal(before[key], cells.obsm[key]) for key in before)
 
 
+def test_a_map_is_written_where_scanpy_looks_for_it_however_it_is_named(cells, reference, monkeypatch):
+    monkeypatch.setattr("umap.UMAP.fit_transform", lambda self, z: np.array(z[:, :2]))
+    del cells.obsm["X_umap"]
+    scdgd.pl.latent(cells, reference[0], basis="umap", n_samples=0)
+    assert "umap" not in cells.obsm
+    assert cells.obsm["X_umap"].shape == (150, 2)
+    assert cells.uns["umap"]["params"]["use_rep"] == "X_scdgd"
+
+
 @pytest.fixture
 def mapped(cells):
     """A query of 40 cells of the reference, as `scdgd.tl.map` writes its results."""

@@ -213,6 +213,7 @@ def test_cells_of_each_cluster_are_of_that_cluster(three):
         ("component_path", {"start": 0, "end": 1, "n_steps": 0}, "n_steps"),
         ("component_distances", {"coordinates": "umap"}, "coordinates"),
         ("sample_components", {"clusters": [5]}, r"`clusters` must be a cluster with cells"),
+        ("sample_components", {"clusters": []}, "1 at least"),
         ("sample_components", {"n_cells": 0}, "n_cells"),
     ],
 )

@@ -155,6 +155,7 @@ def latent(
     numbers = [] if model is None else _numbers_of_means(adata, model, cluster_key, len(embedding.means))
 
     def around(ax: Axes, panel: Panel) -> list[Annotation]:
+        """Draws from the prior, and numbers of the means."""
         of_clusters = panel.color_of if panel.title == cluster_key else lambda _: "white"
         if len(embedding.samples):
             ax.scatter(*embedding.samples.T, marker="x", s=9, c=_DRAWS, linewidths=0.5, zorder=3, label="prior draws")
@@ -278,9 +279,10 @@ def _keep(adata: AnnData, basis: str, embedding: Embedding, of: dict[str, str], 
     """Write a UMAP where scanpy looks for it."""
     if embedding.name != "UMAP":  # few cells, of which there is none
         return
-    adata.obsm[basis] = embedding.cells
-    adata.uns["umap" if basis == "X_umap" else basis] = {"params": parameters_of_umap(seed, adata.n_obs) | of}
-    logger.info("A UMAP of adata.obsm['%s'] is in adata.obsm['%s'].", of["use_rep"], basis)
+    key = f"X_{basis.removeprefix('X_')}"
+    adata.obsm[key] = embedding.cells
+    adata.uns["umap" if key == "X_umap" else key] = {"params": parameters_of_umap(seed, adata.n_obs) | of}
+    logger.info("A UMAP of adata.obsm['%s'] is in adata.obsm['%s'].", of["use_rep"], key)
 
 
 def embed_model(

@@ -8,7 +8,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from scdgd._options import SEED, Flag, Integer, checked
+from scdgd._options import SEED, Flag, Integer, ListOf, Optional, checked
 
 from ._component_groups import ComponentGroups
 from ._sample_cells import sample_cells
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scdgd.model import SCDGD
 
 
-@checked(n_cells=Integer(1), merged=Flag(), seed=SEED)
+@checked(n_cells=Integer(1), clusters=Optional(ListOf(Integer(0), 1)), merged=Flag(), seed=SEED)
 def sample_components(
     model: SCDGD,
     n_cells: int = 100,
@@ -74,7 +74,7 @@ def sample_components(
     >>> scdgd.pl.synthetic(adata[adata.obs["scdgd_cluster"] == "0"], synthetic[synthetic.obs["cluster"] == "0"])
     """
     groups = ComponentGroups.of(model, "sample_components", merged=merged)
-    names = groups.names.tolist() if clusters is None else list(clusters)
+    names = groups.names.tolist() if clusters is None else clusters
     shares = {name: groups.shares[groups.position(name, "clusters")] for name in names}
     options = {"batch": batch, "library": library, "batch_size": batch_size}
     rng, drawn = np.random.default_rng(seed), []
