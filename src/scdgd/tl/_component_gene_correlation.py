@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from scdgd.model import SCDGD
 
 _FEWEST_CELLS = 3
+#: Cells whose counts are read together.
+_BLOCK_CELLS = 4_096
 
 
 class ComponentGeneCorrelation(NamedTuple):
@@ -127,12 +129,10 @@ def _values(
     model: SCDGD, adata: AnnData, chosen: np.ndarray, columns: np.ndarray
 ) -> tuple[sparse.csc_matrix, np.ndarray | None]:
     """Counts of some genes in some cells, ``(n, m)``, and where they were measured, ``None`` for everywhere."""
-    manager, member = model.get_anndata_manager(adata, required=True), np.zeros(adata.n_obs, dtype=bool)
-    member[chosen], blocks = True, []
-    for first, block in registered_cells(manager).blocks():
-        here = member[first : first + block.shape[0]]
-        blocks.append(sparse.csr_matrix(block[here][:, columns], dtype=np.float64))
-    values = sparse.csc_matrix(sparse.vstack(blocks))
+    manager = model.get_anndata_manager(adata, required=True)
+    cells = registered_cells(manager)
+    blocks = [cells.rows(chosen[i : i + _BLOCK_CELLS])[:, columns] for i in range(0, len(chosen), _BLOCK_CELLS)]
+    values = sparse.csc_matrix(sparse.vstack(blocks), dtype=np.float64)
     if manager.measured is None:
         return values, None
     return values, manager.measured.panels[:, columns][manager.measured.codes[chosen]]
