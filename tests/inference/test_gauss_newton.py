@@ -361,7 +361,7 @@ def test_blocks_of_cells_change_nothing(variant, monkeypatch):
     whole, found = JointDensity(module, tensors), gauss_newton(module, tensors)
     expected = whole.value_and_gradient(z)
     information = count_information(whole, z, choose_genes(module, 20))
-    monkeypatch.setattr("scdgd.inference._joint_density._CPU_ELEMENTS", 7 * N_GENES)
+    monkeypatch.setattr("scdgd._devices.entries_together", lambda device: 7 * N_GENES)
     monkeypatch.setattr("scdgd.inference._fisher._CPU_ELEMENTS", 5 * 3 * 20)
     density = JointDensity(module, tensors)
     for _ in range(2):  # the second time with constants at hand

@@ -13,7 +13,6 @@ from scdgd._compat import MODULE_KEYS
 from scdgd.inference import (
     LaplacePosterior,
     _importance,
-    _joint_density,
     importance_samples,
     laplace_posterior,
     log_prob_of_pairs,
@@ -207,11 +206,12 @@ def test_refinement_brings_the_mean_nearer():
     module, tensors, _ = toy(2, depth=2.0, n_cells=10)
     _, mean, covariance = quadrature(module, tensors)
     laplace = laplace_posterior(module, tensors)
-    better = refined(module, tensors, laplace)
+    better = refined(module, tensors, laplace, n_steps=4, n_draws=8)
     sd = covariance.diagonal(dim1=1, dim2=2).sqrt()
     error = [((p.mode - mean) / sd).square().mean() for p in (laplace, better)]
     assert error[1] < 0.5 * error[0]
-    again = refined(module, {key: value[3:5] for key, value in tensors.items()}, _rows_of(laplace, [3, 4]))
+    some = {key: value[3:5] for key, value in tensors.items()}
+    again = refined(module, some, _rows_of(laplace, [3, 4]), n_steps=4, n_draws=8)
     np.testing.assert_allclose(again.mode, better.mode[3:5], atol=1e-4)
 
 
@@ -234,7 +234,7 @@ def skewed(d: int):
 
 def test_natural_gradient_steps_end_near_the_best_gaussian():
     """It has 2 E exp(2z) = -m and H = 1 + 4 E exp(2z), so m = -0.823 and H = 2.645; at the mode H is 2.2."""
-    better = natural_gradient_steps(*skewed(200))
+    better = natural_gradient_steps(*skewed(200), n_steps=4, n_draws=8)
     precision = (better.cholesky @ better.cholesky.mT).diagonal(dim1=1, dim2=2)
     np.testing.assert_allclose(better.mode.mean(1), -0.823, atol=0.06)
     np.testing.assert_allclose(precision.mean(1), 2.645, atol=0.25)
@@ -371,7 +371,7 @@ def test_resampling_follows_the_weights():
 @pytest.mark.parametrize("dispersion", ["gene", "gene-batch"])
 @pytest.mark.parametrize("max_elements", [2**24, 200], ids=["at once", "in blocks"])
 def test_log_prob_of_pairs_is_every_cell_at_every_representation(monkeypatch, dispersion, max_elements):
-    monkeypatch.setattr(_joint_density, "_MAX_ELEMENTS", max_elements)
+    monkeypatch.setattr("scdgd._devices.entries_together", lambda device: max_elements)
     module, tensors = _with_covariates(dispersion)
     z = torch.randn(4, 2)
     found = log_prob_of_pairs(module, tensors, z)

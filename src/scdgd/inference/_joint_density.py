@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from scvi import REGISTRY_KEYS
 
+from scdgd import _devices
 from scdgd._compat import MODULE_KEYS
 from scdgd._constants import MEASURED_KEY
 from scdgd.data import SparseCounts, as_sparse_counts
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from scdgd.module._observation import Part
 
 
-#: Entries of the decoder's output that a CPU evaluates together: they stay in cache on their way back.
-_CPU_ELEMENTS = 2**20
-_MAX_ELEMENTS = 2**24
 #: Inputs of a decoder beside the representation.
 _OF_OUTPUT = (MODULE_KEYS.BATCH_INDEX_KEY, MODULE_KEYS.CAT_COVS_KEY, MODULE_KEYS.CONT_COVS_KEY)
 
@@ -120,7 +118,7 @@ class JointDensity:
 
     def value_and_gradient(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute :math:`J`, shape ``(b,)``, in double, and its exact gradient, shape ``(b, d)``, in blocks of cells."""
-        n_together = max(1, _CPU_ELEMENTS // self.x.n_genes) if z.device.type == "cpu" else len(self)
+        n_together = self._n_together if z.device.type == "cpu" else len(self)
         if len(self) <= n_together:
             return self._value_and_gradient(z)
         blocks = [slice(first, first + n_together) for first in range(0, len(self), n_together)]
@@ -200,10 +198,7 @@ class JointDensity:
 
     def _pairs_of_one(self, z: torch.Tensor) -> torch.Tensor:
         """Of one modality, which all cells have."""
-        batch, parts = (
-            self.covariates[MODULE_KEYS.BATCH_INDEX_KEY][:1],
-            z.split(max(1, _MAX_ELEMENTS // self.x.n_genes)),
-        )
+        batch, parts = self.covariates[MODULE_KEYS.BATCH_INDEX_KEY][:1], z.split(self._n_together)
         pairs = self.observation.log_prob_of_pairs
         return torch.cat([pairs(self._outputs_alike(part), self.library, batch, self.x) for part in parts])
 
@@ -213,7 +208,12 @@ class JointDensity:
         return self.observation.output(z, *(None if v is None else v[:1].expand(len(z), -1) for v in given))
 
     def _in_parts(self, z: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return z.split(max(1, _MAX_ELEMENTS // (len(self) * self.x.n_genes)))
+        return z.split(max(1, self._n_together // len(self)))
+
+    @property
+    def _n_together(self) -> int:
+        """Rows of the decoder's output that are evaluated at once."""
+        return max(1, _devices.entries_together(self.library.device) // self.x.n_genes)
 
     def _log_likelihood(self, z: torch.Tensor) -> torch.Tensor:
         px = self.observation.likelihood(z, self.library.expand(len(z), -1, -1), **self.covariates)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 
+from scdgd import _devices
+from scdgd._precision import single
 from scdgd.data import SparseCounts, as_sparse_counts
 
 from ._bounds import MAX_LOG_MEAN
@@ -24,10 +26,6 @@ if TYPE_CHECKING:
     from torch.distributions import Distribution
 
     from ._terms import Terms
-
-
-#: Entries of pairs of cells and means that are evaluated together.
-_PAIRED_ELEMENTS = 2**24
 
 
 class FamilyParameter(NamedTuple):
@@ -108,7 +106,7 @@ class Likelihood(ABC):
                 setattr(cls, attribute, properties[attribute])
 
     def __init__(self, output: torch.Tensor, *parameters: torch.Tensor) -> None:
-        self._input, self.parameters = output, parameters
+        self._input, self.parameters = single(output), tuple(map(single, parameters))
 
     @abstractmethod
     def log_prob(self, values: SparseCounts | torch.Tensor) -> torch.Tensor:
@@ -400,7 +398,7 @@ class CountLikelihood(Likelihood):
         log_size
             Log sizes ``(b, 1)``.
         """
-        together = max(1, _PAIRED_ELEMENTS // (len(counts) * counts.n_genes))
+        together = max(1, _devices.entries_together(log_profile.device) // (len(counts) * counts.n_genes))
         profiles = log_profile.unsqueeze(1).split(together)
         return torch.cat([cls(profile + log_size, *parameters).log_prob(counts) for profile in profiles])
 

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOW_CELLS = 2_000
-#: Steps and draws that kept posteriors are refined by, a quarter of what importance sampling takes: see `kept`.
-_KEPT_STEPS, _KEPT_DRAWS = 2, 4
 #: Draws of a cell that those kept stand for; of so few cells that more are asked for, they are made anew.
 _MOST_OF_KEPT = 8 * N_DRAWS
 
@@ -167,8 +165,7 @@ class PosteriorOfRows(CellPosterior):
     def kept(self, adata: AnnData, positions: np.ndarray) -> KeptPosteriors | None:
         """Posteriors of cells, found once; ``None`` where cells are too many to keep.
 
-        Draws are resampled from importance samples, as those of all methods are. The Gaussians that propose them are refined by a
-        quarter of the work that :func:`scdgd.inference.refined` takes elsewhere, which hardly costs effective draws.
+        Draws are resampled from importance samples, as those of all methods are.
         """
         model, module = self.model, self.module
         n_latent = module.prior.n_latent
@@ -187,7 +184,7 @@ class PosteriorOfRows(CellPosterior):
         with seeded(seed):  # later draws are the same whether posteriors were found before
             for tensors, representations in self.minibatches(adata, missing, PLACED_TOGETHER, "Posteriors"):
                 laplace = laplace_posterior(module, tensors, module.posterior.moments(representations)[0])
-                proposal = refined(module, tensors, laplace, _KEPT_STEPS, _KEPT_DRAWS)
+                proposal = refined(module, tensors, laplace)
                 samples = importance_samples(module, tensors, proposal, 2 * N_DRAWS, generator)
                 kept.keep(_rows_in_table(tensors), proposal, samples.resample(N_DRAWS, generator))
         return kept

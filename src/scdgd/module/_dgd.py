@@ -12,6 +12,7 @@ from torch import nn
 
 from scdgd._compat import MODULE_KEYS
 from scdgd._constants import MEASURED_KEY
+from scdgd._precision import without_autocast
 from scdgd.likelihood import GeneLikelihood, Link, name_of
 from scdgd.posterior import Point
 
@@ -372,6 +373,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         px = self.observed.likelihood(z, library, batch_index, cat_covs, cont_covs, genes_measured)
         return {MODULE_KEYS.PX_KEY: px}
 
+    @without_autocast
     def loss(
         self,
         tensors: dict[str, torch.Tensor],

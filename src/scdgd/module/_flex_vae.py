@@ -17,6 +17,7 @@ from torch.distributions import kl_divergence
 from scdgd._compat import ADATA_MINIFY_TYPE, MODULE_KEYS
 from scdgd._constants import NORMALIZED_TOTAL
 from scdgd._options import check_options, check_positive_integers, constructor_options
+from scdgd._precision import single, without_autocast
 from scdgd.data import SparseCounts
 from scdgd.likelihood import Categorised, GeneLikelihood, Likelihood, family_of, name_of
 from scdgd.likelihood._link import MeanActivation
@@ -255,7 +256,7 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         """Gaussian that an encoder gives, and its last hidden layer ``(b, h)``; `counts` in the units of the encoder."""
         hidden = self._encoder_hidden(encoder.encoder, counts, continuous, categories)
         variance = encoder.var_activation(encoder.var_encoder(hidden)) + encoder.var_eps
-        return Gaussian(encoder.mean_encoder(hidden), variance.sqrt(), validate_args=False), hidden
+        return Gaussian(single(encoder.mean_encoder(hidden)), single(variance).sqrt(), validate_args=False), hidden
 
     def _encoder_hidden(
         self,
@@ -387,6 +388,7 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
             outputs[0][MODULE_KEYS.QZ_KEY] = Gaussian(qz.loc, qz.scale, validate_args=False)
         return outputs
 
+    @without_autocast
     def loss(
         self,
         tensors: dict[str, torch.Tensor],

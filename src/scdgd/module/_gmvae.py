@@ -15,6 +15,7 @@ from torch.nn.functional import one_hot
 
 from scdgd._compat import MODULE_KEYS
 from scdgd._options import check_options
+from scdgd._precision import without_autocast
 from scdgd.data import SparseCounts, as_sparse_counts
 from scdgd.posterior import MixturePosterior
 from scdgd.posterior._partly_found import normals_of
@@ -325,6 +326,7 @@ class GMVAE(FlexVAE):
             inference_kwargs = {"enumerate_components": True, **(inference_kwargs or {})}
         return super().forward(tensors, *args, inference_kwargs=inference_kwargs, compute_loss=compute_loss, **kwargs)
 
+    @without_autocast
     def loss(
         self,
         tensors: dict[str, torch.Tensor],
