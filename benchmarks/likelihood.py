@@ -1,22 +1,23 @@
 """Decode, negative binomial loss and backward pass on sparse counts, against dense formulas and bare matrix products.
 
-Then the other families against scvi-tools' dense ones (zero-inflated Poisson, which scvi-tools lacks: the formula), and
-ten decoder outputs of the same cells against one. ``--quick`` times 2,000 genes; ``--standard`` adds 20,000 genes and
-one training epoch of 3,000 cells beside scVI's.
-All contestants take turns in one run, on the same decoder outputs and counts; figures are ratios of medians.
+    python benchmarks/likelihood.py --standard --out docs/benchmarks_likelihood.md
+
+Seconds of the processor, one thread; all contestants take turns in one run, on the same decoder outputs and counts. Figures are
+ratios of medians, with the quartiles of single rounds in brackets. The constrained Poisson is compared with scvi-tools' Poisson at
+the same means, zero-inflated Poisson, which scvi-tools lacks, with its formula on dense counts.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import scvi
 import torch
 from _ledger import markdown
 from _sets import NOT_MERGED
+from _tiers import cpu_seconds, one_quiet_thread, page_parser, write_page
 from scvi.distributions import NegativeBinomial as DenseNegativeBinomial
 from scvi.distributions import Poisson as DensePoisson
 from scvi.distributions import ZeroInflatedNegativeBinomial as DenseZeroInflatedNegativeBinomial
@@ -31,6 +32,24 @@ if TYPE_CHECKING:
 
 N_HIDDEN = 64
 DEPTH = 0.07  # counts per gene and cell, for 95% zeros
+
+
+class Tier(NamedTuple):
+    genes: tuple[int, ...]
+    rounds: int
+    epoch: tuple[int, int]
+    """Cells and genes of an epoch of each model."""
+
+
+TIERS = {"quick": Tier((500,), 3, (200, 300)), "standard": Tier((2_000, 20_000), 15, (3_000, 20_000))}
+#: Models whose epochs are compared with that of scVI, and their arguments.
+MODELS = {
+    "SCDGD": ("SCDGD", NOT_MERGED),
+    "FlexSCVI": ("FlexSCVI", {"gene_likelihood": "nb"}),
+    "SCVMM": ("SCVMM", {"gene_likelihood": "nb"}),
+    "SCIAF": ("SCIAF", {"gene_likelihood": "nb"}),
+    "SCGMVAE, 10 components": ("SCGMVAE", {"gene_likelihood": "nb", "n_components": 10}),
+}
 
 
 class Case:
@@ -140,9 +159,7 @@ def interleave(contestants: dict[str, Callable], n_rounds: int) -> dict[str, np.
     seconds = {name: [] for name in contestants}
     for _ in range(n_rounds + 1):
         for name, contestant in contestants.items():
-            start = time.perf_counter()
-            contestant()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(cpu_seconds(contestant))
     return {name: np.array(values[1:]) for name, values in seconds.items()}
 
 
@@ -199,39 +216,47 @@ def replicas(genes: tuple[int, ...], n_rounds: int) -> str:
 
 def epochs(n_cells: int, n_genes: int, n_rounds: int) -> str:
     """One epoch of each model, after one that warms up, in turns."""
-    adata = scdgd.datasets.simulate(n_cells, n_genes, seed=0)
-    scdgd.model.SCDGD.setup_anndata(adata)
-    ours = scdgd.model.SCDGD(adata, **NOT_MERGED)
-    scvi.model.SCVI.setup_anndata(adata)
-    stock = scvi.model.SCVI(adata, n_latent=20, gene_likelihood="nb")
     quiet = {"accelerator": "cpu", "enable_progress_bar": False, "train_size": 1.0}
-    ours.train(1, **quiet)  # the warm start is paid once, not per epoch
-    stock.train(1, **quiet)
-    seconds = interleave({"scdgd": lambda: ours.train(1, **quiet), "scvi": lambda: stock.train(1, **quiet)}, n_rounds)
-    row = [n_cells, n_genes, f"{np.median(seconds['scdgd']):.2f}", ratio(seconds["scdgd"], seconds["scvi"])]
-    return markdown(["cells", "genes", "SCDGD epoch, s", "SCDGD / scVI"], [row])
+    adata = scdgd.datasets.simulate(n_cells, n_genes, seed=0)
+    models = {"scVI": (scvi.model.SCVI, {"gene_likelihood": "nb"})}
+    models |= {name: (getattr(scdgd.model, model), options) for name, (model, options) in MODELS.items()}
+    trains = {}
+    for name, (model_class, options) in models.items():
+        own = adata.copy()
+        model_class.setup_anndata(own)
+        model = model_class(own, **options)
+        model.train(2, **quiet)  # starts are paid once, not per epoch
+        trains[name] = partial(model.train, 1, **quiet)
+    seconds = interleave(trains, n_rounds)
+    rows = [
+        [name, n_cells, n_genes, f"{np.median(of_model):.2f}", ratio(of_model, seconds["scVI"])]
+        for name, of_model in seconds.items()
+    ]
+    return markdown(["model", "cells", "genes", "epoch, s", "epoch / scVI's"], rows)
+
+
+def report(tier: Tier) -> str:
+    """All tables."""
+    return f"""{minibatches(tier.genes, tier.rounds)}
+
+Other families:
+
+{families(tier.genes, tier.rounds)}
+
+Ten decoder outputs of each cell, negative binomial; weighted: log probabilities count differently:
+
+{replicas(tier.genes, tier.rounds)}
+
+One training epoch, minibatches of 128 cells, negative binomial counts:
+
+{epochs(*tier.epoch, min(tier.rounds, 5))}"""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    tier = parser.add_mutually_exclusive_group(required=True)
-    tier.add_argument("--quick", action="store_true")
-    tier.add_argument("--standard", action="store_true")
-    parser.add_argument("--threads", type=int, default=None, help="threads of torch; as torch decides if not given")
-    arguments = parser.parse_args()
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
+    args = page_parser(__doc__, TIERS).parse_args()
+    one_quiet_thread()
     scvi.settings.seed = 0
-    print(f"Threads: {torch.get_num_threads()}. Medians over rounds, quartiles of single rounds in brackets.\n")
-    genes = (2_000,) if arguments.quick else (2_000, 20_000)
-    print(minibatches(genes, 5 if arguments.quick else 15))
-    print("\nOther families:\n")
-    print(families(genes, 5 if arguments.quick else 9))
-    print("\nTen decoder outputs of each cell, negative binomial; weighted: log probabilities count differently:\n")
-    print(replicas(genes, 5 if arguments.quick else 9))
-    if arguments.standard:
-        print("\nOne training epoch, minibatches of 128 cells:\n")
-        print(epochs(3_000, 20_000, 3))
+    write_page(args.out, "The count likelihood", "likelihood", __doc__, args.tier, report(TIERS[args.tier]))
 
 
 if __name__ == "__main__":

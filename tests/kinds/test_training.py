@@ -168,3 +168,14 @@ def test_every_parameter_trains(name):
         if value.requires_grad and value.numel() and torch.equal(value, before[key])
     ]
     assert [key for key in stay if not key.startswith(WITHOUT_USE)] == []
+
+
+@every_model
+def test_moments_are_collected_block_by_block(name, monkeypatch):
+    """Of more cells than a block holds, as of few: starts at clusters and closed-form steps see the cells of each block."""
+    losses = []
+    for largest in (2**19, 400):
+        monkeypatch.setattr("scdgd.prior._moments._MAX_ELEMENTS", largest)
+        model = train(built(name, simulate(60, 12)), 8)
+        losses.append(np.concatenate([curve.to_numpy().ravel() for curve in model.history.values()]).astype(float))
+    np.testing.assert_allclose(*losses, rtol=1e-3)

@@ -44,3 +44,12 @@ def test_there_are_no_more_components_than_asked_for():
     assert merged_mixture(z, 4).n_components == 4
     assert merged_mixture(z[:3], 4).n_components == 1
     assert merged_mixture(torch.zeros(300, 3), 4).n_components == 1
+
+
+def test_blocks_of_cells_change_nothing(monkeypatch):
+    z, _ = gaussians((150,) * 3, 6, 9.0, seed=0)
+    whole = merged_mixture(z, 20)
+    monkeypatch.setattr("scdgd.prior._moments._MAX_ELEMENTS", 100 * 6 * 20)
+    in_blocks = merged_mixture(z, 20)
+    torch.testing.assert_close(in_blocks.component_means, whole.component_means)
+    torch.testing.assert_close(in_blocks.weights, whole.weights)

@@ -45,8 +45,9 @@ def merged_mixture(z: torch.Tensor, n_components: int, seed: int = 0) -> Gaussia
     n, d = z.shape
     z = z.double()
     n_start = max(1, min(n_components, n // (_CELLS_PER_DIMENSION * d)))
-    nearest = torch.cdist(z, kmeans_centres(z, n_start, seed)).argmin(1)
-    moments = collect_moments(z, 0.0, lambda *_: one_hot(nearest, n_start), n_start, dense=True)
+    centres = kmeans_centres(z, n_start, seed)
+    nearest = lambda block, *_: one_hot(torch.cdist(block, centres).argmin(1), n_start)
+    moments = collect_moments(z, 0.0, nearest, n_start, dense=True)
     while True:
         moments = _without(moments, (moments.counts <= d).nonzero().ravel())
         mixture = GaussianMixture(len(moments.counts), d, covariance_type="full").to(z)
