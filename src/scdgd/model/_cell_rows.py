@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from scdgd.data import CellRegistration
     from scdgd.module import DGDModule
 
+    from ._kept_posteriors import KeptPosteriors
+
 _DECODER_INPUTS = (
     REGISTRY_KEYS.BATCH_KEY,
     REGISTRY_KEYS.CAT_COVS_KEY,
@@ -46,6 +48,8 @@ class CellRows:
     def __init__(self, module: DGDModule, new_cells: NewCellsConfig) -> None:
         self.module, self.new_cells = module, new_cells
         self._placed: dict[bytes, int] = {}
+        self.kept_posteriors: KeptPosteriors | None = None
+        """Posteriors of rows that were asked for, in memory only; they go when rows get other cells or other values."""
 
     @property
     def placed(self) -> dict[str, list | torch.Tensor]:
@@ -55,12 +59,14 @@ class CellRows:
 
     @placed.setter
     def placed(self, placed: dict[str, list | torch.Tensor]) -> None:
+        self.forget_placed()
         first = len(self.module.representations)
         self.module.representations.append(placed["rows"])
         self._placed = {key: first + i for i, key in enumerate(placed["keys"])}
 
     def forget_placed(self) -> None:
         """Place new cells again when they are next asked for."""
+        self.kept_posteriors = None
         self._placed.clear()
         self.module.representations.forget_placed_later()
 
@@ -109,6 +115,8 @@ class CellRows:
         representations = self.module.representations
         first = len(representations) + len(representations.placed_later)
         new = [key for key in keys if key not in self._placed]
+        if len(new) < len(keys):
+            self.kept_posteriors = None
         self._placed.update(zip(new, range(first, first + len(new)), strict=True))
         rows = torch.tensor([self._placed[key] for key in keys], device=z.device)
         representations.append(z[rows >= first])

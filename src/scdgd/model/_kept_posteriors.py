@@ -21,7 +21,7 @@ class KeptPosteriors:
     Parameters
     ----------
     data
-        What tells the data that the cells belong to from others.
+        What tells the registration of the data that the cells belong to from others: a row may have other batches elsewhere.
     rows
         Rows of the cells in the table, shape ``(n,)``.
     n_latent

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from sparse import GCXS
     from torch.distributions import MixtureSameFamily
 
-    from ._kept_posteriors import KeptPosteriors
-
 Coordinates = Literal["latent", "information"]
 
 _MAX_NAMED = 5
@@ -99,8 +97,6 @@ class LatentModel(DataModel):
     component_tree_: dict[str, Any] | None = None
     #: Coordinates of information, arrays by name; ``None`` where they are still to be found.
     information_: dict[str, np.ndarray] | None = None
-    #: Posteriors of cells that were asked for, in memory only; ``None`` until then.
-    kept_posteriors: KeptPosteriors | None = None
     #: Names of cells that were attached in training and that no training has seen, in order.
     held_out_cells_: np.ndarray | None = None
 

@@ -171,11 +171,11 @@ class PosteriorOfRows(CellPosterior):
         n_latent = module.prior.n_latent
         if not KeptPosteriors.fit(adata.n_obs, n_latent):
             return None
-        data, rows = model.get_anndata_manager(adata, required=True).adata_uuid, model._rows_of(adata, positions)
-        kept = model.kept_posteriors
+        data, rows = model.get_anndata_manager(adata, required=True).id, model._rows_of(adata, positions)
+        kept = model.cells.kept_posteriors
         if kept is None or kept.data != data:
             kept = KeptPosteriors(data, rows, n_latent)
-        model.kept_posteriors = kept = kept.with_places(rows)
+        model.cells.kept_posteriors = kept = kept.with_places(rows)
         missing = np.unique(positions[kept.are_missing(rows)])
         if not len(missing):
             return kept

@@ -255,7 +255,7 @@ class RowModel(LatentModel):
             If `n_steps` is negative, or genes or batches are not those of the model; they are named.
         """
         self._check_if_trained(warn=False)
-        adata, self.kept_posteriors = self._validate_anndata(adata), None
+        adata = self._validate_anndata(adata)
         defaults = self.cells.new_cells
         given = {"n_steps": n_steps, "lr": lr, "start": start}
         self.cells.new_cells = defaults._replace(**{key: value for key, value in given.items() if value is not None})

@@ -150,7 +150,7 @@ class TrainingRun:
     def start(self) -> None:
         """Put the model where training starts, or where a checkpoint has left it."""
         model = self.model  # forgets what training is about to change
-        model.novelty_reference_ = model.novelty_of_panels_ = model.kept_posteriors = None
+        model.novelty_reference_ = model.novelty_of_panels_ = None
         prior = getattr(model.module, "prior", None)
         if prior is None or any(parameter.requires_grad for parameter in prior.parameters()):
             model.component_clusters_ = model.component_tree_ = None
