@@ -15,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import scdgd
 from scdgd.data import joined_modalities
+from scdgd.data._joined_modalities import _state
 from scdgd.model import MULTIDGD, SCDGD
 
 ALL = {"rna": "rna", "atac": "atac", "protein": "protein"}
@@ -212,6 +213,59 @@ def test_data_that_change_in_place_are_read_anew():
     with pytest.raises(ValueError, match="integer"):
         model.get_latent_representation(mdata)
     np.testing.assert_array_equal(model.get_latent_representation(), before)  # the model's own cells are copies
+
+
+def swap_values(x) -> None:
+    """Two entries of a matrix change places, in place."""
+    x[[0, 1]] = x[[1, 0]]
+
+
+IN_PLACE = {
+    "csr": (sparse.csr_matrix, lambda x: swap_values(x.data)),
+    "indices": (sparse.csr_matrix, lambda x: swap_values(x.indices)),
+    "csc": (sparse.csc_matrix, lambda x: swap_values(x.data)),
+    "coo": (sparse.coo_matrix, lambda x: swap_values(x.data)),
+    "dense": (lambda x: x.toarray(), swap_values),
+    "Fortran": (lambda x: np.asfortranarray(x.toarray()), swap_values),
+}
+
+
+@pytest.mark.parametrize("kind", IN_PLACE)
+def test_joined_data_are_known_by_what_they_hold(kind):
+    """Values that change places leave every sum as it is; equal values in another matrix are the same."""
+    make, change = IN_PLACE[kind]
+    mdata = cells(20)
+    counts = sparse.csr_matrix(1.0 + np.arange(20 * 12).reshape(20, 12), dtype=np.float32)
+    parts = _state(make(counts)), _state(make(counts))
+    assert parts[0] == parts[1]
+    mdata["rna"].X = counts.copy()
+    before = joined_modalities(mdata, ALL)
+    mdata["rna"].X = counts.copy()
+    assert joined_modalities(mdata, ALL) is before
+    x = make(counts)
+    change(x)
+    assert _state(x) != parts[0]
+    assert _state(x)[:-1] == parts[0][:-1]
+    swap_values(mdata["rna"].X.data)
+    after = joined_modalities(mdata, ALL)
+    assert after is not before
+    np.testing.assert_array_equal(after.X[:, BLOCKS[0]].toarray(), mdata["rna"].X.toarray())
+
+
+@pytest.mark.parametrize("is_sparse", [True, False])
+def test_counts_on_disk_are_joined_once(tmp_path, is_sparse):
+    mdata = cells(20)
+    if not is_sparse:
+        mdata["rna"].X = mdata["rna"].X.toarray()
+    mdata.write(tmp_path / "cells.h5mu")
+    on_disk = mudata.read_h5mu(tmp_path / "cells.h5mu", backed="r+")
+    first = joined_modalities(on_disk, ALL)
+    assert joined_modalities(on_disk, ALL) is first
+    np.testing.assert_array_equal(first.X.toarray(), joined_modalities(mdata, ALL).X.toarray())
+    values = on_disk.file._file["mod/rna/X/data" if is_sparse else "mod/rna/X"]
+    values[0] = np.array(values[0]) + 1
+    assert joined_modalities(on_disk, ALL) is not first
+    on_disk.file.close()
 
 
 BAD = [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
+import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
+from ._cell_source import iter_row_blocks
 from ._modalities import checked_modalities
 
 if TYPE_CHECKING:
@@ -143,10 +146,14 @@ def _kept(
 
 
 def _state(counts: Matrix) -> tuple:
-    """What gives away that counts are others than they were."""
-    values = counts.data if sparse.issparse(counts) else counts
-    total = float(values.sum(dtype=np.float64)) if isinstance(values, np.ndarray) else 0.0
-    return id(counts), counts.shape, total
+    """What gives away that counts are others than they were: a checksum of all of them, wherever they stand."""
+    if sparse.issparse(counts) or isinstance(counts, np.ndarray):
+        blocks = [counts if getattr(counts, "format", "csr") in ("csr", "csc") else counts.tocsr()]
+    else:
+        blocks = (block for _, block in iter_row_blocks(counts))
+    arrays = (part for x in blocks for part in ((x.indptr, x.indices, x.data) if sparse.issparse(x) else (x,)))
+    checksum = functools.reduce(lambda sum, part: zlib.crc32(np.ascontiguousarray(part), sum), arrays, 0)
+    return type(counts), counts.shape, str(counts.dtype), checksum
 
 
 def _aligned(counts: Matrix, cells: pd.Index, wanted: pd.Index) -> sparse.csr_matrix:
