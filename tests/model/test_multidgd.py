@@ -14,8 +14,9 @@ from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import scdgd
-from scdgd.data import joined_modalities
+from scdgd.data import SparseCountsLoader, joined_modalities
 from scdgd.data._joined_modalities import _state
+from scdgd.inference import LogNormalLibrary
 from scdgd.model import MULTIDGD, SCDGD
 
 ALL = {"rna": "rna", "atac": "atac", "protein": "protein"}
@@ -136,6 +137,28 @@ def test_life_cycle(unpaired, tmp_path):
     sizes = scdgd.tl.sample_cells(model, 50, library="lognormal", seed=0).X.toarray()
     expected = [model.adata.X[:, block].sum(1)[model.adata.X[:, block].sum(1) > 0].mean() for block in BLOCKS]
     np.testing.assert_allclose([sizes[:, block].sum(1).mean() for block in BLOCKS], expected, rtol=0.25)
+
+
+def test_log_normal_sizes_are_those_of_the_cells_that_have_a_modality(unpaired):
+    """Of a batch without it those of all batches, and the usual size where no cell has it."""
+    model, _, query = unpaired
+    adata = joined_modalities(cells(seed=5, lacking={"rna": 0.2, "atac": 0.3}), ALL)
+    counts = adata.X.toarray()
+    counts[np.flatnonzero(adata.obs["batch"] == "batch_1"), BLOCKS[2]] = 0
+    adata.X, is_there = sparse.csr_matrix(counts), counts.any(1)
+    adata, counts = adata[is_there].copy(), counts[is_there]
+    manager = model.get_anndata_manager(model._validate_anndata(adata), required=True)
+    law = LogNormalLibrary.fit(model.module, SparseCountsLoader(manager, batch_size=16))
+    for i, block in enumerate(BLOCKS):
+        totals = counts[:, block].sum(1)
+        for code, batch in enumerate(["batch_0", "batch_1"]):
+            is_of_batch = (adata.obs["batch"] == batch).to_numpy() | (i == 2)
+            sizes = np.log(totals[(totals > 0) & is_of_batch])
+            np.testing.assert_allclose([law.mean[code, i], law.scale[code, i]], [sizes.mean(), sizes.std()], rtol=1e-4)
+    of_chromatin = model.get_anndata_manager(model._validate_anndata(query), required=True)
+    law = LogNormalLibrary.fit(model.module, SparseCountsLoader(of_chromatin, batch_size=16))
+    np.testing.assert_allclose(law.mean[0, [0, 2]], model.module.usual_log_size[[0, 2]], rtol=1e-5)
+    assert (law.scale[0, [0, 2]] == 0).all()
 
 
 def test_readings_of_measured_and_absent_modalities(unpaired):

@@ -234,6 +234,10 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``, or of each modality ``(b, M)``."""
         return self.observed.log_size(tensors)
 
+    def has_sizes(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Which modalities the cells of a minibatch have, shape ``(b, 1)`` or ``(b, M)``, bool."""
+        return self.observed.has_sizes(tensors)
+
     def _get_inference_input(self, tensors: dict[str, torch.Tensor], **kwargs: Any) -> dict:
         return {
             MODULE_KEYS.X_KEY: tensors[REGISTRY_KEYS.X_KEY],

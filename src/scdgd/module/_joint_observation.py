@@ -99,6 +99,13 @@ class JointObservation:
             sizes.append(log_size if present is None else torch.where(present.unsqueeze(1), log_size, usual))
         return torch.cat(sizes, dim=1)
 
+    def has_sizes(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Which of the modalities the cells of a minibatch have, shape ``(b, M)``, bool."""
+        n_cells = len(tensors[REGISTRY_KEYS.BATCH_KEY])
+        given = [present for _, present in self.blocks_of(tensors.get(MEASURED_KEY))]
+        everyone = self.usual_log_size.new_ones(n_cells, dtype=torch.bool)
+        return torch.stack([everyone if present is None else present for present in given], dim=1)
+
     def blocks_of(self, measured: torch.Tensor | None) -> Iterator[tuple[torch.Tensor | None, torch.Tensor | None]]:
         """What was measured of each modality, and which cells have it, see :func:`measured_and_present`."""
         if measured is None:

@@ -38,6 +38,9 @@ class LatentModule(Protocol):
     def log_size(self, tensors: Tensors) -> torch.Tensor:
         """Log of what decoded profiles are multiplied with, for the cells of a minibatch, shape ``(b, 1)``."""
 
+    def has_sizes(self, tensors: Tensors) -> torch.Tensor:
+        """Whether these sizes are those of the cells, not the usual ones of what a cell lacks, shape ``(b, 1)``, bool."""
+
     def transformed(self, z: torch.Tensor) -> torch.Tensor:
         """What the decoder takes for draws of the prior, ``(b, d)``."""
 
@@ -64,6 +67,10 @@ class EncodedLatentMixin:
             x = tensors[REGISTRY_KEYS.X_KEY]
             total = (x.totals() if isinstance(x, SparseCounts) else x.sum(1)).unsqueeze(1)
         return total.clamp(min=1).log()
+
+    def has_sizes(self, tensors: Tensors) -> torch.Tensor:
+        """All are."""
+        return torch.ones_like(tensors[REGISTRY_KEYS.BATCH_KEY], dtype=torch.bool)
 
     def transformed(self, z: torch.Tensor) -> torch.Tensor:
         """Identity, or the softmax of a logistic normal."""

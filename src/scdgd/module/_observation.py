@@ -103,6 +103,11 @@ class Observation(nn.Module):
         """Log size factor of cells, ``(b, 1)``, from values ``(b, g)``, or the registered ones."""
         return self.size.log(values, registered, measured)
 
+    def has_sizes(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Whether anything was measured in the cells of a minibatch, shape ``(b, 1)``, bool."""
+        measured, of_cells = self.measured(tensors), tensors[REGISTRY_KEYS.BATCH_KEY]
+        return torch.ones_like(of_cells, dtype=torch.bool) if measured is None else measured.any(1, keepdim=True)
+
     @property
     def log_theta(self) -> torch.Tensor:
         r"""Log inverse dispersion :math:`\log\theta`, shape ``(g,)`` or ``(n_batch, g)``; infinite for Poisson counts."""
