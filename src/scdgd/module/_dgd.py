@@ -132,7 +132,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
     ) -> None:
         super().__init__()
         genes = Modality(n_genes, gene_likelihood, size_factor, output_activation)
-        modalities = {GENES: genes} if modalities is None else modalities
+        keeps_usual_sizes, modalities = modalities is not None, modalities or {GENES: genes}
         self.gene_likelihood, self.dispersion = "+".join(name_of(m.likelihood) for m in modalities.values()), dispersion
         self.posterior = Point() if posterior is None else posterior
         self.hyperprior_weight = dict(hyperprior_weight or {})
@@ -160,8 +160,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
                 decoder, each.likelihood, each.size_factor, n_batch=n_batch_own, dispersion_floor=dispersion_floor
             )
         self.observations = nn.ModuleDict(observations)
-        if len(observations) > 1:
-            self.register_buffer("usual_log_size", torch.zeros(len(observations)))
+        self.register_buffer("usual_log_size", torch.zeros(len(observations)) if keeps_usual_sizes else None)
 
     @property
     def former_names(self) -> dict[str, str | None]:

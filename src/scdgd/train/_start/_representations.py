@@ -57,11 +57,11 @@ def modality_sources(module: DGDModule, cells: CellSource) -> list[tuple[Observa
 
 @torch.no_grad()
 def note_usual_sizes(module: DGDModule, cells: CellSource, train: np.ndarray) -> None:
-    """Store the mean log size of training cells in each of several modalities."""
-    modalities = modality_sources(module, cells)
-    for i, (observation, of_modality) in enumerate(modalities if len(modalities) > 1 else []):
+    """Store the mean log size of training cells in each modality, in a module that keeps it."""
+    modalities = [] if module.usual_log_size is None else modality_sources(module, cells)
+    for i, (observation, of_modality) in enumerate(modalities):
         total, n = 0.0, 0
-        for some, block in _blocks_of(of_modality, of_modality.among(train)):
+        for some, block in _blocks_of(of_modality, of_modality.among(train) if len(modalities) > 1 else train):
             counts = SparseCounts.from_scipy(sparse.csr_matrix(block))
             measured = None if of_modality.measured is None else of_modality.measured.of(some)
             total, n = total + float(observation.log_size_of(counts, None, measured).double().sum()), n + len(some)
