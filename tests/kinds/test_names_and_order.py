@@ -14,7 +14,7 @@ from scipy import sparse
 
 from tests.pairs import pairs
 
-from .models import OURS, READINGS, every_model, reading, trained
+from .models import OURS, READINGS, ROWS, every_model, reading, trained
 
 GENES = ["gene_4", "gene_0", "gene_3"]
 
@@ -65,6 +65,22 @@ def test_draws_over_all_cells_have_no_names_of_cells(name):
             drawn = model.get_normalized_expression(n_samples_overall=n_samples, return_numpy=return_numpy)
             assert isinstance(drawn, np.ndarray)
             assert drawn.shape == (n_samples, model.get_normalized_expression(indices=[0]).shape[1])
+
+
+@every_model
+def test_draws_over_all_cells_of_given_minibatches(name, monkeypatch):
+    """No others are read, and those that are given may be read once only; a flow draws no more of them than are taken."""
+    model, _ = trained(name)
+    once, again = (model._make_data_loader(model.adata, [3, 5], batch_size=1) for _ in range(2))
+    expected = seeded(model.get_normalized_expression, indices=[3, 5], n_samples_overall=9, batch_size=1)
+    monkeypatch.setattr(model, "_make_data_loader", None)
+    assert model.get_normalized_expression(dataloader=iter(once), n_samples_overall=1).shape == (1, expected.shape[1])
+    drawn = seeded(model.get_normalized_expression, dataloader=again, n_samples_overall=9)
+    assert drawn.shape == expected.shape
+    if name not in ROWS:  # posteriors of rows are kept by cell, which minibatches do not name
+        np.testing.assert_array_equal(drawn, expected)
+    with pytest.raises(ValueError, match="no cells to draw from"):
+        model.get_normalized_expression(dataloader=iter([]), n_samples_overall=2)
 
 
 @every_model

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
-from scvi import settings
+from scvi import REGISTRY_KEYS, settings
 from scvi.utils import track
 
 from scdgd._compat import MODULE_KEYS
@@ -46,11 +46,35 @@ class Decoding(NamedTuple):
     """Arguments of the loader."""
     silent: bool
 
+    def read(self, model: BaseModelClass) -> Iterable[dict]:
+        """The minibatches of the cells."""
+        if self.minibatches is not None:
+            return self.minibatches
+        return model._make_data_loader(self.adata, self.positions, **self.loading)
+
+    def counted(self) -> tuple[Decoding, int]:
+        """The same, with minibatches that can be read again if they were given, and the number of its cells.
+
+        Raises
+        ------
+        ValueError
+            If there are none.
+        """
+        if self.minibatches is None:
+            given, n_cells = self, len(self.positions)
+        else:
+            given = self._replace(minibatches=list(self.minibatches))
+            n_cells = sum(len(tensors[REGISTRY_KEYS.X_KEY]) for tensors in given.minibatches)
+        if n_cells == 0:
+            msg = "There are no cells to draw from: the `dataloader`, or `indices`, gives none."
+            raise ValueError(msg)
+        return given, n_cells
+
     @torch.inference_mode()
     def run(self, model: BaseModelClass) -> np.ndarray:
         """Decode, minibatch by minibatch, shape ``(n, g)``, or ``(s, n, g)`` for several samples."""
         parts = []
-        for tensors in self.minibatches or model._make_data_loader(self.adata, self.positions, **self.loading):
+        for tensors in self.read(model):
             of_batches = [self._decode(model, tensors, batch) for batch in track(self.batches, disable=self.silent)]
             parts.append((of_batches[0] if len(of_batches) == 1 else torch.stack(of_batches).mean(0)).numpy())
         return np.concatenate(parts, axis=-2)
@@ -90,8 +114,8 @@ class CellPosterior:
 
     def decoded_overall(self, decoding: Decoding, n_overall: int, weights: str | None, weighting: dict) -> np.ndarray:
         """Decoded values at draws of all cells together, shape ``(n_overall, g)``; of more cells only those drawn are read."""
-        n_cells = len(decoding.positions) if decoding.positions is not None else 1
-        if n_cells > n_overall:
+        decoding, n_cells = decoding.counted()
+        if n_cells > n_overall and decoding.minibatches is None:
             cells, drawn = np.unique(np.random.choice(n_cells, n_overall, replace=True), return_inverse=True)  # noqa: NPY002
             return self.drawn(decoding._replace(positions=decoding.positions[cells], n_samples=1))[drawn]
         values = self.drawn(decoding._replace(n_samples=n_overall // n_cells + 1))

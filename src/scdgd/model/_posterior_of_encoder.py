@@ -66,13 +66,15 @@ class PosteriorOfEncoder(CellPosterior):
     @torch.inference_mode()
     def decoded_overall(self, decoding: Decoding, n_overall: int, weights: str | None, weighting: dict) -> np.ndarray:
         """Draws of all cells together, chosen by :meth:`FlexSCVI.get_importance_weights` if they are asked for."""
+        decoding, n_cells = decoding.counted()
         if weights != "importance":
-            has_flow = self.module.has_flow and decoding.quantity == "scale" and len(decoding.positions) <= n_overall
-            args = (decoding, n_overall)
-            return self._decoded_of_flow(*args) if has_flow else super().decoded_overall(*args, weights, weighting)
-        n_samples = n_overall // len(decoding.positions) + 1
+            has_flow = self.module.has_flow and decoding.quantity == "scale" and n_cells <= n_overall
+            if has_flow:
+                return self._decoded_of_flow(decoding, n_overall, n_cells)
+            return super().decoded_overall(decoding, n_overall, weights, weighting)
+        n_samples = n_overall // n_cells + 1
         parts, zs = [], []
-        for tensors in self.model._make_data_loader(decoding.adata, decoding.positions, **decoding.loading):
+        for tensors in decoding.read(self.model):
             tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
             zs.append(proposals_of(self.encoded(tensors)).draw(n_samples))
             parts.append(self._decoded_at(zs[-1], tensors, decoding.batches[0]))
@@ -84,14 +86,13 @@ class PosteriorOfEncoder(CellPosterior):
         values = values.reshape(-1, values.shape[-1]).cpu().numpy()
         return values[np.random.choice(len(values), n_overall, p=p, replace=True)]  # noqa: NPY002  as scvi-tools draws
 
-    def _decoded_of_flow(self, decoding: Decoding, n_overall: int) -> np.ndarray:
+    def _decoded_of_flow(self, decoding: Decoding, n_overall: int, n_cells: int) -> np.ndarray:
         """Shares at draws of all cells together; of the draws, which a flow is slow to make, only those that are taken."""
-        n_cells = len(decoding.positions)
         pool = np.random.choice((n_overall // n_cells + 1) * n_cells, n_overall, replace=True)  # noqa: NPY002  as scvi-tools
         pool, taken = np.unique(pool, return_inverse=True)
         order = np.argsort(pool % n_cells, kind="stable")  # as cells are read
         cells, first, parts = (pool % n_cells)[order], 0, []
-        for tensors in self.model._make_data_loader(decoding.adata, decoding.positions, **decoding.loading):
+        for tensors in decoding.read(self.model):
             n = len(tensors[REGISTRY_KEYS.X_KEY])
             here = torch.as_tensor(cells[(cells >= first) & (cells < first + n)] - first, device=self.module.device)
             first += n
