@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scvi
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from scdgd.data import CellsOnDevice
 from scdgd.likelihood import LIKELIHOODS
@@ -29,7 +30,7 @@ def fitted(name: str, **options):
     """A model that was trained on the device, whose counts it held."""
     adata, new = data()
     model = built(name, adata, {"batch_key": "batch", "labels_key": "cell_type"})
-    model.train(3, batch_size=12, train_size=0.9, **ON_DEVICE, **options)
+    model.train(3, **{"batch_size": 12, "train_size": 0.9} | ON_DEVICE | options)
     assert model.device.type == DEVICE
     return model, new
 
@@ -67,26 +68,54 @@ def test_counts_on_the_device_are_those_of_the_host(name, monkeypatch):
     assert len(held) == 1
 
 
+class Watch(Callback):
+    """Has CUDA raise where Python waits for the device, in the steps of the second epoch but for its first and last."""
+
+    def __init__(self) -> None:
+        self.n_steps, self.waits = 0, False
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == 1 and 0 < batch_idx < trainer.num_training_batches - 1:
+            self.n_steps += 1
+            self._let("error")
+            if self.waits:
+                float(pl_module.module.representations.table.sum())
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self._let("default")
+
+    @staticmethod
+    def _let(mode: str) -> None:
+        if DEVICE == "cuda":
+            torch.cuda.set_sync_debug_mode(mode)
+
+
+def watched(name: str, watch: Watch) -> None:
+    """Train with small minibatches under a watch."""
+    try:
+        device_counts = {"device_counts": "always"}
+        fitted(name, callbacks=[watch], batch_size=6, datasplitter_kwargs=device_counts, log_every_n_steps=1_000)
+    finally:
+        watch._let("default")
+
+
 @pytest.mark.parametrize("name", ["SCDGD", "SCVAD", "FlexSCVI", "SCVMM", "SCVAMP", "SCIAF", "SCGMVAE", "SCVAE"])
 def test_steps_do_not_wait(name):
-    """CUDA says itself where Python waits for the device."""
+    """CUDA says itself where Python waits for the device; with the CPU, tests/train/test_synchronisation.py does."""
+    watch = Watch()
+    watched(name, watch)
+    assert watch.n_steps == 4
+
+
+def test_the_watch_sees_a_step_that_waits():
+    watch = Watch()
+    watch.waits = True
     if DEVICE != "cuda":
-        pytest.skip("tests/train/test_synchronisation.py stands in")
-
-    from lightning.pytorch.callbacks import Callback
-
-    class Watch(Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            inside = trainer.current_epoch == 1 and 0 < batch_idx < trainer.num_training_batches - 1
-            torch.cuda.set_sync_debug_mode("error" if inside else "default")
-
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            torch.cuda.set_sync_debug_mode("default")
-
-    try:
-        fitted(name, callbacks=[Watch()], datasplitter_kwargs={"device_counts": "always"}, log_every_n_steps=1_000)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+        watched("SCDGD", watch)  # the CPU waits for nothing
+    else:
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            watched("SCDGD", watch)
+    assert watch.n_steps > 0
 
 
 @pytest.mark.parametrize("family", ["nb", "zinb", "poisson", "zip"])
