@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 
 import scdgd
 from scdgd.pl._embedding import place
-from scdgd.pl._labels import apart
+from scdgd.pl._labels import free_places
 from scdgd.pl._palette import COLORS, OKABE_ITO, distinct_colors, palette
 from tests.colour_vision import ciede2000, least_difference
 from tests.conftest import make_model, simulate, train
@@ -86,14 +86,15 @@ def test_boxes_part_and_those_that_touch_none_stay(seed):
     rng = np.random.default_rng(seed)
     anchors = np.r_[rng.normal(200, 15, size=(25, 2)), np.full((5, 2), 200.0), [[390.0, 390.0], [398.0, 10.0]]]
     sizes = np.r_[rng.uniform([20, 8], [70, 14], size=(30, 2)), [[10.0, 10.0], [30.0, 10.0]]]
-    centers = apart(anchors, sizes, (0, 0, 400, 400))
-    boxes = np.c_[centers - sizes / 2, centers + sizes / 2]
+    frame = np.array([0.0, 0.0, 400.0, 400.0])
+    places = free_places(anchors, sizes, frame)
     assert intersect(np.c_[anchors - sizes / 2, anchors + sizes / 2])
-    assert not intersect(boxes)
-    assert boxes.min() >= 0
-    assert boxes.max() <= 400
-    np.testing.assert_array_equal(apart(anchors[30:], sizes[30:]), anchors[30:])
-    assert np.linalg.norm(centers - anchors, axis=1).max() < 200
+    assert not intersect(places.boxes)
+    assert places.boxes.min() >= 0
+    assert places.boxes.max() <= 400
+    np.testing.assert_array_equal(places.centers[[0, 30]], anchors[[0, 30]])
+    assert (places.gaps[[0, 30]] == 0).all()
+    assert np.linalg.norm(places.centers - anchors, axis=1).max() < 200
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +245,16 @@ def test_uncertainty_is_drawn_by_place_and_by_library_size(cells):
     np.testing.assert_allclose(y, 1 / np.sqrt(x), rtol=0.02)
     names = [text.get_text() for text in by_size.get_legend().get_texts()]
     assert names == ["Pareto k above 0.7 (4)", "quartiles", "median"]
+
+
+@pytest.mark.parametrize("lacking", ["spreads", "counts"])
+def test_uncertainty_says_what_no_cell_has(cells, lacking):
+    cells.obs["scdgd_spread"] = np.nan if lacking == "spreads" else 0.5
+    cells.layers["none"] = cells.X * 0
+    with pytest.raises(ValueError, match="None of 150 cells has both a spread and a count"):
+        scdgd.pl.uncertainty(cells, layer="none" if lacking == "counts" else None)
+    cells.obs["scdgd_spread"] = [0.3] + [np.nan] * 149
+    assert len(scdgd.pl.uncertainty(cells)) == 2
 
 
 def test_annotate_writes_the_spread_that_posteriors_have(reference, cells):

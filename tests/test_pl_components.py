@@ -6,12 +6,14 @@ import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection
 
 import scdgd
 from scdgd.model import SCDGD
-from scdgd.pl._beside import write_beside
+from scdgd.pl._label_counts import Majority
+from scdgd.pl._labels import write_beside
 from tests.conftest import simulate
 from tests.kinds.models import built, train
 
@@ -95,6 +97,36 @@ def test_names_cover_neither_names_nor_points():
     for box in boxes:
         gap = np.maximum(np.maximum(box.min - centers, centers - box.max), 0)
         assert (np.linalg.norm(gap, axis=1) > reach - 1).all()
+
+
+def test_only_missing_labels_are_none(model):
+    """A label may have that name; clusters without labelled cells are called otherwise then."""
+    assigned, n = model.get_cluster_assignments(), model.adata.n_obs
+    first, second = np.unique(assigned)[:2]
+    model.adata.obs["odd"] = pd.Categorical(np.where(assigned == second, None, np.where(np.arange(n) % 3, "none", "b")))
+    names = np.array([first, second])
+    share = (np.arange(n)[assigned == first] % 3 > 0).mean()
+    found = Majority.of(model, "odd", names, merged=True)
+    assert found.labels == ["none", "no label"]
+    np.testing.assert_allclose(found.shares, [share, 0])
+    ax = scdgd.pl.component_tree(model, "odd")
+    shown = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert shown == ["b", "none", "no label"]
+    model.adata.obs["odd"] = pd.Series(np.nan, model.adata.obs_names, dtype=object)
+    assert Majority.of(model, "odd", names, merged=True).texts() == ["none", "none"]
+    del model.adata.obs["odd"]
+
+
+@pytest.mark.parametrize("draw", [scdgd.pl.component_graph, scdgd.pl.component_distances])
+def test_cells_are_assigned_once_for_each_picture(model, draw, monkeypatch):
+    calls, assign = [], SCDGD.get_cluster_assignments
+    monkeypatch.setattr(
+        SCDGD, "get_cluster_assignments", lambda self, *a, **k: (calls.append(1), assign(self, *a, **k))[1]
+    )
+    scdgd.tl.component_tree(model)
+    calls.clear()
+    draw(model)
+    assert len(calls) == 1
 
 
 def test_a_heat_map_of_distances_has_the_order_of_the_tree(model):

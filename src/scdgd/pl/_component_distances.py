@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from scdgd import tl
 from scdgd._options import Choice, Flag, Optional, Text
+from scdgd.tl._component_distances import distances_of
 from scdgd.tl._component_groups import ComponentGroups
 
 from ._figure import finish, get_axes, plotting
@@ -77,8 +77,8 @@ def component_distances(
     --------
     >>> scdgd.pl.component_distances(model, "cell_type")
     """
-    distances = tl.component_distances(model, coordinates=coordinates, merged=merged)
     groups = ComponentGroups.of(model, "component_distances", merged=merged)
+    distances = distances_of(model, groups, coordinates)
     sizes = dict(zip(groups.names, groups.sizes, strict=True))
     names, n = distances.index.to_numpy(), len(distances)
     rows = [f"{name} ({sizes[name]:,})" for name in names]

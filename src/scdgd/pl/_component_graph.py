@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from scdgd._options import Choice, Flag, Number, Optional, Text
-from scdgd.tl import component_distances
+from scdgd.tl._component_distances import distances_of
 from scdgd.tl._component_groups import ComponentGroups
 
-from ._beside import write_beside
 from ._figure import finish, get_axes, plotting
 from ._label_counts import Majority
-from ._labels import ink
+from ._labels import ink, write_beside
 from ._palette import palette
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def component_graph(
     >>> scdgd.pl.component_graph(model, "cell_type")
     """
     groups = ComponentGroups.of(model, "component_graph", merged=merged)
-    distances = component_distances(model, coordinates=coordinates, merged=merged).loc[groups.names, groups.names]
+    distances = distances_of(model, groups, coordinates).loc[groups.names, groups.names]
     majority = None if labels_key is None else Majority.of(model, labels_key, groups.names, merged=merged)
     (ax,) = get_axes(ax, 1, figsize)
     places, radii = _places(distances), _RADII[1] * np.sqrt(groups.sizes / groups.sizes.max())

@@ -10,7 +10,7 @@ from scdgd._options import Number, Optional, Text
 from scdgd.tl import component_tree as tree_of
 
 from ._figure import bare, finish, get_axes, plotting
-from ._label_counts import label_counts
+from ._label_counts import label_counts, name_of_none
 from ._palette import MISSING, distinct_colors, stored_colors
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ def component_tree(
 
 def _shares(model: SCDGD, labels_key: str) -> pd.DataFrame:
     """Share of each label in the cells of each component that has cells, shape ``(k', L)``."""
-    counts = label_counts(model, labels_key, merged=False)
+    counts, without = label_counts(model, labels_key, merged=False)
+    counts = counts.assign(**{name_of_none(counts): without}) if without.any() else counts
     frequent = counts.sum(0).nlargest(_MAX_LABELS).index
     rest = counts.drop(columns=frequent).sum(1)
     counts = counts[[label for label in counts if label in frequent]]

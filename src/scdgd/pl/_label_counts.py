@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Iterable
 
     from scdgd.model import SCDGD
 
-#: Name of cells without a label.
-_NONE = "none"
+#: Names of cells without a label, of which the first is taken that no label has.
+_NONE = ("none", "no label", "(no label)")
+
+
+def name_of_none(labels: Iterable[str]) -> str:
+    """What cells without a label are called beside others that have these."""
+    known = set(labels)
+    return next((name for name in _NONE if name not in known), _NONE[-1])
 
 
 def column_of(obs: pd.DataFrame, labels_key: str) -> pd.Series:
@@ -23,13 +30,14 @@ def column_of(obs: pd.DataFrame, labels_key: str) -> pd.Series:
     return obs[labels_key]
 
 
-def label_counts(model: SCDGD, labels_key: str, *, merged: bool) -> pd.DataFrame:
-    """Training cells of each cluster with each label, shape ``(C, L)``; ValueError if there is no such column."""
+def label_counts(model: SCDGD, labels_key: str, *, merged: bool) -> tuple[pd.DataFrame, pd.Series]:
+    """Training cells of each cluster with each label, shape ``(C, L)``, and without one, ``(C,)``; ValueError without such a column."""
     of_all, cells = column_of(model.adata.obs, labels_key), model.posterior.training_cells()
     clusters = model.get_cluster_assignments(indices=cells, merged=merged)
-    column = of_all.iloc[cells]
-    labels = column.astype(object).where(column.notna(), _NONE).astype(str)
-    return pd.crosstab(clusters, labels.to_numpy())
+    labels, has_label = of_all.iloc[cells], of_all.iloc[cells].notna().to_numpy()
+    names = np.unique(clusters)
+    counts = pd.crosstab(clusters[has_label], labels[has_label].astype(str).to_numpy()).reindex(names, fill_value=0)
+    return counts, pd.Series(clusters[~has_label]).value_counts().reindex(names, fill_value=0)
 
 
 class Majority(NamedTuple):
@@ -41,10 +49,10 @@ class Majority(NamedTuple):
     @classmethod
     def of(cls, model: SCDGD, labels_key: str, names: np.ndarray, *, merged: bool) -> Majority:
         """Of the clusters with these names, each of which has cells."""
-        counts = label_counts(model, labels_key, merged=merged).reindex(names)
-        labelled = counts.drop(columns=_NONE, errors="ignore").assign(**{_NONE: 0})
+        labelled, _ = label_counts(model, labels_key, merged=merged)
+        labelled = labelled.reindex(names).assign(**{name_of_none(labelled): 0})
         shares = labelled.max(axis=1) / labelled.sum(axis=1).clip(lower=1)
-        return cls(labelled.idxmax(axis=1).where(shares > 0, _NONE).tolist(), shares.to_numpy())
+        return cls(labelled.idxmax(axis=1).where(shares > 0, labelled.columns[-1]).tolist(), shares.to_numpy())
 
     def texts(self) -> list[str]:
         """Labels with their shares, of which a whole one is not written."""

@@ -2,63 +2,115 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.path import Path
     from matplotlib.text import Annotation
 
-#: Rounds of moving; in the second half boxes may leave the frame.
-_ROUNDS = 2_000
-#: Points between two boxes, and of a move from which a line leads back.
-_GAP, _FAR = 1.0, 4.0
+#: Directions that are tried, right and left first, and distances in points beyond the edge of a point's circle.
+_ANGLES = np.pi * np.array([0, 1, 0.25, 0.75, 1.75, 1.25, 0.5, 1.5, 0.125, 0.875, 1.875, 1.125])
+_GAPS = (3.0, 10.0, 20.0, 32.0, 46.0, 62.0, 80.0, 100.0, 122.0, 146.0, 172.0, 200.0)
+#: Points between two boxes, of a move from which a line leads back, and of a gap from which one leads to a point.
+_GAP, _FAR, _WITH_LINE = 1.0, 4.0, 10.0
 
 
-def apart(anchors: np.ndarray, sizes: np.ndarray, frame: tuple[float, float, float, float] | None = None) -> np.ndarray:
-    """Centres of boxes that do not overlap, near their anchors.
+class Places(NamedTuple):
+    """Where names are written, in pixels."""
 
-    Two boxes that overlap part along the axis on which they overlap less, each by half of it, until none do. Boxes stay in the
-    frame as long as there is room.
+    boxes: np.ndarray
+    """Left, bottom, right and top, shape ``(n, 4)``."""
+    gaps: np.ndarray
+    """Distances from the edges of circles, shape ``(n,)``; 0 for a name on its point."""
+
+    @property
+    def centers(self) -> np.ndarray:
+        """Centres of the boxes, shape ``(n, 2)``."""
+        return (self.boxes[:, :2] + self.boxes[:, 2:]) / 2
+
+
+def free_places(
+    points: np.ndarray,
+    sizes: np.ndarray,
+    frame: np.ndarray,
+    *,
+    radii: np.ndarray | None = None,
+    dots: np.ndarray | None = None,
+    scale: float = 1.0,
+) -> Places:
+    """Places for names near points, where none covers another name or the circle of a point, if there are such.
+
+    The first names choose first: the nearest place that covers nothing and lies in the frame, or the one that covers least. Where it
+    does not take a name far away, it covers no dots either.
 
     Parameters
     ----------
-    anchors
-        Where boxes should be, shape ``(n, 2)``.
+    points
+        Shape ``(n, 2)``.
     sizes
-        Widths and heights, shape ``(n, 2)``.
+        Widths and heights of names, shape ``(n, 2)``.
     frame
-        Left, lower, right and upper end of the space; ``None`` for any.
-
-    Returns
-    -------
-    Centres, shape ``(n, 2)``; those of boxes that overlap with none are their anchors.
+        Left, bottom, right and top of the space, shape ``(4,)``.
+    radii
+        Of the circles of points, which stay free, shape ``(n,)``; ``None`` for names on their points, if there is room.
+    dots
+        Dots that are better not covered, shape ``(m, 2)``.
+    scale
+        Pixels of a point of length, in which distances are stepped.
     """
-    centers, n = np.array(anchors, dtype=float), len(anchors)
-    reach = (sizes[:, None] + sizes[None]) / 2
-    order = np.arange(n)
-    for step in range(_ROUNDS):
-        shift = centers[:, None] - centers[None]
-        overlap = reach - np.abs(shift)
-        is_hit = (overlap > 0).all(axis=-1) & (order[:, None] != order)
-        if not is_hit.any():
-            break
-        axis = overlap.argmin(axis=-1)
-        depth = np.take_along_axis(overlap, axis[..., None], axis=-1)[..., 0]
-        of_pair = np.take_along_axis(shift, axis[..., None], axis=-1)[..., 0]
-        side = np.where(of_pair == 0, np.sign(order[:, None] - order), np.sign(of_pair))
-        push = np.where(is_hit, side * (0.5 * depth + 1e-3 * reach[..., 0]), 0.0)
-        n_hits = np.maximum(is_hit.sum(axis=1), 1)
-        for along in range(2):
-            centers[:, along] += np.where(axis == along, push, 0.0).sum(axis=1) / np.sqrt(n_hits)
-        if frame is not None and step < _ROUNDS // 2:
-            low, high = np.array(frame[:2]) + sizes / 2, np.array(frame[2:]) - sizes / 2
-            centers = np.clip(centers, np.minimum(low, high), np.maximum(low, high))
-    return centers
+    taken, found, gaps = np.zeros((0, 4)), [], []
+    if radii is not None:
+        taken = np.concatenate([points - radii[:, None], points + radii[:, None]], 1)
+    dots = np.zeros((0, 2)) if dots is None else dots
+    for i, (point, size) in enumerate(zip(points, sizes, strict=True)):
+        on_point = np.concatenate([point - size / 2, point + size / 2])
+        best, cost, radius = (on_point, 0.0), (np.inf, np.inf), 0.0 if radii is None else radii[i]
+        for gap in (*(() if radii is not None else (0.0,)), *_GAPS):
+            if cost[0] == 0 and gap / 2 >= cost[1]:
+                break
+            boxes = [_box(point, size, radius + gap * scale, angle) for angle in _ANGLES] if gap else [on_point]
+            for box in boxes:
+                of_box = (_covered(box, taken, frame), _inside(dots, box) + gap / 2)
+                if of_box < cost:
+                    best, cost = (box, gap), of_box
+        taken = np.concatenate([taken, best[0][None]])
+        found.append(best[0])
+        gaps.append(best[1])
+    return Places(np.array(found).reshape(-1, 4), np.array(gaps))
+
+
+def write_beside(
+    ax: Axes,
+    points: np.ndarray,
+    radii: np.ndarray,
+    names: Sequence[str],
+    lines: np.ndarray | None = None,
+    *,
+    fontsize: float = 7,
+) -> None:
+    """Write each name near its point, see :func:`free_places`.
+
+    Points ``(n, 2)`` are in units of the data, radii ``(n,)`` of their circles in points; `lines` ``(e, 2, 2)`` are better not
+    covered. Limits of the axes must stand.
+    """
+    figure = ax.figure
+    figure.draw_without_rendering()  # after which a layout stands
+    scale, sizes = figure.dpi / 72, []
+    for name in names:
+        text = ax.annotate(
+            name, (0, 0), (0, 0), xycoords="figure pixels", textcoords="offset points", fontsize=fontsize
+        )
+        sizes.append(text.get_window_extent().size)
+        text.remove()
+    centers, extent, frame = ax.transData.transform(points), np.asarray(radii) * scale, ax.get_window_extent().extents
+    places = free_places(centers, np.array(sizes), frame, radii=extent, dots=_dots(ax, lines, scale), scale=scale)
+    for name, center, middle, radius, gap in zip(names, centers, places.centers, radii, places.gaps, strict=True):
+        _write(ax, name, center, middle, radius, fontsize, with_line=gap >= _WITH_LINE)
 
 
 def circle(x0: float, y0: float, width: float, height: float, mutation_size: float) -> Path:
@@ -114,10 +166,60 @@ def spread(labels: Iterable[Annotation]) -> None:
         anchors = ax.transData.transform([label.xy for label in here])
         boxes = [label.get_bbox_patch().get_window_extent() for label in here]
         sizes = np.array([(box.width, box.height) for box in boxes]) + _GAP * per_point
-        moves = (apart(anchors, sizes, ax.bbox.extents) - anchors) / per_point
+        places = free_places(anchors, sizes, ax.bbox.extents, scale=per_point)
+        moves = (places.centers - anchors) / per_point
         for label, move in zip(here, moves, strict=True):
             label.set_position(tuple(map(float, move)))
             label.arrow_patch.set_visible(bool(np.linalg.norm(move) > _FAR))
+
+
+def _dots(ax: Axes, lines: np.ndarray | None, scale: float) -> np.ndarray:
+    """Dots on lines, about three points apart, in pixels, shape ``(m, 2)``."""
+    found = [np.zeros((0, 2))]
+    for start, end in [] if lines is None else ax.transData.transform(lines.reshape(-1, 2)).reshape(-1, 2, 2):
+        along = np.linspace(0, 1, 2 + int(np.linalg.norm(end - start) / (3 * scale)))[:, None]
+        found.append((1 - along) * start + along * end)
+    return np.concatenate(found)
+
+
+def _inside(dots: np.ndarray, box: np.ndarray) -> int:
+    """Number of dots in a box."""
+    return int(((dots >= box[:2]) & (dots <= box[2:])).all(1).sum())
+
+
+def _box(center: np.ndarray, size: np.ndarray, distance: float, angle: float) -> np.ndarray:
+    """Left, bottom, right and top of a name whose nearest edge is so far from a center, in pixels."""
+    direction = np.array([np.cos(angle), np.sin(angle)])
+    middle = center + distance * direction + size / 2 * np.clip(direction / np.abs(direction).max(), -1, 1)
+    return np.concatenate([middle - size / 2, middle + size / 2])
+
+
+def _covered(box: np.ndarray, boxes: np.ndarray, frame: np.ndarray) -> float:
+    """Area of others under a box, and of what of it is outside of a frame, in pixels."""
+    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    inside = np.minimum(box[2:], frame[2:]) - np.maximum(box[:2], frame[:2])
+    return float(sides.clip(0).prod(1).sum() + (box[2:] - box[:2]).prod() - inside.clip(0).prod())
+
+
+def _write(
+    ax: Axes, name: str, center: np.ndarray, middle: np.ndarray, radius: float, fontsize: float, *, with_line: bool
+) -> None:
+    import matplotlib.patheffects as effects
+
+    to_points = 72 / ax.figure.dpi
+    line = {"arrowstyle": "-", "color": "0.5", "linewidth": 0.5, "shrinkA": 0, "shrinkB": radius}
+    written = ax.annotate(
+        name,
+        ax.transData.inverted().transform(center),
+        (middle - center) * to_points,
+        textcoords="offset points",
+        ha="center",
+        va="center",
+        fontsize=fontsize,
+        arrowprops=line if with_line else None,
+        zorder=5,
+    )
+    written.set_path_effects([effects.withStroke(linewidth=2, foreground="white", alpha=0.8)])
 
 
 def ink(color: str) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from scdgd._options import unknown_name
 
 from ._expression import Expression, expression_of, gene_names
+from ._label_counts import name_of_none
 from ._labels import named
 from ._palette import MISSING, distinct_colors, stored_colors
 
@@ -158,7 +159,7 @@ class Legend:
         if len(counts) > len(largest):
             shown[f"and {len(counts) - len(largest)} smaller ones"] = "none"
         if n_missing := int((panel.codes < 0).sum()):
-            shown[f"none ({n_missing:,})"] = MISSING
+            shown[f"{name_of_none(counts)} ({n_missing:,})"] = MISSING
         handles = [Line2D([], [], linestyle="", marker="o", color=color, label=label) for label, color in shown.items()]
         handles += _drawn_with_names(ax)
         ax.legend(

@@ -10,11 +10,11 @@ from scdgd._options import Choice, Flag, Integer, Names, Number, Text
 from scdgd.tl import component_gene_correlation
 from scdgd.tl._component_groups import check_components
 
-from ._beside import write_beside
 from ._component_gene_correlation import draw_map, map_size
 from ._embedding import Embedding, _project, embed
 from ._figure import finish, get_axes, plotting
 from ._label_counts import column_of
+from ._labels import write_beside
 from ._palette import MISSING, palette
 
 if TYPE_CHECKING:

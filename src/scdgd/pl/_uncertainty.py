@@ -82,7 +82,7 @@ def uncertainty(
     Raises
     ------
     ValueError
-        If spreads or positions are missing; the message names the call that writes them.
+        If spreads or positions are missing, or no cell has both a spread and counts; the message names the call that writes them.
     KeyError
         If there is no such layer.
 
@@ -105,6 +105,14 @@ def uncertainty(
     spread = adata.obs[key].to_numpy(dtype=float)
     sizes = np.asarray(counts_of(adata, layer).sum(axis=1)).ravel()
     pareto_k = adata.obs.get(f"{prefix}_pareto_k", pd.Series(0.0, adata.obs_names)).to_numpy(dtype=float)
+    if not (np.isfinite(spread) & (sizes > 0)).any():
+        where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+        msg = (
+            f"None of {len(spread)} cells has both a spread and a count: adata.obs['{key}'] has {np.isfinite(spread).sum()} numbers, "
+            f"and {(sizes > 0).sum()} cells have counts in {where}. Write spreads with "
+            "`scdgd.tl.annotate(model, uncertainty=True)`, and name the layer of the raw counts in `layer`."
+        )
+        raise ValueError(msg)
     axes = get_axes(ax, 2, figsize)
     dots = Dots.of(found[1], size)
     Numbers("Posterior spread", spread, "share of the spread of all cells", cmap).draw(axes[0], dots, NoLegend())

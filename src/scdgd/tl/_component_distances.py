@@ -54,7 +54,11 @@ def component_distances(
     --------
     >>> distances = scdgd.tl.component_distances(model)
     """
-    groups = ComponentGroups.of(model, "component_distances", merged=merged)
+    return distances_of(model, ComponentGroups.of(model, "component_distances", merged=merged), coordinates)
+
+
+def distances_of(model: SCDGD, groups: ComponentGroups, coordinates: Literal["information", "latent"]) -> pd.DataFrame:
+    """Distances between the means of these clusters of a model, shape ``(C, C)``, in the order of the tree of merges."""
     means = groups.shares @ model.get_component_means(coordinates=coordinates).astype(np.float64)
     distances = np.linalg.norm(means[:, None] - means, axis=-1)
     names = pd.Index(groups.names, name="cluster")
