@@ -35,7 +35,9 @@ def joint_scores(
     .. math::
         \big[S_1 / \sigma_1, \dots, S_M / \sigma_M\big] = U \Sigma V^\top.
 
-    Escofier & Pagès divide by the first, which makes as much of a modality of noise as of any other.
+    Escofier & Pagès divide by the first, which makes as much of a modality of noise as of any other. Units of noise were chosen by
+    counts held out by count splitting and by the loss that training ends with, neither of which reads a label: both are better with
+    genes and chromatin, and tell nothing with genes and proteins.
 
     Cells that lack a modality have there what ridge regression on their other scores expects, or zero, the mean.
 
