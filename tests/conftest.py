@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import anndata as ad
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import scvi
 import torch
+import zarr
 from scipy import sparse
 
 from scdgd.model import SCDGD
@@ -60,6 +62,21 @@ def simulate(
 def adata() -> ad.AnnData:
     """150 cells of 3 types, 30 genes."""
     return simulate()
+
+
+def write_store(adata: ad.AnnData, path: Path, *, zarr_format: int = 3, **counts) -> Path:
+    """Write a Zarr store; `counts` says how the parts of ``X`` are stored, as ``chunks`` and ``shards``."""
+
+    def write(write_func, store, name, element, dataset_kwargs, iospec) -> None:
+        is_counts = name.strip("/") == "X"
+        write_func(store, name, element, dataset_kwargs={**dataset_kwargs, **(counts if is_counts else {})})
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of formats to come
+        ad.experimental.write_dispatched(
+            zarr.open_group(str(path), mode="w", zarr_format=zarr_format), "/", adata, write
+        )
+    return path
 
 
 def make_model(adata: ad.AnnData, *, setup: dict | None = None, **model) -> SCDGD:

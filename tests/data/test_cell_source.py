@@ -11,9 +11,9 @@ import torch
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from scdgd.data import CellSource, SparseCountsLoader, cell_source, registered_cells
+from scdgd.data import CellSource, SparseCountsLoader, cell_source, read_backed, registered_cells
 from scdgd.model import SCDGD, SCVMM
-from tests.conftest import simulate
+from tests.conftest import simulate, write_store
 from tests.test_layers import FILES, SOURCE
 
 N_CELLS, N_GENES = 40, 7
@@ -45,6 +45,13 @@ def in_file(storage, **options):
     return write
 
 
+def in_store(storage, **how):
+    def write(x, path):
+        return read_backed(write_store(ad.AnnData(storage(x)), path / "cells.zarr", **how)).X
+
+    return write
+
+
 FORMS = {
     "CSR": lambda x, _: sparse.csr_matrix(x),
     "CSC": lambda x, _: sparse.csc_matrix(x),
@@ -59,6 +66,11 @@ FORMS = {
     "compressed file": in_file(sparse.csr_matrix, compression="gzip"),
     "file of CSC": in_file(sparse.csc_matrix),
     "dense file": in_file(np.asarray),
+    "Zarr 2": in_store(sparse.csr_matrix, zarr_format=2),
+    "Zarr 3": in_store(sparse.csr_matrix, chunks=(5,)),
+    "Zarr with shards": in_store(sparse.csr_matrix, chunks=(8,), shards=(64,)),
+    "Zarr of CSC": in_store(sparse.csc_matrix),
+    "dense Zarr": in_store(np.asarray),
     "rows alone": lambda x, _: ByRows(x, NAMES, COLUMNS, DTYPES),
 }
 every_form = pytest.mark.parametrize("form", FORMS)

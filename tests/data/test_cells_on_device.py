@@ -12,6 +12,7 @@ from scdgd._constants import MEASURED_KEY
 from scdgd.data import (
     CellsOnDevice,
     GenesMeasured,
+    Runs,
     SparseCounts,
     SparseCountsLoader,
     begins_of,
@@ -47,8 +48,7 @@ def assert_same(first: dict, second: dict) -> None:
 @pytest.mark.parametrize("in_file", [False, True])
 def test_same_minibatches_in_the_same_order(shuffle, in_file, tmp_path, monkeypatch):
     """Large pieces of a file are shuffled as they are without; columns have the types of the registry."""
-    monkeypatch.setattr("scdgd.data._loader._BUFFER_CELLS", 64)
-    monkeypatch.setattr("scdgd.data._loader._RUN_CELLS", 4)
+    monkeypatch.setattr("scdgd.data._backed_counts.HDF5_RUNS", Runs(4, 64))
     manager = managers(tmp_path)[in_file]
     some = np.random.default_rng(0).permutation(150)[:130]
     loaders = []

@@ -13,7 +13,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.dataloaders import AnnDataLoader
 
-from scdgd.data import BackedCounts, RunShuffledSampler, SparseCounts, SparseCountsLoader, _loader
+from scdgd.data import BackedCounts, Runs, RunShuffledSampler, SparseCounts, SparseCountsLoader, _backed_counts
 from scdgd.model import SCDGD
 from tests.conftest import simulate
 
@@ -130,8 +130,7 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
 @pytest.fixture
 def small_buffers(monkeypatch):
     """Runs of 4 cells and buffers of 5 runs."""
-    monkeypatch.setattr(_loader, "_RUN_CELLS", 4)
-    monkeypatch.setattr(_loader, "_BUFFER_CELLS", 20)
+    monkeypatch.setattr(_backed_counts, "HDF5_RUNS", Runs(4, 20))
 
 
 @pytest.mark.parametrize("options", FILES.values(), ids=FILES.keys())
@@ -160,7 +159,7 @@ def test_shuffled_cells_of_a_file_keep_their_counts_and_columns(tmp_path, option
 @pytest.mark.parametrize("name", FILES)
 def test_compressed_rows_have_a_reader_of_their_own(tmp_path, name):
     loader = SparseCountsLoader(managers(tmp_path, **FILES[name])[1], shuffle=True)
-    assert loader.dataset.cells.reads_runs == (name not in {"csc", "dense"})
+    assert (loader.dataset.cells.runs is not None) == (name not in {"csc", "dense"})
     assert isinstance(loader.sampler, RunShuffledSampler) == (name not in {"csc", "dense"})
 
 
@@ -259,7 +258,7 @@ def test_a_sorted_file_is_mixed():
 def test_few_large_pieces_are_read(tmp_path, monkeypatch):
     """Each buffer is read once, in no more pieces than it has runs."""
     _, on_disk = managers(tmp_path, n_cells=400)
-    monkeypatch.setattr(_loader, "_BUFFER_CELLS", 128)
+    monkeypatch.setattr(_backed_counts, "HDF5_RUNS", Runs(32, 128))
     pieces = []
     original = BackedCounts._entries_of
     monkeypatch.setattr(

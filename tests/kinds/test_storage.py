@@ -8,10 +8,12 @@ import anndata as ad
 import h5py
 import numpy as np
 import pytest
+from anndata.abc import CSRDataset
 from mudata import MuData
 
 import scdgd
-from tests.conftest import simulate
+from scdgd.data import read_backed
+from tests.conftest import simulate, write_store
 from tests.fuzz.inputs import COUNTS
 from tests.model.test_contract import data
 
@@ -124,6 +126,23 @@ def test_a_file_gives_the_same_draws(name, form, tmp_path):
                 found[kind] = scdgd.tl.sample_cells(model, 9, mode=kind, seed=0).X.toarray()
         results.append({key: value for key, value in found.items() if value is not None} | state_of(model))
     assert_same_state(*results)
+
+
+@every_model
+def test_a_store_gives_the_same_draws(name, tmp_path):
+    """Counts in a Zarr store, and in a layer of an HDF5 file, which anndata would read."""
+    adata, new = in_form("csr"), data()[1]
+    write_store(adata, tmp_path / "a.zarr", chunks=(20,), shards=(100,))
+    new.layers["counts"] = new.X.copy()
+    new.write_h5ad(tmp_path / "new.h5ad")
+    model = fitted(name, read_backed(tmp_path / "a.zarr"), {"batch_key": "batch"})
+    others = read_backed(tmp_path / "new.h5ad")
+    assert isinstance(others.layers["counts"], CSRDataset)
+    expected = plain(name)
+    assert_same_state(state_of(model), state_of(expected))
+    for method in ("latent", "counts"):
+        np.testing.assert_array_equal(reading(method, model), reading(method, expected))
+    np.testing.assert_array_equal(reading("latent", model, others), reading("latent", expected, new))
 
 
 @every_model

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 
-from scdgd.data import _loader
+from scdgd.data import Runs, _backed_counts
 from scdgd.model import SCDGD, SCVAD, _cell_rows
 from tests.conftest import make_model, simulate, state_of, train
 
@@ -248,8 +248,7 @@ def test_backed(tmp_path, dense):
 
 def test_training_on_a_file_resumes_bit_for_bit(tmp_path, monkeypatch):
     """The order of the cells comes from the random numbers that checkpoints keep."""
-    monkeypatch.setattr(_loader, "_RUN_CELLS", 4)
-    monkeypatch.setattr(_loader, "_BUFFER_CELLS", 60)
+    monkeypatch.setattr(_backed_counts, "HDF5_RUNS", Runs(4, 60))
     simulate().write_h5ad(tmp_path / "cells.h5ad")
 
     class Interrupt(Callback):

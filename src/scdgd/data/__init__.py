@@ -1,10 +1,10 @@
 """What enters: registry fields, count validation, the splitter."""
 
-from ._backed_counts import BackedCounts
+from ._backed_counts import BackedCounts, Runs
 from ._categories import BatchField, LabelsField, MuDataBatchField, MuDataLabelsField, categorise, code_of
 from ._cell_source import (
+    CellsInCompressedRows,
     CellsInFile,
-    CellsInHDF5,
     CellsInMemory,
     CellsOfPanel,
     CellSource,
@@ -35,6 +35,7 @@ from ._loader import RunShuffledSampler, SparseCountsDataset, SparseCountsLoader
 from ._matrix import as_native, require_matrix
 from ._modalities import MODALITIES
 from ._modality_counts import ModalityCountsField, modalities_in
+from ._read_backed import read_backed
 from ._registration import CellRegistration, ChangedDataError, unchanged_if_refused
 from ._sparse_counts import SparseCounts, as_sparse_counts
 from ._splitter import SparseCountsSplitter
@@ -46,8 +47,8 @@ __all__ = [
     "CellIndexField",
     "CellRegistration",
     "CellSource",
+    "CellsInCompressedRows",
     "CellsInFile",
-    "CellsInHDF5",
     "CellsInMemory",
     "CellsOfModality",
     "CellsOfPanel",
@@ -74,6 +75,7 @@ __all__ = [
     "MuDataLabelsField",
     "MuDataSizeFactorField",
     "RunShuffledSampler",
+    "Runs",
     "SizeFactorField",
     "SparseCounts",
     "SparseCountsDataset",
@@ -98,6 +100,7 @@ __all__ = [
     "levels_of",
     "on_device",
     "modalities_in",
+    "read_backed",
     "refuse_levels",
     "registered_cells",
     "require_matrix",

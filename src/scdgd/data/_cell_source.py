@@ -13,7 +13,7 @@ from scvi.data import AnnTorchDataset
 
 from scdgd._constants import MEASURED_KEY
 
-from ._backed_counts import BackedCounts
+from ._backed_counts import BackedCounts, Runs
 from ._fingerprints import fingerprints_of
 from ._matrix import as_native
 from ._sparse_counts import SparseCounts
@@ -52,8 +52,8 @@ class CellSource(ABC):
         Types of the columns in minibatches; those that are not named keep theirs.
     """
 
-    reads_runs: bool = False
-    """Whether cells that follow each other are read much faster than cells from all over."""
+    runs: Runs | None = None
+    """How many cells to read together, where those that follow each other are read much faster than cells from all over."""
     is_on_device: bool = False
     """Whether minibatches are made by an accelerator, which other processes cannot do for it."""
     measured: GenesMeasured | None = None
@@ -153,14 +153,15 @@ class CellsInFile(CellSource):
         return iter_row_blocks(self._counts, max_elements)
 
 
-class CellsInHDF5(CellsInFile):
-    """Cells whose counts stay in an HDF5 file as compressed rows, read by :class:`BackedCounts`."""
-
-    reads_runs = True
+class CellsInCompressedRows(CellsInFile):
+    """Cells whose counts stay in an HDF5 file or a Zarr store as compressed rows, read by :class:`BackedCounts`."""
 
     def __init__(self, counts: Matrix, *args: Any) -> None:
         super().__init__(counts, *args)
         self._reader = BackedCounts(counts)
+        self.runs = self._reader.runs
+
+    blocks = CellSource.blocks
 
     def __getstate__(self) -> dict:
         return self._reader.__getstate__()
@@ -187,7 +188,7 @@ class CellsOfPanel(CellSource):
 
     def __init__(self, cells: CellSource, panel: GenePanel) -> None:
         super().__init__((len(cells), len(panel.genes)), cells._names, cells.columns, cells.dtypes)
-        self.reads_runs, self._cells, self._panel = cells.reads_runs, cells, panel
+        self.runs, self._cells, self._panel = cells.runs, cells, panel
 
     def rows(self, positions: np.ndarray) -> sparse.csr_matrix:
         """As everywhere."""
@@ -220,7 +221,7 @@ def cell_source(counts: Matrix | CellSource, *args: Any) -> CellSource:
         return counts
     if isinstance(counts, np.ndarray) or sparse.issparse(counts):
         return CellsInMemory(counts, *args)
-    return (CellsInHDF5 if BackedCounts.can_read(counts) else CellsInFile)(counts, *args)
+    return (CellsInCompressedRows if BackedCounts.can_read(counts) else CellsInFile)(counts, *args)
 
 
 def registered_cells(adata_manager: AnnDataManager) -> CellSource:

@@ -48,7 +48,7 @@ class CellsOnDevice(CellSource):
 
     def __init__(self, cells: CellSource, device: torch.device, indptr: np.ndarray) -> None:
         super().__init__(cells.shape, cells._names, cells.columns, cells.dtypes)
-        self.reads_runs, self.measured = cells.reads_runs, cells.measured  # the order of minibatches stays
+        self.runs, self.measured = cells.runs, cells.measured  # the order of minibatches stays
         self._cells, self._device, self._indptr = cells, device, indptr
         values = torch.empty(indptr[-1], device=device)
         genes = torch.empty(indptr[-1], dtype=torch.int32, device=device)

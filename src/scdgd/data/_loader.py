@@ -9,6 +9,7 @@ import torch
 from scvi import settings
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
+from ._backed_counts import HDF5_RUNS
 from ._cell_source import registered_cells
 
 if TYPE_CHECKING:
@@ -16,13 +17,12 @@ if TYPE_CHECKING:
 
     from scvi.data import AnnDataManager
 
+    from ._backed_counts import Runs
     from ._cell_source import CellSource
     from ._sparse_counts import SparseCounts
 
 #: Options of loaders whose minibatches are made by the process that trains.
 _NO_WORKERS = {"num_workers": 0, "persistent_workers": False, "prefetch_factor": None, "pin_memory": False}
-_RUN_CELLS = 32
-_BUFFER_CELLS = 8_192
 
 
 class SparseCountsDataset(Dataset):
@@ -68,10 +68,11 @@ class BufferedItems(NamedTuple):
 class RunShuffledSampler(Sampler[BufferedItems]):
     """Random minibatches from few large pieces of a file, where reading cells one by one takes most of the time.
 
-    Runs of 32 neighbouring cells are permuted; each 8,192 cells in that order (as many whole minibatches as fit) make a
-    buffer, which is read at once; the cells of a buffer are permuted and cut into minibatches. The cells of a run thus enter
-    minibatches of one buffer, among the cells of 255 other runs from random places; so a file that is sorted by cell type is
-    mixed all the same. A buffer takes 8 bytes per non-zero: some 130 MB if cells express 2,000 genes.
+    Runs of neighbouring cells, 32 of an HDF5 file, are permuted; each 8,192 cells in that order (as many whole minibatches as
+    fit) make a buffer, which is read at once; the cells of a buffer are permuted and cut into minibatches. The cells of a run
+    thus enter minibatches of one buffer, among the cells of 255 other runs from random places; so a file that is sorted by
+    cell type is mixed all the same. A buffer takes 8 bytes per non-zero: some 130 MB if cells express 2,000 genes. Where a
+    store is compressed in larger pieces, runs and buffers are larger, and a buffer has 32 runs at least.
 
     Parameters
     ----------
@@ -81,10 +82,13 @@ class RunShuffledSampler(Sampler[BufferedItems]):
         Cells of a minibatch, and whether an incomplete last one is left out.
     least
         Size below which an incomplete last minibatch joins the one before it, of the same buffer.
+    runs
+        Cells of a run and of a buffer.
     """
 
-    def __init__(self, n_cells: int, batch_size: int, drop_last: bool, least: int = 1) -> None:
+    def __init__(self, n_cells: int, batch_size: int, drop_last: bool, least: int = 1, runs: Runs = HDF5_RUNS) -> None:
         self.n_cells, self.batch_size, self.drop_last, self.least = n_cells, batch_size, drop_last, least
+        self.runs = runs
 
     def __len__(self) -> int:
         whole, rest = divmod(self.n_cells, self.batch_size)
@@ -94,7 +98,7 @@ class RunShuffledSampler(Sampler[BufferedItems]):
         """An order drawn from torch's global generator: one number, as :class:`torch.utils.data.RandomSampler` does."""
         generator = torch.Generator().manual_seed(int(torch.empty((), dtype=torch.int64).random_()))
         order = self._runs(generator)
-        n_together = max(1, _BUFFER_CELLS // self.batch_size) * self.batch_size
+        n_together = max(1, self.runs.n_buffer // self.batch_size) * self.batch_size
         firsts = list(range(0, self.n_cells, n_together))
         if len(firsts) > 1 and self.n_cells - firsts[-1] < self.least:
             firsts.pop()
@@ -115,8 +119,9 @@ class RunShuffledSampler(Sampler[BufferedItems]):
 
     def _runs(self, generator: torch.Generator) -> np.ndarray:
         """All cells, run by run, in random order of the runs, shape ``(n,)``."""
-        firsts = _RUN_CELLS * torch.randperm(-(-self.n_cells // _RUN_CELLS), generator=generator).numpy()
-        cells = (firsts[:, None] + np.arange(_RUN_CELLS)).ravel()
+        length = self.runs.n_cells
+        firsts = length * torch.randperm(-(-self.n_cells // length), generator=generator).numpy()
+        cells = (firsts[:, None] + np.arange(length)).ravel()
         return cells[cells < self.n_cells]
 
 
@@ -165,7 +170,7 @@ class _OneBuffer(Sampler[BufferedItems]):
 class SparseCountsLoader(DataLoader):
     """Loader of minibatches, each read by one look-up; takes the arguments of scvi-tools' ``AnnDataLoader``.
 
-    Counts are shuffled by :class:`torch.utils.data.RandomSampler`, more than 8,192 cells in a file by
+    Counts are shuffled by :class:`torch.utils.data.RandomSampler`, more cells than a buffer in a file by
     :class:`RunShuffledSampler`.
 
     Parameters
@@ -208,13 +213,14 @@ class SparseCountsLoader(DataLoader):
             indices = np.asarray(indices)
             indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
         dataset = SparseCountsDataset(adata_manager, indices, cells)
-        if shuffle and dataset.cells.reads_runs and len(dataset) > _BUFFER_CELLS:
+        runs = dataset.cells.runs
+        if shuffle and runs is not None and len(dataset) > runs.n_buffer:
             dataset.positions = np.sort(dataset.positions)  # runs of the file, not of the subset
-            sampler = RunShuffledSampler(len(dataset), batch_size, bool(drop_last), least)
+            sampler = RunShuffledSampler(len(dataset), batch_size, bool(drop_last), least, runs)
         else:
             order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
             sampler = _Minibatches(order, batch_size, bool(drop_last), least)
-            sampler = _OneBuffer(sampler, dataset.positions) if shuffle and dataset.cells.reads_runs else sampler
+            sampler = _OneBuffer(sampler, dataset.positions) if shuffle and runs is not None else sampler
         self.indices = dataset.positions
         if dataset.cells.is_on_device:
             kwargs |= _NO_WORKERS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -37,10 +39,13 @@ def require_matrix(counts: Matrix, location: str) -> None:
     if isinstance(counts, np.ma.MaskedArray):
         name, remedy = "masked array", f"{location} = {location}.filled(0)"
     elif type(counts).__module__.partition(".")[0] == "dask":
-        name, remedy = "dask array", f"{location} = {location}.compute()"
+        name = "dask array"
+        remedy = (
+            f"{location} = {location}.compute()` or, for data larger than memory, `adata = scdgd.data.read_backed(path)"
+        )
     elif isinstance(counts, pd.DataFrame):
         remedy = f"{location} = {location}.to_numpy()"
-    elif not (isinstance(counts, (np.ndarray, *_ON_DISK)) or sparse.issparse(counts) or _is_zarr(counts)):
+    elif not (isinstance(counts, (np.ndarray, *_ON_DISK)) or sparse.issparse(counts) or is_zarr(counts)):
         remedy = f"{location} = scipy.sparse.csr_matrix(...)"
     elif sparse.issparse(counts) and (counts.dtype == np.float16 or not counts.dtype.isnative):
         name, remedy = (
@@ -63,21 +68,27 @@ def check_structure(counts: sparse.spmatrix, location: str) -> None:
     SciPy's operations trust them: with an index that is too large they read and write memory that is not theirs.
     """
     n_major, n_minor = counts.shape if counts.format == "csr" else counts.shape[::-1]
-    indptr, indices, n_values = counts.indptr, counts.indices, len(counts.data)
-    problem = None
-    if len(indptr) != n_major + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
-        problem = "`indptr` is not a rising list of where the entries of each row begin"
-    elif not indptr[-1] <= min(len(indices), n_values):
-        problem = f"`indptr` ends at {indptr[-1]}, but there are {min(len(indices), n_values)} entries"
-    elif indptr[-1] and (indices.min() < 0 or indices.max() >= n_minor):
+    indptr, indices = counts.indptr, counts.indices
+    check_pointers(indptr, n_major, min(len(indices), len(counts.data)), location)
+    if indptr[-1] and (indices.min() < 0 or indices.max() >= n_minor):
         worst = indices.min() if indices.min() < 0 else indices.max()
-        problem = f"`indices` holds {worst}, outside of 0 to {n_minor - 1}"
-    if problem is not None:
-        msg = (
-            f"{location} is a damaged sparse matrix: {problem}. Its file was cut or altered, or it was put together from "
-            "arrays that do not fit: load or write it again."
-        )
-        raise ValueError(msg)
+        _raise_damaged(location, f"`indices` holds {worst}, outside of 0 to {n_minor - 1}")
+
+
+def check_pointers(indptr: np.ndarray, n_major: int, n_entries: int, location: str) -> None:
+    """Raise ValueError unless pointers of `n_major` compressed rows or columns are inside the entries."""
+    if len(indptr) != n_major + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
+        _raise_damaged(location, "`indptr` is not a rising list of where the entries of each row begin")
+    if not indptr[-1] <= n_entries:
+        _raise_damaged(location, f"`indptr` ends at {indptr[-1]}, but there are {n_entries} entries")
+
+
+def _raise_damaged(location: str, problem: str) -> NoReturn:
+    msg = (
+        f"{location} is a damaged sparse matrix: {problem}. Its file was cut or altered, or it was put together from "
+        "arrays that do not fit: load or write it again."
+    )
+    raise ValueError(msg)
 
 
 def as_native(block: np.ndarray | sparse.spmatrix) -> np.ndarray | sparse.spmatrix:
@@ -89,5 +100,6 @@ def as_native(block: np.ndarray | sparse.spmatrix) -> np.ndarray | sparse.spmatr
     return block if block.dtype.isnative else block.astype(block.dtype.newbyteorder("="))
 
 
-def _is_zarr(counts: Matrix) -> bool:
+def is_zarr(counts: Matrix) -> bool:
+    """Whether something is an array of zarr, which need not be installed."""
     return type(counts).__module__.partition(".")[0] == "zarr"
