@@ -517,3 +517,37 @@ def test_ctrl_c_while_held_out_cells_are_scored(cells, tmp_path, capsys, monkeyp
     assert fit(tmp_path, "--report", str(tmp_path / "report")) == 130
     assert "while held-out cells were scored; results are of the whole training" in capsys.readouterr().out
     assert json.loads((tmp_path / "report/summary.json").read_text())["was_interrupted"]
+
+
+def test_map_writes_shards_and_joins_them(cells, tmp_path, capsys):
+    assert fit(tmp_path, "--save-model", str(tmp_path / "model")) == 0
+    new = simulate(30, seed=1)
+    new.obs_names = [f"new_{i}" for i in range(30)]
+    new.write_h5ad(tmp_path / "new.h5ad")
+    call = ["map", str(tmp_path / "model"), str(tmp_path / "new.h5ad"), "-o", str(tmp_path / "z.zarr")]
+    for shard in ("2/2", "1/2", "1/2"):
+        assert main([*call, "--shard", shard]) == 0
+    capsys.readouterr()
+    assert main(["map", "--join", str(tmp_path / "z.zarr")]) == 0
+    assert str(tmp_path / "z.zarr") in capsys.readouterr().out
+    model = scdgd.model.SCDGD.load(tmp_path / "model", adata=False)
+    joined = ad.read_zarr(tmp_path / "z.zarr")
+    np.testing.assert_allclose(joined.obsm["X_scdgd"], model.get_latent_representation(new), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pattern"),
+    [
+        (["model", "in.h5ad"], "Name MODEL, INPUT and -o OUT.zarr"),
+        (["model", "in.h5ad", "-o", "z.zarr", "--join", "z.zarr"], "Name MODEL, INPUT and -o OUT.zarr"),
+        (["model", "in.h5ad", "-o", "z.zarr"], "no model|There is no"),
+        (["--join", "z.zarr"], "0 of any shards"),
+    ],
+)
+def test_map_says_what_is_missing_in_one_line(arguments, pattern, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["map", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(pattern, error), error
+    assert not list(tmp_path.iterdir())

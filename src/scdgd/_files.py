@@ -56,7 +56,7 @@ def readable_errors(path: Path, n_bytes: int | None = None) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not _is_of_writing(error):
             raise
         there = "; the former file is as it was" if path.exists() else ""
-        msg = f"Writing {str(path)!r} failed ({_reason(error)}){there}. {_space(path.parent, n_bytes)}"
+        msg = f"Writing {str(path)!r} failed ({_reason(error)}){there}. {space_in(path.parent, n_bytes)}"
         raise WritingError(msg) from error
 
 
@@ -77,7 +77,7 @@ def flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _space(folder: Path, n_bytes: int | None) -> str:
+def space_in(folder: Path, n_bytes: int | None = None) -> str:
     """What is free in a folder, and what is missing there."""
     try:
         free = shutil.disk_usage(folder).free

@@ -1,4 +1,4 @@
-"""The command line: ``scdgd fit`` for pipelines, ``scdgd demo`` for a first look."""
+"""The command line: ``scdgd fit`` for pipelines, ``scdgd demo`` for a first look, ``scdgd map`` for more cells than one machine."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = _Parser(prog="scdgd", description="Cluster and embed single-cell counts with deep generative decoders.")
     parser.add_argument("--version", action="version", version=f"scdgd {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="{fit,demo}")
+    commands = parser.add_subparsers(required=True, metavar="{fit,demo,map}")
 
     fit = commands.add_parser("fit", help="add representations and clusters to an .h5ad file")
     fit.set_defaults(command=_fit)
@@ -111,7 +111,30 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--labels-key", metavar="COLUMN", help="column of obs with labels, to compare with only")
         command.add_argument("--max-epochs", type=int, metavar="E", help="default: 50, fewer above 50,000 cells")
         command.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+
+    map_ = commands.add_parser("map", help="write representations of any number of cells, in blocks or shards")
+    map_.set_defaults(command=_map)
+    map_.add_argument("model", type=Path, nargs="?", metavar="MODEL", help="folder of a saved model")
+    map_.add_argument("input", type=Path, nargs="?", metavar="INPUT", help=".h5ad file or Zarr store of cells")
+    map_.add_argument(
+        "-o", "--output", type=Path, metavar="OUT.zarr", help="store to write; the same call goes on with it"
+    )
+    map_.add_argument(
+        "--shard", type=_shard, metavar="I/N", help="only the I-th of N parts of the cells, for job arrays"
+    )
+    map_.add_argument(
+        "--join", type=Path, metavar="OUT.zarr", help="join the shards of a store that all jobs have written"
+    )
     return parser
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """Number and number of parts."""
+    number, _, n = text.partition("/")
+    if not (number.isdecimal() and n.isdecimal() and 1 <= int(number) <= int(n)):
+        msg = f"must be a part and the number of parts, such as 1/8, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(number), int(n)
 
 
 def _number_or_auto(text: str) -> int | str:
@@ -136,6 +159,41 @@ def _demo(args: argparse.Namespace, started: float) -> tuple[str, bool]:
     else:
         read, name = lambda: _read(args.data), args.data.stem
     return _run(args, read, args.data, args.output / f"{name}.h5ad", args.output, started)
+
+
+def _map(args: argparse.Namespace, started: float) -> tuple[str, bool]:
+    """Write representations of the cells of a file, or join what several calls have written."""
+    is_whole = None not in (args.model, args.input, args.output)
+    if is_whole == (args.join is not None) or (args.join is not None and args.shard is not None):
+        msg = "Name MODEL, INPUT and -o OUT.zarr to write, or --join OUT.zarr alone to join shards."
+        raise _UserError(msg)
+    try:
+        path = _join(args.join) if args.join is not None else _write(args)
+    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        logger.debug("Mapping failed", exc_info=True)
+        raise _UserError(error.args[0] if isinstance(error, KeyError) else error) from error
+    except KeyboardInterrupt:
+        msg = "blocks that were complete are written, and the same command goes on with the others"
+        raise KeyboardInterrupt(msg) from None
+    return f"written\t{path}\nseconds\t{time.perf_counter() - started:.1f}", False
+
+
+def _join(path: Path) -> Path:
+    from scdgd.tl import join_latent
+
+    return join_latent(path)
+
+
+def _write(args: argparse.Namespace) -> Path:
+    import scdgd
+    from scdgd.data import read_backed
+    from scdgd.model import SCDGD
+    from scdgd.tl import write_latent
+
+    name = SCDGD.load_registry(args.model)["model_name"]
+    model = getattr(scdgd.model, name).load(args.model, adata=False)
+    _prepare_directory(args.output.parent)
+    return write_latent(model, args.output, read_backed(args.input), shard=args.shard)
 
 
 def _run(

@@ -35,7 +35,7 @@ from ._loader import RunShuffledSampler, SparseCountsDataset, SparseCountsLoader
 from ._matrix import as_native, require_matrix
 from ._modalities import MODALITIES
 from ._modality_counts import ModalityCountsField, modalities_in
-from ._read_backed import read_backed
+from ._read_backed import read_backed, zarr_module
 from ._registration import CellRegistration, ChangedDataError, unchanged_if_refused
 from ._sparse_counts import SparseCounts, as_sparse_counts
 from ._splitter import SparseCountsSplitter
@@ -105,4 +105,5 @@ __all__ = [
     "registered_cells",
     "require_matrix",
     "unchanged_if_refused",
+    "zarr_module",
 ]

@@ -13,6 +13,7 @@ from ._matrix import is_zarr
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
+    from types import ModuleType
 
 #: What is read into memory, beside the names and columns of cells and genes.
 _IN_MEMORY = ("obsm", "varm", "uns")
@@ -69,12 +70,17 @@ def read_backed(path: str | os.PathLike) -> ad.AnnData:
 def _open(path: Path) -> Mapping[str, Any]:
     if path.is_file() and h5py.is_hdf5(path):
         return h5py.File(path)
+    return zarr_module(path).open_group(str(path), mode="r")
+
+
+def zarr_module(path: Path) -> ModuleType:
+    """The package zarr, which need not be installed for anything else; ImportError that names the store it is needed for."""
     try:
         import zarr
     except ImportError as error:
-        msg = f"{str(path)!r} is no HDF5 file, and Zarr stores need zarr: `pip install zarr`."
+        msg = f"{str(path)!r} would be a Zarr store, which needs zarr: `pip install zarr`."
         raise ImportError(msg) from error
-    return zarr.open_group(str(path), mode="r")
+    return zarr
 
 
 def _on_disk(element: Any) -> Any:

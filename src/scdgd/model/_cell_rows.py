@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,16 @@ class CellRows:
         self.kept_posteriors = None
         self._placed.clear()
         self.module.representations.forget_placed_later()
+
+    @contextlib.contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Cells that are placed meanwhile are not remembered."""
+        before, n_before = dict(self._placed), len(self.module.representations.placed_later)
+        try:
+            yield
+        finally:
+            self._placed = before
+            self.module.representations.placed_later = self.module.representations.placed_later[:n_before]
 
     def rows_of(
         self,

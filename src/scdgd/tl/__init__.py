@@ -16,6 +16,7 @@ from ._sample_components import sample_components
 from ._shift_cells import shift_cells
 from ._shift_genes import shift_genes
 from ._transfer_labels import transfer_labels
+from ._write_latent import join_latent, write_latent
 
 __all__ = [
     "ComponentEvidence",
@@ -31,6 +32,7 @@ __all__ = [
     "cut",
     "gene_programs",
     "information_coordinates",
+    "join_latent",
     "map",
     "noise_baseline",
     "rank_component_genes",
@@ -39,4 +41,5 @@ __all__ = [
     "shift_cells",
     "shift_genes",
     "transfer_labels",
+    "write_latent",
 ]
