@@ -56,9 +56,7 @@ tutorials: $(INSTALLED) ## run every tutorial and store its outputs (SHORT=1: qu
 	$(BIN)/python .ci/run_tutorials.py $(if $(SHORT),--short) $(NOTEBOOKS)
 
 bench-quick: $(INSTALLED) ## run every benchmark in its short form, two at a time
-	@ls benchmarks/[!_]*.py | OMP_NUM_THREADS=1 xargs -P 2 -I {} sh -c ' \
-		result=$$($(BIN)/python {} --quick 2>&1) || { echo "$$result"; echo "{} failed"; exit 255; }; \
-		echo "{} --quick"; echo "$$result"'
+	OMP_NUM_THREADS=1 $(BIN)/python .ci/bench_quick.py
 
 clean: ## remove outputs and caches, keep the environments
 	rm -rf build dist demo_output docs/_build docs/generated docs/tutorials lightning_logs .pytest_cache .ruff_cache .coverage htmlcov

@@ -124,7 +124,7 @@ def timed(call: Callable, model, adata: AnnData, new: AnnData) -> tuple[float, n
 
     if hasattr(model, "cells"):
         model.cells.forget_placed()
-    model.novelty_reference_ = model.novelty_of_panels_ = model.kept_posteriors = None
+    model.novelty_reference_ = model.novelty_of_panels_ = None
     scvi.settings.seed = 0
     new, start = new.copy(), time.process_time()
     result = call(model, adata, new)

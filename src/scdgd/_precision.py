@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,7 +22,7 @@ def without_autocast(method: Callable) -> Callable:
     """Method of a module whose products keep the precision of their factors."""
 
     @functools.wraps(method)
-    def call(module: torch.nn.Module, *args, **kwargs):
+    def call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         device = next(module.parameters()).device.type
         if not torch.is_autocast_enabled(device):
             return method(module, *args, **kwargs)
