@@ -156,7 +156,8 @@ class SparseCounts:
 
     def totals(self) -> torch.Tensor:
         """Total count of each cell, shape ``(b,)``."""
-        return self.sum_of(self.values)
+        values = self.values if self.values.is_floating_point() else self.values.double()
+        return torch.segment_reduce(values, "sum", offsets=self.indptr, initial=0, unsafe=True)
 
     def maxima(self) -> torch.Tensor:
         """Largest count of each cell, shape ``(b,)``."""
