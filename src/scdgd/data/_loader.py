@@ -53,7 +53,7 @@ class SparseCountsDataset(Dataset):
         if isinstance(items, BufferedItems):
             self.cells.hold(self.positions[items.buffer])
             items = items.minibatch
-        return self.cells.minibatch(self.positions[np.atleast_1d(items)])
+        return self.cells.minibatch(self.positions[np.atleast_1d(np.asarray(items, dtype=np.int64))])
 
 
 class BufferedItems(NamedTuple):
@@ -91,8 +91,7 @@ class RunShuffledSampler(Sampler[BufferedItems]):
         self.runs = runs
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.n_cells, self.batch_size)
-        return whole + (rest >= (1 if whole == 0 else self.least) and not self.drop_last)
+        return n_minibatches(self.n_cells, self.batch_size, self.drop_last, self.least)
 
     def __iter__(self) -> Iterator[BufferedItems]:
         """An order drawn from torch's global generator: one number, as :class:`torch.utils.data.RandomSampler` does."""
@@ -123,6 +122,28 @@ class RunShuffledSampler(Sampler[BufferedItems]):
         firsts = length * torch.randperm(-(-self.n_cells // length), generator=generator).numpy()
         cells = (firsts[:, None] + np.arange(length)).ravel()
         return cells[cells < self.n_cells]
+
+
+def n_minibatches(n_cells: int, batch_size: int, drop_last: bool = False, least: int = 1) -> int:
+    """Number of minibatches of some cells, for arguments as of :class:`SparseCountsLoader`."""
+    whole, rest = divmod(n_cells, batch_size)
+    return whole + (rest >= (1 if whole == 0 else least) and not drop_last)
+
+
+class _Padded(Sampler):
+    """Minibatches of another sampler, and then empty ones until there are `n`."""
+
+    def __init__(self, minibatches: Sampler, n: int) -> None:
+        self.minibatches, self.n = minibatches, n
+
+    def __len__(self) -> int:
+        return max(self.n, len(self.minibatches))
+
+    def __iter__(self) -> Iterator[list[int] | BufferedItems]:
+        """Those with cells first."""
+        yield from self.minibatches
+        for _ in range(len(self) - len(self.minibatches)):
+            yield []
 
 
 class _Minibatches(BatchSampler):
@@ -189,6 +210,8 @@ class SparseCountsLoader(DataLoader):
         Size below which an incomplete last minibatch joins the one before it.
     cells
         Where all cells come from, such as a device that holds them; ``None`` for the manager.
+    n_minibatches
+        Empty minibatches follow until there are so many, for a process whose fellows have more.
     **kwargs
         Passed to :class:`torch.utils.data.DataLoader`.
     """
@@ -204,6 +227,7 @@ class SparseCountsLoader(DataLoader):
         distributed_sampler: bool = False,
         least: int = 1,
         cells: CellSource | None = None,
+        n_minibatches: int | None = None,
         **kwargs: Any,
     ) -> None:
         if distributed_sampler:
@@ -218,9 +242,10 @@ class SparseCountsLoader(DataLoader):
             dataset.positions = np.sort(dataset.positions)  # runs of the file, not of the subset
             sampler = RunShuffledSampler(len(dataset), batch_size, bool(drop_last), least, runs)
         else:
-            order = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
+            order = RandomSampler(dataset) if shuffle and len(dataset) else SequentialSampler(dataset)
             sampler = _Minibatches(order, batch_size, bool(drop_last), least)
             sampler = _OneBuffer(sampler, dataset.positions) if shuffle and runs is not None else sampler
+        sampler = sampler if n_minibatches is None else _Padded(sampler, n_minibatches)
         self.indices = dataset.positions
         if dataset.cells.is_on_device:
             kwargs |= _NO_WORKERS

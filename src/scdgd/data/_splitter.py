@@ -5,11 +5,14 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from scvi.dataloaders import DataSplitter
 
-from ._loader import SparseCountsLoader
+from ._loader import SparseCountsLoader, n_minibatches
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._cell_source import CellSource
 
 
@@ -26,10 +29,30 @@ class SparseCountsSplitter(DataSplitter):
         with warnings.catch_warnings():  # a last minibatch that is too small joins the one before it
             warnings.filterwarnings("ignore", message="Last batch will have a small size")
             super().__init__(*args, **kwargs)
+        self._owned: Callable[[int, int], np.ndarray] | None = None
 
     def hold(self, cells: CellSource | None) -> None:
         """Read all cells from this source from now on; ``None`` for the registered data."""
         self.data_loader_kwargs = {**self.data_loader_kwargs, "cells": cells}
+
+    def share(self, owned: Callable[[int, int], np.ndarray] | None) -> None:
+        """Divide the training cells among processes: `owned` says which cells one has, by its number and that of all."""
+        self._owned = owned
+
+    def train_dataloader(self) -> SparseCountsLoader:
+        """Loader of the training cells; of those of this process, with as many minibatches as in every other."""
+        n = 1 if self.trainer is None else self.trainer.world_size
+        if self._owned is None or n == 1:
+            return super().train_dataloader()
+        every, given = self.train_idx, self.data_loader_kwargs
+        parts = [every[np.isin(every, self._owned(rank, n))] for rank in range(n)]
+        sizes = given["batch_size"], bool(self.drop_last), given.get("least", 1)
+        most = max(n_minibatches(len(part), *sizes) for part in parts)
+        self.train_idx, self.data_loader_kwargs = parts[self.trainer.global_rank], {**given, "n_minibatches": most}
+        try:
+            return super().train_dataloader()
+        finally:
+            self.train_idx, self.data_loader_kwargs = every, given
 
     def val_dataloader(self) -> SparseCountsLoader | list:
         """Loader of the validation cells, or an empty list."""

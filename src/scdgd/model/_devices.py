@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from scdgd._compat import parse_device
 from scdgd._options import Rule, shown, unknown_name
+from scdgd.train import OWNED_ROWS
 
 
 class _Accelerator(Rule):
@@ -31,13 +32,23 @@ class _Accelerator(Rule):
         return value
 
 
-class _OneDevice(Rule):
-    """One device of an accelerator."""
+class _Devices(Rule):
+    """Devices of an accelerator: one, or any number where several may be."""
 
-    words = "one device: 'auto', 1, or a list of one index"
+    def __init__(self, *, may_be_several: bool) -> None:
+        self.may_be_several = may_be_several
+
+    @property
+    def words(self) -> str:
+        """What is accepted."""
+        return (
+            "'auto', a number of devices, or a list of indices"
+            if self.may_be_several
+            else "one device: 'auto', 1, or a list of one index"
+        )
 
     def __call__(self, name: str, value: Any) -> int | list[int] | str:
-        """The device as scvi-tools takes it."""
+        """The devices as scvi-tools takes them."""
         text = value.strip() if isinstance(value, str) else None
         if text == "auto":
             return text
@@ -53,19 +64,69 @@ class _OneDevice(Rule):
             and count < -1
         ):
             self.refuse(name, value)
-        several = count > 1 or (count == -1 and not is_list and torch.cuda.device_count() > 1)
-        if several:
-            msg = (
-                f"`{name}={shown(value)}` asks for several, and models of scdgd train on one device: representations, chains "
-                "and moments of mixtures are not shared between processes. Pass `devices=1`."
-            )
-            raise NotImplementedError(msg)
+        if not self.may_be_several and _number_of(list(value) if is_list else int(count)) > 1:
+            self.refuse(name, value, NotImplementedError)
         if count == 0 or (is_list and not isinstance(value[0], int)):
             self.refuse(name, value)
         return list(value) if is_list else int(count)
 
 
-ACCELERATOR, ONE_DEVICE = _Accelerator(), _OneDevice()
+ACCELERATOR, ONE_DEVICE, DEVICES = _Accelerator(), _Devices(may_be_several=False), _Devices(may_be_several=True)
+#: Strategies of Lightning by which processes can own rows.
+_DDP = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+
+
+def _number_of(devices: int | list[int] | str) -> int:
+    if isinstance(devices, list):
+        return len(devices)
+    return torch.cuda.device_count() if devices == -1 else 1 if devices == "auto" else devices
+
+
+def strategy_of(devices: int | list[int] | str, strategy: Any, *, owns_rows: bool) -> Any:
+    """The strategy that Lightning's trainer gets: that of the user for one device, for several that in which processes own rows.
+
+    Parameters
+    ----------
+    devices, strategy
+        As given to `train`.
+    owns_rows
+        Whether the model can train on several.
+
+    Raises
+    ------
+    NotImplementedError
+        If devices and strategy do not go together, or the model does not train so; with the reason.
+    """
+    name = str(strategy).lower()
+    if _number_of(devices) <= 1:
+        if "ddp" in name:
+            msg = f"`strategy={shown(strategy)}` is for several devices: name their number, such as `devices=2`, or leave it out."
+            raise NotImplementedError(msg)
+        return strategy
+    asked = f"`devices={shown(devices)}` asks for several"
+    if not owns_rows:
+        msg = (
+            f"{asked}, and this model or plan trains on one device: what its cells share is not added up between processes. "
+            "Pass `devices=1`."
+        )
+    elif "fsdp" in name or "deepspeed" in name:
+        msg = (
+            f"`strategy={shown(strategy)}` cuts networks into parts, but a decoder is small, and what is large, the rows of the "
+            "cells, each process has for itself already. Pass `strategy='ddp'`."
+        )
+    elif any(start in name for start in ("notebook", "spawn", "fork")):
+        msg = (
+            f"`strategy={shown(strategy)}` trains in processes that give nothing back to the one that starts them. Write a "
+            "script, and pass `strategy='ddp'`."
+        )
+    elif strategy not in _DDP:
+        msg = (
+            f"{asked}, and models train on one device unless `strategy='ddp'` is passed, in a script, which each process runs "
+            "from its beginning. Pass it, or `devices=1`."
+        )
+    else:
+        return OWNED_ROWS
+    raise NotImplementedError(msg)
 
 
 def device_of(accelerator: str, devices: int | list[int] | str) -> torch.device:

@@ -13,7 +13,7 @@ from scvi.utils import track
 from scdgd._compat import get_state_registry
 from scdgd.data import CellIndexField, SparseCountsLoader, registered_cells
 from scdgd.inference import gauss_newton
-from scdgd.train import BatchBalancer
+from scdgd.train import BatchBalancer, Processes, pack_history, unpack_history
 from scdgd.train._start import note_usual_sizes, start_representations
 
 from ._balanced_levels import BalancedLevels
@@ -35,6 +35,7 @@ _POLISHED_TOGETHER = 512
 class RepresentationRun(TrainingRun):
     """A training whose cells have rows of their own: all cells train, and those held out are placed at the end."""
 
+    owns_rows = True
     manual_steps = "Pass `plan_kwargs={'clip_norm': ...}`, the decoder's largest norm."
     attributes = (
         "mixture_start_",
@@ -63,6 +64,27 @@ class RepresentationRun(TrainingRun):
             raise ValueError(msg)
         if self.given["plan_cls"] is not None:
             self.model._training_plan_cls = self.given["plan_cls"]
+        if self.is_shared:
+            self._check_shared()
+
+    def _check_shared(self) -> None:
+        """Refuse what several processes do not do."""
+        plan, trainer = self.model._training_plan_cls, self.trainer
+        refused = {
+            f"`plan_cls={plan.__name__}` keeps what belongs to cells in one process.": not plan.owns_rows,
+            "`enable_checkpointing=True` would save a model that lacks rows; use `checkpoint_dir`.": trainer.get(
+                "enable_checkpointing"
+            ),
+            "Held-out cells are placed by one process, when training has ended: leave out `train_size`.": (
+                self.given["train_size"] or 1.0
+            )
+            < 1
+            or self.loading.get("external_indexing") is not None,
+        }
+        for reason, is_asked in refused.items():
+            if is_asked:
+                msg = f"Several devices train with their own rows of the table. {reason}"
+                raise NotImplementedError(msg)
 
     def check_cells(self) -> None:
         """Find the row of each cell of the attached AnnData, in its order now; all must have one."""
@@ -182,11 +204,27 @@ class RepresentationRun(TrainingRun):
     def fit(self) -> None:
         """As for all models; callbacks may have placed cells meanwhile, and an encoder knows nothing of what comes now."""
         self.model.module.query_encoder = None
+        if self.is_shared:
+            n_rows = len(self.model.module.representations)
+            self.cells.share(lambda rank, n: self._cells_of(*Processes(rank, n).bounds(n_rows)))
         try:
             super().fit()
+            if self.is_shared:
+                self._bring_together()
         finally:
             self.model.cells.forget_placed()
             self.model.levels.forget()
+
+    def _bring_together(self) -> None:
+        """Give all processes the whole table and the history, which the first one has written."""
+        plan, model = self.model.trainer.lightning_module, self.model
+        plan.complete_table()
+        history = plan.processes.of_first(pack_history(model.history_))
+        model.history_ = model.history_ if plan.processes.rank == 0 else unpack_history(history)
+
+    def _cells_of(self, first: int, last: int) -> np.ndarray:
+        """Positions of the cells that have rows from `first` to before `last`."""
+        return np.flatnonzero((self.rows >= first) & (self.rows < last))
 
     def finish(self) -> None:
         """Place the mixture if that is still to be done, and the held-out cells in what training ended with; polish."""

@@ -328,7 +328,9 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         max_epochs
             Number of passes over the training cells, and so of steps of each representation.
         accelerator, devices
-            As in scvi-tools; one device.
+            As in scvi-tools; one device, or several processes with ``strategy="ddp"`` in a script, which each of them runs:
+            networks and mixture are in all of them, each owns its rows and sees their cells, `batch_size` at a time, so that a
+            step is on as many minibatches as there are processes.
         train_size, validation_size, shuffle_set_split
             As in scvi-tools; ``None`` for all cells. Cells outside the training set never touch decoder or prior.
         load_sparse_tensor
@@ -379,7 +381,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         FloatingPointError
             If the loss is not finite; the model is then as it was before.
         NotImplementedError
-            For `datamodule` and for several devices.
+            For `datamodule`, and for what several devices do not do; with the reason.
         """
         run = RepresentationRun(self, locals())
         if self.is_query_:

@@ -34,7 +34,7 @@ from scdgd._options import (
 from scdgd.data import DeviceCounts, SparseCountsLoader, SparseCountsSplitter
 from scdgd.train import BatchBalance, RepresentationPlan
 
-from ._devices import ACCELERATOR, ONE_DEVICE
+from ._devices import ACCELERATOR, DEVICES
 
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager
@@ -47,7 +47,7 @@ _KWARGS = Optional(Anything("a dictionary, or a configuration of scvi-tools"))
 TRAINING: dict[str, Rule] = {
     "max_epochs": Optional(Integer(1)),
     "accelerator": ACCELERATOR,
-    "devices": ONE_DEVICE,
+    "devices": DEVICES,
     "train_size": _SHARE,
     "validation_size": Optional(Number(least=0, below=1)),
     "shuffle_set_split": Flag(),
@@ -132,6 +132,8 @@ OF_TRAINER: dict[str, Rule] = {
     "detect_anomaly": Flag(),
     "callbacks": Optional(Either(_CALLBACK, ListOf(_CALLBACK), words="a list of callbacks of Lightning")),
 }
+#: In names of strategies that need several devices.
+_OF_SEVERAL = ("ddp", "fsdp", "deepspeed")
 #: Arguments that scvi-tools gives loaders.
 _OF_LOADERS = ("shuffle", "data_loader_class", "indices")
 #: Arguments of the data splitter and of torch's loader that are checked here.
@@ -170,14 +172,11 @@ def check_trainer(given: dict[str, Any], config: Any = None, *, manual_steps: st
 
     Those `given` take precedence over `config`. Where a plan steps its optimisers itself Lightning cannot clip, and
     `manual_steps` says what to use in its place. TypeError if there is no such argument, with the nearest; ValueError if one
-    is out of range, or impossible with manual steps; NotImplementedError for several devices.
+    is out of range, or impossible with manual steps. What `strategy` may be depends on devices, see :func:`strategy_of`.
     """
     known = {*_TRAINER.rules, *_TRAINER.further, *TRAINING}
     options = replace(_TRAINER, further=frozenset(known))
     checked = options("train", _of_config(config)) | options("train", given)
-    if "ddp" in str(checked.get("strategy", "")).lower():
-        msg = f"`strategy={shown(checked['strategy'])}` is for several devices, and models of scdgd train on one: leave it out."
-        raise NotImplementedError(msg)
     if manual_steps is not None:
         if checked.get("gradient_clip_val") is not None:
             msg = f"`gradient_clip_val` is without effect where a plan steps its optimisers itself. {manual_steps}"
@@ -187,7 +186,8 @@ def check_trainer(given: dict[str, Any], config: Any = None, *, manual_steps: st
                 "`accumulate_grad_batches` is for automatic steps, and this model steps by itself: raise `batch_size`."
             )
             raise ValueError(msg)
-    without_rule = set(checked) - {*_TRAINER.rules, *TRAINING, "ckpt_path"}
+    is_named = "strategy" in checked and any(kind in str(checked["strategy"]).lower() for kind in _OF_SEVERAL)
+    without_rule = set(checked) - {*_TRAINER.rules, *TRAINING, "ckpt_path"} - ({"strategy"} if is_named else set())
     _check_by_lightning({name: checked[name] for name in checked if name in without_rule})
     if "callbacks" in checked:
         given = checked["callbacks"]

@@ -17,6 +17,7 @@ from scdgd._compat import usual_epochs
 from scdgd._options import PathLike
 from scdgd.data import on_device, registered_cells
 from scdgd.train import (
+    OWNED_ROWS,
     CheckpointFolder,
     Interruption,
     TrainingCheckpoints,
@@ -28,7 +29,7 @@ from scdgd.train import (
 )
 
 from ._cells import complete_split
-from ._devices import device_of
+from ._devices import device_of, strategy_of
 from ._training_options import check_loading, check_minibatches, check_monitor, check_trainer, merged_plan
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ _WITHOUT_CONSEQUENCE = {
     "profiler",
     "progress_bar_refresh_rate",
     "simple_progress_bar",
+    "strategy",
+    "use_distributed_sampler",
 }
 
 
@@ -90,14 +93,16 @@ class TrainingRun:
     manual_steps: str | None = None
     #: Attributes of the model that training changes, beside the module and the history.
     attributes: tuple[str, ...] = ()
+    #: Whether several processes can train it together, each with rows of its own.
+    owns_rows = False
     #: Whether minibatches need two cells.
     has_batch_norm = False
 
     def __init__(self, model: BaseModelClass, arguments: dict[str, Any]) -> None:
         self.model, given = model, {name: value for name, value in arguments.items() if name != "self"}
-        self.device = device_of(given["accelerator"], given["devices"])
         config, further = given.pop("trainer_config"), given.pop("trainer_kwargs")
         self.trainer = check_trainer(further, config, manual_steps=self.manual_steps)
+        self._choose_devices(given)
         given["early_stopping"] = self.trainer.pop("early_stopping", False) or given["early_stopping"]
         self.plan = merged_plan(given.pop("plan_config"), given.pop("plan_kwargs"))
         self.loading = check_loading(given.pop("datasplitter_kwargs"))
@@ -111,6 +116,16 @@ class TrainingRun:
         self.description: dict[str, str] = {}
         self.resumed: dict | None = None
         self.checkpoints: TrainingCheckpoints | None = None
+
+    def _choose_devices(self, given: dict[str, Any]) -> None:
+        """One device, or several processes if the model can be trained by them."""
+        strategy = strategy_of(given["devices"], self.trainer.get("strategy"), owns_rows=self.owns_rows)
+        self.is_shared = strategy == OWNED_ROWS
+        if strategy is not None:
+            self.trainer["strategy"] = strategy
+        if self.is_shared:
+            self.trainer["use_distributed_sampler"] = False
+        self.device = torch.device("cpu") if self.is_shared else device_of(given["accelerator"], given["devices"])
 
     def __call__(self) -> None:
         """Train the model."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -26,9 +28,37 @@ class RepresentationTable(nn.Module):
         super().__init__()
         self.register_buffer("table", torch.zeros(n_cells, width))
         self.register_buffer("placed_later", torch.zeros(0, width), persistent=False)
+        self._first, self._n = 0, n_cells
 
     def __len__(self) -> int:
-        return len(self.table)
+        return self._n
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all rows are here, not only those that this process owns."""
+        return len(self.table) == self._n
+
+    @property
+    def owned(self) -> slice:
+        """Which rows are here."""
+        return slice(self._first, self._first + len(self.table))
+
+    def keep(self, first: int, last: int) -> None:
+        """Keep the rows from `first` to before `last`, which are all that this process looks up and steps."""
+        self._first, self.table = first, self.table[first:last].clone()
+
+    def complete(self, table: torch.Tensor) -> None:
+        """Take over the whole table ``(n, width)``."""
+        self._first, self.table = 0, table
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Of a whole table, the rows that this process owns."""
+        key = f"{prefix}table"
+        if not self.is_whole and key in state_dict and len(state_dict[key]) == self._n:
+            state_dict = {**state_dict, key: state_dict[key][self.owned]}
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Look up rows ``(b,)``, giving ``(b, width)``; rows from ``n`` on are cells placed after training.
@@ -45,11 +75,23 @@ class RepresentationTable(nn.Module):
                 "Use the methods of the model, which place new cells first, or `model.infer_representations(adata)`."
             )
             raise ValueError(msg)
+        if not self.is_whole:
+            return self._own(rows)
         n = len(self.table)
         if len(self.placed_later) == 0:
             return self.table[rows]
         later = (rows >= n).unsqueeze(-1)
         return torch.where(later, self.placed_later[(rows - n).clamp(min=0)], self.table[rows.clamp(max=n - 1)])
+
+    def _own(self, rows: torch.Tensor) -> torch.Tensor:
+        here = rows - self._first
+        if ((here < 0) | (here >= len(self.table))).any():
+            msg = (
+                f"This process owns rows {self._first} to {self.owned.stop - 1} of {self._n} while several train together, and "
+                "is asked for others. Read the model when training has ended."
+            )
+            raise ValueError(msg)
+        return self.table[here]
 
     def append(self, z: torch.Tensor) -> None:
         """Cache representations ``(m, d)`` of cells placed after training; they get the next ``m`` rows."""

@@ -48,6 +48,12 @@ class Moments:
         sums = (self.counts + other.counts, self.first + other.first, self.second + other.second)
         return Moments(*sums, self.n_cells + other.n_cells, self.shared_var)
 
+    def summed(self, total: Callable[..., list[torch.Tensor]]) -> Moments:
+        """Moments of the cells of several processes; `total` gives sums of tensors over them."""
+        n_cells = torch.tensor(float(self.n_cells), dtype=torch.float64)
+        *sums, n_cells = total(self.counts, self.first, self.second, n_cells)
+        return Moments(*sums, int(n_cells), self.shared_var)
+
     @property
     def alive(self) -> torch.Tensor:
         """Components with cells, shape ``(k,)``."""

@@ -59,6 +59,7 @@ class PriorUpdate:
         posteriors: Callable[[], tuple[torch.Tensor, torch.Tensor | float]],
         dirichlet_weight: Callable[[int], float] = lambda _: 1.0,
         given: torch.Tensor | None = None,
+        total: Callable[..., list[torch.Tensor]] | None = None,
     ) -> None:
         """Step on the posteriors of all training cells.
 
@@ -70,6 +71,8 @@ class PriorUpdate:
             How often the prior of the weights is counted, given the number of cells.
         given
             What is known of each cell, as :meth:`Prior.e_step` takes it.
+        total
+            Gives sums of tensors over processes, where each has other cells; ``None`` if there is one.
         """
 
 
@@ -90,11 +93,13 @@ class EMUpdate(PriorUpdate):
         posteriors: Callable[[], tuple[torch.Tensor, torch.Tensor | float]],
         dirichlet_weight: Callable[[int], float] = lambda _: 1.0,
         given: torch.Tensor | None = None,
+        total: Callable[..., list[torch.Tensor]] | None = None,
     ) -> None:
         """E- and M-step."""
         mean, var = posteriors()
         moments = self.prior.e_step(mean, posterior_var=var, given=given)
-        self.prior.m_step(moments, dirichlet_weight=dirichlet_weight(len(mean)))
+        moments = moments if total is None else moments.summed(total)
+        self.prior.m_step(moments, dirichlet_weight=dirichlet_weight(moments.n_cells))
 
 
 class EmpiricalBayesUpdate(PriorUpdate):

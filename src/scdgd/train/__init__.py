@@ -13,6 +13,7 @@ from ._gmvae_plan import GMVAEPlan
 from ._interruption import Interruption
 from ._laplace_plan import LaplacePlan
 from ._plan_options import OF_TRAINING_PLAN as OF_TRAINING_PLAN  # rules, no part of the interface
+from ._processes import OWNED_ROWS, LostProcessError, OwnedRowsStrategy, Processes
 from ._representation_plan import RepresentationPlan
 from ._shifted_mixture import ShiftedMixture
 from ._start import PCAClusters, whitened_pca
@@ -31,7 +32,11 @@ __all__ = [
     "InterruptibleTrainer",
     "Interruption",
     "LaplacePlan",
+    "LostProcessError",
+    "OWNED_ROWS",
+    "OwnedRowsStrategy",
     "PCAClusters",
+    "Processes",
     "RepresentationPlan",
     "RowAdam",
     "ShiftedMixture",

@@ -15,6 +15,7 @@ from scdgd._options import Flag, Integer, Names, Number, Optional, Options
 from scdgd.inference import InformationCoordinates
 from scdgd.inference._joint_density import JointDensity, frozen, owned
 
+from ._processes import Processes
 from ._shifted_mixture import ShiftedMixture
 
 if TYPE_CHECKING:
@@ -154,48 +155,71 @@ class BatchBalancer:
         self.has_own_weights = dict(state)
 
     @torch.no_grad()
-    def __call__(self, tensors: dict[str, torch.Tensor]) -> float:
+    def __call__(self, tensors: dict[str, torch.Tensor], processes: Processes | None = None) -> float:
         """Balance; the information comes from the cells of one minibatch. Gives the mean length of a move, in root nats.
+
+        Of several `processes`, each with a minibatch and rows of its own, all find the same mixture, and each moves its rows.
 
         A training that has diverged is left to say so itself: nothing moves, and the length is NaN.
         """
-        table, posterior = self.module.representations.table, self.module.posterior
-        rows, information = self.rows.to(table.device), self._information(tensors)
-        if not (np.isfinite(information).all() and torch.isfinite(table[rows]).all()):
+        processes = Processes() if processes is None else processes
+        table, posterior, owned = (
+            self.module.representations.table,
+            self.module.posterior,
+            self.module.representations.owned,
+        )
+        here = np.flatnonzero((self.rows >= owned.start) & (self.rows < owned.stop))  # among the training cells
+        rows = self.rows[here].to(table.device) - owned.start
+        information, is_finite = self._information(tensors, processes), bool(torch.isfinite(table[rows]).all())
+        if not np.isfinite(information).all() or processes.is_any(not is_finite):
             return math.nan
         coordinates, moved = InformationCoordinates.of(information), 0.0
         for name, levels in self.levels.items():
             y = coordinates.to_information(posterior.moments(table[rows])[0].double().cpu().numpy())
-            shift = self.balance.strength * self._shifts(name, y, levels)
+            mixture = self._mixture(name, y, here, processes)
+            shift = self.balance.strength * self._shifts(mixture, y, levels[here])
             posterior.move(table, rows, torch.as_tensor(coordinates.to_latent(-shift)).to(table))
-            moved += float(np.sqrt((shift**2).sum(1)).mean())
+            length = torch.tensor(np.sqrt((shift**2).sum(1)).sum())
+            moved += float(processes.sum(length)[0]) / len(self.rows)
         return moved
 
-    def _information(self, tensors: dict[str, torch.Tensor]) -> np.ndarray:
+    def _information(self, tensors: dict[str, torch.Tensor], processes: Processes) -> np.ndarray:
         """Mean Fisher information of the cells of a minibatch plus the unit precision of a broad prior, ``(d, d)``."""
+        module, n = self.module, min(_N_CELLS, len(tensors[REGISTRY_KEYS.X_KEY]))
+        total = torch.zeros(2 * (module.prior.n_latent,), dtype=torch.float64)
+        if n:
+            total = self._of_cells(tensors, n).sum(0).cpu()
+        total, n = processes.sum(total, torch.tensor(float(n), dtype=torch.float64))
+        mean = (total / n).numpy()
+        return mean + np.eye(len(mean))
+
+    def _of_cells(self, tensors: dict[str, torch.Tensor], n: int) -> torch.Tensor:
+        """Fisher information of the first `n` cells of a minibatch, ``(n, d, d)``."""
         module = self.module
         with frozen(module):
             tensors = owned(module, tensors)
-            some = torch.arange(min(_N_CELLS, len(tensors[REGISTRY_KEYS.X_KEY])), device=module.device)
+            some = torch.arange(n, device=module.device)
             tensors = {key: value[some] for key, value in tensors.items()}
             rows = module._get_inference_input(tensors)["rows"]
             z = module.posterior.moments(module.representations(rows))[0].clone()
-            information = JointDensity(module, tensors).with_genes(_N_GENES, self.seed).information(z)
-        mean = information.double().mean(0).cpu().numpy()
-        return mean + np.eye(len(mean))
+            return JointDensity(module, tensors).with_genes(_N_GENES, self.seed).information(z).double()
 
-    def _shifts(self, name: str, y: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        """Expected shifts of all training cells at ``(n, d)``."""
-        mixture, shifts = self._mixture(name, y, levels), np.empty_like(y)
+    def _shifts(self, mixture: ShiftedMixture, y: np.ndarray, levels: np.ndarray) -> np.ndarray:
+        """Expected shifts of training cells at ``(n, d)``."""
+        shifts = np.empty_like(y)
         for b, cells in enumerate(np.split(np.argsort(levels, kind="stable"), np.cumsum(np.bincount(levels))[:-1])):
             for first in range(0, len(cells), _BLOCK_CELLS):
                 block = cells[first : first + _BLOCK_CELLS]
                 shifts[block] = mixture.shifts_of(y[block], b)
         return shifts
 
-    def _mixture(self, name: str, y: np.ndarray, levels: np.ndarray) -> ShiftedMixture:
+    def _mixture(self, name: str, y: np.ndarray, here: np.ndarray, processes: Processes) -> ShiftedMixture:
+        """Fitted to training cells of all processes, those of this one being at `here` among them, with ``(m, d)``."""
+        levels = self.levels[name]
         some = self._subset(levels)
-        y, levels = y[some], levels[some]
+        taken = np.isin(some, here)
+        of_some = torch.as_tensor(y[np.searchsorted(here, some[taken])])
+        y, levels = processes.collected(len(some), np.flatnonzero(taken), of_some).numpy(), levels[some]
         k = max(1, min(self.balance.n_clusters, len(y) // _CELLS_PER_COMPONENT))
         decided = self.has_own_weights[name]
         if decided is not None:

@@ -20,7 +20,8 @@ class TrainingDivergedError(FloatingPointError, RuntimeError):
 def restored_if_it_diverges(model: BaseModelClass, attributes: Iterable[str] = ()) -> Iterator[None]:
     """Put back what a training of `model` began with, `attributes` too, if it ends in :class:`TrainingDivergedError`.
 
-    Otherwise a second call with lower rates would go on from numbers that are none.
+    Otherwise a second call with lower rates would go on from numbers that are none. Also if it ends in any error while the rows
+    of the table are with several processes.
     """
     if model.module is None:  # training on a data module makes it
         yield
@@ -29,9 +30,17 @@ def restored_if_it_diverges(model: BaseModelClass, attributes: Iterable[str] = (
     others = {name: copy.copy(getattr(model, name)) for name in ("history_", "is_trained_", *attributes)}
     try:
         yield
-    except TrainingDivergedError as error:
+    except BaseException as error:
+        table = getattr(model.module, "representations", None)
+        is_divided = table is not None and not table.is_whole
+        if not isinstance(error, TrainingDivergedError) and not is_divided:
+            raise
+        if is_divided:
+            table.complete(before["representations.table"])
         model.module.load_state_dict(before)
         for name, value in others.items():
             setattr(model, name, value)
+        if not isinstance(error, TrainingDivergedError):
+            raise
         msg = f"{error} The model is as it was before."
         raise TrainingDivergedError(msg) from error

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.callbacks import Callback
 from scvi import REGISTRY_KEYS
+
+from ._processes import Processes
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -37,6 +40,7 @@ class EveryCell(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare with the cells that were to train."""
         n_wanted = getattr(pl_module, "n_obs_training", None)
+        self.n_seen = int(Processes.of(trainer).sum(torch.tensor(float(self.n_seen), dtype=torch.float64))[0])
         if n_wanted is None or self.n_seen >= n_wanted or self._is_said:
             return
         self._is_said = True

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback
 
+from ._processes import Processes
+
 if TYPE_CHECKING:
     from types import FrameType
 
@@ -66,12 +68,15 @@ class Interruption(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Leave the loop, unless the epoch is about to end."""
+        if trainer.world_size > 1:  # all processes end together, before the next epoch
+            return
         if self.signum is not None and batch_idx + 1 < trainer.num_training_batches:
             raise TrainingInterrupted
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the loop before the next epoch changes anything."""
-        if self.signum is not None:
+        if Processes.of(trainer).is_any(self.signum is not None):
+            self.signum = self.signum or signal.SIGINT  # which another process was sent
             raise TrainingInterrupted
 
     @property

@@ -54,6 +54,8 @@ class LaplacePlan(RepresentationPlan):
     >>> model.train(plan_cls=scdgd.train.LaplacePlan)
     """
 
+    owns_rows = False
+
     @checked(n_laplace_genes=Optional(Integer(1)))
     def __init__(self, module: DGDModule, *, n_laplace_genes: int | None = 100, **kwargs: Any) -> None:
         super().__init__(module, **kwargs)

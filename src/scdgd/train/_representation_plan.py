@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput
@@ -14,6 +15,7 @@ from scdgd._compat import MODULE_KEYS
 from scdgd._options import Anything, Choice, Instance, Integer, Number, Optional, checked
 from scdgd.inference._row_adam import RowAdam
 from scdgd.module import REPRESENTATION_KEY
+from scdgd.prior._placement import random_rows
 from scdgd.prior._update import WITH_ROWS, update_of
 
 from ._batch_balance import BatchBalancer
@@ -22,6 +24,7 @@ from ._finite_losses import FiniteLosses
 from ._fused_steps import fused
 from ._kl_weight import KLWeightMixin
 from ._plan_options import BETAS, DECAY, EPOCHS, RATE, check_further
+from ._processes import Processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -140,6 +143,9 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         self.mixture_start, self.placement_interval, self.seed = mixture_start, placement_interval, seed
         self.train_rows, self.cell_names, self.balancer, self.classes = train_rows, cell_names, balancer, classes
 
+    #: Whether several processes can train together, each with rows of its own.
+    owns_rows = True
+
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the prior, Adam for all other parameters, :class:`RowAdam` for the rows."""
         module = self.module
@@ -161,7 +167,12 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         return [fused(decoder), fused(prior)]
 
     def on_fit_start(self) -> None:
-        """Set up the rows' optimiser, now that the table is on its device."""
+        """Set up the rows' optimiser, now that the table is on its device; of several processes each keeps its rows."""
+        table, self.processes = self.module.representations, Processes.of(self.trainer)
+        self.processes.share(self.module)
+        if self.processes.n > 1:
+            table.keep(*self.processes.bounds(len(table)))
+            torch.manual_seed(torch.initial_seed() + self.processes.rank)  # noise is not that of other cells
         self._places_mixture = not self.module.prior.is_placed
         self._losses = FiniteLosses(self.device)
         self._sums = {}
@@ -176,24 +187,41 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
 
     def training_state(self) -> dict:
         """What goes on from step to step beside the module and the trainer's optimisers; not copied."""
-        state = {"rows": self.row_optimizer.state_dict(), "places_mixture": self._places_mixture}
+        rows = {name: self._whole(values) for name, values in self.row_optimizer.state_dict().items()}
+        state = {"rows": rows, "places_mixture": self._places_mixture}
         return state if self.balancer is None else {**state, "balancer": self.balancer.state_dict()}
 
     def load_training_state(self, state: dict) -> None:
         """Put back what :meth:`training_state` gave; from :meth:`on_fit_start` on."""
-        self.row_optimizer.load_state_dict(state["rows"])
+        owned = self.module.representations.owned
+        self.row_optimizer.load_state_dict({name: values[owned] for name, values in state["rows"].items()})
         self._places_mixture = state["places_mixture"]
         if self.balancer is not None:
             self.balancer.load_state_dict(state["balancer"])
+
+    def module_state(self) -> dict[str, torch.Tensor]:
+        """State of the module with all rows; to be asked for in all processes at once."""
+        name = "representations.table"
+        return {**self.module.state_dict(), name: self._whole(self.module.representations.table)}
+
+    def complete_table(self) -> None:
+        """Bring the rows of all processes together, in all of them at once."""
+        if not self.module.representations.is_whole:
+            self.module.representations.complete(self._whole(self.module.representations.table))
+
+    def _whole(self, of_rows: torch.Tensor) -> torch.Tensor:
+        """What belongs to the rows here, of all rows, ``(n, ...)``."""
+        table = self.module.representations
+        return of_rows if table.is_whole else self.processes.collected(len(table), np.r_[table.owned], of_rows)
 
     def on_train_epoch_start(self) -> None:
         """Place the mixture and drop the decoder's rate when their epochs have come."""
         super().on_train_epoch_start()
         self._sums.pop("train", None)  # of an epoch that was interrupted
         if self._places_mixture and self._is_placement_epoch:
-            mean, var = self.posteriors()
             seed = self.seed + self.current_epoch
-            self.module.prior.place(mean, posterior_var=var, seed=seed, given=self._train_classes)
+            mean, var, classes = self._some_posteriors(seed)
+            self.module.prior.place(mean, posterior_var=var, seed=seed, given=classes)
         self._steps_prior = self.prior_update.by_gradient and self.module.prior.is_placed
         if self.current_epoch == self.lr_drop_epoch:
             decoder, _ = self.optimizers()
@@ -208,18 +236,44 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         self.loss_kwargs["kl_weight"] = self.kl_weight
         decoder.zero_grad()
         prior.zero_grad()
-        with nullcontext() if self.prior_update.by_gradient else _constant(self.module.prior):
-            inference_outputs, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
-        self._raise_if_diverged(self._losses.note(output.loss, self._of_cells(output, batch)))
-        self.manual_backward(output.loss * output.n_obs_minibatch)
+        outputs = self._differentiated(batch) if len(batch[REGISTRY_KEYS.X_KEY]) else None  # others have cells left
+        if self.processes.n > 1:
+            self._add_up(None if outputs is None else outputs[1], batch)
         if self.clip_norm is not None:
             self.clip_gradients(decoder, gradient_clip_val=self.clip_norm, gradient_clip_algorithm="norm")
         decoder.step()
         if self._steps_prior:
             prior.step()
-        self.row_optimizer.step(rows_of(batch), inference_outputs[REPRESENTATION_KEY].grad)
+        if outputs is None:
+            return None
+        representation, output = outputs
+        self._step_rows(batch, representation.grad)
         self.compute_and_log_metrics(output, self.train_metrics, "train")
         return output.loss.detach()
+
+    def _differentiated(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, LossOutput]:
+        """The rows of a minibatch and its loss, whose derivatives are in what is stepped."""
+        with nullcontext() if self.prior_update.by_gradient else _constant(self.module.prior):
+            inference_outputs, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        if self.processes.n == 1:
+            self._raise_if_diverged(self._losses.note(output.loss, self._of_cells(output, batch)))
+        self.manual_backward(output.loss * output.n_obs_minibatch)
+        return inference_outputs[REPRESENTATION_KEY], output
+
+    def _add_up(self, output: LossOutput | None, batch: dict[str, torch.Tensor]) -> None:
+        """Gradients of sums over the minibatches of all processes, which is one minibatch; all end if its loss is not finite."""
+        stepped = [p for o in self.optimizers() for group in o.param_groups for p in group["params"] if p.requires_grad]
+        has_gradient = torch.tensor([float(p.grad is not None) for p in stepped])
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in stepped]
+        loss = torch.zeros(()) if output is None else output.loss
+        loss, has_gradient, *gradients = self.processes.sum(loss, has_gradient, *gradients)
+        for p, gradient, has_one in zip(stepped, gradients, has_gradient.tolist(), strict=True):
+            p.grad = gradient if has_one else None
+        of_cells = (rows_of(batch), [loss.new_zeros(0)]) if output is None else self._of_cells(output, batch)
+        self._raise_if_diverged(self._losses.note(loss, of_cells))
+
+    def _step_rows(self, batch: dict[str, torch.Tensor], gradient: torch.Tensor) -> None:
+        self.row_optimizer.step(rows_of(batch) - self.module.representations.owned.start, gradient)
 
     def on_train_epoch_end(self) -> None:
         """Balance batches, and then step a placed mixture in closed form, where that is its update."""
@@ -228,7 +282,10 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         if self.module.prior.is_placed:
             per_cell = self.module.hyperprior_weight.get("weights") == "per_cell"
             self.prior_update.after_epoch(
-                self.posteriors, lambda n_cells: n_cells if per_cell else 1, self._train_classes
+                self.posteriors,
+                lambda n_cells: n_cells if per_cell else 1,
+                self._train_classes,
+                self.processes.sum if self.processes.n > 1 else None,
             )
         self._log_epoch(self.train_metrics, "train")
         super().on_train_epoch_end()
@@ -237,7 +294,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         """Move representations, in the epochs in which that is due, by what the cells of the first minibatch tell of them."""
         epoch, last = self.current_epoch + 1, self.trainer.max_epochs
         if self.balancer is not None and self.balancer.balance.is_due(epoch, last):
-            self.log("batch_shift", self.balancer(self._first_minibatch))
+            self.log("batch_shift", self.balancer(self._first_minibatch, self.processes))
         self._first_minibatch = {}
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
@@ -267,9 +324,11 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         self._sums[mode] = (sums.to(of_batch.device) + of_batch, n_cells + n, n_batches + 1)
 
     def _log_epoch(self, metrics: dict, mode: str) -> None:
-        if mode not in self._sums:
+        if mode not in self._sums and self.processes.n == 1:
             return
-        (loss, reconstruction_loss, kl_local, kl_global), n_cells, n_batches = self._sums.pop(mode)
+        sums, *counts = self._sums.pop(mode, (torch.zeros(4, dtype=torch.float64), 0, 0))
+        sums, (n_cells, n_batches) = self.processes.sum(sums, torch.tensor(counts, dtype=torch.float64))
+        (loss, reconstruction_loss, kl_local, kl_global), n_cells, n_batches = sums, int(n_cells), int(n_batches)
         if mode == "train":
             self.log("train_loss", (loss / n_cells).float(), prog_bar=True)
         epoch = LossOutput(
@@ -294,7 +353,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
             output = self.module.loss(batch, inference_outputs, generative_outputs, **self.loss_kwargs)
             output = self._completed(batch, inference_outputs, output)
             (gradient,) = torch.autograd.grad(output.loss * output.n_obs_minibatch, representation)
-            self.row_optimizer.step(rows_of(batch), gradient)
+            self._step_rows(batch, gradient)
 
     def _completed(self, batch: dict, inference_outputs: dict, output: LossOutput) -> LossOutput:
         """The loss with what a plan adds to that of the module: nothing."""
@@ -304,6 +363,18 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         """Mean ``(n, d)`` and variance of the training cells' posteriors, which the steps of the mixture see."""
         return self.module.posterior.moments(self._train_table)
 
+    def _some_posteriors(self, seed: int) -> tuple[torch.Tensor, torch.Tensor | float, torch.Tensor | None]:
+        """Means, variances and classes of training cells, which a placement sees: all, or as many of several processes as it takes."""
+        if self.processes.n == 1:
+            return *self.posteriors(), self._train_classes
+        table = self.module.representations
+        rows = np.arange(len(table)) if self.train_rows is None else self.train_rows.cpu().numpy()
+        rows = rows[random_rows(len(rows), seed)]
+        here = np.flatnonzero((rows >= table.owned.start) & (rows < table.owned.stop))
+        some = self.processes.collected(len(rows), here, table(torch.as_tensor(rows[here], device=self.device)))
+        classes = None if self.classes is None else self.classes[torch.as_tensor(rows)].to(self.device)
+        return *self.module.posterior.moments(some), classes
+
     @property
     def _is_placement_epoch(self) -> bool:
         since_start = self.current_epoch - self.mixture_start
@@ -312,15 +383,24 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
 
     @property
     def _train_table(self) -> torch.Tensor:
-        table = self.module.representations.table
-        return table if self.train_rows is None else table[self.train_rows.to(table.device)]
+        table, rows = self.module.representations, self._own_train_rows
+        return table.table if rows is None else table.table[rows.to(table.table.device) - table.owned.start]
 
     @property
     def _train_classes(self) -> torch.Tensor | None:
         if self.classes is None:
             return None
-        classes = self.classes if self.train_rows is None else self.classes[self.train_rows]
+        rows = self._own_train_rows
+        classes = self.classes[self.module.representations.owned] if rows is None else self.classes[rows]
         return classes.to(self.module.device)
+
+    @property
+    def _own_train_rows(self) -> torch.Tensor | None:
+        """Rows that train, of those that this process owns; ``None`` for all."""
+        owned, rows = self.module.representations.owned, self.train_rows
+        if rows is None or self.processes.n == 1:
+            return rows
+        return rows[(rows >= owned.start) & (rows < owned.stop)]
 
     @staticmethod
     def _of_cells(output: LossOutput, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -334,7 +414,10 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         rows, terms = of_cells
         rows = rows[~torch.isfinite(sum(terms))][:_MAX_NAMED].tolist()
         cells = ", ".join(str(r if self.cell_names is None else self.cell_names[r]) for r in rows)
-        where = f"at cells {cells}" if cells else "in the prior of the mixture's parameters"
+        elsewhere = "in the prior of the mixture's parameters" + (
+            "" if self.processes.n == 1 else ", or at cells of another process"
+        )
+        where = f"at cells {cells}" if cells else elsewhere
         msg = (
             f"The loss became NaN or infinite in epoch {self.current_epoch}, {where}. "
             "Lower the rates (`plan_kwargs={'lr': 3e-4, 'lr_z': 5e-3}`) or set `plan_kwargs={'clip_norm': 10.0}`."

@@ -16,6 +16,7 @@ from scdgd._compat import restore_counters, training_counters
 
 from ._best_state import BestState
 from ._interruption import TrainingInterrupted
+from ._processes import Processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,11 +94,13 @@ class TrainingCheckpoints(Callback):
         if self._resumed is not None:
             self._put_back(trainer, pl_module)
         elif trainer.current_epoch > 0:
-            self._unwritten = self._take(trainer, pl_module)
-            if trainer.current_epoch % self.every_n_epochs == 0:
-                self._write()
-                if self.failure is not None:
-                    raise TrainingInterrupted(str(self.failure))
+            is_due = trainer.current_epoch % self.every_n_epochs == 0
+            if is_due or trainer.world_size == 1:  # what several processes hold is not brought together each epoch
+                self._unwritten = self._take(trainer, pl_module)
+            if is_due:
+                self._write(trainer)
+                if Processes.of(trainer).is_any(self.failure is not None):
+                    raise TrainingInterrupted(str(self.failure or "A checkpoint could not be written."))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the end, before Lightning's checkpoints load their best state, and the plan does what it does last."""
@@ -105,7 +108,7 @@ class TrainingCheckpoints(Callback):
             self._put_back(trainer, pl_module)
         if trainer.current_epoch > self._written_epoch:
             self._unwritten = self._take(trainer, pl_module, finished=True)
-            self._write()
+            self._write(trainer)
             if self.failure is not None:
                 logger.error(
                     "%s Training is complete, and the model holds its end. %s", self.failure, self.where_it_goes_on()
@@ -114,7 +117,7 @@ class TrainingCheckpoints(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the last complete epoch of an interrupted training."""
         if isinstance(exception, (KeyboardInterrupt, SystemExit)):
-            self._write()
+            self._write(trainer)
 
     def where_it_goes_on(self) -> str:
         """From which epoch the same call goes on, in words."""
@@ -128,7 +131,7 @@ class TrainingCheckpoints(Callback):
             **self.start,
             "epoch": trainer.current_epoch,
             "finished": finished,
-            "module": self.model.module.state_dict(),
+            "module": plan.module_state() if hasattr(plan, "module_state") else self.model.module.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
             "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
             "plan": plan.training_state(),
@@ -151,10 +154,13 @@ class TrainingCheckpoints(Callback):
         plan.load_training_state(state["plan"])
         _set_random_state(state["random"])
 
-    def _write(self) -> None:
+    def _write(self, trainer: Trainer) -> None:
         if self._unwritten is None:
             return
         state, self._unwritten = self._unwritten, None
+        if not trainer.is_global_zero:
+            self._written_epoch = state["epoch"]
+            return
         try:
             path = self.folder.write(state["epoch"], state)
         except OSError as error:  # no disk is worth the model

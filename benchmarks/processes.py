@@ -1,0 +1,115 @@
+"""Several processes that train one SCDGD together: how much of each is left for cells, and whether they learn the same.
+
+    python benchmarks/processes.py --standard --out docs/benchmarks_processes.md
+
+Cells are simulated (`scdgd.datasets.simulate`), of 2,000 genes, in memory. One process trains on them for some epochs, and then
+so many processes together do, with `train(devices=n, strategy="ddp")`, gloo and one thread each; minibatches are of 128 cells in
+each process. Efficiency is the time that one process takes over the time that `n` take, times `n`: of the epochs after the first,
+by the clock, with nothing else running, or of the CPU's time, which other programs on the machine do not touch and which lacks
+the time that processes wait for each other. The ELBO is that of the last epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import pandas as pd
+from _ledger import Ledger, markdown
+from _tiers import one_quiet_thread, page_parser, tier_and_ledger, write_page
+
+AIM = 0.8
+
+
+class Tier(NamedTuple):
+    n_cells: int
+    n_genes: int
+    n_epochs: int
+    processes: tuple[int, ...]
+
+
+TIERS = {
+    "quick": Tier(1_000, 200, 3, (1, 2)),
+    "standard": Tier(20_000, 2_000, 4, (1, 2)),
+    "full": Tier(200_000, 2_000, 4, (1, 2, 4)),
+}
+
+
+def measure(n: int, n_cells: int, n_genes: int, n_epochs: int) -> None:
+    """Train, and print what this process took; Lightning runs the script again in every other process."""
+    from lightning.pytorch.callbacks import Callback
+
+    from scdgd.datasets import simulate
+    from scdgd.model import SCDGD
+
+    one_quiet_thread()
+    times = []
+
+    class Clock(Callback):
+        def on_train_epoch_end(self, trainer, plan) -> None:
+            times.append((time.perf_counter(), time.process_time()))
+
+    adata = simulate(n_cells, n_genes, seed=0)
+    SCDGD.setup_anndata(adata)
+    model = SCDGD(adata, n_components=20)
+    options = {"devices": n, "strategy": "ddp"} if n > 1 else {}
+    model.train(n_epochs, accelerator="cpu", enable_progress_bar=False, callbacks=[Clock()], **options)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        (first, first_cpu), (last, last_cpu) = times[0], times[-1]
+        elbo = float(model.history["elbo_train"].iloc[-1, 0])
+        print(json.dumps({"seconds": last - first, "cpu": last_cpu - first_cpu, "elbo": elbo}))
+
+
+def run(tier: Tier, ledger: Ledger) -> None:
+    """All numbers of processes; finished ones are skipped."""
+    for n in tier.processes:
+        if ledger.has(set=tier.n_cells, method=n):
+            continue
+        arguments = json.dumps([n, tier.n_cells, tier.n_genes, tier.n_epochs])
+        done = subprocess.run([sys.executable, __file__, "--worker", arguments], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        row = next(json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+        ledger.add({"set": tier.n_cells, "seed": 0, "method": n, **row})
+        print(n, row, flush=True)
+
+
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    rows = rows.assign(method=rows["method"].astype(int)).sort_values("method").set_index("method")
+    efficiency = {kind: rows[kind].loc[1] / (rows.index.to_series() * rows[kind]) for kind in ("seconds", "cpu")}
+    body = [
+        [
+            str(n),
+            f"{(tier.n_epochs - 1) * tier.n_cells / rows['seconds'][n]:,.0f}",
+            f"{1e6 * n * rows['cpu'][n] / ((tier.n_epochs - 1) * tier.n_cells):,.1f}",
+            f"{efficiency['seconds'][n]:.2f}",
+            f"{efficiency['cpu'][n]:.2f}",
+            f"{rows['elbo'][n]:,.1f}",
+        ]
+        for n in rows.index
+    ]
+    head = ["processes", "cells per second", "CPU microseconds per cell", "efficiency, clock", "efficiency, CPU", "ELBO"]
+    cores = len(os.sched_getaffinity(0))
+    return (
+        f"{tier.n_cells:,} cells, {tier.n_genes:,} genes, {tier.n_epochs} epochs, {cores} cores with other programs on them.\n\n"
+        + markdown(head, body)
+        + f"\nAim: an efficiency of {AIM} of two processes.\n"
+    )
+
+
+def main() -> None:
+    if "--worker" in sys.argv:
+        measure(*json.loads(sys.argv[sys.argv.index("--worker") + 1]))
+        return
+    args, ledger = tier_and_ledger(page_parser(__doc__, TIERS), TIERS, "processes")
+    tier = TIERS[args.tier]
+    run(tier, ledger)
+    write_page(args.out, "Several processes", "processes", __doc__, args.tier, report(ledger.read(), tier))
+
+
+if __name__ == "__main__":
+    main()
