@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 
 class Ledger:
@@ -28,12 +29,14 @@ class Ledger:
         return bool(mask.any())
 
     def add(self, row: dict) -> None:
-        is_new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
+        """Append a row; of several processes one writes at a time."""
+        with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+            is_new = not self.path.exists()
+            with self.path.open("a", newline="") as file:
+                writer = csv.DictWriter(file, fieldnames=list(row))
+                if is_new:
+                    writer.writeheader()
+                writer.writerow(row)
 
 
 def mean_sd(values: pd.Series, digits: int) -> str:

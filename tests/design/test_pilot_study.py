@@ -234,7 +234,67 @@ def test_processes_give_the_same_results_and_may_get_lambdas(tmp_path):
     assert_same(found, expected)
 
 
+@pytest.fixture
+def messages():
+    """What the package logs; its logger does not propagate."""
+    records, logger = [], logging.getLogger("scdgd")
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger.addHandler(handler)
+    yield records
+    logger.removeHandler(handler)
+
+
+def deadly(pilot):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DiesOnce:
+    """A factory whose first process ends."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+
+    def __call__(self, pilot):
+        if not self.path.exists():
+            self.path.touch()
+            deadly(pilot)
+        return copies(pilot)
+
+
+@pytest.mark.slow  # processes import torch
+def test_fits_whose_process_ends_are_tried_once_more_and_named(tmp_path, messages):
+    models = {
+        "once": DiesOnce(tmp_path / "died"),
+        "deadly": lambda pilot: deadly(pilot),
+        "poisson": PilotModel(poisson, ("a", "b")),
+    }
+    study = study_of(models, sizes=[20], n_repeats=1)
+    found = study.run(tmp_path / "ledger.csv", n_jobs=2)
+    failed = found[found["metric"] == "failed"].set_index("model")["value"]
+    assert (failed["deadly"] == 1).all()
+    assert (failed.drop("deadly") == 0).all()
+    assert study.failures["message"].unique().tolist() == ["Its process ended twice, perhaps for want of memory."]
+    assert any("deadly (prior) with 20 cells, repeat 0" in message for message in messages)
+    poisson_alone = expected_results().query("model == 'poisson' and n_pilot == 20 and repeat == 0")
+    assert_same(found.query("model == 'poisson'"), poisson_alone)
+
+
 # ---------------------------------------------------------------- the ledger
+
+
+def test_one_study_at_a_time_writes_to_a_ledger(tmp_path):
+    path, found = tmp_path / "ledger.csv", []
+
+    def second(pilot):
+        with pytest.raises(RuntimeError, match=r"Another study writes to the ledger .*ledger.csv just now. Wait"):
+            study_of().run(path)
+        found.append(path.read_bytes())
+        return copies(pilot)
+
+    study_of({"copies": second}).run(path)
+    assert len(found) == 4
+    assert_same(study_of().run(path), expected_results())
 
 
 def test_a_finished_study_is_read_from_its_ledger(tmp_path):
@@ -356,17 +416,6 @@ def test_a_study_that_is_killed_goes_on(tmp_path):
 
 
 # ---------------------------------------------------------------- failures
-
-
-@pytest.fixture
-def messages():
-    """What the package logs; its logger does not propagate."""
-    records, logger = [], logging.getLogger("scdgd")
-    handler = logging.Handler()
-    handler.emit = lambda record: records.append(record.getMessage())
-    logger.addHandler(handler)
-    yield records
-    logger.removeHandler(handler)
 
 
 def test_failures_are_recorded_reported_and_tried_again(tmp_path, messages):

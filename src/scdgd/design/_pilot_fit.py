@@ -103,6 +103,12 @@ def run_fit(fit: Fit, model: PilotModel, reference: Reference) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*COLUMNS, MESSAGE])
 
 
+def failed_fit(fit: Fit, model: PilotModel, message: str) -> pd.DataFrame:
+    """Rows of a fit that gave nothing, as :func:`run_fit` has them."""
+    rows = [(fit.model, mode, fit.n_pilot, fit.repeat, FAILED, 1.0, message) for mode in model.modes]
+    return pd.DataFrame(rows, columns=[*COLUMNS, MESSAGE])
+
+
 def _scores(generator: Any, mode: str, seed: int, reference: Reference) -> tuple[dict[str, float], Exception | None]:
     try:
         return reference.score(draw_cells(generator, reference.n_synthetic, mode, seed)), None

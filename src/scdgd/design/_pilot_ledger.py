@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from io import StringIO
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from scdgd._files import readable_errors, written_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 #: Columns of results; ledgers have the reason of a failure besides.
 COLUMNS = ["model", "mode", "n_pilot", "repeat", "metric", "value"]
@@ -27,7 +29,8 @@ class PilotLedger:
     """A CSV file with a first line that says which study it is of.
 
     Rows of a fit are appended by one write, and flushed to disk. Where the process was killed within it, the rest of a
-    line and rows of a fit that is not whole are dropped at the next start. One process at a time may write.
+    line and rows of a fit that is not whole are dropped at the next start. One process at a time may write, which
+    :meth:`written_alone` sees to.
 
     Parameters
     ----------
@@ -48,6 +51,26 @@ class PilotLedger:
         if self.path.is_dir():
             msg = f"`ledger` must be a file, but {self.path} is a folder."
             raise ValueError(msg)
+
+    @contextlib.contextmanager
+    def written_alone(self) -> Iterator[None]:
+        """No other study writes to the file meanwhile, on this machine or where the file system locks for others.
+
+        RuntimeError if one does. The lock ends with the process that has it, however it ends.
+        """
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            msg = (
+                f"Another study writes to the ledger {self.path} just now. Wait until it has ended, and call `run` again to go on "
+                "with what it has done; or choose another path."
+            )
+            raise RuntimeError(msg) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def open(self, modes: Mapping[str, tuple[str, ...]]) -> pd.DataFrame:
         """Rows of whole fits, which have rows of all `modes` of their model; the file holds nothing else afterwards.

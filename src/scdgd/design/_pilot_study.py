@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import BrokenExecutor
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,7 +20,7 @@ from scdgd.metrics import ReferenceEmbedding, leiden_clusters
 from scdgd.pl._figure import finish, get_axes, plotting
 
 from ._pilot_arguments import checked_labels, checked_sizes, fingerprint
-from ._pilot_fit import Fit, Reference, run_fit
+from ._pilot_fit import Fit, Reference, failed_fit, run_fit
 from ._pilot_ledger import COLUMNS, FAILED, MESSAGE, PilotLedger
 from ._pilot_models import PilotModel, checked_models
 from ._pilot_plots import boxplots
@@ -182,9 +184,11 @@ class PilotStudy:
         ----------
         ledger
             CSV file that each finished fit is added to; a study that was killed continues from it. It may get more models
-            and repeats later, for these change no fit that is done. It cannot tell a changed factory of the same name.
+            and repeats later, for these change no fit that is done. It cannot tell a changed factory of the same name. One
+            study at a time writes to it.
         n_jobs
-            Number of processes, as in joblib; -1 for all cores.
+            Number of processes, as in joblib; -1 for all cores, or all workers of the backend that is chosen by
+            ``joblib.parallel_config(backend="dask")``. Fits whose process ends are tried once more, alone, and fail if it ends again.
         show_progress
             Show a progress bar of the fits.
 
@@ -206,9 +210,16 @@ class PilotStudy:
         ------
         ValueError
             If the ledger is of another study.
+        RuntimeError
+            If another study writes to the ledger.
         """
-        modes = {name: model.modes for name, model in self.models.items()}
         book = None if ledger is None else PilotLedger(ledger, self._settings)
+        with nullcontext() if book is None else book.written_alone():
+            return self._run_with(book, n_jobs, show_progress)
+
+    def _run_with(self, book: PilotLedger | None, n_jobs: int, show_progress: bool) -> pd.DataFrame:
+        """:meth:`run`, with the ledger for this study alone."""
+        modes = {name: model.modes for name, model in self.models.items()}
         rows = pd.DataFrame(columns=[*COLUMNS, MESSAGE]) if book is None else book.open(modes)
         is_done = rows["metric"].eq(FAILED) & rows["value"].eq(0)
         done = set(rows.loc[is_done, _OF_FIT].itertuples(index=False, name=None))
@@ -324,12 +335,41 @@ class PilotStudy:
 
     def _run(self, fits: list[Fit], n_jobs: int) -> Iterator[pd.DataFrame]:
         """Rows of fits, in the order in which they finish."""
-        from joblib import Parallel, delayed
+        from joblib import effective_n_jobs
 
         if n_jobs == 1:
-            return (run_fit(fit, self.models[fit.model], self._reference) for fit in fits)
+            yield from (run_fit(fit, self.models[fit.model], self._reference) for fit in fits)
+            return
+        left = list(fits)
+        while left:
+            try:
+                for fit, rows in self._in_processes(left, n_jobs):
+                    left.remove(fit)
+                    yield rows
+            except Exception as error:
+                if not _is_of_dead_process(error):
+                    raise
+                suspects, left = left[: effective_n_jobs(n_jobs)], left[effective_n_jobs(n_jobs) :]
+                logger.warning(
+                    "A process of the study has ended. Its fits are tried once more, each in one of its own."
+                )
+                yield from map(self._alone, suspects)
+
+    def _in_processes(self, fits: list[Fit], n_jobs: int) -> Iterator[tuple[Fit, pd.DataFrame]]:
+        """Fits and their rows, in the order in which they finish; they begin in order, as many as there are processes."""
+        from joblib import Parallel, delayed
+
         parallel = Parallel(n_jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs")
-        return parallel(delayed(run_fit)(fit, self.models[fit.model], self._reference) for fit in fits)
+        yield from parallel(delayed(_named_fit)(fit, self.models[fit.model], self._reference) for fit in list(fits))
+
+    def _alone(self, fit: Fit) -> pd.DataFrame:
+        """Rows of a fit that nothing runs beside; those of a failure if its process ends again."""
+        try:
+            return next(rows for _, rows in self._in_processes([fit], 2))
+        except Exception as error:
+            if not _is_of_dead_process(error):
+                raise
+            return failed_fit(fit, self.models[fit.model], "Its process ended twice, perhaps for want of memory.")
 
     def _in_order(self, found: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Results of this study's fits, the last of each, in the order of its fits and modes; and failures."""
@@ -353,3 +393,12 @@ class PilotStudy:
             msg = f"There is no metric {metric!r}; the study has {list(self.results['metric'].unique())}."
             raise ValueError(msg)
         return values
+
+
+def _named_fit(fit: Fit, model: PilotModel, reference: Reference) -> tuple[Fit, pd.DataFrame]:
+    return fit, run_fit(fit, model, reference)
+
+
+def _is_of_dead_process(error: Exception) -> bool:
+    """Whether an error of joblib says that a process has ended, or a worker of Dask, which need not be installed."""
+    return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
