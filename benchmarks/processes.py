@@ -111,7 +111,7 @@ def report(rows: pd.DataFrame, tier: Tier) -> str:
     return (
         f"{tier.n_cells:,} cells, {tier.n_genes:,} genes, {tier.n_epochs} epochs, {cores} cores with other programs on them.\n\n"
         + markdown(head, body)
-        + f"\nAim: an efficiency of {AIM} of two processes.\n"
+        + f"\n\nAim: an efficiency of {AIM} of two processes.\n"
     )
 
 

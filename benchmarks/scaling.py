@@ -39,6 +39,7 @@ PHASES = ("setup", "warm_start", "epoch", "mixture", "clusters", "loader", "new_
 TITLES = ("set-up", "warm start", "epoch", "mixture", "clusters", "loader", "new cells")
 #: Aims: memory of the largest file, speed of the loader over that of training.
 MAX_GIB, LOADER_OVER_TRAINING = 1.5, 5
+ON_PAPER = 100_000_000
 WHERE = {"memory": "in memory", "disk": "in a file", "zarr": "in a Zarr store"}
 
 
@@ -231,7 +232,34 @@ def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
         f"(aim: 0.8 to 1.2). The loader over training, by the clock, at least: {loader['disk'].min():.1f} times in a file, "
         f"{loader['zarr'].min():.1f} in a Zarr store (aim: {LOADER_OVER_TRAINING})."
     )
+    text.append(on_paper(rows.loc[large]))
     return "\n".join(text) + "\n"
+
+
+def on_paper(row: pd.Series) -> str:
+    """What 100 million cells would take, at the figures of one line of the tables."""
+    n, n_latent = ON_PAPER, 20
+    gib = 1024 * MIB
+    hours = {
+        phase: n * row[f"{phase}_cpu"] / (row["n_new"] if phase == "new_cells" else row["set"]) / 3600
+        for phase in PHASES
+    }
+    body = [
+        [
+            f"{workers}",
+            f"{hours['epoch'] / workers:,.1f}",
+            f"{hours['new_cells'] / workers:,.1f}",
+            f"{4 * n * n_latent / workers / gib:,.1f}",
+            f"{4 * n * (3 * n_latent + 1) / workers / gib:,.1f}",
+        ]
+        for workers in (1, 8, 64)
+    ]
+    head = ["workers", "hours, epoch", "hours, new cells", "GiB, representations", "GiB, rows and moments of Adam"]
+    return (
+        f"\n**{n:,} cells on paper**, from the line of {row['set']:,} cells in a file: CPU hours and memory of each of so many workers "
+        f"that do nothing but wait for none. Counts take {n * row['file_mib'] / row['set'] / 1024:,.0f} GiB on disk, {n_latent} "
+        f"dimensions {4 * n * n_latent / gib:,.1f} GiB.\n\n" + markdown(head, body)
+    )
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ class OwnedRowsStrategy(DDPStrategy):
         """Leave the module as it is: the plan adds up gradients itself."""
 
 
-StrategyRegistry.register(OWNED_ROWS, OwnedRowsStrategy, description="DDP whose processes own rows of a table")
+StrategyRegistry.register(OWNED_ROWS, OwnedRowsStrategy, description="DDP whose processes own rows", override=True)
 
 
 class Processes:
