@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import socket
 import traceback
 import warnings
@@ -166,6 +167,26 @@ def test_a_process_that_dies_ends_all_and_one_goes_on_from_the_checkpoint(tmp_pa
     alone = learned(train(model(), 5, batch_size=40))
     for name, value in alone.items():
         np.testing.assert_allclose(resumed[name], value, rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+def test_a_signal_to_one_process_ends_all_with_the_epoch(tmp_path):
+    arguments = {"batch_size": 8, "checkpoint_dir": tmp_path / "checkpoints"}
+
+    class Sends(Callback):
+        def on_train_batch_start(self, trainer, plan, batch, batch_idx) -> None:
+            if trainer.current_epoch == 1 and trainer.global_rank == 1 and batch_idx == 1:
+                signal.raise_signal(signal.SIGINT)
+
+    def call(rank: int):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        model = train(make_model(simulate(40, 12)), 4, callbacks=[Sends()], **shared(2, **arguments))
+        return model.trainer.current_epoch, learned(model)
+
+    (n_epochs, first), (_, second) = in_processes(2, call, tmp_path)
+    assert n_epochs == 2
+    np.testing.assert_array_equal(first["representations.table"], second["representations.table"])
+    resumed = train(make_model(simulate(40, 12)), 4, **arguments)
+    assert len(resumed.history["elbo_train"]) == 4
 
 
 def test_one_process_that_diverges_ends_all_as_they_were(tmp_path):

@@ -68,15 +68,18 @@ class Interruption(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Leave the loop, unless the epoch is about to end."""
-        if trainer.world_size > 1:  # all processes end together, before the next epoch
-            return
-        if self.signum is not None and batch_idx + 1 < trainer.num_training_batches:
+        if self.signum is not None and trainer.world_size == 1 and batch_idx + 1 < trainer.num_training_batches:
             raise TrainingInterrupted
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Of several processes all end together with the epoch: Lightning kills the others of one that leaves the loop."""
+        if trainer.world_size > 1 and Processes.of(trainer).is_any(self.signum is not None):
+            self.signum = self.signum or signal.SIGINT  # which another process was sent
+            trainer.should_stop = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the loop before the next epoch changes anything."""
-        if Processes.of(trainer).is_any(self.signum is not None):
-            self.signum = self.signum or signal.SIGINT  # which another process was sent
+        if self.signum is not None and trainer.world_size == 1:
             raise TrainingInterrupted
 
     @property

@@ -99,15 +99,18 @@ class TrainingCheckpoints(Callback):
                 self._unwritten = self._take(trainer, pl_module)
             if is_due:
                 self._write(trainer)
-                if Processes.of(trainer).is_any(self.failure is not None):
-                    raise TrainingInterrupted(str(self.failure or "A checkpoint could not be written."))
+                if trainer.world_size > 1:
+                    trainer.should_stop |= Processes.of(trainer).is_any(self.failure is not None)
+                elif self.failure is not None:
+                    raise TrainingInterrupted(str(self.failure))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the end, before Lightning's checkpoints load their best state, and the plan does what it does last."""
         if self._resumed is not None:  # of a training that had ended
             self._put_back(trainer, pl_module)
         if trainer.current_epoch > self._written_epoch:
-            self._unwritten = self._take(trainer, pl_module, finished=True)
+            is_over = trainer.current_epoch >= trainer.max_epochs or not trainer.interruption.ended
+            self._unwritten = self._take(trainer, pl_module, finished=is_over)
             self._write(trainer)
             if self.failure is not None:
                 logger.error(
