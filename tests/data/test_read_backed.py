@@ -12,6 +12,7 @@ import torch
 from anndata.abc import CSRDataset
 from scipy import sparse
 
+import scdgd
 from scdgd.data import BackedCounts, SparseCountsLoader, check_counts, read_backed
 from tests.conftest import make_model, simulate, train, write_store
 from tests.data.test_loader import manager_of, rows_of
@@ -131,3 +132,14 @@ def test_what_is_no_anndata_is_refused(adata, tmp_path):
     empty = read_backed(write_store(adata, tmp_path / "empty.zarr"))
     with pytest.raises(ValueError, match="adata.X is empty"):
         make_model(empty)
+
+
+def test_what_needs_all_counts_reads_them(adata, tmp_path):
+    """Held-out scores, pilot studies and noise for comparison, of a store as of memory."""
+    backed = read_backed(write_store(adata, tmp_path / "cells.zarr"))
+    model = train(make_model(adata))
+    scores = [scdgd.metrics.held_out_log_likelihood(model, cells).log_likelihood for cells in (adata, backed)]
+    assert scores[0] == scores[1]
+    noise = [scdgd.tl.noise_baseline(cells, 5, seed=0).X.toarray() for cells in (adata, backed)]
+    np.testing.assert_array_equal(*noise)
+    scdgd.design.PilotStudy(backed, {"none": lambda pilot: None}, labels="cell_type", sizes=(20,))

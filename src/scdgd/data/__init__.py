@@ -32,7 +32,7 @@ from ._joined_modalities import MODALITY_KEY, joined_modalities, joined_proteins
 from ._layers import counts_of
 from ._levels import Levels, Variable, has_levels, levels_of, refuse_levels
 from ._loader import RunShuffledSampler, SparseCountsDataset, SparseCountsLoader
-from ._matrix import as_native, require_matrix
+from ._matrix import as_native, in_memory, require_matrix
 from ._modalities import MODALITIES
 from ._modality_counts import ModalityCountsField, modalities_in
 from ._read_backed import read_backed, zarr_module
@@ -93,6 +93,7 @@ __all__ = [
     "find_rows",
     "first_cells",
     "has_levels",
+    "in_memory",
     "iter_row_blocks",
     "joined_modalities",
     "joined_proteins",

@@ -100,6 +100,13 @@ def as_native(block: np.ndarray | sparse.spmatrix) -> np.ndarray | sparse.spmatr
     return block if block.dtype.isnative else block.astype(block.dtype.newbyteorder("="))
 
 
+def in_memory(counts: Matrix) -> np.ndarray | sparse.spmatrix:
+    """The matrix, read if it is on disk; for what needs all of it at once."""
+    if isinstance(counts, np.ndarray) or sparse.issparse(counts):
+        return counts
+    return as_native(counts.to_memory() if hasattr(counts, "to_memory") else counts[...])
+
+
 def is_zarr(counts: Matrix) -> bool:
     """Whether something is an array of zarr, which need not be installed."""
     return type(counts).__module__.partition(".")[0] == "zarr"

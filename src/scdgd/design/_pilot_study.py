@@ -15,7 +15,7 @@ from scvi.utils import track
 from threadpoolctl import threadpool_limits
 
 from scdgd._options import Choice, Flag, Instance, Integer, Names, Number, Optional, PathLike, Text, checked
-from scdgd.data import check_counts, counts_of
+from scdgd.data import check_counts, counts_of, in_memory
 from scdgd.metrics import ReferenceEmbedding, leiden_clusters
 from scdgd.pl._figure import finish, get_axes, plotting
 
@@ -138,7 +138,7 @@ class PilotStudy:
         self.sizes = checked_sizes(sizes, adata.n_obs)
         self.n_repeats, self.seed = n_repeats, seed
         n_synthetic = adata.n_obs if n_synthetic is None else n_synthetic
-        counts = sparse.csr_matrix(counts[:] if getattr(adata, "isbacked", False) else counts)
+        counts = sparse.csr_matrix(in_memory(counts))
         cells = AnnData(counts, obs=adata.obs.copy(), var=adata.var.copy())
         with threadpool_limits(1):  # sums, and so clusters, may depend on the number of threads
             fitted = ReferenceEmbedding(counts, method=embedding, seed=self.seed)

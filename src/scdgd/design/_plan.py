@@ -10,7 +10,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scdgd._options import SEED, Flag, Instance, Integer, ListOf, Number, Optional, Text, checked
-from scdgd.data import check_counts, counts_of
+from scdgd.data import check_counts, counts_of, in_memory
 
 from ._plan_find_type import find_type
 from ._plan_groups import groups_of, rarest, size_of
@@ -124,8 +124,7 @@ def plan(
 
 def _counts_of(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
     """Raw counts of all genes, ``(n, g)``; genes without counts are not complained of, since pilots have many."""
-    adata = adata.to_memory() if getattr(adata, "isbacked", False) else adata
-    counts = sparse.csr_matrix(counts_of(adata, layer))
+    counts = sparse.csr_matrix(in_memory(counts_of(adata, layer)))
     location = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     detected = counts.getnnz(0) > 0
     if adata.n_obs > 0 and not detected.any():

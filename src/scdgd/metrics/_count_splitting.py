@@ -10,7 +10,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scdgd._options import Integer, Number, Optional, Text, checked
-from scdgd.data import counts_of
+from scdgd.data import counts_of, in_memory
 from scdgd.likelihood import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def split_counts(
         msg = f"Counts are split in an AnnData, not in a {type(adata).__name__}; pass the modality with the counts."
         raise TypeError(msg)
     adata = adata.to_memory() if adata.isbacked else adata
-    counts = sparse.csr_matrix(counts_of(adata, layer))
+    counts = sparse.csr_matrix(in_memory(counts_of(adata, layer)))
     counts.sum_duplicates()
     if not (counts.data >= 0).all() or (counts.data != np.rint(counts.data)).any():
         msg = "Counts are split, whole numbers from 0, but there are other values. Pass raw counts, or name their `layer`."

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scdgd._options import Number, Optional, Text
-from scdgd.data import counts_of
+from scdgd.data import counts_of, in_memory
 
 from ._figure import bare, finish, get_axes, plotting
 from ._latent import name_of, no_key, positions_in
@@ -103,7 +103,7 @@ def uncertainty(
         remedy = "Call `sc.pp.neighbors(adata, use_rep='X_scdgd_information'); sc.tl.umap(adata)`."
         raise no_key(adata, basis, remedy)
     spread = adata.obs[key].to_numpy(dtype=float)
-    sizes = np.asarray(counts_of(adata, layer).sum(axis=1)).ravel()
+    sizes = np.asarray(in_memory(counts_of(adata, layer)).sum(axis=1)).ravel()
     pareto_k = adata.obs.get(f"{prefix}_pareto_k", pd.Series(0.0, adata.obs_names)).to_numpy(dtype=float)
     if not (np.isfinite(spread) & (sizes > 0)).any():
         where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"

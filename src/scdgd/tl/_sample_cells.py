@@ -10,7 +10,7 @@ from anndata import AnnData
 
 from scdgd import inference
 from scdgd._options import SEED, Choice, Either, Integer, Number, Optional, Text, checked
-from scdgd.data import counts_of
+from scdgd.data import counts_of, in_memory
 from scdgd.inference import CellSampler
 from scdgd.inference._registered_sampler import of_component
 
@@ -145,7 +145,7 @@ def noise_baseline(
     KeyError
         If there is no such layer.
     """
-    counts, donors = inference.noise_baseline(counts_of(adata, layer), n_cells, seed=seed)
+    counts, donors = inference.noise_baseline(in_memory(counts_of(adata, layer)), n_cells, seed=seed)
     obs = pd.DataFrame(
         {"source_cell": pd.Categorical(adata.obs_names[donors])}, index=[f"sample_{i}" for i in range(len(donors))]
     )
