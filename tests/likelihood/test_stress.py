@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from scdgd.data import SparseCounts
-from scdgd.likelihood import LIKELIHOODS, Bernoulli, Categorised, NegativeBinomial, Normal, Poisson
+from scdgd.likelihood import LIKELIHOODS, BackgroundMixture, Bernoulli, Categorised, NegativeBinomial, Normal, Poisson
 
 from .families import wide_cell
 
@@ -40,7 +40,14 @@ def categorised(x, eta, tau, classes):
     return of_class + torch.where(x >= 2, negative_binomial((x - 2).clamp(min=0), eta, tau), 0)
 
 
+def over_background(x, eta, tau, log_background, rho):
+    foreground = negative_binomial(x, torch.logaddexp(eta, log_background), tau)
+    background = negative_binomial(x, log_background.expand_as(eta), tau)
+    return torch.logaddexp(logsigmoid(rho) + background, logsigmoid(-rho) + foreground)
+
+
 REFERENCES = {
+    "background": over_background,
     "poisson": poisson,
     "constrained_poisson": poisson,
     "nb": negative_binomial,
@@ -51,6 +58,7 @@ REFERENCES = {
     "normal": lambda x, m, s: torch.distributions.Normal(m, s.exp()).log_prob(x),
 }
 FAMILIES = {
+    "background": BackgroundMixture,
     **LIKELIHOODS,
     "categorised nb": lambda eta, tau, classes: Categorised(NegativeBinomial(eta, tau), classes),
     "bernoulli": Bernoulli,
@@ -63,11 +71,18 @@ def inputs_of(name: str, log_mean: torch.Tensor, log_theta: float, logit: float)
     spread = torch.linspace(-1, 1, g)
     parameters = {
         "log_theta": log_theta + spread,
+        "log_background": log_mean.mean() + 3 * spread,
+        "background_logits": logit + spread,
         "zi_logits": (logit + spread).expand_as(log_mean),
         "log_scale": spread,
         "classes": torch.stack([logit + spread, -spread, 2 * spread], dim=-1),
     }
-    names = {"categorised nb": ("log_theta", "classes"), "normal": ("log_scale",), "bernoulli": ()}.get(name)
+    names = {
+        "categorised nb": ("log_theta", "classes"),
+        "normal": ("log_scale",),
+        "bernoulli": (),
+        "background": BackgroundMixture.parameter_names,
+    }.get(name)
     names = LIKELIHOODS[name].parameter_names if names is None else names
     return [t.clone().contiguous().requires_grad_() for t in (log_mean, *(parameters[n] for n in names))]
 

@@ -198,6 +198,33 @@ def test_readings_of_measured_and_absent_modalities(unpaired):
     assert np.isfinite(scdgd.metrics.held_out_log_likelihood(model, model.adata, form="predictive", n_samples=4)[0])
 
 
+def test_proteins_over_a_background(unpaired, tmp_path):
+    """Saved by its name; background and signal of measured and absent proteins."""
+    plain, mdata, query = unpaired
+    model = fitted(mdata, ALL, likelihoods={"protein": "nb_background"})
+    model.save(tmp_path / "model")
+    model = MULTIDGD.load(tmp_path / "model", adata=mdata)
+    whole = model.get_normalized_protein()
+    signal = model.get_normalized_protein(include_protein_background=False)
+    assert ((signal > 0) & (signal < whole)).all(axis=None)
+    p, spread = model.get_protein_foreground_probability(n_samples=3, return_spread=True)
+    assert ((p > 0) & (p <= 1)).all(axis=None)
+    lacking = ~mdata.obs_names.isin(mdata["protein"].obs_names)
+    share = model.get_likelihood_parameters()["background_share"][0, BLOCKS[2]]
+    np.testing.assert_allclose(p[lacking], np.tile(1 - share, (lacking.sum(), 1)), rtol=1e-5)
+    assert (spread[lacking] < 1e-6).all(axis=None)
+    assert (spread[~lacking] > 0).any(axis=None)
+    np.testing.assert_allclose(model.get_protein_foreground_probability(query), np.tile(1 - share, (20, 1)), rtol=1e-5)
+    assert np.isfinite(scdgd.metrics.held_out_log_likelihood(model, model.adata, form="predictive", n_samples=4)[0])
+    assert model.posterior_predictive_sample().shape == (60, 32)
+    for ask in (
+        plain.get_protein_foreground_probability,
+        lambda: plain.get_normalized_protein(include_protein_background=False),
+    ):
+        with pytest.raises(ValueError, match="likelihood of proteins of the model, 'nb', does not tell signal"):
+            ask()
+
+
 def test_what_makes_no_sense_is_refused(unpaired):
     model, _, query = unpaired
     with pytest.raises(NotImplementedError, match="has several"):

@@ -5,6 +5,7 @@ Families of this package give log probabilities of whole cells, for sparse count
 """
 
 from . import distributions
+from ._background_mixture import BackgroundMixture
 from ._base import CountLikelihood, FamilyParameter, Likelihood, ValueLikelihood
 from ._bernoulli import Bernoulli
 from ._categorised import Categorised
@@ -22,6 +23,7 @@ from ._zero_inflation import ZeroInflated
 
 __all__ = [
     "ALL_LIKELIHOODS",
+    "BackgroundMixture",
     "LIKELIHOODS",
     "LINKS",
     "VALUE_LIKELIHOODS",

@@ -90,6 +90,9 @@ class Likelihood(ABC):
     has_free_mean: ClassVar[bool] = True
     #: Whether counts are Poisson draws of gamma distributed rates.
     has_gamma_rates: ClassVar[bool] = False
+    #: Whether counts are a signal over a background in proportion to the size of a cell, for which parameters must be handed to the
+    #: family with the size, as models without an encoder do.
+    has_background: ClassVar[bool] = False
     #: Whether the law of one part of a binomially split count given the other is known.
     can_be_split: ClassVar[bool] = False
     #: Whether log probabilities are sums over :attr:`measured` genes.
@@ -228,8 +231,10 @@ class Likelihood(ABC):
         return values
 
     @classmethod
-    def parameters_at(cls, variance: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Parameters by name at which a fit starts, from the variance of the values of each gene ``(g,)``; none."""
+    def parameters_at(
+        cls, variance: torch.Tensor | None = None, profile: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Parameters by name at which a fit starts, from the variance of values, or the mean profile of counts, ``(g,)``; none."""
         return {}
 
 

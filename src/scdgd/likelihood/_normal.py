@@ -55,9 +55,11 @@ class Normal(ValueLikelihood):
         return distributions.Normal(mean, parameters["scale"], normal_mu=scale, validate_args=False)
 
     @classmethod
-    def parameters_at(cls, variance: torch.Tensor) -> dict[str, torch.Tensor]:
+    def parameters_at(
+        cls, variance: torch.Tensor | None = None, profile: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """Log standard deviations of the values."""
-        return {"log_scale": variance.clamp(min=_LEAST_VARIANCE).log() / 2}
+        return {} if variance is None else {"log_scale": variance.clamp(min=_LEAST_VARIANCE).log() / 2}
 
     def log_prob(self, values: SparseCounts | torch.Tensor) -> torch.Tensor:
         """Log density of whole cells, summed over genes, in nats: values ``(b, g)`` to ``(..., b)``."""

@@ -104,6 +104,8 @@ def conditional_of_other_half(
         blocks = x_inferred.split(px.widths, dim=-1)
         halves = [conditional_of_other_half(part, x, epsilon) for part, x in zip(px.parts, blocks, strict=True)]
         return type(px)(halves, px.present)
+    if hasattr(px, "other_half"):
+        return px.other_half(x_inferred, epsilon)
     ratio = (1 - epsilon) / epsilon
     if hasattr(px, "theta"):
         theta = px.theta + x_inferred

@@ -15,7 +15,7 @@ from scvi.utils import setup_anndata_dsp
 
 from scdgd._compat import MODULE_KEYS, get_state_registry
 from scdgd._constants import MEASURED_KEY
-from scdgd._options import Flag, Integer, Names, Optional, Options, checked, checked_by
+from scdgd._options import Choice, Either, Flag, Integer, Names, Optional, Options, checked, checked_by
 from scdgd.data import (
     MODALITIES,
     MODALITY_KEY,
@@ -26,7 +26,7 @@ from scdgd.data import (
     modalities_in,
 )
 from scdgd.inference import posterior_draws
-from scdgd.likelihood import family_of
+from scdgd.likelihood import BackgroundMixture, family_of
 from scdgd.module import Modality, usual_size_and_link
 from scdgd.module._dgd import GENES
 
@@ -40,11 +40,18 @@ if TYPE_CHECKING:
     from scvi.data.fields import BaseAnnDataField
 
     from scdgd.likelihood import GeneLikelihood, Likelihood
+    from scdgd.module import Observation
     from scdgd.prior import Prior, PriorName
 
 #: Likelihood of each modality.
 _LIKELIHOODS: dict[str, GeneLikelihood] = {"rna": "nb", "atac": "poisson", "protein": "nb"}
-_RULE = Options(dict.fromkeys(MODALITIES, BUILDING["gene_likelihood"]), of="the modalities")
+#: Further likelihoods of proteins, by name.
+_OF_PROTEINS: dict[str, type[Likelihood]] = {"nb_background": BackgroundMixture}
+_RULE = Options(
+    dict.fromkeys(MODALITIES, BUILDING["gene_likelihood"])
+    | {"protein": Either(Choice(*_OF_PROTEINS), BUILDING["gene_likelihood"])},
+    of="the modalities",
+)
 _MAX_NAMED = 5
 #: Arguments that name features.
 _LISTS = {"rna": "gene_list", "atac": "region_list", "protein": "protein_list"}
@@ -72,7 +79,9 @@ class MULTIDGD(SCDGD):
     likelihoods
         Likelihood of each modality, by ``"rna"``, ``"atac"`` and ``"protein"``, as `gene_likelihood` of :class:`SCDGD`. Default
         ``{"rna": "nb", "atac": "poisson", "protein": "nb"}``: fragments are counted (Martens et al. 2023). ``"bernoulli"`` is for
-        accessibility that was made zero or one.
+        accessibility that was made zero or one. ``"nb_background"`` of proteins tells signal from background
+        (:class:`~scdgd.likelihood.BackgroundMixture`); it is not the default, for counts held out by count splitting are a little
+        less likely under it (`benchmarks/multimodal.py`).
     dispersion_floor, batch_representation, prior, prior_kwargs, noise_scale, hyperprior_weight, new_cells
         As for :class:`SCDGD`.
     supervision, components_per_class
@@ -148,7 +157,7 @@ class MULTIDGD(SCDGD):
     def _module_options(self, batch_representation: str) -> dict[str, Any]:
         modalities = {}
         for name, n_features in self.modalities.items():
-            likelihood = self._likelihoods[name]
+            likelihood = _OF_PROTEINS.get(self._likelihoods[name], self._likelihoods[name])
             size, link = usual_size_and_link(family_of(likelihood), None, None, has_registered=False)
             modalities[name] = Modality(n_features, likelihood, size, link)
         if len(modalities) == 1:
@@ -394,8 +403,57 @@ class MULTIDGD(SCDGD):
             "atac", probability, adata, indices, transform_batch, region_list, n_samples, return_spread, batch_size
         )
 
-    @checked(protein_list=_FEATURES, n_samples=Integer(1), return_spread=Flag())
+    @checked(protein_list=_FEATURES, n_samples=Integer(1), return_spread=Flag(), include_protein_background=Flag())
     def get_normalized_protein(
+        self,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | None = None,
+        transform_batch: Sequence[float | str] | None = None,
+        protein_list: Sequence[str] | None = None,
+        *,
+        n_samples: int = 1,
+        return_spread: bool = False,
+        include_protein_background: bool = True,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame | tuple[pd.DataFrame, pd.DataFrame]:
+        r"""Expected counts of each protein, :math:`\mathbb E[x \mid z, \bar s]`, measured in a cell or not.
+
+        At the usual depth of the training cells.
+
+        Parameters
+        ----------
+        adata, indices, transform_batch, batch_size, n_samples, return_spread
+            As for :meth:`get_accessibility_estimates`.
+        protein_list
+            Names of proteins; all if not given.
+        include_protein_background
+            Whether background is part of them; false needs the likelihood ``"nb_background"``.
+
+        Returns
+        -------
+        Cells by proteins; with `return_spread`, and standard deviations.
+
+        Raises
+        ------
+        ValueError
+            If the model knows no proteins, or no background of them, a protein or batch is unknown, or a spread is asked for of one draw.
+        """
+        if not include_protein_background:
+            self._check_background()
+        return self._at_usual_depth(
+            "protein",
+            lambda px: px.mean if include_protein_background else px.signal,
+            adata,
+            indices,
+            transform_batch,
+            protein_list,
+            n_samples,
+            return_spread,
+            batch_size,
+        )
+
+    @checked(protein_list=_FEATURES, n_samples=Integer(1), return_spread=Flag())
+    def get_protein_foreground_probability(
         self,
         adata: AnnData | MuData | None = None,
         indices: Sequence[int] | None = None,
@@ -406,16 +464,15 @@ class MULTIDGD(SCDGD):
         return_spread: bool = False,
         batch_size: int | None = None,
     ) -> pd.DataFrame | tuple[pd.DataFrame, pd.DataFrame]:
-        r"""Expected counts of each protein, :math:`\mathbb E[x \mid z, \bar s]`, measured in a cell or not.
+        r"""Probability that the count of a protein in a cell has signal in it, given the count, :math:`1 - t`.
 
-        At the usual depth of the training cells. Background is part of it: it is not told apart from signal.
+        TOTALVI's method of this name gives what is decoded, :math:`1 - \pi`; here that of a protein is the same in all cells, and what
+        cells without proteins have. See :class:`~scdgd.likelihood.BackgroundMixture`.
 
         Parameters
         ----------
-        adata, indices, transform_batch, batch_size, n_samples, return_spread
-            As for :meth:`get_accessibility_estimates`.
-        protein_list
-            Names of proteins; all if not given.
+        adata, indices, transform_batch, batch_size, n_samples, return_spread, protein_list
+            As for :meth:`get_normalized_protein`.
 
         Returns
         -------
@@ -424,19 +481,35 @@ class MULTIDGD(SCDGD):
         Raises
         ------
         ValueError
-            If the model knows no proteins, a protein or batch is unknown, or a spread is asked for of one draw.
+            As for :meth:`get_normalized_protein`.
         """
-        return self._at_usual_depth(
-            "protein",
-            lambda px: px.mean,
-            adata,
-            indices,
-            transform_batch,
-            protein_list,
-            n_samples,
-            return_spread,
-            batch_size,
+        self._check_background()
+
+        def probability(tensors: dict[str, torch.Tensor], z: torch.Tensor, covariates: dict) -> torch.Tensor:
+            """Of the cells of a minibatch, shape ``(s, b, m)``."""
+            observed = self.module.observed
+            parts = observed.parts(observed.values(tensors), self.module.log_size(tensors), covariates[MEASURED_KEY])
+            part = parts[list(self.modalities).index("protein")]
+            px = part.observation.likelihood(z, part.log_size, **covariates | {MEASURED_KEY: part.measured})
+            found = px.foreground_probability(part.values.to_dense())
+            return found if part.present is None else torch.where(part.present[:, None], found, 1 - px.background_share)
+
+        return self._averaged(
+            "protein", probability, adata, indices, transform_batch, protein_list, n_samples, return_spread, batch_size
         )
+
+    def _check_background(self) -> None:
+        """Raise ValueError unless signal of proteins is told from background."""
+        self._features_of("protein", None, _LISTS["protein"])
+        if not self._observation_of("protein").family.has_background:
+            msg = (
+                f"The likelihood of proteins of the model, {self._likelihoods['protein']!r}, does not tell signal from background. Build "
+                "it with `MULTIDGD(mdata, likelihoods={'protein': 'nb_background'})`."
+            )
+            raise ValueError(msg)
+
+    def _observation_of(self, modality: str) -> Observation:
+        return list(self.module.observations.values())[list(self.modalities).index(modality)]
 
     def _expression_of_all(self, *args: Any, **kwargs: Any) -> np.ndarray | pd.DataFrame:
         return super().get_normalized_expression(*args, **kwargs)
@@ -458,11 +531,23 @@ class MULTIDGD(SCDGD):
             raise ValueError(msg)
         return np.array([of_name[feature] for feature in wanted]), np.array(list(wanted), dtype=object)
 
-    @torch.inference_mode()
     def _at_usual_depth(
+        self, modality: str, read: Callable[[Likelihood], torch.Tensor], *args: Any
+    ) -> pd.DataFrame | tuple[pd.DataFrame, pd.DataFrame]:
+        """What is decoded of one modality for cells of the usual size; further arguments as of :meth:`_averaged`."""
+
+        def decoded(tensors: dict[str, torch.Tensor], z: torch.Tensor, covariates: dict) -> torch.Tensor:
+            """Of the cells of a minibatch, shape ``(s, b, m)``."""
+            log_size = self.module.usual_log_size[list(self.modalities).index(modality)].expand(*z.shape[:-1], 1)
+            return read(self._observation_of(modality).likelihood(z, log_size, **covariates | {MEASURED_KEY: None}))
+
+        return self._averaged(modality, decoded, *args)
+
+    @torch.inference_mode()
+    def _averaged(
         self,
         modality: str,
-        read: Callable[[Likelihood], torch.Tensor],
+        decoded: Callable[[dict[str, torch.Tensor], torch.Tensor, dict], torch.Tensor],
         adata: AnnData | MuData | None,
         indices: Sequence[int] | None,
         transform_batch: Any,
@@ -471,7 +556,7 @@ class MULTIDGD(SCDGD):
         return_spread: bool,
         batch_size: int | None,
     ) -> pd.DataFrame | tuple[pd.DataFrame, pd.DataFrame]:
-        """What is decoded of one modality for cells of the usual size, averaged over batches and draws."""
+        """What is decoded of a modality ``(s, b, m)`` from minibatches, draws and covariates, averaged over batches and draws."""
         self._check_if_trained(warn=False)
         if return_spread and n_samples == 1:
             msg = "A spread is over draws of posteriors: pass `n_samples` above 1, e.g. 50."
@@ -482,36 +567,23 @@ class MULTIDGD(SCDGD):
         codes = self._codes_of(transform_batch, "transform_batch")
         adata = self._validate_anndata(adata)
         positions = positions_of(indices, adata.n_obs)
-        values = []
+        values, module = [], self.module
         for tensors, rows in self.posterior.minibatches(adata, positions, batch_size, "Decoding"):
-            draws = [self._decoded(modality, read, tensors, rows, n_samples, code)[..., columns] for code in codes]
+            draws = []
+            for code in codes:
+                z = posterior_draws(module, tensors, rows, n_samples) if n_samples > 1 else None
+                z = module.posterior.moments(rows)[0].unsqueeze(0) if z is None else z
+                covariates = module.covariates(tensors)
+                if code is not None:
+                    of_batch = torch.full_like(covariates[MODULE_KEYS.BATCH_INDEX_KEY], code)
+                    covariates[MODULE_KEYS.BATCH_INDEX_KEY] = of_batch
+                draws.append(decoded(tensors, z, covariates)[..., columns])
             of_cells = torch.stack(draws).mean(0)  # (s, b, m)
             values.append(torch.stack([of_cells.mean(0), of_cells.std(0, correction=0)]).cpu())
         mean, spread = (
             pd.DataFrame(moment.numpy(), adata.obs_names[positions], names) for moment in torch.cat(values, 1)
         )
         return (mean, spread) if return_spread else mean
-
-    def _decoded(
-        self,
-        modality: str,
-        read: Callable[[Likelihood], torch.Tensor],
-        tensors: dict[str, torch.Tensor],
-        rows: torch.Tensor,
-        n_samples: int,
-        code: int | None,
-    ) -> torch.Tensor:
-        """Of the cells of a minibatch, shape ``(s, b, m)``."""
-        module, i = self.module, list(self.modalities).index(modality)
-        if n_samples > 1:
-            z = posterior_draws(module, tensors, rows, n_samples)
-        else:
-            z = module.posterior.moments(rows)[0].unsqueeze(0)
-        covariates = module.covariates(tensors) | {MEASURED_KEY: None}
-        if code is not None:
-            covariates[MODULE_KEYS.BATCH_INDEX_KEY] = torch.full_like(covariates[MODULE_KEYS.BATCH_INDEX_KEY], code)
-        log_size = module.usual_log_size[i].expand(*z.shape[:-1], 1)
-        return read(list(module.observations.values())[i].likelihood(z, log_size, **covariates))
 
     # ------------------------------------------------------------ refusals
 

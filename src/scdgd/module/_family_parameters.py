@@ -83,8 +83,8 @@ class FamilyParameters(nn.Module):
         return value.expand(len(batch_index), -1) if self.family.own_parameters[name].is_decoded else value
 
     @torch.no_grad()
-    def start_at(self, variance: torch.Tensor) -> None:
-        """Start at what the variance of the values of each gene ``(g,)`` says, where it says anything."""
-        for name, value in self.family.parameters_at(variance).items():
+    def start_at(self, variance: torch.Tensor | None = None, profile: torch.Tensor | None = None) -> None:
+        """Start at what the variance of values, or the mean profile of counts, ``(g,)`` says, where it says anything."""
+        for name, value in self.family.parameters_at(variance, profile).items():
             parameter = getattr(self, name)
             parameter.copy_(value.expand_as(parameter))

@@ -33,6 +33,12 @@ class FlexOutputsMixin:
     def _checked_link(self, name: str, *, has_linear_decoder: bool) -> Link:
         """The link of a name, or that of registered sizes; ValueError unless it goes with the likelihood and the sizes."""
         link, family = LINKS[name], self.likelihood
+        if family.has_background:
+            msg = (
+                f"`gene_likelihood={self.gene_likelihood!r}` has a background in proportion to the size of a cell, which only models "
+                "without an encoder have: SCDGD, SCVAD, MULTIDGD. Use e.g. `gene_likelihood='nb'`."
+            )
+            raise ValueError(msg)
         if self.use_size_factor_key and not link.is_share:
             msg = f"`mean_activation={name!r}` sets sizes itself; set up without `size_factor_key`."
             raise ValueError(msg)

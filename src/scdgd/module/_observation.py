@@ -192,8 +192,7 @@ class Observation(nn.Module):
     def start_at(self, profile: torch.Tensor, variance: torch.Tensor | None = None) -> None:
         """Start every cell at one mean profile ``(g,)``, and dispersions at what a variance ``(g,)`` says of them."""
         self.decoder.start_at_profile(profile)
-        if variance is not None:
-            self.family_parameters.start_at(variance)
+        self.family_parameters.start_at(variance, profile)
 
 
 class Part(NamedTuple):
