@@ -81,13 +81,14 @@ def test_the_other_half_of_a_split_count():
     torch.testing.assert_close(half.log_prob(SparseCounts.from_dense(first)) + other, expected, rtol=1e-6, atol=1e-5)
 
 
-@pytest.mark.parametrize(("signal", "background", "tolerance"), [(6.0, 0.0, 1e-2), (-4.0, 2.0, 2e-2), (3.0, 2.0, 0.3)])
+@pytest.mark.parametrize(("signal", "background", "tolerance"), [(6.0, 0.0, 1e-2), (-4.0, 2.0, 1e-2), (3.0, 2.0, 0.5)])
 def test_information(signal, background, tolerance):
-    """Exact where parts are far apart or alike, and near it between."""
+    """Exact where parts are far apart or alike, and above it between."""
     parameters = [1.0, background, 0.3]
     exact = squared_score(BackgroundMixture, signal, parameters, 20_000)
     px = BackgroundMixture(torch.full((1, 1), signal).double(), *(torch.full((1,), p).double() for p in parameters))
     torch.testing.assert_close(px.information().squeeze(), exact, rtol=tolerance, atol=0)
+    assert px.information() >= 0.999 * exact
 
 
 @pytest.mark.slow
@@ -104,9 +105,9 @@ def test_signal_is_told_from_background():
     model.train(60, accelerator="cpu", enable_progress_bar=False)
     p = model.get_protein_foreground_probability().to_numpy()
     assert roc_auc_score(has_signal.ravel(), p.ravel()) > 0.97
-    assert roc_auc_score(has_signal[of_type], p[of_type]) > 0.9
+    assert roc_auc_score(has_signal[of_type], p[of_type]) > 0.97
     signal = model.get_normalized_protein(include_protein_background=False).to_numpy()
-    assert signal[of_type].mean() > 10 * signal[~of_type].mean()
+    assert signal[of_type].mean() > 4 * signal[~of_type].mean()
 
 
 def test_models_that_do_not_have_it_say_so():

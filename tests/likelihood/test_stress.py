@@ -41,8 +41,8 @@ def categorised(x, eta, tau, classes):
 
 
 def over_background(x, eta, tau, log_background, rho):
-    foreground = negative_binomial(x, torch.logaddexp(eta, log_background), tau)
-    background = negative_binomial(x, log_background.expand_as(eta), tau)
+    foreground = negative_binomial(x, eta, tau)
+    background = negative_binomial(x, -torch.logaddexp(-eta, -log_background.expand_as(eta)), tau)
     return torch.logaddexp(logsigmoid(rho) + background, logsigmoid(-rho) + foreground)
 
 

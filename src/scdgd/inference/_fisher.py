@@ -38,7 +38,7 @@ def count_information(
     """
     (genes, gene_weights), (b, d) = subset.measured_in(covariates.get(MEASURED_KEY)), z.shape
     linear = observation.linearise(z, *subset, **covariates)
-    weights = gene_weights * of_genes(observation, log_size + linear.eta, covariates, genes).information()  # (b, m)
+    weights = gene_weights * of_genes(observation, linear.eta, log_size, covariates, genes).information()  # (b, m)
     scale = weights.clamp(min=torch.finfo(weights.dtype).tiny).sqrt()  # a root has no derivative at zero
     n_together = max(1, (_CPU_ELEMENTS if z.device.type == "cpu" else _GPU_ELEMENTS) // (d * len(genes)))
     information = []
@@ -68,7 +68,7 @@ def shared_count_information(
     first = first[: int(group.max()) + 1]  # a cell of each group
     of_first = {key: None if value is None else value[first] for key, value in covariates.items()}
     linear = observation.linearise(z[first], *subset[first], **of_first)
-    expected = of_genes(observation, log_size + linear.eta[group], covariates, subset.genes)
+    expected = of_genes(observation, linear.eta[group], log_size, covariates, subset.genes)
     weights = subset.measured_in(measured).weights * expected.information()  # (b, m)
     information = z.new_empty(len(z), z.shape[1], z.shape[1])
     for i in range(len(first)):
@@ -79,8 +79,8 @@ def shared_count_information(
 
 
 def of_genes(
-    observation: Observation, eta: torch.Tensor, covariates: Covariates, genes: torch.Tensor
+    observation: Observation, eta: torch.Tensor, log_size: torch.Tensor, covariates: Covariates, genes: torch.Tensor
 ) -> CountLikelihood:
-    """Distribution of the counts of some genes, given their linear predictors ``(b, m)``."""
+    """Distribution of the counts of some genes, given their linear predictors ``(b, m)`` at size one, and log sizes ``(b, 1)``."""
     parameters = observation.family_parameters.of_cells(covariates[MODULE_KEYS.BATCH_INDEX_KEY], genes)
-    return observation.family(eta, *parameters)
+    return observation.family(log_size + eta, *observation.family.at_size(parameters, log_size))

@@ -100,8 +100,7 @@ class _Linear(NamedTuple):
         """Of a density of one modality at ``(b, d)``."""
         observation, every = density.observation, choose_genes(density.module, None, 0, None, density.observation)
         linear = observation.linearise(z, *every, **density.covariates)
-        eta = density.library + linear.eta
-        weights = of_genes(observation, eta, density.covariates, every.genes).information()
+        weights = of_genes(observation, linear.eta, density.library, density.covariates, every.genes).information()
         if density.measured is not None:  # others have no share, and no part in what there is to know
             linear = linear._replace(eta=linear.eta.masked_fill(~density.measured, -torch.inf))
             weights = weights * density.measured

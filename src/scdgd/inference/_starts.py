@@ -69,7 +69,7 @@ def _scores(density: JointDensity, means: torch.Tensor) -> torch.Tensor:
         x = density.x[cells]
         nodes = [(log_size[0], torch.ones_like(log_size))] if exact else _interpolation_nodes(log_size)
         for node, weight in nodes:
-            px = type(unit)(node + eta, *unit.parameters).measuring(panel)
+            px = type(unit)(node + eta, *unit.at_size(unit.parameters, node)).measuring(panel)
             near = weight.nonzero().ravel()  # in order of size they follow each other
             near = slice(int(near[0]), int(near[-1]) + 1)
             scores[cells[near]] += weight[near].unsqueeze(1) * px.score_each(slice_of(x, near))

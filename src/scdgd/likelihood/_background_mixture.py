@@ -10,7 +10,6 @@ from torch.nn.functional import logsigmoid, softplus
 
 from ._base import CountLikelihood, FamilyParameter
 from ._bounds import MAX_LOG_MEAN
-from ._measured import log_shares
 from ._negative_binomial import LOG_THETA, NegativeBinomial
 from ._terms import Terms, Wanted
 
@@ -28,32 +27,28 @@ class BackgroundMixture(CountLikelihood):
     r"""Counts of proteins, which are background alone, or background and signal: two negative binomials.
 
     .. math::
-        p(x) = \pi_j\, \mathrm{NB}(x;\, \beta_{ij}, \theta_j) + (1 - \pi_j)\, \mathrm{NB}(x;\, \beta_{ij} + \mu_{ij}, \theta_j), \qquad
-        \pi_j = \sigma(\rho_j)
+        p(x) = \pi_j\, \mathrm{NB}(x;\, b_{ij}, \theta_j) + (1 - \pi_j)\, \mathrm{NB}(x;\, \mu_{ij}, \theta_j), \qquad
+        \frac1{b_{ij}} = \frac1{\mu_{ij}} + \frac1{\beta_{ij}}, \qquad \beta_{ij} = s_i e^{a_j}, \qquad \pi_j = \sigma(\rho_j)
 
-    After TOTALVI (Gayoso et al. 2021), whose foreground is at least its background, as ours is a sum with it. Simpler here: the share
-    :math:`\pi_j` is that of a protein, and so is the background but for the size :math:`s_i` of the cell; TOTALVI decodes one and infers
-    the other for each cell. What is decoded are shares :math:`\mathrm{softmax}(o)` of the signal, and with background
-    :math:`e^{a_j}` in units of all signal
+    After TOTALVI (Gayoso et al. 2021), whose foreground :math:`\mu` is more than its background, too. Simpler here: the share
+    :math:`\pi_j` and the background :math:`\beta` are those of a protein, the latter in proportion to the size :math:`s_i` of the
+    cell; TOTALVI decodes one and infers the other for each cell. Where there is much more than :math:`\beta`, background is
+    :math:`b \approx \beta`; where there is less, all of it is background, :math:`b \approx \mu`, and both parts are one.
 
-    .. math::
-        \beta_{ij} = \frac{s_i e^{a_j}}{1 + \sum_m e^{a_m}}, \qquad
-        \mu_{ij} = \frac{s_i\, \mathrm{softmax}(o_i)_j}{1 + \sum_m e^{a_m}},
-
-    which sum to the size. With :math:`\ell^b, \ell^f` the log probabilities of background and foreground, :math:`s^b, s^f` their
-    derivatives in the log mean, :math:`t = \sigma(\rho + \ell^b - \ell^f)` the posterior probability of background alone, and
-    :math:`w = \mu / (\beta + \mu)`,
+    With :math:`\ell^b, \ell^f` the log probabilities of both parts, :math:`s^b, s^f` their derivatives in the log mean,
+    :math:`t = \sigma(\rho + \ell^b - \ell^f)` the posterior probability of background alone, and :math:`w = \mu / (\beta + \mu)` the
+    share of signal in :math:`\mu`,
 
     .. math::
-        \frac{\partial\ell}{\partial\log\mu} = (1 - t)\, w\, s^f, \quad
-        \frac{\partial\ell}{\partial\log\beta} = t\, s^b + (1 - t) (1 - w)\, s^f, \quad
+        \frac{\partial\ell}{\partial\log\mu} = (1 - t)\, s^f + t\, (1 - w)\, s^b, \quad
+        \frac{\partial\ell}{\partial\log\beta} = t\, w\, s^b, \quad
         \frac{\partial\ell}{\partial\log\theta} = t\, \ell^b_\theta + (1 - t)\, \ell^f_\theta, \quad
         \frac{\partial\ell}{\partial\rho} = t - \pi .
 
     Parameters
     ----------
     log_mean
-        Log of the signal :math:`\mu` in counts, shape ``(..., b, g)``.
+        Log of the foreground :math:`\mu`, shape ``(..., b, g)``.
     log_theta
         Log inverse dispersion, shape ``(g,)`` or that of `log_mean`.
     log_background
@@ -65,12 +60,10 @@ class BackgroundMixture(CountLikelihood):
     own_parameters: ClassVar = {
         "log_theta": LOG_THETA,
         "log_background": FamilyParameter(-6.0, argument="background", is_log=True),
-        "background_logits": FamilyParameter(-3.0, key="background_share", attribute="background_share"),
+        "background_logits": FamilyParameter(-2.0, key="background_share", attribute="background_share"),
     }
     links = ("softmax",)
     can_be_split = can_leave_out_genes = has_background = True
-    #: Outputs, log sizes and :math:`a`, of which signal and background were made; ``None`` if they were given.
-    _shares: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def __init__(
         self,
@@ -82,53 +75,25 @@ class BackgroundMixture(CountLikelihood):
         super().__init__(log_mean, log_theta, log_background, background_logits)
 
     @classmethod
-    def from_softmax(
-        cls, pre_activation: torch.Tensor, log_size: torch.Tensor, *parameters: torch.Tensor
-    ) -> BackgroundMixture:
-        """See the class."""
-        return cls._of_shares(pre_activation, log_size, parameters, None)
+    def at_size(cls, parameters: Sequence[torch.Tensor], log_size: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Background is in proportion to the size."""
+        log_theta, log_background, logits = parameters
+        return log_theta, log_background + log_size, logits
 
     @classmethod
-    def _of_shares(
-        cls,
-        pre_activation: torch.Tensor,
-        log_size: torch.Tensor,
-        parameters: Sequence[torch.Tensor],
-        measured: torch.Tensor | None,
-    ) -> BackgroundMixture:
-        """Signal and background sum to the size over `measured` genes ``(b, g)``."""
-        log_theta, a, logits = parameters
-        of_measured = a if measured is None else a.masked_fill(~measured, -torch.inf)
-        log_unit = log_size - softplus(torch.logsumexp(of_measured, dim=-1, keepdim=True))
-        likelihood = cls(log_unit + log_shares(pre_activation, measured), log_theta, log_unit + a, logits)
-        likelihood._shares, likelihood.measured = (pre_activation, log_size, a), measured
-        return likelihood
-
-    def measuring(self, measured: torch.Tensor | None) -> Self:
-        """As of all likelihoods: signal and background of the measured genes sum to their size."""
-        if measured is None or self._shares is None:
-            return super().measuring(measured)
-        pre_activation, log_size, a = self._shares
-        return self._of_shares(pre_activation, log_size, (self.log_theta, a, self.background_logits), measured)
-
-    @classmethod
-    def log_prob_of_pairs(
-        cls, log_profile: torch.Tensor, parameters: Sequence[torch.Tensor], counts: SparseCounts, log_size: torch.Tensor
-    ) -> torch.Tensor:
+    def from_softmax(cls, pre_activation: torch.Tensor, log_size: torch.Tensor, *parameters: torch.Tensor) -> Self:
         """As of all likelihoods."""
-        each = (cls.from_softmax(profile, log_size, *parameters) for profile in log_profile.unsqueeze(1))
-        return torch.stack([px.log_prob(counts) for px in each])
+        return super().from_softmax(pre_activation, log_size, *cls.at_size(parameters, log_size))
 
     @property
     def foreground(self) -> NegativeBinomial:
-        """Distribution of the counts of background and signal."""
-        log_mean = torch.logaddexp(self.log_mean, self.log_background.expand_as(self._input))
-        return NegativeBinomial(log_mean, self.log_theta).measuring(self.measured)
+        """Distribution of counts that have signal in them."""
+        return NegativeBinomial(self.log_mean, self.log_theta)
 
     @property
     def of_background(self) -> NegativeBinomial:
-        """Distribution of the counts of background alone."""
-        return NegativeBinomial(self.log_background.expand_as(self._input), self.log_theta).measuring(self.measured)
+        """Distribution of counts of background alone."""
+        return NegativeBinomial(_least(self.log_mean, self.log_background), self.log_theta)
 
     @property
     def background_share(self) -> torch.Tensor:
@@ -136,36 +101,40 @@ class BackgroundMixture(CountLikelihood):
         return self.background_logits.sigmoid().expand_as(self._input)
 
     @property
+    def signal_share(self) -> torch.Tensor:
+        r"""Share :math:`w` of signal in the foreground, shape ``(..., b, g)``."""
+        return (self.log_mean - self.log_background).sigmoid()
+
+    @property
     def signal(self) -> torch.Tensor:
-        r"""Expected counts that are no background, :math:`(1 - \pi) \mu`, shape ``(..., b, g)``."""
-        return (1 - self.background_share) * self.mu
+        r"""Expected counts that are no background, :math:`(1 - \pi) (\mu - b) = (1 - \pi) w \mu`, shape ``(..., b, g)``."""
+        return (1 - self.background_share) * self.signal_share * self.mu
 
     @property
     def mean(self) -> torch.Tensor:
-        r"""Expected counts :math:`\beta + (1 - \pi) \mu`, shape ``(..., b, g)``."""
-        return self.background + self.signal
+        r"""Expected counts :math:`\pi b + (1 - \pi) \mu`, shape ``(..., b, g)``."""
+        return (1 - self.background_share * self.signal_share) * self.mu
 
     @property
     def variance(self) -> torch.Tensor:
-        r"""That of both parts about their means, and of the means: :math:`\pi V^b + (1 - \pi) V^f + \pi (1 - \pi) \mu^2`."""
+        r"""That of both parts about their means, and of the means: :math:`\pi V^b + (1 - \pi) V^f + \pi (1 - \pi) (w \mu)^2`."""
         p = self.background_share
         within = p * self.of_background.variance + (1 - p) * self.foreground.variance
-        return within + p * (1 - p) * self.mu.square()
+        return within + p * (1 - p) * (self.signal_share * self.mu).square()
 
-    @classmethod
-    def constant_terms(cls, x: torch.Tensor, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Those of a negative binomial, which both parts share."""
-        return NegativeBinomial.constant_terms(x, parameters[:1])
+    def log_constant(self, counts: SparseCounts) -> torch.Tensor:
+        """Terms that both parts share, counts ``(b, g)`` to ``(b,)``, in double."""
+        return NegativeBinomial(self._input, self.log_theta).log_constant(counts)
 
     @classmethod
     def zero_terms(cls, mean: torch.Tensor, parameters: Sequence[torch.Tensor], wanted: Wanted) -> Terms:
         """See the class."""
         exact = mean.double()  # parts that nearly cancel, and ratios of far numbers
         log_theta, log_background, logits = (p.double() for p in parameters)
-        background = log_background.clamp(max=MAX_LOG_MEAN).exp().expand_as(exact)
-        parts = [NegativeBinomial.zero_terms(m, [log_theta], wanted) for m in (background, background + exact)]
-        total = (background + exact).clamp(min=torch.finfo(exact.dtype).tiny)
-        value, d_log_mean, d_parameters = _mixed(*parts, exact / total, logits, wanted)
+        log_mean = exact.clamp(min=torch.finfo(mean.dtype).tiny).log()
+        means = _least(log_mean, log_background).exp(), exact
+        parts = [NegativeBinomial.zero_terms(m, [log_theta], wanted) for m in means]
+        value, d_log_mean, d_parameters = _mixed(*parts, log_mean - log_background, logits, wanted)
         to = lambda term: None if term is None else term.to(mean.dtype)
         return Terms(to(value), to(d_log_mean), tuple(map(to, d_parameters)))
 
@@ -175,42 +144,51 @@ class BackgroundMixture(CountLikelihood):
     ) -> Terms:
         """See the class."""
         log_theta, log_background, logits = parameters
-        log_foreground = torch.logaddexp(log_background, log_mean)
-        means = (log_background, log_foreground)
+        means = _least(log_mean, log_background), log_mean
         parts = [NegativeBinomial.nonzero_terms(x, m, [log_theta], wanted) for m in means]
-        return _mixed(*parts, (log_mean - log_foreground).exp(), logits, wanted)
+        return _mixed(*parts, log_mean - log_background, logits, wanted)
 
     def information(self) -> torch.Tensor:
-        r"""Fisher information in :math:`\log\mu`, shape ``(..., b, g)``, near enough to place cells and to propose draws.
+        r"""Fisher information in :math:`\log\mu` of counts whose part is known, :math:`(1 - \pi) I^f + \pi (1 - w)^2 I^b`.
 
-        With :math:`I^f` of the foreground, it is :math:`w^2 (1 - \pi)\, \mathbb E_f[(1 - t) (s^f)^2]`, which is no closed form. Here
-        :math:`1 - t` is that of a count at the mean of the foreground: exact where the two parts are alike or far apart.
+        Shape ``(..., b, g)``. It is exact where the parts are far apart or alike; between, it is above the information of the counts
+        alone, which has no closed form.
         """
-        foreground = self.foreground
-        not_t = self.foreground_probability(foreground.mu)
-        return (self.mu / foreground.mu).square() * (1 - self.background_share) * not_t * foreground.information()
+        p = self.background_share
+        of_background = (1 - self.signal_share).square() * self.of_background.information()
+        return (1 - p) * self.foreground.information() + p * of_background
 
-    def log_constant(self, counts: SparseCounts) -> torch.Tensor:
-        """Terms that both parts share, counts ``(b, g)`` to ``(b,)``, in double."""
-        return NegativeBinomial(self._input, self.log_theta).log_constant(counts)
+    def foreground_probability(self, counts: torch.Tensor | None = None) -> torch.Tensor:
+        r"""Probability that one of the molecules counted is signal, :math:`(1 - t) w`, shape ``(..., b, g)``.
+
+        Given counts ``(b, g)``; without, :math:`(1 - \pi) w`.
+        """
+        has_signal = 1 - self.background_share if counts is None else self._has_signal(counts)
+        return has_signal * self.signal_share
+
+    def _has_signal(self, counts: torch.Tensor) -> torch.Tensor:
+        r"""Posterior probability :math:`1 - t` that counts ``(b, g)`` are of the foreground, shape ``(..., b, g)``."""
+        background, theta = self.of_background.mu, self.theta
+        ratio = torch.log1p(self.signal_share * self.mu / (theta + background))  # of theta and either mean
+        log_odds = counts * (self.log_mean - self.of_background.log_mean) - (counts + theta) * ratio
+        return (log_odds - self.background_logits).sigmoid()
 
     def other_half(self, x_inferred: torch.Tensor, epsilon: float) -> BackgroundMixture:
         r"""Law of the second part of a binomially split count, given the first ``(b, g)``, whose law this is.
 
         Each part is as of a negative binomial (:func:`scdgd.metrics.held_out_log_likelihood`), and :math:`\pi` becomes :math:`t`.
         """
-        theta, background, foreground = self.theta, self.background, self.foreground.mu
-        log_ratio = (theta + x_inferred).log() + math.log(1 - epsilon) - math.log(epsilon)
-        log_background = log_ratio + background.log() - (theta + background).log()
-        log_signal = log_ratio + self.log_mean + theta.log() - (theta + foreground).log() - (theta + background).log()
-        logits = torch.logit(1 - self.foreground_probability(x_inferred), eps=1e-7)
-        return type(self)(log_signal, (theta + x_inferred).log(), log_background, logits)
-
-    def foreground_probability(self, counts: torch.Tensor) -> torch.Tensor:
-        r"""Posterior probability :math:`1 - t` that counts ``(b, g)`` have signal in them, shape ``(..., b, g)``."""
-        ratio = torch.log1p(self.mu / (self.theta + self.background))  # of (theta + foreground) / (theta + background)
-        log_odds = counts * torch.log1p(self.mu / self.background) - (counts + self.theta) * ratio
-        return (log_odds - self.background_logits).sigmoid()
+        log_theta, theta = self.theta.double().log(), self.theta.double() + x_inferred
+        means = self.of_background.log_mean.double(), self.log_mean.double()
+        log_ratio = theta.log() + math.log(1 - epsilon) - math.log(epsilon)
+        spare = [torch.logaddexp(log_mean, log_theta) for log_mean in means]
+        background, foreground = (log_ratio + m - s for m, s in zip(means, spare, strict=True))
+        log_signal = (
+            log_ratio + self.log_mean + logsigmoid(self.log_mean - self.log_background) + log_theta - sum(spare)
+        )
+        logits = torch.logit(1 - self._has_signal(x_inferred).double(), eps=1e-12)
+        terms = foreground, theta.log(), background + foreground - log_signal, logits
+        return type(self)(*(term.to(self._input.dtype) for term in terms))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> torch.Tensor:
         """Draws of the counts, shape ``(*sample_shape, ..., b, g)``."""
@@ -221,24 +199,31 @@ class BackgroundMixture(CountLikelihood):
     def parameters_at(
         cls, variance: torch.Tensor | None = None, profile: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """A background that has the mean profile ``(g,)`` and a third of the counts of the signal."""
+        """A background of a third of the mean profile ``(g,)``."""
         return {} if profile is None else {"log_background": (profile / 3).clamp(min=_LEAST_SHARE).log()}
 
 
-def _mixed(background: Terms, foreground: Terms, w: torch.Tensor, logits: torch.Tensor, wanted: Wanted) -> Terms:
-    """Terms of the mixture from those of its parts."""
+def _least(log_mean: torch.Tensor, log_background: torch.Tensor) -> torch.Tensor:
+    r""":math:`\log b = -\log(1/\mu + 1/\beta)`, near the smaller of the two."""
+    return (log_mean - softplus(log_mean - log_background)).clamp(max=MAX_LOG_MEAN)
+
+
+def _mixed(
+    background: Terms, foreground: Terms, log_ratio: torch.Tensor, logits: torch.Tensor, wanted: Wanted
+) -> Terms:
+    r"""Terms of the mixture from those of its parts, with :math:`\log(\mu / \beta)`."""
     value = torch.logaddexp(logsigmoid(logits) + background.value, logsigmoid(-logits) + foreground.value)
     if not (wanted.d_log_mean or wanted.d_parameters):
         return Terms(value)
     log_odds = logits + background.value - foreground.value
     t, not_t = log_odds.sigmoid(), (-log_odds).sigmoid()
-    of_foreground = not_t * foreground.d_log_mean
-    d_log_mean = of_foreground * w
+    of_background = t * background.d_log_mean
+    d_log_mean = not_t * foreground.d_log_mean + (-log_ratio).sigmoid() * of_background
     if not wanted.d_parameters:
         return Terms(value, d_log_mean)
     d_theta = t * background.d_parameters[0] + not_t * foreground.d_parameters[0]
-    d_background = t * background.d_log_mean + of_foreground * (1 - w)
-    return Terms(value, d_log_mean, (d_theta, d_background, _change(logits, background.value - foreground.value)))
+    d_logits = _change(logits, background.value - foreground.value)
+    return Terms(value, d_log_mean, (d_theta, log_ratio.sigmoid() * of_background, d_logits))
 
 
 def _change(logits: torch.Tensor, log_odds: torch.Tensor) -> torch.Tensor:

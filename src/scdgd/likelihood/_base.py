@@ -205,6 +205,11 @@ class Likelihood(ABC):
         """
 
     @classmethod
+    def at_size(cls, parameters: Sequence[torch.Tensor], log_size: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Parameters as the class takes them, from those of a cell of size one, at log sizes ``(b, 1)``: the same."""
+        return parameters
+
+    @classmethod
     def arguments(cls, parameters: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """What :meth:`distribution` takes, from parameters as the class takes them."""
         own = cls.own_parameters.items()
@@ -405,6 +410,7 @@ class CountLikelihood(Likelihood):
         """
         together = max(1, _devices.entries_together(log_profile.device) // (len(counts) * counts.n_genes))
         profiles = log_profile.unsqueeze(1).split(together)
+        parameters = cls.at_size(parameters, log_size)
         return torch.cat([cls(profile + log_size, *parameters).log_prob(counts) for profile in profiles])
 
     def log_constant(self, counts: SparseCounts) -> torch.Tensor:

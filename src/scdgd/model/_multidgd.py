@@ -80,8 +80,8 @@ class MULTIDGD(SCDGD):
         Likelihood of each modality, by ``"rna"``, ``"atac"`` and ``"protein"``, as `gene_likelihood` of :class:`SCDGD`. Default
         ``{"rna": "nb", "atac": "poisson", "protein": "nb"}``: fragments are counted (Martens et al. 2023). ``"bernoulli"`` is for
         accessibility that was made zero or one. ``"nb_background"`` of proteins tells signal from background
-        (:class:`~scdgd.likelihood.BackgroundMixture`); it is not the default, for counts held out by count splitting are a little
-        less likely under it (`benchmarks/multimodal.py`).
+        (:class:`~scdgd.likelihood.BackgroundMixture`); it is not the default, for counts held out by count splitting are
+        as likely under either (`benchmarks/multimodal.py`).
     dispersion_floor, batch_representation, prior, prior_kwargs, noise_scale, hyperprior_weight, new_cells
         As for :class:`SCDGD`.
     supervision, components_per_class
@@ -464,10 +464,10 @@ class MULTIDGD(SCDGD):
         return_spread: bool = False,
         batch_size: int | None = None,
     ) -> pd.DataFrame | tuple[pd.DataFrame, pd.DataFrame]:
-        r"""Probability that the count of a protein in a cell has signal in it, given the count, :math:`1 - t`.
+        r"""Probability that a molecule of a protein that was counted in a cell is no background, given the count, :math:`(1 - t) w`.
 
-        TOTALVI's method of this name gives what is decoded, :math:`1 - \pi`; here that of a protein is the same in all cells, and what
-        cells without proteins have. See :class:`~scdgd.likelihood.BackgroundMixture`.
+        TOTALVI's method of this name gives what is decoded, :math:`1 - \pi`, which is that of a protein in all cells here. Cells without
+        proteins have what is expected, :math:`(1 - \pi) w`. See :class:`~scdgd.likelihood.BackgroundMixture`.
 
         Parameters
         ----------
@@ -492,7 +492,11 @@ class MULTIDGD(SCDGD):
             part = parts[list(self.modalities).index("protein")]
             px = part.observation.likelihood(z, part.log_size, **covariates | {MEASURED_KEY: part.measured})
             found = px.foreground_probability(part.values.to_dense())
-            return found if part.present is None else torch.where(part.present[:, None], found, 1 - px.background_share)
+            return (
+                found
+                if part.present is None
+                else torch.where(part.present[:, None], found, px.foreground_probability())
+            )
 
         return self._averaged(
             "protein", probability, adata, indices, transform_batch, protein_list, n_samples, return_spread, batch_size

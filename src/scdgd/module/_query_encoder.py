@@ -100,7 +100,8 @@ class QueryEncoder(nn.Module):
             self.projection.copy_(output - output.mean(0))
             return
         mean = (self.profile * self.mean_log_size.exp()).clamp(min=_LEAST_SHARE)
-        weight = module.likelihood(mean.log(), *module.family_parameters.of_genes()).information() / mean
+        parameters = module.likelihood.at_size(module.family_parameters.of_genes(), self.mean_log_size)
+        weight = module.likelihood(mean.log(), *parameters).information() / mean
         self.projection.copy_(weight.unsqueeze(1) * (output - self.profile @ output))
 
     def forward(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
