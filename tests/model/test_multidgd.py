@@ -226,6 +226,28 @@ def test_proteins_over_a_background(unpaired, tmp_path):
             ask()
 
 
+def test_weights_of_modalities(unpaired, tmp_path):
+    """Those that follow information move, and are saved; given ones stay."""
+    plain, mdata, query = unpaired
+    assert plain.modality_weights == dict.fromkeys(ALL, 1.0)
+    model = fitted(mdata, ALL, modality_weights="information")
+    weights = model.modality_weights
+    assert all(weight != 1 for weight in weights.values())
+    model.save(tmp_path / "model")
+    assert MULTIDGD.load_query_data(query, tmp_path / "model").modality_weights == weights
+    assert fitted(mdata, ALL, 1, modality_weights={"atac": 0.5}).modality_weights == {
+        "rna": 1,
+        "atac": 0.5,
+        "protein": 1,
+    }
+    for given, words in (({"rna": -1}, "`modality_weights`"), ("equal", "`modality_weights` must be 'likelihood'")):
+        with pytest.raises(ValueError, match=words):
+            MULTIDGD(mdata, modality_weights=given)
+    MULTIDGD.setup_mudata(alone := cells(20), {"atac": "atac"})
+    with pytest.raises(ValueError, match="Name some of several"):
+        MULTIDGD(alone, modality_weights={"atac": 2.0}, **SMALL)
+
+
 def test_what_makes_no_sense_is_refused(unpaired):
     model, _, query = unpaired
     with pytest.raises(NotImplementedError, match="has several"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from scvi import REGISTRY_KEYS
@@ -9,10 +11,12 @@ from torch.distributions import Bernoulli, NegativeBinomial, Poisson
 
 from scdgd._constants import MEASURED_KEY
 from scdgd.data import SparseCounts
+from scdgd.inference import information_of_modalities
 from scdgd.inference._joint_density import JointDensity
 from scdgd.inference._starts import component_starts
 from scdgd.module import DGDModule, Modality
 from scdgd.prior import GaussianMixture
+from scdgd.train import InformationBalance
 
 MODALITIES = {
     "rna": Modality(9, "nb", "observed", "softmax"),
@@ -152,6 +156,51 @@ def test_cells_without_a_modality_are_those_of_a_model_without_it(kept):
     other = next(name for name in two if name != kept)
     assert all((p.grad == 0).all() for p in large.observations[other].parameters() if p.grad is not None)
     assert large.observations[kept].decoder.output.weight.grad.abs().sum() > 0
+
+
+def test_weights_are_those_of_single_modalities(joint):
+    """Of values, gradients, informations, and of each cell at each mean: sums over modalities alone, with their weights."""
+    joint, tensors, z = joint.double(), minibatch(), torch.randn(N, 2, dtype=torch.float64)
+
+    def found(weights: list[float]) -> list[torch.Tensor]:
+        joint.modality_weights.copy_(torch.tensor(weights))
+        density = JointDensity(joint, tensors)
+        value, gradient = density.value_and_gradient(z.detach())
+        prior = -joint.prior.log_prob(z.requires_grad_())
+        (of_prior,) = torch.autograd.grad(prior.sum(), z)
+        pairs = density.log_likelihood_of_pairs(z[:3].detach()).detach()
+        px = joint.decode(z.detach(), joint.log_size(tensors), tensors)
+        return [
+            value - prior.detach(),
+            gradient - of_prior,
+            density.information(z.detach()),
+            pairs,
+            px.log_prob(tensors[REGISTRY_KEYS.X_KEY]).detach(),
+        ]
+
+    single = [found([float(i == j) for j in range(3)]) for i in range(3)]
+    for weighted, *each in zip(found([0.5, 2.0, 3.0]), *single, strict=True):
+        torch.testing.assert_close(weighted, 0.5 * each[0] + 2 * each[1] + 3 * each[2])
+
+
+def test_balanced_modalities_have_the_same_information(joint):
+    """Within bounds, and as far as half a step in logs leads."""
+    tensors = [minibatch()]
+    information = information_of_modalities(joint, tensors)
+    present = tensors[0][MEASURED_KEY][:, COLUMNS["rna"]].any(1)
+    z = joint.posterior.moments(joint.representations(torch.arange(N)))[0]
+    joint.modality_weights.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    traces = JointDensity(joint, tensors[0]).information(z).diagonal(dim1=-2, dim2=-1).sum(-1)
+    torch.testing.assert_close(information[0], traces[present].mean())
+    joint.modality_weights.fill_(1.0)
+    balance = InformationBalance(tensors)
+    plan = SimpleNamespace(module=joint)
+    balance.on_train_epoch_start(SimpleNamespace(current_epoch=0), plan)
+    assert (joint.modality_weights == 1).all()
+    for epoch in range(1, 30):
+        balance.on_train_epoch_start(SimpleNamespace(current_epoch=epoch), plan)
+    wanted = (information.mean() / information).clamp(0.1, 10)
+    torch.testing.assert_close(joint.modality_weights, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_absent_modalities_are_decoded_at_the_usual_size(joint):

@@ -9,7 +9,7 @@ from ._gauss_newton import GaussNewtonConfig, MAPEstimate, gauss_newton
 from ._growing_csr import GrowingCSR
 from ._importance import ImportanceSamples, importance_samples, log_prob_of_pairs
 from ._information_coordinates import InformationCoordinates
-from ._joint_density import fisher_information
+from ._joint_density import fisher_information, information_of_modalities
 from ._laplace import LaplacePosterior, laplace_posterior
 from ._laplace_term import LaplaceTerm, laplace_term
 from ._library import LogNormalLibrary
@@ -75,6 +75,7 @@ __all__ = [
     "fisher_information",
     "fit_levels",
     "gauss_newton",
+    "information_of_modalities",
     "mean_information",
     "place_new_cells",
     "seeded",

@@ -20,7 +20,7 @@ from ._fisher import count_information, shared_count_information
 from ._gene_subset import GeneSubset, choose_genes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from scdgd.likelihood import CountLikelihood
     from scdgd.module import DGDModule
@@ -51,6 +51,8 @@ class JointDensity:
 
     #: Cells that have what is observed, ``(b,)``, bool; ``None`` for all.
     present: torch.Tensor | None = None
+    #: Weight of what is observed in the objective.
+    weight: torch.Tensor | float = 1.0
 
     def __init__(self, module: DGDModule, tensors: dict[str, torch.Tensor]) -> None:
         self.module, self.observation = module, module.observed
@@ -69,7 +71,7 @@ class JointDensity:
     def _of(self, part: Part) -> JointDensity:
         """The density of one modality."""
         density = copy(self)
-        density.observation, density.x, density.library, density.measured, density.present = part
+        density.observation, density.x, density.library, density.measured, density.present, density.weight = part
         density.covariates, density._parts = self.covariates | {MEASURED_KEY: part.measured}, []
         return density
 
@@ -95,6 +97,7 @@ class JointDensity:
         part.covariates = {key: None if value is None else value[rows] for key, value in self.covariates.items()}
         part.measured = part.covariates[MEASURED_KEY]
         part.present = None if self.present is None else self.present[rows]
+        part.weight = self.weight
         part._parts = [each[rows] for each in self._parts]
         return part
 
@@ -148,7 +151,7 @@ class JointDensity:
         """Sum over modalities of an information of those cells that have them, shape ``(b, d, d)``."""
         total = None
         for part in self.parts:
-            of_part = information(part.observation, z, part.library, part.covariates, part._genes)
+            of_part = part.weight * information(part.observation, z, part.library, part.covariates, part._genes)
             of_part = of_part if part.present is None else of_part.where(part.present[:, None, None], 0.0)
             total = of_part if total is None else total + of_part
         return total
@@ -188,7 +191,7 @@ class JointDensity:
     def log_likelihood_of_pairs(self, z: torch.Tensor) -> torch.Tensor:
         """Log probability of each cell at each of ``(m, d)``, shape ``(m, b)``, of cells that are :meth:`alike`."""
         if self.measured is None and all(part.observation.link.takes_size for part in self.parts):
-            return functools.reduce(torch.add, (part._pairs_of_one(z) for part in self.parts))
+            return functools.reduce(torch.add, (part.weight * part._pairs_of_one(z) for part in self.parts))
         parts = []
         for part in self._in_parts(z):
             batch, library = self.covariates[MODULE_KEYS.BATCH_INDEX_KEY], self.library.expand(len(part), -1, -1)
@@ -226,6 +229,33 @@ class JointDensity:
         if self.subset is not None:
             return self.subset
         return choose_genes(self.module, None, 0, self.measured, self.observation)
+
+
+def information_of_modalities(module: DGDModule, minibatches: Iterable[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """Mean trace of the Fisher information of each modality about representations, over cells that have it, shape ``(M,)``.
+
+    Parameters
+    ----------
+    module
+        The module, whose table has the cells.
+    minibatches
+        The cells, as the data loader gives them. Weights of modalities play no part.
+    """
+    totals, n_cells = 0.0, 0.0
+    with frozen(module):
+        for tensors in minibatches:
+            density = JointDensity(module, owned(module, tensors))
+            rows = module.representations(tensors[REGISTRY_KEYS.INDICES_KEY].ravel().to(module.device))
+            z, of_parts, present = module.posterior.moments(rows)[0], [], []
+            for part in density.parts:
+                of_part = count_information(part.observation, z, part.library, part.covariates, part._genes)
+                is_there = (
+                    torch.ones(len(z), dtype=torch.bool, device=z.device) if part.present is None else part.present
+                )
+                of_parts.append(of_part.diagonal(dim1=-2, dim2=-1).sum(-1)[is_there].sum())
+                present.append(is_there.sum())
+            totals, n_cells = totals + torch.stack(of_parts), n_cells + torch.stack(present)
+    return totals / n_cells.clamp(min=1)
 
 
 def slice_of(x: SparseCounts, cells: slice) -> SparseCounts:

@@ -104,6 +104,7 @@ class _Linear(NamedTuple):
         if density.measured is not None:  # others have no share, and no part in what there is to know
             linear = linear._replace(eta=linear.eta.masked_fill(~density.measured, -torch.inf))
             weights = weights * density.measured
+        weights = density.weight * weights
         return cls(linear, weights if density.present is None else weights.where(density.present.unsqueeze(1), 0.0))
 
 

@@ -45,7 +45,7 @@ def component_starts(module: DGDModule, density: JointDensity, n_starts: int) ->
     """
     means, scores = module.prior.component_means.detach(), None
     for part in density.parts:
-        of_part = _scores(part, means)
+        of_part = part.weight * _scores(part, means)
         of_part = of_part if part.present is None else of_part.where(part.present.unsqueeze(1), 0.0)
         scores = of_part if scores is None else scores + of_part
     best = scores.topk(min(n_starts, len(means)), dim=1).indices  # (b, n_starts)

@@ -21,9 +21,10 @@ class JointLikelihood(Likelihood):
     r"""Independent values of several modalities, given representations: columns of one matrix, block by block.
 
     .. math::
-        \log p(x_i \mid z_i) = \sum_m h_{im} \log p(x_{im} \mid z_i)
+        \log p(x_i \mid z_i) = \sum_m w_m h_{im} \log p(x_{im} \mid z_i)
 
-    where :math:`h_{im}` is one if modality :math:`m` was measured in the cell, else zero: it then has no part in it.
+    where :math:`h_{im}` is one if modality :math:`m` was measured in the cell, else zero: it then has no part in it. Weights
+    :math:`w_m` other than one make an objective of it, which is no log probability.
 
     Parameters
     ----------
@@ -31,13 +32,21 @@ class JointLikelihood(Likelihood):
         Likelihood of each modality, of shapes ``(..., b, g_m)``.
     present
         Whether cells have the modality, ``(b,)``, bool; ``None`` if all have.
+    weights
+        Weight of each modality, ``(M,)``; ``None`` for one.
     """
 
     links = ()
     is_of_counts = can_leave_out_genes = True
 
-    def __init__(self, parts: Sequence[Likelihood], present: Sequence[torch.Tensor | None]) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Likelihood],
+        present: Sequence[torch.Tensor | None],
+        weights: torch.Tensor | None = None,
+    ) -> None:
         self.parts, self.present = list(parts), list(present)
+        self.weights = [1.0] * len(self.parts) if weights is None else weights.unbind()
         self.parameters = ()
 
     @property
@@ -54,7 +63,8 @@ class JointLikelihood(Likelihood):
     ) -> torch.Tensor:
         """Sum over modalities of what a function gives of those cells that have them, ``(..., b)``."""
         blocks = as_sparse_counts(values).split(self.widths)
-        terms = [function(part, block) for part, block in zip(self.parts, blocks, strict=True)]
+        given = zip(self.parts, blocks, self.weights, strict=True)
+        terms = [weight * function(part, block) for part, block, weight in given]
         given = zip(terms, self.present, strict=True)
         return sum(term if present is None else term.where(present, 0.0) for term, present in given)
 

@@ -32,6 +32,7 @@ from scdgd._options import (
     Text,
     rules_of,
 )
+from scdgd.data import MODALITIES
 from scdgd.inference import NEW_CELLS, StartName
 from scdgd.likelihood import ALL_LIKELIHOODS, LIKELIHOODS, VALUE_LIKELIHOODS, CountLikelihood, ValueLikelihood
 from scdgd.likelihood._link import MeanActivation
@@ -218,6 +219,11 @@ BUILDING: dict[str, Rule] = {
     "hyperprior_weight": _OPTIONS,
     "new_cells": _OPTIONS,
     "supervision": Choice(None, "components"),
+    "modality_weights": Either(
+        Choice("likelihood", "information"),
+        Options(dict.fromkeys(MODALITIES, Number(above=0)), of="the modalities"),
+        words="'likelihood', 'information', or a positive number for each of some modalities, by name",
+    ),
     "components_per_class": Integer(1),
 }
 

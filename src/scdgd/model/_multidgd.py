@@ -82,6 +82,11 @@ class MULTIDGD(SCDGD):
         accessibility that was made zero or one. ``"nb_background"`` of proteins tells signal from background
         (:class:`~scdgd.likelihood.BackgroundMixture`); it is not the default, for counts held out by count splitting are
         as likely under either (`benchmarks/multimodal.py`).
+    modality_weights
+        Weights of the log likelihoods of modalities in the objective: ``"likelihood"``, all one; ``"information"``, such that all
+        have the same information of representations (:class:`~scdgd.train.InformationBalance`); or numbers by name, one for those
+        that are not named. Counts held out by count splitting are likelier in the sum over modalities under ``"likelihood"``
+        (`benchmarks/multimodal.py`). With weights, what is called a likelihood or an ELBO of a cell is the weighted sum.
     dispersion_floor, batch_representation, prior, prior_kwargs, noise_scale, hyperprior_weight, new_cells
         As for :class:`SCDGD`.
     supervision, components_per_class
@@ -114,6 +119,7 @@ class MULTIDGD(SCDGD):
         n_layers: int = 1,
         activation: Literal["silu", "relu", "tanh"] = "silu",
         likelihoods: dict[str, GeneLikelihood] | None = None,
+        modality_weights: Literal["likelihood", "information"] | dict[str, float] = "likelihood",
         dispersion: Literal["gene", "gene-batch"] = "gene",
         dispersion_floor: Literal[0, 1] = 0,
         batch_representation: Literal["embedding", "one-hot"] = "embedding",
@@ -146,6 +152,7 @@ class MULTIDGD(SCDGD):
             supervision=supervision,
             components_per_class=components_per_class,
         )
+        self._weigh_modalities(modality_weights)
         of_modalities = ", ".join(f"{n} {name}" for name, n in self.modalities.items())
         self._model_summary_string = (
             f"{type(self).__name__}: {self.summary_stats.n_trained_cells} cells, features {of_modalities}, "
@@ -153,6 +160,29 @@ class MULTIDGD(SCDGD):
             f"likelihoods {self.module.gene_likelihood}"
         )
         self.init_params_ = self._get_init_params(locals())
+
+    def _weigh_modalities(self, weights: str | dict[str, float]) -> None:
+        """Take up weights; ValueError if they are of modalities that the model does not have."""
+        self._balances_modalities = weights == "information" and len(self.modalities) > 1
+        named = weights if isinstance(weights, dict) else {}
+        if named and (set(named) - set(self.modalities) or len(self.modalities) == 1):
+            msg = (
+                f"`modality_weights={named}` weighs modalities against each other, and the model was set up with "
+                f"{list(self.modalities)}. Name some of several that it has."
+            )
+            raise ValueError(msg)
+        for i, name in enumerate(self.modalities if named else ()):
+            self.module.modality_weights[i] = named.get(name, 1.0)
+
+    @property
+    def modality_weights(self) -> dict[str, float]:
+        """Weight of each modality in the objective."""
+        weights = self.module.modality_weights
+        return (
+            dict.fromkeys(self.modalities, 1.0)
+            if weights is None
+            else dict(zip(self.modalities, weights.tolist(), strict=True))
+        )
 
     def _module_options(self, batch_representation: str) -> dict[str, Any]:
         modalities = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,15 +13,19 @@ from scvi.utils import track
 from scdgd._compat import get_state_registry
 from scdgd.data import CellIndexField, SparseCountsLoader, registered_cells
 from scdgd.inference import gauss_newton
-from scdgd.train import BatchBalancer, Processes, pack_history, unpack_history
+from scdgd.train import BatchBalancer, InformationBalance, Processes, pack_history, unpack_history
 from scdgd.train._start import note_usual_sizes, start_representations
 
 from ._balanced_levels import BalancedLevels
 from ._cells import complete_split, split_cells
 from ._class_posterior import ClassPosterior
+from ._information import some_of
 from ._merged_components import LEVEL, tree_of
 from ._supervision import codes_of_rows, keep_classes
 from ._training_run import TrainingRun
+
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +34,8 @@ _FULL_EPOCHS_UP_TO = 50_000
 _MIN_EPOCHS = 10
 _MIXTURE_START = 0.4
 _POLISHED_TOGETHER = 512
+#: Cells by whose information modalities are weighed.
+_BALANCED_BY = 256
 
 
 class RepresentationRun(TrainingRun):
@@ -200,6 +206,15 @@ class RepresentationRun(TrainingRun):
             before = model.labelled_rows_  # rows that earlier training drew to their classes are still there
             model.labelled_rows_ = codes >= 0 if before is None else (codes >= 0) | before.cpu()
             model.calibration_ = None
+
+    def guards(self) -> list[Callback]:
+        """Weights of modalities follow their information, if that is asked for."""
+        if not self.model._balances_modalities:
+            return []
+        some = some_of(np.random.default_rng(settings.seed or 0), self.train, _BALANCED_BY)
+        return [
+            InformationBalance(list(SparseCountsLoader(self.model.adata_manager, indices=some, batch_size=len(some))))
+        ]
 
     def fit(self) -> None:
         """As for all models; callbacks may have placed cells meanwhile, and an encoder knows nothing of what comes now."""

@@ -68,6 +68,8 @@ class RowModel(LatentModel):
     is_query_ = False
     _posterior_cls = PosteriorOfRows
     _keeps_new_levels = True
+    #: Whether weights of modalities follow their information while it trains.
+    _balances_modalities = False
 
     @property
     def placed_cells_(self) -> dict[str, list | torch.Tensor] | None:

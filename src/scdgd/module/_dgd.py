@@ -161,6 +161,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             )
         self.observations = nn.ModuleDict(observations)
         self.register_buffer("usual_log_size", torch.zeros(len(observations)) if keeps_usual_sizes else None)
+        self.register_buffer("modality_weights", torch.ones(len(observations)) if len(observations) > 1 else None)
 
     @property
     def former_names(self) -> dict[str, str | None]:
@@ -186,7 +187,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
     def observed(self) -> Observation | JointObservation:
         """All that is measured of a cell: its one observation, or several side by side."""
         if len(self.observations) > 1:
-            return JointObservation(self.observations, self.usual_log_size)
+            return JointObservation(self.observations, self.usual_log_size, self.modality_weights)
         return next(iter(self.observations.values()))
 
     @property

@@ -40,7 +40,7 @@ class JointObservation:
     r"""Modalities whose features are the columns of one matrix, block by block.
 
     .. math::
-        \log p(x_i \mid z_i) = \sum_m h_{im} \log p(x_{im} \mid z_i, s_{im})
+        \log p(x_i \mid z_i) = \sum_m w_m h_{im} \log p(x_{im} \mid z_i, s_{im})
 
     Each has a decoder, a link, a family and a size of its own; sizes of a cell are ``(b, M)``. A cell has a modality
     (:math:`h_{im} = 1`) if any of its features was measured in it. What is decoded of others is for a cell of the usual size.
@@ -51,12 +51,16 @@ class JointObservation:
         The modalities, in the order of their columns.
     usual_log_size
         Mean log size of training cells in each of them, shape ``(M,)``.
+    weights
+        Their weights :math:`w_m` in the objective, shape ``(M,)``.
     """
 
     family = JointLikelihood
 
-    def __init__(self, observations: Mapping[str, Observation], usual_log_size: torch.Tensor) -> None:
-        self.observations, self.usual_log_size = list(observations.values()), usual_log_size
+    def __init__(
+        self, observations: Mapping[str, Observation], usual_log_size: torch.Tensor, weights: torch.Tensor
+    ) -> None:
+        self.observations, self.usual_log_size, self.weights = list(observations.values()), usual_log_size, weights
         self.widths = [each.decoder.output.out_features for each in self.observations]
 
     @property
@@ -118,7 +122,8 @@ class JointObservation:
         """The modalities of the cells of a minibatch with values ``(b, g)`` and log sizes ``(b, M)``, one by one."""
         blocks = as_sparse_counts(values).split(self.widths)
         sizes, given = log_size.split(1, dim=-1), self.blocks_of(measured)
-        return [Part(*of, *each) for *of, each in zip(self.observations, blocks, sizes, given, strict=True)]
+        each = zip(self.observations, blocks, sizes, given, self.weights.unbind(), strict=True)
+        return [Part(*of, *measured, weight) for *of, measured, weight in each]
 
     def likelihood(
         self,
@@ -133,7 +138,7 @@ class JointObservation:
         given = list(self.blocks_of(genes_measured))
         each = zip(self.observations, log_size.split(1, dim=-1), given, strict=True)
         parts = [o.likelihood(z, size, batch_index, cat_covs, cont_covs, of_block) for o, size, (of_block, _) in each]
-        return JointLikelihood(parts, [present for _, present in given])
+        return JointLikelihood(parts, [present for _, present in given], self.weights)
 
     def output(
         self,
@@ -156,4 +161,4 @@ class JointObservation:
         given, outputs = list(self.blocks_of(genes_measured)), output.split(self.widths, dim=-1)
         each = zip(self.observations, outputs, log_size.split(1, dim=-1), given, strict=True)
         parts = [o.likelihood_of(of, size, batch_index, of_block) for o, of, size, (of_block, _) in each]
-        return JointLikelihood(parts, [present for _, present in given])
+        return JointLikelihood(parts, [present for _, present in given], self.weights)

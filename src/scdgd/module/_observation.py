@@ -121,7 +121,7 @@ class Observation(nn.Module):
 
     def parts(self, values: SparseCounts, log_size: torch.Tensor, measured: torch.Tensor | None) -> list[Part]:
         """The modalities of a minibatch, see :meth:`JointObservation.parts`: this one."""
-        return [Part(self, values, log_size, measured, None)]
+        return [Part(self, values, log_size, measured, None, 1.0)]
 
     def likelihood(
         self,
@@ -207,6 +207,8 @@ class Part(NamedTuple):
     """Features that were measured, ``(b, m)``, bool; ``None`` for all."""
     present: torch.Tensor | None
     """Cells that have the modality, ``(b,)``, bool; ``None`` for all."""
+    weight: torch.Tensor | float
+    """Of the modality in the objective."""
 
 
 def _categories(batch_index: torch.Tensor, cat_covs: torch.Tensor | None) -> list[torch.Tensor]:

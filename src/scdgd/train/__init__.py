@@ -10,6 +10,7 @@ from ._distillation import Distillation
 from ._divergence import TrainingDivergedError, restored_if_it_diverges
 from ._empirical_bayes_plan import EmpiricalBayesPlan
 from ._gmvae_plan import GMVAEPlan
+from ._information_balance import InformationBalance
 from ._interruption import Interruption
 from ._laplace_plan import LaplacePlan
 from ._plan_options import OF_TRAINING_PLAN as OF_TRAINING_PLAN  # rules, no part of the interface
@@ -28,6 +29,7 @@ __all__ = [
     "Distillation",
     "EmpiricalBayesPlan",
     "GMVAEPlan",
+    "InformationBalance",
     "InterruptibleTrainRunner",
     "InterruptibleTrainer",
     "Interruption",
