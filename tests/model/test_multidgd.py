@@ -195,7 +195,11 @@ def test_readings_of_measured_and_absent_modalities(unpaired):
     assert set(table.index) == set(model.adata.var_names)
     assert model.get_information().nats.shape == (3,)
     assert model.get_novelty(query).shape == (20, 3)
-    assert np.isfinite(scdgd.metrics.held_out_log_likelihood(model, model.adata, form="predictive", n_samples=4)[0])
+    plug_in = scdgd.metrics.held_out_log_likelihood(model, model.adata)
+    np.testing.assert_allclose(plug_in.of_modalities.sum(1), plug_in.per_cell, rtol=1e-5)
+    integrated = scdgd.metrics.held_out_log_likelihood(model, model.adata, form="predictive", n_samples=4)
+    assert (integrated.of_modalities.sum(1) != integrated.per_cell).any()
+    np.testing.assert_allclose(integrated.of_modalities.mean(0), plug_in.of_modalities.mean(0), rtol=0.1)
 
 
 def test_proteins_over_a_background(unpaired, tmp_path):

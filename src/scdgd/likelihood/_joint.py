@@ -58,15 +58,20 @@ class JointLikelihood(Likelihood):
         """What a function gives of each modality, one beside the other, ``(..., b, g)``."""
         return torch.cat([function(part) for part in self.parts], dim=-1)
 
+    def of_parts(
+        self, function: Callable[[Likelihood, SparseCounts], torch.Tensor], values: SparseCounts | torch.Tensor
+    ) -> list[torch.Tensor]:
+        """What a function gives of each modality in those cells that have it, zero in others, each ``(..., b)``."""
+        blocks = as_sparse_counts(values).split(self.widths)
+        terms = [function(part, block) for part, block in zip(self.parts, blocks, strict=True)]
+        given = zip(terms, self.present, strict=True)
+        return [term if present is None else term.where(present, 0.0) for term, present in given]
+
     def _sum(
         self, function: Callable[[Likelihood, SparseCounts], torch.Tensor], values: SparseCounts | torch.Tensor
     ) -> torch.Tensor:
-        """Sum over modalities of what a function gives of those cells that have them, ``(..., b)``."""
-        blocks = as_sparse_counts(values).split(self.widths)
-        given = zip(self.parts, blocks, self.weights, strict=True)
-        terms = [weight * function(part, block) for part, block, weight in given]
-        given = zip(terms, self.present, strict=True)
-        return sum(term if present is None else term.where(present, 0.0) for term, present in given)
+        """Weighted sum over modalities of what a function gives of those cells that have them, ``(..., b)``."""
+        return sum(weight * term for weight, term in zip(self.weights, self.of_parts(function, values), strict=True))
 
     @property
     def eta(self) -> torch.Tensor:

@@ -18,8 +18,12 @@ from ._count_splitting import split_counts
 from ._inferred_half import InferredHalf
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anndata import AnnData
     from scvi.model.base import BaseModelClass
+
+    from scdgd.likelihood import CountLikelihood
 
 
 class HeldOutScore(NamedTuple):
@@ -39,6 +43,9 @@ class HeldOutScore(NamedTuple):
     """The same for the terms :math:`w_s\\, p(x^{\\mathrm{te}} \\mid z_s, x^{\\mathrm{tr}})` that the score is the sum of."""
     share_distrusted: float = math.nan
     """Share of cells whose weights have a heavy tail, Pareto k above 0.7; NaN for plug-in scores."""
+    of_modalities: np.ndarray | None = None
+    """Log-likelihood of each modality in each cell alone, shape ``(n, M)``, zero where a cell lacks it; ``None`` for one modality.
+    In the predictive form they do not add up to that of all: halves of several modalities are of one representation."""
 
 
 class _CellScores(NamedTuple):
@@ -50,6 +57,8 @@ class _CellScores(NamedTuple):
     effective_sample_size: torch.Tensor
     scored_effective_sample_size: torch.Tensor
     pareto_k: torch.Tensor
+    of_modalities: torch.Tensor
+    """Of each modality, ``(b, M)``."""
 
 
 @checked(
@@ -174,28 +183,43 @@ def _halves(model: BaseModelClass, adata: AnnData, epsilon: float, seed: int) ->
 def _plug_in(half: InferredHalf, x: SparseCounts) -> _CellScores:
     """Scores at the posterior mean, of counts ``(b, g)``."""
     px = half.decode_other(half.posterior_mean())
+    of_modalities = _of_modalities(px, x, lambda part, block: part.log_prob(block))
     log_likelihood = px.log_prob(x)
     nothing = torch.full_like(log_likelihood, math.nan)
-    return _CellScores(log_likelihood, *_squared_error(x, px.mean, half.measured), nothing, nothing, nothing)
+    squares = _squared_error(x, px.mean, half.measured)
+    return _CellScores(log_likelihood, *squares, nothing, nothing, nothing, of_modalities)
 
 
 def _predictive(half: InferredHalf, x: SparseCounts, n_samples: int) -> _CellScores:
     """Scores averaged over the posterior, of counts ``(b, g)``, one draw at a time."""
     draws, log_weights = half.weighted_draws(n_samples)
     log_weights = torch.log_softmax(log_weights.double(), dim=0)  # (s, b)
-    terms, expected = [], 0.0
+    terms, of_modalities, expected = [], [], 0.0
     for z, log_weight in zip(draws, log_weights, strict=True):
         px = half.decode_other(z)
-        terms.append(log_weight + px.log_kernel(x))
+        of_each = _of_modalities(px, x, lambda part, block: part.log_kernel(block))
+        terms.append(log_weight + of_each.sum(1))
+        of_modalities.append(log_weight.unsqueeze(1) + of_each)
         expected = expected + log_weight.exp().unsqueeze(1) * px.mean
-    terms = torch.stack(terms) + px.log_constant(x)  # dispersions, and so the constants, are those of every draw
+    constants = _of_modalities(
+        px, x, lambda part, block: part.log_constant(block)
+    )  # as dispersions, those of every draw
+    terms = torch.stack(terms) + constants.sum(1)
     return _CellScores(
         torch.logsumexp(terms, dim=0),
         *_squared_error(x, expected, half.measured),
         _effective_sample_size(log_weights),
         _effective_sample_size(terms),
         pareto_shape(log_weights),
+        torch.logsumexp(torch.stack(of_modalities), dim=0) + constants,
     )
+
+
+def _of_modalities(
+    px: CountLikelihood, x: SparseCounts, function: Callable[[CountLikelihood, SparseCounts], torch.Tensor]
+) -> torch.Tensor:
+    """What a function gives of the counts of each modality, ``(b, M)``."""
+    return torch.stack(px.of_parts(function, x) if hasattr(px, "of_parts") else [function(px, x)], dim=1)
 
 
 def _squared_error(
@@ -223,5 +247,6 @@ def _summary(cells: _CellScores) -> HeldOutScore:
         per_cell=per_cell,
         effective_sample_size=float(cells.effective_sample_size.median()),
         scored_effective_sample_size=float(cells.scored_effective_sample_size.median()),
+        of_modalities=cells.of_modalities.numpy() if cells.of_modalities.shape[1] > 1 else None,
         share_distrusted=float((cells.pareto_k > MAX_PARETO_K).double().mean()) if sampled else math.nan,
     )
