@@ -542,6 +542,11 @@ class MULTIDGD(SCDGD):
             )
             raise ValueError(msg)
 
+    def _genes_in(self, modality: str) -> np.ndarray:
+        """Which features of the model are of a modality, shape ``(g,)``, bool."""
+        of_genes = get_state_registry(self.registry_, REGISTRY_KEYS.X_KEY)[ModalityCountsField.MODALITIES_KEY]
+        return np.asarray(of_genes) == modality
+
     def _observation_of(self, modality: str) -> Observation:
         return list(self.module.observations.values())[list(self.modalities).index(modality)]
 
@@ -553,8 +558,7 @@ class MULTIDGD(SCDGD):
         if modality not in self.modalities:
             msg = f"The model knows no modality {modality!r}: it was set up with {list(self.modalities)}."
             raise ValueError(msg)
-        of_genes = get_state_registry(self.registry_, REGISTRY_KEYS.X_KEY)[ModalityCountsField.MODALITIES_KEY]
-        features = self._genes[np.asarray(of_genes) == modality]
+        features = self._genes[self._genes_in(modality)]
         short = np.array([feature.removeprefix(f"{modality}:") for feature in features], dtype=object)
         if wanted is None:
             return features, short

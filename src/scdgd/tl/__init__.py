@@ -8,6 +8,7 @@ from ._component_path import ComponentPath, component_path
 from ._component_tree import component_tree, cut
 from ._expected_shift import ExpectedShift
 from ._gene_programs import gene_programs
+from ._gene_to_peak import gene_to_peak
 from ._information import information_coordinates
 from ._map import map
 from ._rank_component_genes import rank_component_genes
@@ -31,6 +32,7 @@ __all__ = [
     "component_tree",
     "cut",
     "gene_programs",
+    "gene_to_peak",
     "information_coordinates",
     "join_latent",
     "map",

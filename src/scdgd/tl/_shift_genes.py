@@ -117,7 +117,7 @@ def shift_genes(
     positions = np.unique(positions_of(indices, adata.n_obs) % adata.n_obs)
     rng = np.random.default_rng(seed)
     with undisturbed():
-        raising = _Raising(wanted, log_fold_change, _root(model, adata, some_of(rng, positions, _MOST_CELLS)))
+        raising = _Raising(wanted, log_fold_change, root_of_cells(model, adata, some_of(rng, positions, _MOST_CELLS)))
         found = expected_shift(model, adata, some_of(rng, positions, n_cells), raising, n_samples, seed)
     _say_far(found, log_fold_change)
     return found
@@ -152,7 +152,7 @@ def _positions(model: BaseModelClass, genes: Sequence[str]) -> torch.Tensor:
     return torch.as_tensor(positions)
 
 
-def _root(model: BaseModelClass, adata: AnnData, positions: np.ndarray) -> torch.Tensor:
+def root_of_cells(model: BaseModelClass, adata: AnnData, positions: np.ndarray) -> torch.Tensor:
     """Root of the covariance of representations, shape ``(d, d)``; ValueError if there is none."""
     z = np.asarray(model.get_latent_representation(adata, positions), dtype=np.float64)
     values, axes = np.linalg.eigh(np.cov(z.T).reshape(z.shape[1], -1)) if len(z) > 1 else (np.zeros(1), None)
