@@ -17,10 +17,12 @@ import numpy as np
 import pandas as pd
 import scvi
 import torch
+from scipy import sparse
 
 import scdgd
+from scdgd.data import MODALITY_KEY
 from scdgd.likelihood import VALUE_LIKELIHOODS
-from scdgd.model import SCDBM, SCDGD, SCVAD
+from scdgd.model import MULTIDGD, SCDBM, SCDGD, SCVAD
 from scdgd.model._arguments import BUILDING
 from scdgd.prior import PRIORS
 from scdgd.prior._covariance import CovarianceType
@@ -51,7 +53,7 @@ class Case(NamedTuple):
 
 
 def _cases() -> list[Case]:
-    cases = [Case(name) for name in OURS if name != "MULTIDGD"]  # with one modality it is SCDGD, see test_multidgd.py
+    cases = [Case(name) for name in OURS]
     encoderless, encoders = ("SCDGD", "SCVAD"), ("FlexSCVI", "SCGMVAE", "SCVAE")
     cases += [Case(name, {"gene_likelihood": family}) for name in (*encoderless, *encoders) for family in _LIKELIHOODS]
     cases += [
@@ -106,6 +108,11 @@ def _values(case: Case, folder: Path) -> dict[str, Any]:
         else:
             adata.X, new.X = ((cells.X > 0).astype(np.float32) for cells in (adata, new))
     scvi.settings.seed = 0
+    if model_class is MULTIDGD:
+        for cells in (adata, new):
+            cells.var[MODALITY_KEY] = ["rna"] * 4 + ["atac"] * 2 + ["protein"] * 2
+        lacks_proteins = (np.arange(adata.n_obs) % 3 == 0)[:, None] & (np.arange(8) >= 6)
+        adata.X = sparse.csr_matrix(adata.X.multiply(~lacks_proteins))
     model_class.setup_anndata(adata, **keys)
     has_rows = issubclass(model_class, SCDGD)
     one_hot, unbalanced = ({"batch_representation": "one-hot"}, {"batch_balance": False}) if has_rows else ({}, {})

@@ -252,6 +252,25 @@ def test_weights_of_modalities(unpaired, tmp_path):
         MULTIDGD(alone, modality_weights={"atac": 2.0}, **SMALL)
 
 
+def test_features_that_a_batch_was_not_measured_with(unpaired):
+    """Beside modalities that cells lack; what batches have in common decides nothing about what they do not."""
+    adata = joined_modalities(unpaired[1], ALL).copy()
+    in_batch = (adata.obs["batch"] == "batch_1").to_numpy()
+    mask = pd.DataFrame(True, index=adata.var_names, columns=["batch_0", "batch_1"])
+    mask.iloc[:4, 1] = mask.iloc[12:16, 1] = False
+    counts = adata.X.toarray()
+    has = np.stack([counts[:, block].any(1) for block in BLOCKS], 1)
+    counts[np.ix_(in_batch, ~mask["batch_1"])] = 0
+    adata.X, adata.varm["mask"] = sparse.csr_matrix(counts), mask
+    MULTIDGD.setup_anndata(adata, batch_key="batch", gene_mask_key="mask")
+    model = train(MULTIDGD(adata, **SMALL))
+    expected = np.repeat(has, [12, 15, 5], axis=1) & np.where(in_batch[:, None], mask["batch_1"], True)
+    np.testing.assert_array_equal(model.adata_manager.genes_measured(), expected)
+    assert np.isfinite(model.get_latent_representation()).all()
+    with pytest.raises(ValueError, match="side by side in one AnnData"):
+        MULTIDGD.setup_anndata(adata, batch_key="batch", gene_mask_key="mask", protein_obsm_key="adt")
+
+
 def test_what_makes_no_sense_is_refused(unpaired):
     model, _, query = unpaired
     with pytest.raises(NotImplementedError, match="has several"):

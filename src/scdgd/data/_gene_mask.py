@@ -172,7 +172,13 @@ class GeneMaskField(BaseAnnDataField):
             )
             raise ValueError(msg)
         self._check_counts(adata, panels)
-        counts.measured = GenesMeasured.where_needed(panels & counts.panel.measured, codes)
+        if counts.measured is None:
+            counts.measured = GenesMeasured.where_needed(panels & counts.panel.measured, codes)
+            return
+        of_cells = counts.measured  # cells may lack more by themselves, such as a modality
+        pairs, of_pairs = np.unique(np.column_stack([codes, of_cells.codes]), axis=0, return_inverse=True)
+        both = panels[pairs[:, 0]] & of_cells.panels[pairs[:, 1]]
+        counts.measured = GenesMeasured.where_needed(both, of_pairs.ravel())
 
     def _check_counts(self, adata: AnnData, panels: np.ndarray) -> None:
         """Raise ValueError if there are counts of genes that were not measured."""

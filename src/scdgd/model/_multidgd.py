@@ -247,6 +247,7 @@ class MULTIDGD(SCDGD):
         *,
         modality_key: str = MODALITY_KEY,
         protein_obsm_key: str | None = None,
+        gene_mask_key: str | None = None,
         unlabeled_category: str | float | None = None,
         standardize_covariates: bool = True,
         **kwargs: Any,
@@ -272,6 +273,8 @@ class MULTIDGD(SCDGD):
             them.
         protein_obsm_key
             Key of raw counts of proteins in ``adata.obsm``, in place of `modality_key`. They are copied side by side with the genes.
+        gene_mask_key
+            As for :class:`SCDGD`: which features, of all modalities, were measured in each batch. Not with `protein_obsm_key`.
         unlabeled_category, standardize_covariates
             As for :class:`SCDGD`.
 
@@ -284,6 +287,13 @@ class MULTIDGD(SCDGD):
             msg = (
                 f"`size_factor_key={size_factor_key!r}` would be one size of all modalities of a cell, each of which has its own "
                 "total. Leave it out."
+            )
+            raise ValueError(msg)
+        cls._check_mask(gene_mask_key, batch_key)
+        if gene_mask_key is not None and protein_obsm_key is not None:
+            msg = (
+                f"`gene_mask_key={gene_mask_key!r}` is a table of the features of all modalities, and proteins in `obsm` have no rows in it. "
+                "Put all features side by side in one AnnData, with a column that says of which modality they are (`modality_key`)."
             )
             raise ValueError(msg)
         if protein_obsm_key is not None:
