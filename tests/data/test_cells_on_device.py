@@ -88,7 +88,9 @@ def test_held_if_they_fit(monkeypatch):
     assert begins_of(cells)[-1] == counts.nnz
 
 
-@pytest.mark.parametrize("name", ["SCDGD", "FlexSCVI", "SCGMVAE", "SCDBM"])  # one of each kind of training
+@pytest.mark.parametrize(
+    "name", ["SCDGD", pytest.param("MULTIDGD", marks=pytest.mark.slow), "FlexSCVI", "SCGMVAE", "SCDBM"]
+)  # one of each kind of training
 def test_same_training(name):
     """The same parameters, bit for bit, and nothing is held when training is over; workers are left out."""
     states, seen = [], []

@@ -99,7 +99,9 @@ def watched(name: str, watch: Watch) -> None:
         watch._let("default")
 
 
-@pytest.mark.parametrize("name", ["SCDGD", "SCVAD", "FlexSCVI", "SCVMM", "SCVAMP", "SCIAF", "SCGMVAE", "SCVAE"])
+@pytest.mark.parametrize(
+    "name", ["SCDGD", "SCVAD", "MULTIDGD", "FlexSCVI", "SCVMM", "SCVAMP", "SCIAF", "SCGMVAE", "SCVAE"]
+)
 def test_steps_do_not_wait(name):
     """CUDA says itself where Python waits for the device; with the CPU, tests/train/test_synchronisation.py does."""
     watch = Watch()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from scipy import sparse
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scdgd import _devices
@@ -91,11 +92,21 @@ MODELS = {
     "SCDGD": ("SCDGD", {}, {}),
     "SCDGD, by gradient": ("SCDGD", {"gene_likelihood": "zinb"}, {"prior_update": "gradient"}),
     "SCVAD": ("SCVAD", {}, {}),
+    "MULTIDGD": ("MULTIDGD", {}, {}),
     "FlexSCVI": ("FlexSCVI", {}, {}),
     "SCVMM": ("SCVMM", {}, {}),
     "SCGMVAE": ("SCGMVAE", {"gene_likelihood": "nb"}, {}),
     **{name: pytest.param(name, {}, {}, marks=pytest.mark.slow) for name in ("SCVAMP", "SCIAF", "SCVAE")},
 }
+
+
+def test_steps_of_cells_that_lack_a_modality_do_not_wait(ahead):
+    adata, watch = data()[0], Watch()
+    adata.X = sparse.csr_matrix(adata.X.multiply(~((np.arange(36) % 3 == 0)[:, None] & (np.arange(8) > 4))))
+    model = built("MULTIDGD", adata, {"batch_key": "batch"})
+    train(model, 2, batch_size=9, callbacks=[watch], datasplitter_kwargs={"device_counts": "always"})
+    assert watch.n_steps >= 2
+    assert watch.looks.places == []
 
 
 @pytest.mark.parametrize(("name", "options", "plan"), MODELS.values(), ids=MODELS)

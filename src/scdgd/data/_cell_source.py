@@ -58,6 +58,8 @@ class CellSource(ABC):
     """Whether minibatches are made by an accelerator, which other processes cannot do for it."""
     measured: GenesMeasured | None = None
     """Which genes were measured in which cells; ``None`` if all were."""
+    widths: Sequence[int] | None = None
+    """Numbers of features of modalities that stand side by side; ``None`` for one modality."""
 
     def __init__(
         self,
@@ -249,7 +251,7 @@ def registered_cells(adata_manager: AnnDataManager) -> CellSource:
     names = getattr(adata_manager, "names", adata_manager.adata.obs_names)
     counts = adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
     cells = source_of(counts, getattr(adata_manager, "panel", None), names, columns, registered.keys_and_dtypes)
-    cells.measured = getattr(adata_manager, "measured", None)
+    cells.measured, cells.widths = (getattr(adata_manager, name, None) for name in ("measured", "widths"))
     return cells
 
 

@@ -49,6 +49,7 @@ class CellsOnDevice(CellSource):
     def __init__(self, cells: CellSource, device: torch.device, indptr: np.ndarray) -> None:
         super().__init__(cells.shape, cells._names, cells.columns, cells.dtypes)
         self.runs, self.measured = cells.runs, cells.measured  # the order of minibatches stays
+        self.widths = cells.widths
         self._cells, self._device, self._indptr = cells, device, indptr
         values = torch.empty(indptr[-1], device=device)
         genes = torch.empty(indptr[-1], dtype=torch.int32, device=device)
@@ -57,6 +58,8 @@ class CellsOnDevice(CellSource):
             values[entries] = torch.as_tensor(block.data, dtype=torch.float32).to(device)
             genes[entries] = torch.as_tensor(block.indices, dtype=torch.int32).to(device)
         self._counts = SparseCounts(torch.from_numpy(indptr).to(device), genes, values, cells.shape[1])
+        self._blocks = [] if cells.widths is None else self._counts.split(cells.widths)
+        self._begins = [block.indptr.cpu().numpy() for block in self._blocks]
         typed = {
             key: column.astype(self.dtypes.get(key, column.dtype), copy=False) for key, column in self.columns.items()
         }
@@ -75,9 +78,13 @@ class CellsOnDevice(CellSource):
 
     def minibatch(self, positions: np.ndarray) -> dict[str, SparseCounts | torch.Tensor]:
         """As everywhere, on the device."""
-        n_entries = int((self._indptr[positions + 1] - self._indptr[positions]).sum())
         rows = _sent(np.ascontiguousarray(positions), self._device)
-        tensors = {REGISTRY_KEYS.X_KEY: self._counts.take(rows, n_entries)}
+        n_entries = lambda indptr: int((indptr[positions + 1] - indptr[positions]).sum())
+        x = self._counts.take(rows, n_entries(self._indptr))
+        if self._blocks:
+            blocks = zip(self._blocks, self._begins, strict=True)
+            x = x.with_blocks([block.take(rows, n_entries(indptr)) for block, indptr in blocks])
+        tensors = {REGISTRY_KEYS.X_KEY: x}
         tensors |= {key: column[rows] for key, column in self._columns.items()}
         if self.measured is not None:
             tensors[MEASURED_KEY] = self._panels[self._panel_of[rows]]
@@ -85,7 +92,7 @@ class CellsOnDevice(CellSource):
 
     def release(self) -> None:
         """Free the memory of the device, whoever still knows this source; it gives no more minibatches."""
-        self._counts, self._columns, self._panels, self._panel_of = None, {}, None, None
+        self._counts, self._blocks, self._columns, self._panels, self._panel_of = None, [], {}, None, None
 
 
 def on_device(cells: CellSource, device: torch.device, wish: DeviceCounts = "auto") -> CellSource:
@@ -103,7 +110,8 @@ def on_device(cells: CellSource, device: torch.device, wish: DeviceCounts = "aut
     """
     limits = {"never": 0, "always": np.inf}
     limit = limits[wish] if wish in limits else SHARE_OF_FREE_MEMORY * _free_memory(device)
-    indptr = begins_of(cells, limit - _bytes_beside(cells)) if limit else None
+    n_copies = 1 if cells.widths is None else 2  # of several modalities, each has its own beside
+    indptr = begins_of(cells, (limit - _bytes_beside(cells)) / n_copies) if limit else None
     if indptr is None:
         return cells
     logger.info(

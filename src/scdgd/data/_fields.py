@@ -46,6 +46,8 @@ class CountsField(LayerField):
     """
 
     HOLDS_COUNTS_KEY, LARGEST_KEY = "holds_counts", "largest"
+    #: Numbers of features of modalities that stand side by side; ``None`` for one modality.
+    widths: list[int] | None = None
 
     def __init__(self, layer: str | None, *, holds_counts: bool = True, takes_panels: bool = True) -> None:
         super().__init__(REGISTRY_KEYS.X_KEY, layer, is_count_data=False)  # we look at all of them, scvi-tools at some

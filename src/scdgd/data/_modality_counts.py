@@ -46,6 +46,12 @@ class ModalityCountsField(CountsField):
         super().__init__(layer)
         self.modality_key = modality_key
 
+    @property
+    def widths(self) -> list[int] | None:
+        """Numbers of features of the modalities, in their order; ``None`` for one."""
+        widths = [int((self._of_genes == name).sum()) for name in MODALITIES if (self._of_genes == name).any()]
+        return widths if len(widths) > 1 else None
+
     def register_field(self, adata: AnnData) -> dict:
         """As of counts; the features of the model are in the order of their modalities."""
         self._require_names(adata)

@@ -171,6 +171,11 @@ class CellRegistration(AnnDataManager):
         return self._registered.fingerprints
 
     @property
+    def widths(self) -> list[int] | None:
+        """Numbers of features of modalities that stand side by side; ``None`` for one modality."""
+        return self._field(CountsField).widths
+
+    @property
     def panel(self) -> GenePanel:
         """Columns of the AnnData among the genes of the model."""
         return self._panel

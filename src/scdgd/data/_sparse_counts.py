@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -98,9 +99,14 @@ class SparseCounts:
     def split(self, widths: Sequence[int]) -> list[SparseCounts]:
         """Blocks of so many genes each that follow each other, ``(b, m)``; found once."""
         if self._blocks is None or [block.n_genes for block in self._blocks] != list(widths):
-            ends = torch.cumsum(torch.tensor(widths), 0).tolist()
+            ends = itertools.accumulate(widths)
             self._blocks = [self._between(last - width, last) for width, last in zip(widths, ends, strict=True)]
         return self._blocks
+
+    def with_blocks(self, blocks: list[SparseCounts]) -> SparseCounts:
+        """The same, which is not to be cut again: a device would be waited for."""
+        self._blocks = blocks
+        return self
 
     def _between(self, first: int, last: int) -> SparseCounts:
         """Genes from `first` to before `last`."""
@@ -112,7 +118,10 @@ class SparseCounts:
         """Move to a device, or cast the values, as :meth:`torch.Tensor.to` does."""
         values = self.values.to(*args, **kwargs)
         indptr, indices = (part.to(values.device) for part in (self.indptr, self.indices))
-        return SparseCounts(indptr, indices, values, self.n_genes)
+        moved = SparseCounts(indptr, indices, values, self.n_genes)
+        return (
+            moved if self._blocks is None else moved.with_blocks([block.to(*args, **kwargs) for block in self._blocks])
+        )
 
     def pin_memory(self) -> SparseCounts:
         """Copy to page-locked memory."""

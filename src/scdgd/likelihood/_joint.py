@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, Self
 
 import torch
 
+from scdgd import _devices
 from scdgd.data import SparseCounts, as_sparse_counts
 
 from ._base import Likelihood
@@ -148,8 +149,10 @@ def measured_and_present(measured: torch.Tensor) -> tuple[torch.Tensor | None, t
     """What was measured of a modality ``(b, m)``, bool, in the cells that have it, and which these are, ``(b,)``.
 
     Cells without it are as if all had been measured, so that every number is finite; their terms are left out of sums.
-    ``None`` stands for all.
+    ``None`` stands for all, where that is known without waiting for a device.
     """
     present = measured.any(-1)
     everywhere = measured | ~present.unsqueeze(-1)
+    if _devices.runs_ahead(measured.device):
+        return everywhere, present
     return (None if everywhere.all() else everywhere), (None if present.all() else present)
