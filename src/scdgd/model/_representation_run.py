@@ -78,6 +78,7 @@ class RepresentationRun(TrainingRun):
         plan, trainer = self.model._training_plan_cls, self.trainer
         refused = {
             f"`plan_cls={plan.__name__}` keeps what belongs to cells in one process.": not plan.owns_rows,
+            "`modality_weights='information'` looks at cells of all of them.": self.model._balances_modalities,
             "`enable_checkpointing=True` would save a model that lacks rows; use `checkpoint_dir`.": trainer.get(
                 "enable_checkpointing"
             ),
