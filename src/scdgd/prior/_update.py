@@ -98,8 +98,10 @@ class EMUpdate(PriorUpdate):
         """E- and M-step."""
         mean, var = posteriors()
         moments = self.prior.e_step(mean, posterior_var=var, given=given)
-        moments = moments if total is None else moments.summed(total)
-        self.prior.m_step(moments, dirichlet_weight=dirichlet_weight(moments.n_cells))
+        if total is not None:
+            moments = moments.summed(total)
+        n_cells = len(mean) if total is None else moments.n_cells
+        self.prior.m_step(moments, dirichlet_weight=dirichlet_weight(n_cells))
 
 
 class EmpiricalBayesUpdate(PriorUpdate):

@@ -142,6 +142,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         self.prior_update = update
         self.mixture_start, self.placement_interval, self.seed = mixture_start, placement_interval, seed
         self.train_rows, self.cell_names, self.balancer, self.classes = train_rows, cell_names, balancer, classes
+        self.processes = Processes()
 
     #: Whether several processes can train together, each with rows of its own.
     owns_rows = True
@@ -166,9 +167,13 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         )
         return [fused(decoder), fused(prior)]
 
+    def setup(self, stage: str) -> None:
+        """Know the processes of the trainer."""
+        self.processes = Processes.of(self.trainer)
+
     def on_fit_start(self) -> None:
         """Set up the rows' optimiser, now that the table is on its device; of several processes each keeps its rows."""
-        table, self.processes = self.module.representations, Processes.of(self.trainer)
+        table = self.module.representations
         self.processes.share(self.module)
         if self.processes.n > 1:
             table.keep(*self.processes.bounds(len(table)))
