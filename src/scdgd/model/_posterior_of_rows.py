@@ -80,9 +80,8 @@ class PosteriorOfRows(CellPosterior):
 
     def known_cells(self) -> np.ndarray:
         """Those that have a row in the table."""
-        manager = self.model.adata_manager
-        rows = self.model._rows_of(manager.adata)
-        return np.flatnonzero(rows < len(self.module.representations))
+        rows = self.model.adata_manager.rows
+        return np.flatnonzero((rows >= 0) & (rows < len(self.module.representations)))
 
     def found_anew(
         self, adata: AnnData, positions: np.ndarray, batch_size: int | None, genes: np.ndarray | None = None

@@ -6,6 +6,8 @@ import contextlib
 import copy
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -26,7 +28,7 @@ def restored_if_it_diverges(model: BaseModelClass, attributes: Iterable[str] = (
     if model.module is None:  # training on a data module makes it
         yield
         return
-    before = copy.deepcopy(model.module.state_dict())
+    before = {name: _copy(value) for name, value in model.module.state_dict().items()}
     others = {name: copy.copy(getattr(model, name)) for name in ("history_", "is_trained_", *attributes)}
     try:
         yield
@@ -36,7 +38,7 @@ def restored_if_it_diverges(model: BaseModelClass, attributes: Iterable[str] = (
         if not isinstance(error, TrainingDivergedError) and not is_divided:
             raise
         if is_divided:
-            table.complete(before["representations.table"])
+            table.complete(before["representations.table"].clone())
         model.module.load_state_dict(before)
         for name, value in others.items():
             setattr(model, name, value)
@@ -44,3 +46,8 @@ def restored_if_it_diverges(model: BaseModelClass, attributes: Iterable[str] = (
             raise
         msg = f"{error} The model is as it was before."
         raise TrainingDivergedError(msg) from error
+
+
+def _copy(value: torch.Tensor) -> torch.Tensor:
+    """A copy; of zeros, as the table of a model that has not been trained has them, one that takes no memory."""
+    return value.detach().clone() if value.any() else value.new_zeros(()).expand(value.shape)
