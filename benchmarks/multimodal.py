@@ -398,8 +398,9 @@ def report(rows: pd.DataFrame, tier: Tier) -> str:
         "## Defaults\n\nWhat is held out of both modalities, less that of the default, in nats per cell: mean and deviation over seeds.\n\n"
         + defaults(rows)
     )
-    seeds = f"{tier.seeds} seed{'s' * (tier.seeds > 1)}; models of scvi-tools have at most {tier.scvi_epochs} epochs."
-    return "\n\n".join([*parts, seeds])
+    seeds = ", ".join(f"{name} {of_set['seed'].nunique()}" for name, of_set in rows.groupby("set", sort=False))
+    parts.append(f"Seeds: {seeds}. Models of scvi-tools have at most {tier.scvi_epochs} epochs.")
+    return "\n\n".join(parts)
 
 
 def main() -> None:

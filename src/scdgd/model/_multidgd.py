@@ -85,7 +85,7 @@ class MULTIDGD(SCDGD):
     modality_weights
         Weights of the log likelihoods of modalities in the objective: ``"likelihood"``, all one; ``"information"``, such that all
         have the same information of representations (:class:`~scdgd.train.InformationBalance`); or numbers by name, one for those
-        that are not named. Counts held out by count splitting are likelier in the sum over modalities under ``"likelihood"``
+        that are not named. In the sum over modalities, counts held out by count splitting are no likelier under ``"information"``
         (`benchmarks/multimodal.py`). With weights, what is called a likelihood or an ELBO of a cell is the weighted sum.
     dispersion_floor, batch_representation, prior, prior_kwargs, noise_scale, hyperprior_weight, new_cells
         As for :class:`SCDGD`.
