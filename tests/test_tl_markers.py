@@ -128,6 +128,7 @@ def test_scanpy_reads_them(separate):
     sc.pl.rank_genes_groups_dotplot(adata, n_genes=3, show=False, dendrogram=False)
 
 
+@pytest.mark.slow
 def test_the_best_are_those_of_wilcoxon_and_changes_those_of_counts(separate):
     adata = separate.adata
     logs = adata.copy()
