@@ -12,7 +12,7 @@ from scdgd._files import WritingError
 from scdgd.data import read_backed
 from scdgd.tl import _write_latent, join_latent, write_latent
 from tests.conftest import make_model, simulate, train, write_store
-from tests.kinds.models import every_model, trained
+from tests.kinds.models import every_model_slowly, trained
 
 
 def query(n_cells: int = 50) -> ad.AnnData:
@@ -48,7 +48,7 @@ def killed_after(monkeypatch, n_blocks: int):
     monkeypatch.setattr(_write_latent.LatentStore, "write", write)
 
 
-@every_model
+@every_model_slowly
 def test_a_store_holds_what_one_call_gives(name, tmp_path):
     model, new = trained(name)
     path = write_latent(model, tmp_path / "z.zarr", new, block_cells=5)

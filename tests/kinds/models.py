@@ -23,6 +23,10 @@ OURS = {name: model for name, model in MODELS.items() if name != "scVI"}
 #: Models with a row for each cell, without an encoder.
 ROWS = ("SCDGD", "SCVAD", "MULTIDGD")
 every_model = pytest.mark.parametrize("name", OURS)
+#: The same where two models tell most, and the others are among the slow tests.
+every_model_slowly = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("SCDGD", "SCVMM") else pytest.mark.slow) for name in OURS]
+)
 #: What a method needs beside its defaults.
 COMPARED = {"groupby": "cell_type", "group1": "type_0", "group2": "type_1", "silent": True}
 

@@ -17,7 +17,18 @@ from tests.conftest import simulate, write_store
 from tests.fuzz.inputs import COUNTS
 from tests.model.test_contract import data
 
-from .models import OURS, READINGS, assert_same_state, built, every_model, fitted, reading, state_of, train
+from .models import (
+    OURS,
+    READINGS,
+    assert_same_state,
+    built,
+    every_model,
+    every_model_slowly,
+    fitted,
+    reading,
+    state_of,
+    train,
+)
 
 OF_MUDATA = ("SCDGD", "SCVAD")
 
@@ -128,7 +139,7 @@ def test_a_file_gives_the_same_draws(name, form, tmp_path):
     assert_same_state(*results)
 
 
-@every_model
+@every_model_slowly
 def test_a_store_gives_the_same_draws(name, tmp_path):
     """Counts in a Zarr store, and in a layer of an HDF5 file, which anndata would read."""
     adata, new = in_form("csr"), data()[1]

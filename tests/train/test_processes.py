@@ -86,14 +86,14 @@ def whole_minibatches(n: int):
     return call
 
 
-def test_they_learn_what_one_learns(tmp_path):
+@pytest.mark.parametrize("n", [pytest.param(2, marks=pytest.mark.slow), 3])
+def test_they_learn_what_one_learns(n, tmp_path):
     """Parts of the table are uneven."""
     alone = whole_minibatches(1)(0)
-    for n in (2, 3):
-        for together in in_processes(n, whole_minibatches(n), tmp_path):
-            assert together.keys() == alone.keys()
-            for name, value in alone.items():
-                np.testing.assert_allclose(together[name], value, rtol=2e-3, atol=2e-4, err_msg=name)
+    for together in in_processes(n, whole_minibatches(n), tmp_path):
+        assert together.keys() == alone.keys()
+        for name, value in alone.items():
+            np.testing.assert_allclose(together[name], value, rtol=2e-3, atol=2e-4, err_msg=name)
 
 
 @pytest.mark.parametrize(("n_cells", "n"), [(61, 3), (2, 3)])

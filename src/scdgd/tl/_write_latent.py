@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from ._latent_store import LatentStore, Shard, join
 from ._of_models import check_trained, latent_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from scvi.model.base import BaseModelClass
 
@@ -200,11 +200,23 @@ def _reader(model: BaseModelClass, adata: AnnData) -> Callable[[int, int], tuple
     def read(first: int, last: int) -> tuple[np.ndarray, np.ndarray | None]:
         is_of_model = adata is model.adata
         block, indices = (None, np.arange(first, last)) if is_of_model else (adata[first:last].to_memory(), None)
-        with nullcontext() if cells is None else cells.forgetting():
+        with _quietly(), nullcontext() if cells is None else cells.forgetting():
             z = model.get_latent_representation(block, indices=indices)
             return z, model.get_cluster_assignments(block, indices=indices) if _has_clusters(model) else None
 
     return read
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """scvi-tools says of all cells that it sets up that it does; that is a line a block."""
+    logger_of_scvi = logging.getLogger("scvi.model.base")
+    level = logger_of_scvi.level
+    logger_of_scvi.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger_of_scvi.setLevel(level)
 
 
 def _require_levels(model: BaseModelClass, adata: AnnData) -> None:
