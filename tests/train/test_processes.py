@@ -38,6 +38,7 @@ def in_processes(n: int, call, folder) -> list:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n)}
         os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "NODE_RANK": "0"}
         warnings.simplefilter("ignore")
+        torch.set_num_threads(1)  # a fork has none of the threads that earlier tests have made, and would wait for them
         try:
             result = call(rank)
         except BaseException as error:  # noqa: BLE001  told to the test
