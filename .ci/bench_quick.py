@@ -11,6 +11,7 @@ import runpy
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import scanpy  # noqa: F401  for all forks
@@ -52,16 +53,22 @@ def main() -> int:
     for part in scdgd.__all__:
         getattr(scdgd, part)
     waiting = sorted(FOLDER.glob("[!_]*.py"), reverse=True)
-    running: dict[int, tuple[Path, Path]] = {}
+    running: dict[int, tuple[Path, Path, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         while waiting or running:
             while waiting and len(running) < N_TOGETHER:
                 script = waiting.pop()
                 output = Path(folder) / f"{script.stem}.txt"
-                running[run(script, output)] = script, output
+                running[run(script, output)] = script, output, time.monotonic()
             process, status = os.wait()
-            script, output = running.pop(process)
-            print(f"{script.relative_to(FOLDER.parent)} --quick", output.read_text(), sep="\n", flush=True)
+            script, output, start = running.pop(process)
+            seconds = time.monotonic() - start
+            print(
+                f"{script.relative_to(FOLDER.parent)} --quick ({seconds:.0f} s)",
+                output.read_text(),
+                sep="\n",
+                flush=True,
+            )
             if status:
                 print(f"{script.relative_to(FOLDER.parent)} failed", file=sys.stderr)
                 for other in running:

@@ -22,7 +22,7 @@ from _sets import NOT_MERGED
 from _tiers import cpu_seconds, one_quiet_thread, tier_choice
 
 import scdgd
-from scdgd.train import BatchBalance, BatchBalancer
+from scdgd.train import BatchBalance, BatchBalancer, Processes
 
 
 class Tier(NamedTuple):
@@ -58,7 +58,8 @@ def balance_seconds(n_cells: int, n_batches: int) -> float:
     prior = scdgd.prior.StandardNormal(20)
     module = scdgd.module.DGDModule(1, n_cells, prior)
     balancer = BatchBalancer(BatchBalance(shared_types=True), module, {"batch": batches})
-    return cpu_seconds(lambda: balancer._shifts("batch", y, balancer.levels["batch"]))
+    mixture = lambda: balancer._mixture("batch", y, np.arange(n_cells), Processes())
+    return cpu_seconds(lambda: balancer._shifts(mixture(), y, balancer.levels["batch"]))
 
 
 def main() -> None:
