@@ -135,14 +135,13 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         update = update_of(module.prior, WITH_ROWS, prior_update)(module.prior)
         kwargs = {**check_further(type(self), kwargs, is_manual=True), "n_epochs_kl_warmup": n_epochs_kl_warmup}
         super().__init__(module, lr=lr, eps=eps, weight_decay=weight_decay, **kwargs)
-        self.automatic_optimization = False
+        self.automatic_optimization, self.processes = False, Processes()
         self.lr_z, self.lr_prior, self.betas, self.betas_z = lr_z, lr_prior, betas, betas_z
         self.weight_decay_z, self.weight_decay_prior = weight_decay_z, weight_decay_prior
         self.lr_drop_epoch, self.lr_drop_factor, self.clip_norm = lr_drop_epoch, lr_drop_factor, clip_norm
         self.prior_update = update
         self.mixture_start, self.placement_interval, self.seed = mixture_start, placement_interval, seed
         self.train_rows, self.cell_names, self.balancer, self.classes = train_rows, cell_names, balancer, classes
-        self.processes = Processes()
 
     #: Whether several processes can train together, each with rows of its own.
     owns_rows = True
