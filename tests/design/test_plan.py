@@ -379,6 +379,7 @@ def test_agreement_is_of_own_and_transferred_clusters():
     assert replicate_ari(one, other, embedding) == pytest.approx(expected / 2)
 
 
+@pytest.mark.slow
 def test_replicates_of_distinct_types_agree():
     one, other = simulate(120, seed=0).X, simulate(120, seed=0).X
     noise = sparse.csr_matrix(np.random.default_rng(1).poisson(3.0, (120, 30)).astype(np.float32))

@@ -54,6 +54,7 @@ def test_prior_predictive_sample_by_batch():
         model.prior_predictive_sample(5, library_size=-1)
 
 
+@pytest.mark.slow
 def test_posterior_predictive_sample_has_the_decoded_mean(trained, adata):
     samples = trained.posterior_predictive_sample(adata, n_samples=100)
     samples = samples.todense() if hasattr(samples, "todense") else samples
