@@ -60,7 +60,7 @@ def test_the_overview_and_the_check_name_what_exists():
     linked = re.findall(r"\]\((\w+\.ipynb)\)", (FOLDER / "README.md").read_text())
     assert linked == [path.name for path in NOTEBOOKS]
     checked = re.findall(r"tutorials/(\w+\.ipynb)", (ROOT / ".ci" / "run").read_text())
-    assert len(checked) == 2
+    assert checked
     assert set(checked) <= set(linked)
 
 
