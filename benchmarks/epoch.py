@@ -4,8 +4,7 @@
 
 Microseconds of the processor for a cell, one thread, parts in turns. *Products* are those of the output layer, forward and
 backward to its input and its weights; *likelihood* is value and derivatives of the counts; *rest* is what is left of an epoch, with
-the hidden layer, the prior and the loop of the trainer. Before entries of the kernel, optimisers and mixtures were made faster, epochs
-took 9.3, 4.5 and 3.8 times as long as the products, by the same script and while other jobs ran.
+the hidden layer, the prior and the loop of the trainer.
 """
 
 from __future__ import annotations

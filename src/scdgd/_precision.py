@@ -23,6 +23,7 @@ def without_autocast(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """As the method, in the precision of its arguments."""
         device = next(module.parameters()).device.type
         if not torch.is_autocast_enabled(device):
             return method(module, *args, **kwargs)

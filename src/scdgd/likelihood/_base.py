@@ -146,6 +146,12 @@ class Likelihood(ABC):
         likelihood.measured = measured
         return likelihood
 
+    def of_parts(
+        self, function: Callable[[Likelihood, SparseCounts], torch.Tensor], values: SparseCounts | torch.Tensor
+    ) -> list[torch.Tensor]:
+        """What a function gives of this distribution and values ``(b, g)``; of several modalities, of each."""
+        return [function(self, values)]
+
     def sum_of_measured(self, terms: torch.Tensor) -> torch.Tensor:
         """Sum of terms of genes ``(..., b, g)`` over those that were measured, ``(..., b)``."""
         return (terms if self.measured is None else terms.masked_fill(~self.measured, 0)).sum(-1)

@@ -184,7 +184,7 @@ def _plug_in(half: InferredHalf, x: SparseCounts) -> _CellScores:
     """Scores at the posterior mean, of counts ``(b, g)``."""
     px = half.decode_other(half.posterior_mean())
     of_modalities = _of_modalities(px, x, lambda part, block: part.log_prob(block))
-    log_likelihood = px.log_prob(x)
+    log_likelihood = of_modalities.sum(1)
     nothing = torch.full_like(log_likelihood, math.nan)
     squares = _squared_error(x, px.mean, half.measured)
     return _CellScores(log_likelihood, *squares, nothing, nothing, nothing, of_modalities)
@@ -201,9 +201,8 @@ def _predictive(half: InferredHalf, x: SparseCounts, n_samples: int) -> _CellSco
         terms.append(log_weight + of_each.sum(1))
         of_modalities.append(log_weight.unsqueeze(1) + of_each)
         expected = expected + log_weight.exp().unsqueeze(1) * px.mean
-    constants = _of_modalities(
-        px, x, lambda part, block: part.log_constant(block)
-    )  # as dispersions, those of every draw
+    # as dispersions, those of every draw
+    constants = _of_modalities(px, x, lambda part, block: part.log_constant(block))
     terms = torch.stack(terms) + constants.sum(1)
     return _CellScores(
         torch.logsumexp(terms, dim=0),
@@ -219,7 +218,7 @@ def _of_modalities(
     px: CountLikelihood, x: SparseCounts, function: Callable[[CountLikelihood, SparseCounts], torch.Tensor]
 ) -> torch.Tensor:
     """What a function gives of the counts of each modality, ``(b, M)``."""
-    return torch.stack(px.of_parts(function, x) if hasattr(px, "of_parts") else [function(px, x)], dim=1)
+    return torch.stack(px.of_parts(function, x), dim=1)
 
 
 def _squared_error(

@@ -178,6 +178,7 @@ def _decoder_of(model: MULTIDGD, tensors: dict[str, torch.Tensor]) -> Callable[[
     ]
 
     def log_share(modality: str, z: torch.Tensor) -> torch.Tensor:
+        """Of representations ``(b, d)``, shape ``(b, m)``."""
         observation = model._observation_of(modality)
         return observation.link.log_profile(observation.output(z, *given))
 

@@ -198,6 +198,7 @@ def _reader(model: BaseModelClass, adata: AnnData) -> Callable[[int, int], tuple
     cells = getattr(model, "cells", None)
 
     def read(first: int, last: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Representations ``(m, d)``, and clusters ``(m,)`` if there are several."""
         is_of_model = adata is model.adata
         block, indices = (None, np.arange(first, last)) if is_of_model else (adata[first:last].to_memory(), None)
         with _quietly(), nullcontext() if cells is None else cells.forgetting():
