@@ -6,6 +6,7 @@ import inspect
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -64,6 +65,19 @@ def test_workers_change_nothing(name, stay):
         for options in ({}, workers)
     ]
     assert_same_state(*states)
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("options", [{}, {"train_size": 0.8}, {"datasplitter_kwargs": {"drop_last": True}}])
+def test_minibatches_taken_together_are_those_taken_one_by_one(name, options):
+    """The loop turns once an epoch, unless a callback looks at minibatches."""
+    given = {"batch_size": 7, **options}
+    together = train(built(name, data()[0], {"batch_key": "batch"}), 4, **given)
+    one_by_one = train(built(name, data()[0], {"batch_key": "batch"}), 4, callbacks=[CountCells()], **given)
+    assert together.trainer.num_training_batches == 1 < one_by_one.trainer.num_training_batches
+    assert together.trainer.global_step == one_by_one.trainer.global_step
+    assert_same_state(state_of(together), state_of(one_by_one))
+    pd.testing.assert_frame_equal(together.history_["elbo_train"], one_by_one.history_["elbo_train"])
 
 
 @pytest.mark.parametrize("name", CAN_STOP)

@@ -33,6 +33,7 @@ from ._layers import counts_of
 from ._levels import Levels, Variable, has_levels, levels_of, refuse_levels
 from ._loader import RunShuffledSampler, SparseCountsDataset, SparseCountsLoader
 from ._matrix import as_native, in_memory, require_matrix
+from ._minibatches_together import MinibatchesTogether, minibatches_of
 from ._modalities import MODALITIES
 from ._modality_counts import ModalityCountsField, modalities_in
 from ._read_backed import read_backed, zarr_module
@@ -41,6 +42,8 @@ from ._sparse_counts import SparseCounts, as_sparse_counts
 from ._splitter import SparseCountsSplitter
 
 __all__ = [
+    "MinibatchesTogether",
+    "minibatches_of",
     "BackedCounts",
     "BatchField",
     "CategoricalCovariatesField",

@@ -9,6 +9,7 @@ import numpy as np
 from scvi.dataloaders import DataSplitter
 
 from ._loader import SparseCountsLoader, n_minibatches
+from ._minibatches_together import MinibatchesTogether
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,7 @@ class SparseCountsSplitter(DataSplitter):
             warnings.filterwarnings("ignore", message="Last batch will have a small size")
             super().__init__(*args, **kwargs)
         self._owned: Callable[[int, int], np.ndarray] | None = None
+        self._together = False
 
     def hold(self, cells: CellSource | None) -> None:
         """Read all cells from this source from now on; ``None`` for the registered data."""
@@ -39,8 +41,17 @@ class SparseCountsSplitter(DataSplitter):
         """Divide the training cells among processes: `owned` says which cells one has, by its number and that of all."""
         self._owned = owned
 
-    def train_dataloader(self) -> SparseCountsLoader:
-        """Loader of the training cells; of those of this process, with as many minibatches as in every other."""
+    def take_together(self, together: bool) -> None:
+        """Whether the trainer is given several minibatches at once."""
+        self._together = together
+
+    def train_dataloader(self) -> SparseCountsLoader | MinibatchesTogether:
+        """Loader of the training cells, or of lists of its minibatches."""
+        loader = self._train_loader()
+        return MinibatchesTogether(loader, self.data_loader_kwargs["batch_size"]) if self._together else loader
+
+    def _train_loader(self) -> SparseCountsLoader:
+        """The cells of this process, with as many minibatches as in every other."""
         n = 1 if self.trainer is None else self.trainer.world_size
         if self._owned is None or n == 1:
             return super().train_dataloader()
@@ -54,6 +65,10 @@ class SparseCountsSplitter(DataSplitter):
         finally:
             self.train_idx, self.data_loader_kwargs = every, given
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Counts stay sparse, whatever `load_sparse_tensor` says: minibatches as they are."""
+        return batch
+
     def val_dataloader(self) -> SparseCountsLoader | list:
         """Loader of the validation cells, or an empty list."""
         return super().val_dataloader() or []
@@ -66,6 +81,6 @@ class SparseCountsSplitter(DataSplitter):
         given = self.data_loader_kwargs
         self.data_loader_kwargs = {**given, "num_workers": 0, "persistent_workers": False, "prefetch_factor": None}
         try:
-            return self.train_dataloader()
+            return self._train_loader()
         finally:
             self.data_loader_kwargs = given

@@ -15,6 +15,7 @@ from scdgd.data import CellIndexField, SparseCountsLoader, registered_cells
 from scdgd.inference import gauss_newton
 from scdgd.train import BatchBalancer, InformationBalance, Processes, pack_history, unpack_history
 from scdgd.train._start import note_usual_sizes, start_representations
+from scdgd.train._turns import may_be_together
 
 from ._balanced_levels import BalancedLevels
 from ._cells import complete_split, split_cells
@@ -223,6 +224,7 @@ class RepresentationRun(TrainingRun):
         if self.is_shared:
             n_rows = len(self.model.module.representations)
             self.cells.share(lambda rank, n: self._cells_of(*Processes(rank, n).bounds(n_rows)))
+        self.cells.take_together(not self.is_shared and may_be_together(self.model._training_plan_cls, self.trainer))
         try:
             super().fit()
             if self.is_shared:

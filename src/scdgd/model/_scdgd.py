@@ -317,7 +317,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         A second call goes on from where the first ended; it does not repeat the warm start or place the mixture again.
         A model from :meth:`load_query_data` only places its cells: `max_epochs` steps each, `batch_size` at a time.
 
-        Ctrl-C ends training after the current minibatch (at once, and with KeyboardInterrupt, if pressed again). If at
+        Ctrl-C ends training after at most 2,048 further cells (at once, and with KeyboardInterrupt, if pressed again). If at
         least one epoch was complete, `train` then returns, and the model is as if training had ended there: the history
         has the complete epochs, held-out cells are placed, and a :class:`~scvi.train.SaveCheckpoint` with
         ``load_best_on_end=True`` gives its best state. SIGTERM does the same, and then has its usual effect: your own
@@ -363,7 +363,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             Whether to move the representations of the training cells to the nearest modes of the joint density when
             training has ended, by Gauss-Newton steps with everything else frozen. Not for models that learn variances.
         plan_cls
-            Who steps when and down which objective: :class:`~scdgd.train.LaplacePlan` integrates representations out of
+            Which parameters step, when, and on which objective: :class:`~scdgd.train.LaplacePlan` integrates representations out of
             a model with ``noise_scale=0``. ``None`` for that of the last call, at first the model's own.
         batch_balance
             How shifts between batches, and between levels of categorical covariates, are taken out of representations

@@ -1,4 +1,4 @@
-"""Who steps when: training plan, optimiser of representations, warm start, interruptions and checkpoints."""
+"""Training: plans, optimiser of representations, warm start, interruptions and checkpoints."""
 
 from scdgd._lazy import names_from
 from scdgd.inference._row_adam import RowAdam

@@ -9,6 +9,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from scvi import REGISTRY_KEYS
 
+from scdgd.data import minibatches_of
+
 from ._processes import Processes
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ class EveryCell(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the cells of a minibatch."""
-        self.n_seen += len(batch[REGISTRY_KEYS.X_KEY])
+        """Count the cells of a minibatch, or of several."""
+        self.n_seen += sum(len(minibatch[REGISTRY_KEYS.X_KEY]) for minibatch in minibatches_of(batch))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare with the cells that were to train."""

@@ -1,4 +1,4 @@
-"""Training plan of the deep generative decoder: who steps when."""
+"""Training plan of the deep generative decoder: which parameters step, and when."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
 from scdgd._options import Anything, Choice, Instance, Integer, Number, Optional, checked
+from scdgd.data import minibatches_of
 from scdgd.inference._row_adam import RowAdam
 from scdgd.module import REPRESENTATION_KEY
 from scdgd.prior._placement import random_rows
@@ -232,14 +233,22 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
             for group in decoder.param_groups:
                 group["lr"] *= self.lr_drop_factor
 
-    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Step representations, decoder and prior on one minibatch."""
+    def training_step(
+        self, batch: dict[str, torch.Tensor] | list[dict[str, torch.Tensor]], batch_idx: int
+    ) -> torch.Tensor | None:
+        """Step representations, decoder and prior on one minibatch after the other; the loss of the last, ``()``."""
+        minibatches = minibatches_of(batch)
         if batch_idx == 0:
-            self._first_minibatch = batch
+            self._first_minibatch = minibatches[0]
+        *_, loss = (self._step(minibatch) for minibatch in minibatches)
+        return loss
+
+    def _step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor | None:
         decoder, prior = self.optimizers()
         self.loss_kwargs["kl_weight"] = self.kl_weight
         decoder.zero_grad()
-        prior.zero_grad()
+        if self.prior_update.by_gradient:  # else it has none
+            prior.zero_grad()
         outputs = self._differentiated(batch) if len(batch[REGISTRY_KEYS.X_KEY]) else None  # others have cells left
         if self.processes.n > 1:
             self._add_up(None if outputs is None else outputs[1], batch)
