@@ -22,9 +22,9 @@ from anndata import AnnData
 from scipy import sparse
 
 from scdgd.design import PilotModel, PilotStudy, default_models
-from scdgd.design._seeding import training_seed
 from scdgd.metrics import davies_bouldin, gene_correlation_error, gene_mads
 from scdgd.model import SCDBM, SCDGD
+from scdgd.train._seeding import training_seed
 from tests.conftest import simulate
 
 COLUMNS = ["model", "mode", "n_pilot", "repeat", "metric", "value"]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
-import warnings
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,18 +13,16 @@ from threadpoolctl import threadpool_limits
 
 from scdgd.data import counts_of
 from scdgd.metrics import ReferenceEmbedding, cluster_scores, gene_correlation_error, gene_mads
+from scdgd.train._seeding import quiet_libraries, training_seed
 
 from ._pilot_ledger import COLUMNS, FAILED, MESSAGE
 from ._pilot_models import PilotModel, draw_cells
-from ._seeding import training_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anndata import AnnData
     from scipy import sparse
-
-_LIBRARIES = ("lightning.pytorch", "lightning.fabric", "scvi", "scdgd")
 
 
 class Reference(NamedTuple):
@@ -127,16 +123,9 @@ def _check_interruption(generator: Any) -> None:
 def _by_itself(seed: int) -> Iterator[None]:
     """One thread, fixed seeds and no chatter inside the block, everything as before after it."""
     n_threads = torch.get_num_threads()
-    loggers = [logging.getLogger(name) for name in _LIBRARIES]
-    levels = [logger.level for logger in loggers]
-    with training_seed(seed), threadpool_limits(1), warnings.catch_warnings():
+    with training_seed(seed), threadpool_limits(1), quiet_libraries():
         try:
-            warnings.simplefilter("ignore")
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
             torch.set_num_threads(1)
             yield
         finally:
             torch.set_num_threads(n_threads)
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

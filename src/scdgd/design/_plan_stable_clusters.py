@@ -8,9 +8,9 @@ import numpy as np
 from anndata import AnnData
 
 from scdgd.model import SCDGD
+from scdgd.train._seeding import training_seed
 
 from ._plan_result import ASSUMED, Plan, needed, needed_in_words
-from ._seeding import training_seed
 from ._stability import replicate_scores, stability_curve
 from ._stability_clusters import variable_genes
 

@@ -40,8 +40,17 @@ class InferredHalf:
         return len(self.x)
 
     def posterior_mean(self) -> torch.Tensor:
-        """Representations ``(b, d)`` that are plugged in: of the table, or the mean of the encoder's normal."""
+        """Representations ``(b, d)`` that are plugged in: of the table, or the mean of the encoder's normal.
+
+        TypeError if representations are binary.
+        """
         qz = self.outputs.get(MODULE_KEYS.QZ_KEY)
+        if qz is not None and not hasattr(qz, "loc"):
+            msg = (
+                f"Representations of a {type(self.module).__name__} are {type(qz).__name__} variables, whose means nothing decodes "
+                "into counts. Models with continuous representations can be scored by held-out counts."
+            )
+            raise TypeError(msg)
         return self.outputs[MODULE_KEYS.Z_KEY] if qz is None else qz.loc
 
     def decode(self, z: torch.Tensor) -> Distribution | CountLikelihood:

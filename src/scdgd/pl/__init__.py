@@ -1,6 +1,7 @@
 """Pictures of a trained model and of its draws; matplotlib is imported when the first one is drawn."""
 
 from ._batch_mixing import batch_mixing
+from ._comparison import comparison
 from ._component_distances import component_distances
 from ._component_gene_correlation import component_gene_correlation
 from ._component_graph import component_graph
@@ -18,6 +19,7 @@ from ._synthetic import synthetic
 from ._uncertainty import uncertainty
 
 __all__ = [
+    "comparison",
     "Embedding",
     "batch_mixing",
     "component_distances",

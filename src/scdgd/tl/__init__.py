@@ -1,6 +1,7 @@
 """Write a model's results into an AnnData, find its clusters, or draw cells from it."""
 
 from ._annotate import annotate
+from ._compare import Candidate, Comparison, compare
 from ._component_distances import component_distances
 from ._component_evidence import ComponentEvidence, component_evidence
 from ._component_gene_correlation import ComponentGeneCorrelation, component_gene_correlation
@@ -20,6 +21,9 @@ from ._transfer_labels import transfer_labels
 from ._write_latent import join_latent, write_latent
 
 __all__ = [
+    "Candidate",
+    "Comparison",
+    "compare",
     "ComponentEvidence",
     "ComponentGeneCorrelation",
     "ComponentPath",

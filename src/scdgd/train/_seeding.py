@@ -1,10 +1,12 @@
-"""Training by a seed, without a trace outside."""
+"""Training by a seed, without a trace outside, and without chatter."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FLAGS = "XLA_FLAGS"
+_LIBRARIES = ("lightning.pytorch", "lightning.fabric", "scvi", "scdgd")
 
 
 @contextlib.contextmanager
@@ -35,3 +38,19 @@ def training_seed(seed: int) -> Iterator[None]:
                 os.environ[_FLAGS] = flags
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No warnings inside the block, and of libraries errors only; for many trainings in a row."""
+    loggers = [logging.getLogger(name) for name in _LIBRARIES]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
