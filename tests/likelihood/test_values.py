@@ -12,6 +12,7 @@ from scdgd.likelihood import (
     VALUE_LIKELIHOODS,
     Bernoulli,
     Categorised,
+    CrossEntropy,
     NegativeBinomial,
     Normal,
     Poisson,
@@ -36,6 +37,7 @@ def categorised(logits: torch.Tensor, classes: torch.Tensor, dtype=torch.float64
 
 CASES = {
     "bernoulli": (lambda o: Bernoulli(o), [draw(2, 3, 5)], (X > 0).double()),
+    "cross_entropy": (lambda o: CrossEntropy(o), [draw(2, 3, 5)], X / 60),
     "normal": (lambda m, s: Normal(m, s), [draw(2, 3, 5), draw(5, seed=1)], X.log1p()),
     "normal, scale of each cell": (lambda m, s: Normal(m, s), [draw(3, 5), draw(3, 5, seed=1)], X.log1p()),
     "categorised": (categorised, [draw(2, 3, 5), draw(5, 4, seed=1)], X),
@@ -45,8 +47,8 @@ CASES = {
 
 def elementwise(name: str, likelihood, x: torch.Tensor) -> torch.Tensor:
     """By other code: distributions of torch, and single counts."""
-    if name == "bernoulli":
-        return torch.distributions.Bernoulli(logits=likelihood.logits).log_prob(x)
+    if name in ("bernoulli", "cross_entropy"):
+        return torch.distributions.Bernoulli(logits=likelihood.logits, validate_args=False).log_prob(x)
     if name.startswith("normal"):
         return torch.distributions.Normal(likelihood.mean, likelihood.stddev).log_prob(x)
     base = likelihood.base
@@ -111,10 +113,13 @@ def test_close_fits_do_not_cancel():
 def test_other_values_than_zero_and_one():
     with pytest.raises(ValueError, match=r"got 2\.0: binarise"):
         Bernoulli(torch.zeros(1, 2)).log_prob(torch.tensor([[1.0, 2.0]]))
+    for outside in (-0.1, 1.5):
+        with pytest.raises(ValueError, match=f"between 0 and 1, got {outside}. Divide by the largest"):
+            CrossEntropy(torch.zeros(1, 2)).log_prob(torch.tensor([[0.5, outside]]))
 
 
 def test_names():
-    assert {"bernoulli": Bernoulli, "normal": Normal} == VALUE_LIKELIHOODS
+    assert {"bernoulli": Bernoulli, "cross_entropy": CrossEntropy, "normal": Normal} == VALUE_LIKELIHOODS
     logits = draw(3, 5)
     single = distributions.Bernoulli(logits=logits)
     torch.testing.assert_close(single.get_normalized("mu"), Bernoulli(logits).mean)

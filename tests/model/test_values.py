@@ -1,4 +1,4 @@
-"""Models of values that are not counts: binarised ones, and logarithms with Gaussian noise."""
+"""Models of values that are not counts: binarised ones, grey values, and logarithms with Gaussian noise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODELS = {
     "SCVAE": (SCVAE, {"n_latent": 2, "n_hidden": 16}),
 }
 #: Layer, and whether its values are counts.
-LAYERS = {"bernoulli": ("binary", True), "normal": ("log", False)}
+LAYERS = {"bernoulli": ("binary", True), "cross_entropy": ("grey", False), "normal": ("log", False)}
 
 
 def cells(n: int = 200):
@@ -34,6 +34,7 @@ def cells(n: int = 200):
     adata = simulate(n, 40, seed=0)
     adata.layers["binary"] = sparse.csr_matrix(adata.X.toarray() > 0, dtype=np.float32)
     logs = np.log1p(adata.X.toarray() / adata.X.toarray().sum(1, keepdims=True) * 1e3)
+    adata.layers["grey"] = sparse.csr_matrix((logs / logs.max()).astype(np.float32))
     adata.layers["log"] = sparse.csr_matrix((logs - 1).astype(np.float32))
     adata.obs_names = [f"cell_{i}" for i in range(n)]
     return adata
@@ -88,7 +89,7 @@ def test_draws_are_values_of_the_family(model):
     prior, posterior = model.prior_predictive_sample(50, seed=0), model.posterior_predictive_sample()
     assert prior.shape == (50, 40)
     assert posterior.shape == (200, 40)
-    if model.module.gene_likelihood == "bernoulli":
+    if model.module.gene_likelihood != "normal":
         assert set(np.unique(prior.X.toarray())) == {0, 1}
     else:
         spread = model.get_likelihood_parameters()["stddev"]
@@ -177,7 +178,7 @@ def test_fisher_information_is_that_of_the_jacobian(family):
     for i in range(4):
         jacobian, eta = torch.func.jacrev(decode)(z[i]).detach(), decode(z[i]).detach()
         p = torch.sigmoid(eta)
-        weight = p * (1 - p) if family == "bernoulli" else (-2 * module.family_parameters.log_scale.detach()).exp()
+        weight = p * (1 - p) if family != "normal" else (-2 * module.family_parameters.log_scale.detach()).exp()
         torch.testing.assert_close(fisher[i], jacobian.T @ (weight.unsqueeze(1) * jacobian))
 
 
@@ -191,8 +192,8 @@ def test_evidence_equals_quadrature(family):
     x = torch.as_tensor(values_of(model)[some])
     with torch.no_grad():
         eta = module.decoder(grid, [torch.zeros(len(grid), 1)])
-        if family == "bernoulli":
-            px = torch.distributions.Bernoulli(logits=eta.double())
+        if family != "normal":
+            px = torch.distributions.Bernoulli(logits=eta.double(), validate_args=False)
         else:
             px = torch.distributions.Normal(eta.double(), module.family_parameters.log_scale.exp().double())
         for i in range(10):
@@ -229,8 +230,8 @@ def test_loss_is_that_of_torch(family):
     inference, generative, loss = module(tensors)
     x = torch.as_tensor(values_of(model)[:20])
     output = module.decoder.px_scale_decoder[0](module.decoder.px_decoder(inference["z"], torch.zeros(20, 1)))
-    if family == "bernoulli":
-        px = torch.distributions.Bernoulli(logits=output)
+    if family != "normal":
+        px = torch.distributions.Bernoulli(logits=output, validate_args=False)
     else:
         px = torch.distributions.Normal(output, module.px_r.exp())
     torch.testing.assert_close(loss.reconstruction_loss["reconstruction_loss"], -px.log_prob(x).sum(-1))
@@ -247,7 +248,8 @@ def test_scores_of_every_row(family):
     torch.manual_seed(0)
     parameters = [torch.randn(3, 5).double()] + ([torch.randn(5).double()] if family == "normal" else [])
     rows = VALUE_LIKELIHOODS[family](*parameters)
-    x = torch.bernoulli(torch.full((4, 5), 0.5)).double() if family == "bernoulli" else torch.randn(4, 5).double()
+    draws = {"bernoulli": lambda u: u.round(), "cross_entropy": lambda u: u, "normal": torch.special.ndtri}
+    x = draws[family](torch.rand(4, 5, dtype=torch.float64))
     each = torch.stack([VALUE_LIKELIHOODS[family](p.expand(4, -1), *parameters[1:]).log_prob(x) for p in parameters[0]])
     relative = rows.score_each(x) - each.T
     torch.testing.assert_close(relative, relative[:, :1].expand(-1, 3))

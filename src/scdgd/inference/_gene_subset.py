@@ -48,7 +48,7 @@ def choose_genes(
     r"""Choose genes for the curvature: the same for all cells with the same panel, whatever the minibatch.
 
     Gene :math:`j` is drawn with probability :math:`\pi_j \propto \bar w_j \lVert W_j - \bar W \rVert^2`, at most 1, where
-    :math:`W` are the output weights of the decoder (centred for a softmax only) and :math:`\bar w` the Fisher weights
+    :math:`W` are the output weights of the decoder, or its slopes at component means (centred for a softmax only), and :math:`\bar w` the Fisher weights
     of the mean profile at a depth of half a count per gene, or of the mean output where there are no counts. Systematic sampling in random order draws exactly `n_genes`;
     the most informative, with :math:`\pi_j = 1`, are always among them. Where genes were not measured, each panel has its own
     `n_genes`; of more than eight panels in a minibatch, all cells share those of the genes that any of them has.
@@ -67,12 +67,13 @@ def choose_genes(
         Which of several modalities of the module; the one that it has if not given.
     """
     given = _Observed(observation or module.observed, module.prior)
-    weight = given.observation.decoder.output.weight
+    like, n = next(given.observation.decoder.parameters()), given.observation.decoder.n_genes
     if measured is not None:
         return _of_panels(given, n_genes, seed, measured)
-    if n_genes is None or n_genes >= len(weight):
-        return GeneSubset(torch.arange(len(weight), device=weight.device), weight.new_ones(len(weight)))
-    return _drawn(given, n_genes, seed, torch.arange(len(weight), device=weight.device))
+    every = torch.arange(n, device=like.device)
+    if n_genes is None or n_genes >= n:
+        return GeneSubset(every, like.new_ones(n))
+    return _drawn(given, n_genes, seed, every)
 
 
 class _Observed(NamedTuple):
@@ -87,7 +88,7 @@ def _of_panels(given: _Observed, n_genes: int | None, seed: int, measured: torch
     panel = distinct_panels(measured)
     if int(panel.max()) >= _MOST_PANELS:
         panel = torch.zeros_like(panel)
-    weights = given.observation.decoder.output.weight.new_zeros(measured.shape)
+    weights = next(given.observation.decoder.parameters()).new_zeros(measured.shape)
     for i in range(int(panel.max()) + 1):
         cells = panel == i
         genes = measured[cells].any(0).nonzero().ravel()
@@ -106,10 +107,10 @@ def _drawn(given: _Observed, n_genes: int, seed: int, of: torch.Tensor) -> GeneS
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(inclusion))
     steps = np.floor(np.cumsum(np.concatenate([[rng.uniform()], inclusion[order]])))
-    chosen, weight = np.sort(order[np.diff(steps) > 0]), given.observation.decoder.output.weight
+    chosen, like = np.sort(order[np.diff(steps) > 0]), next(given.observation.decoder.parameters())
     return GeneSubset(
-        of[torch.as_tensor(chosen, device=weight.device)],
-        torch.as_tensor(1 / inclusion[chosen], dtype=weight.dtype, device=weight.device),
+        of[torch.as_tensor(chosen, device=like.device)],
+        torch.as_tensor(1 / inclusion[chosen], dtype=like.dtype, device=like.device),
     )
 
 
@@ -117,7 +118,7 @@ def _drawn(given: _Observed, n_genes: int, seed: int, of: torch.Tensor) -> GeneS
 def _informativeness(given: _Observed, genes: torch.Tensor) -> np.ndarray:
     """Roughly what each gene adds to the trace of the Fisher information, and a little for all: shape ``(p,)``."""
     observation = given.observation
-    output = observation.decoder.output.weight.double()[genes]
+    output = observation.decoder.directions(given.prior.component_means).double()[genes]
     if not observation.link.is_of_counts:
         eta = _mean_profile(given).double()[genes]
         weight = observation.family(eta, *(p[genes] for p in observation.family_parameters.of_genes())).information()

@@ -261,7 +261,7 @@ class _Fit:
             product, -gradient - self.precision * self.vectors, information.clamp(min=0) + self.precision
         )
         observations = self.module.observations.values()
-        blocks = step.split([each.decoder.output.out_features for each in observations], dim=1)
+        blocks = step.split([each.decoder.n_genes for each in observations], dim=1)
         step = torch.cat([_tempered(block, each.link) for block, each in zip(blocks, observations, strict=True)], dim=1)
         return step.clamp(-_LARGEST_STEP, _LARGEST_STEP)
 

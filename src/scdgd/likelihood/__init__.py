@@ -10,6 +10,7 @@ from ._base import CountLikelihood, FamilyParameter, Likelihood, ValueLikelihood
 from ._bernoulli import Bernoulli
 from ._categorised import Categorised
 from ._constrained_poisson import ConstrainedPoisson
+from ._cross_entropy import CrossEntropy
 from ._joint import JointLikelihood
 from ._link import LINKS, Link
 from ._negative_binomial import NegativeBinomial
@@ -31,6 +32,7 @@ __all__ = [
     "Categorised",
     "ConstrainedPoisson",
     "CountLikelihood",
+    "CrossEntropy",
     "FamilyParameter",
     "GeneLikelihood",
     "JointLikelihood",

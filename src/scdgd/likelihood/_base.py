@@ -82,8 +82,13 @@ class Likelihood(ABC):
     is_of_counts: ClassVar[bool]
     #: Whether values may be any number, on a scale that has no shares or ratios.
     is_real: ClassVar[bool] = False
+    #: Whether values may be fractions.
+    takes_fractions: ClassVar[bool] = False
     #: The largest value.
     largest: ClassVar[float] = math.inf
+    #: What values are, in words, and how others are made to be.
+    values_are: ClassVar[str] = "counts"
+    remedy: ClassVar[str] = "Choose 'normal', or set up with raw counts."
     #: Whether the size of a cell must be its total.
     needs_total: ClassVar[bool] = False
     #: Whether means may be any, and what is decoded is their log.
@@ -278,7 +283,8 @@ class ValueLikelihood(Likelihood):
 
     links = ("identity",)
     is_of_counts = False
-    is_real = True
+    is_real = takes_fractions = True
+    values_are = "any values"
 
     @classmethod
     def distribution(

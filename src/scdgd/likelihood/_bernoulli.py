@@ -33,9 +33,13 @@ class Bernoulli(ValueLikelihood):
         Decoder output :math:`o`, shape ``(..., b, g)``.
     """
 
-    is_real = False
+    is_real = takes_fractions = False
     can_leave_out_genes = True
     largest = 1.0
+    values_are = "values 0 and 1"
+    remedy = (
+        "Binarise them: `adata.layers['binary'] = (adata.X > 0).astype('float32')`, and set up with `layer='binary'`."
+    )
 
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__(logits)
@@ -58,15 +62,25 @@ class Bernoulli(ValueLikelihood):
         Raises
         ------
         ValueError
-            If a value is neither 0 nor 1.
+            If a value is not possible.
         """
         values = as_sparse_counts(values)
+        self._check(values)
+        logits = values.entries_of(self.logits).double()
+        return over_genes(self, values, logsigmoid(-self.logits), self._of_entries(values.values, logits))
+
+    @staticmethod
+    def _check(values: SparseCounts) -> None:
+        """Raise ValueError unless values are zero and one."""
         other = values.values[(values.values != 0) & (values.values != 1)]
         if len(other):
             msg = f"Values of a Bernoulli are 0 and 1, got {float(other[0])}: binarise counts, as by `counts > 0`."
             raise ValueError(msg)
-        logits = values.entries_of(self.logits).double()
-        return over_genes(self, values, logsigmoid(-self.logits), logsigmoid((2 * values.values - 1) * logits))
+
+    @staticmethod
+    def _of_entries(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Log probabilities of values that are not zero, all of one shape."""
+        return logsigmoid((2 * x - 1) * logits)
 
     def score_each(self, values: SparseCounts | torch.Tensor) -> torch.Tensor:
         r"""As :meth:`ValueLikelihood.score_each`: :math:`\sum_j x_{ij} o_{cj} - \sum_j \log(1 + e^{o_{cj}})`."""

@@ -7,6 +7,7 @@ from collections import ChainMap
 from ._base import CountLikelihood, Likelihood, ValueLikelihood
 from ._bernoulli import Bernoulli
 from ._constrained_poisson import ConstrainedPoisson
+from ._cross_entropy import CrossEntropy
 from ._negative_binomial import NegativeBinomial
 from ._normal import Normal
 from ._poisson import Poisson
@@ -24,8 +25,12 @@ LIKELIHOODS: dict[str, type[CountLikelihood]] = {
     "zip": ZeroInflatedPoisson,
     "constrained_poisson": ConstrainedPoisson,
 }
-#: Families of values that are not counts (binarised, log-normalised), by name.
-VALUE_LIKELIHOODS: dict[str, type[ValueLikelihood]] = {"bernoulli": Bernoulli, "normal": Normal}
+#: Families of values that are not counts (binarised, grey, log-normalised), by name.
+VALUE_LIKELIHOODS: dict[str, type[ValueLikelihood]] = {
+    "bernoulli": Bernoulli,
+    "cross_entropy": CrossEntropy,
+    "normal": Normal,
+}
 #: Both.
 ALL_LIKELIHOODS = ChainMap(LIKELIHOODS, VALUE_LIKELIHOODS)
 

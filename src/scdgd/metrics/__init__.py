@@ -7,6 +7,7 @@ from ._count_histogram import count_histogram
 from ._count_splitting import split_counts
 from ._cross_batch import CrossBatchAccuracy, cross_batch_accuracy
 from ._davies_bouldin import davies_bouldin
+from ._elbo_surgery import ELBOSurgery, elbo_surgery
 from ._gene_correlation import gene_correlation_error
 from ._gene_mads import GeneMADs, gene_mads
 from ._gene_statistics import GeneStatistics, gene_statistics
@@ -25,6 +26,7 @@ __all__ = [
     "BatchMixing",
     "ClusterSizeError",
     "CrossBatchAccuracy",
+    "ELBOSurgery",
     "GeneMADs",
     "GeneStatistics",
     "HeldOutScore",
@@ -40,6 +42,7 @@ __all__ = [
     "count_histogram",
     "cross_batch_accuracy",
     "davies_bouldin",
+    "elbo_surgery",
     "gene_correlation_error",
     "gene_mads",
     "gene_statistics",

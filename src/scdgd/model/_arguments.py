@@ -82,6 +82,18 @@ class _Family(Rule):
         return self.refuse(name, value)
 
 
+class _Network(Rule):
+    """A network of the user's."""
+
+    words = "a torch module, or a class of them"
+
+    def __call__(self, name: str, value: Any) -> Module | type[Module]:
+        """The module or class."""
+        if not (isinstance(value, Module) or (isinstance(value, type) and issubclass(value, Module))):
+            self.refuse(name, value, TypeError)
+        return value
+
+
 class _Registry(Rule):
     """What was set up for a model."""
 
@@ -205,6 +217,7 @@ BUILDING: dict[str, Rule] = {
     "n_hidden": Integer(1),
     "n_layers": Integer(1),
     "activation": Choice("silu", "relu", "tanh"),
+    "decoder": Optional(_Network()),
     "gene_likelihood": _Family(),
     "likelihoods": Optional(Instance(dict, "a dictionary from modalities to likelihoods")),
     "dispersion": Choice("gene", "gene-batch", "gene-cell"),
@@ -250,7 +263,8 @@ BUILDING_ENCODERS: dict[str, Rule] = {
     "prior_kwargs": _OPTIONS,
     "posterior": Choice(*get_args(PosteriorName)),
     "posterior_kwargs": _OPTIONS,
-    "decoder": Choice(*get_args(DecoderName)),
+    "decoder": Either(Choice(*get_args(DecoderName)), _Network()),
+    "encoder": Optional(_Network()),
     "activation": Choice("relu", "tanh", "selu", "elu", "silu"),
     "norm_after_activation": Flag(),
     "decoder_dropout_rate": Number(least=0, below=1),

@@ -32,7 +32,7 @@ from ._devices import device_of
 from ._encoder_model import EncoderModel
 from ._encoder_run import EncoderRun
 from ._training_options import TRAINING
-from ._values import check_values, holds_counts
+from ._values import check_values, holds_counts, network_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from lightning.pytorch import LightningDataModule
     from scvi.data.fields import BaseAnnDataField
+    from torch import nn
 
     from scdgd.likelihood import GeneLikelihood
     from scdgd.module import PosteriorName
@@ -90,8 +91,9 @@ class FlexSCVI(EncoderModel, SCVI):
     gene_likelihood
         ``"zinb"``, ``"nb"``, ``"poisson"`` or ``"normal"``, as in :class:`scvi.model.SCVI`; ``"zip"``, zero-inflated
         Poisson; ``"constrained_poisson"``, whose means add up to the total count (Grønbech et al. 2020); or
-        ``"bernoulli"``, for binarised counts and images. For data set up with ``is_count_data=False``, such as
-        log-normalised values, it must be ``"normal"``; means are then decoded as they are, without a library size.
+        ``"bernoulli"``, for binarised counts. For data set up with ``is_count_data=False`` it must be ``"normal"``, for
+        log-normalised values, or ``"cross_entropy"``, for values from zero to one such as grey values of images; means are then
+        decoded as they are, without a library size.
     prior
         * ``"normal"``: :math:`\mathcal N(0, I)`, as in scVI
         * ``"gaussian_mixture"``: Gaussian mixture
@@ -108,13 +110,14 @@ class FlexSCVI(EncoderModel, SCVI):
     prior_kwargs
         Further arguments of the prior's class in :mod:`scdgd.prior`.
     posterior
-        ``"normal"``, or ``"iaf"`` for an inverse autoregressive flow.
+        ``"normal"``; ``"full"``, with correlations between dimensions; or ``"iaf"`` for an inverse autoregressive flow.
     posterior_kwargs
         Further arguments of :class:`~scdgd.posterior.InverseAutoregressiveFlow`.
     decoder
         ``"nonlinear"``, or ``"linear"`` for mean counts whose logarithms are affine in the latent space up to a constant
         of each cell (:class:`scvi.model.LinearSCVI`; see :meth:`get_loadings`). `n_hidden` and `n_layers` are then those
-        of the encoder.
+        of the encoder. Or a network of your own, a module (which is copied) or a class of modules, see
+        :class:`~scdgd.module.NetworkOutputs`; there is an `encoder`, too.
     **kwargs
         Further arguments of :class:`~scdgd.module.FlexVAE` and :class:`scvi.module.VAE`.
 
@@ -161,7 +164,7 @@ class FlexSCVI(EncoderModel, SCVI):
         prior_kwargs: dict | None = None,
         posterior: PosteriorName = "normal",
         posterior_kwargs: dict | None = None,
-        decoder: DecoderName = "nonlinear",
+        decoder: DecoderName | nn.Module | type[nn.Module] = "nonlinear",
         **kwargs: Any,
     ) -> None:
         kwargs = self._check_module_options(kwargs)
@@ -196,7 +199,8 @@ class FlexSCVI(EncoderModel, SCVI):
         self._model_summary_string = (
             f"{type(self).__name__}: prior {title_of(prior)}"
             + (f" with {k} components" if class_of(prior).has_components else "")
-            + f", posterior {posterior}, {n_latent} latent dimensions, hidden {n_hidden} x {n_layers}, {decoder} decoder, "
+            + f", posterior {posterior}, {n_latent} latent dimensions, hidden {n_hidden} x {n_layers}, "
+            f"{network_title(decoder)} decoder, "
             f"{name_of(gene_likelihood)}, dispersion {dispersion}"
         )
         self.checkpoint_format_ = CHECKPOINT_FORMAT
@@ -439,6 +443,12 @@ class FlexSCVI(EncoderModel, SCVI):
                 "`posterior='normal'`."
             )
             raise NotImplementedError(msg)
+        if self.module.couplings is not None:
+            msg = (
+                f"{made_of} the mean and variance of each posterior, which do not describe its correlations. {remedy}, or use "
+                "`posterior='normal'`."
+            )
+            raise NotImplementedError(msg)
 
     @staticmethod
     def prepare_query_anndata(
@@ -511,6 +521,13 @@ class FlexSCVI(EncoderModel, SCVI):
             msg = f"`reference_model` must be a {cls.__name__} or the folder of a saved one, got {shown(reference_model)}."
             raise TypeError(msg)
         reference_model._check_if_trained(warn=False)
+        own = [f"`{name}`" for name in ("encoder", "decoder") if reference_model.module.has_own(name)]
+        if own:
+            msg = (
+                f"The {' and '.join(own)} of the reference are networks of your own, which have no known weights for new categories. "
+                "Encode new cells of known categories by its reading methods: `get_latent_representation(adata)`."
+            )
+            raise NotImplementedError(msg)
         takes = inspect.signature(SCVI.load_query_data)
         for name in kwargs:
             if name not in takes.parameters:

@@ -32,9 +32,11 @@ from ._representation_run import RepresentationRun
 from ._row_model import RowModel
 from ._supervision import Supervision
 from ._training_options import TRAINING
-from ._values import check_values
+from ._values import check_values, network_title
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from scdgd.likelihood import GeneLikelihood
     from scdgd.posterior import RowPosterior
     from scdgd.prior import PriorName
@@ -76,8 +78,9 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
     gene_likelihood
         ``"nb"``, negative binomial; ``"poisson"``; ``"zinb"`` and ``"zip"``, the same with a share of structural zeros
         for each gene; ``"constrained_poisson"``, whose means add up to the total count, for observed totals;
-        ``"bernoulli"``, for binarised counts and images; or ``"normal"``, for log-normalised values, set up with
-        ``is_count_data=False``. The last two have neither size factors nor an output activation.
+        ``"bernoulli"``, for binarised counts; ``"cross_entropy"``, for values from zero to one such as grey values of images, or
+        ``"normal"``, for log-normalised values, both set up with ``is_count_data=False``. The last three have neither size factors
+        nor an output activation.
     dispersion
         Inverse dispersion per gene (``"gene"``) or per gene and batch (``"gene-batch"``); without effect on Poisson
         counts. A new batch has the mean over batches. scvi-tools' ``"gene-cell"`` is refused: dispersions that depend on the representation make noise of
@@ -115,6 +118,9 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
     components_per_class
         Number of components of each class. `n_components` may be larger: the rest are nobody's, for kinds of cells that no label
         names.
+    decoder
+        A network of your own in the place of hidden layers, from ``(b, d)`` to one output a gene: a module, which is copied, or a
+        class of modules; see :class:`~scdgd.module.NetworkDecoder`. `n_hidden`, `n_layers` and `activation` are then not used.
 
     Attributes
     ----------
@@ -175,6 +181,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         new_cells: dict | None = None,
         supervision: Literal["components"] | None = None,
         components_per_class: int = 1,
+        decoder: nn.Module | type[nn.Module] | None = None,
     ) -> None:
         super().__init__(adata, registry)
         config = NewCellsConfig(**NEW_CELLS("new_cells", new_cells or {}))
@@ -199,6 +206,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             size_factor=size_factor,
             posterior=self._posterior_of_scale(noise_scale),
             hyperprior_weight={**self._hyperprior_weight, **hyperprior_weight},
+            **({} if decoder is None else {"decoder": decoder}),
         )
         self.module.posterior_sampler = posterior_draws
         self.cells, self.levels = CellRows(self.module, config), NewLevels(self.module, self.registry_)
@@ -207,7 +215,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         vars(self).update(dict.fromkeys(RepresentationRun.attributes))
         self._model_summary_string = (
             f"{type(self).__name__}: {n_cells} cells, {self.summary_stats.n_vars} genes, {k} components, "
-            f"{n_latent} latent dimensions, decoder {n_layers} x {n_hidden}, {name_of(gene_likelihood)}, "
+            f"{n_latent} latent dimensions, decoder {network_title(decoder) or f'{n_layers} x {n_hidden}'}, {name_of(gene_likelihood)}, "
             f"dispersion {dispersion}, size factor {size_factor}, prior {title_of(prior)}"
         )
         self.init_params_ = self._get_init_params(locals())

@@ -13,6 +13,7 @@ from ._scdgd import SCDGD
 if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
+    from torch import nn
 
     from scdgd.likelihood import GeneLikelihood
     from scdgd.prior import Prior, PriorName
@@ -72,6 +73,7 @@ class SCVAD(SCDGD):
         new_cells: dict | None = None,
         supervision: Literal["components"] | None = None,
         components_per_class: int = 1,
+        decoder: nn.Module | type[nn.Module] | None = None,
     ) -> None:
         super().__init__(
             adata,
@@ -94,5 +96,6 @@ class SCVAD(SCDGD):
             new_cells=new_cells,
             supervision=supervision,
             components_per_class=components_per_class,
+            decoder=decoder,
         )
         self.init_params_ = self._get_init_params(locals())

@@ -1,8 +1,9 @@
-"""Whether values are counts, and which likelihoods take them."""
+"""Whether values are counts, which likelihoods take them, and what networks are called."""
 
 from __future__ import annotations
 
 from scvi import REGISTRY_KEYS
+from torch import nn
 
 from scdgd._compat import get_state_registry
 from scdgd.data import CountsField
@@ -17,16 +18,20 @@ def holds_counts(registry: dict) -> bool:
 def check_values(registry: dict, gene_likelihood: GeneLikelihood) -> None:
     """Raise ValueError unless a likelihood is one of the values of a registry."""
     family, name = family_of(gene_likelihood), name_of(gene_likelihood)
-    if not holds_counts(registry) and not family.is_real:
+    if not holds_counts(registry) and not family.takes_fractions:
         msg = (
-            f"`gene_likelihood={name!r}` is for counts, but the data were set up with `is_count_data=False`. "
-            "Choose 'normal', or set up with raw counts."
+            f"`gene_likelihood={name!r}` is for {family.values_are}, but the data were set up with `is_count_data=False`. "
+            f"{family.remedy}"
         )
         raise ValueError(msg)
     largest = get_state_registry(registry, REGISTRY_KEYS.X_KEY).get(CountsField.LARGEST_KEY, 1)
     if largest > family.largest:
-        msg = (
-            f"`gene_likelihood={name!r}` is for values 0 and 1, but the largest is {largest:g}. Binarise them: "
-            "`adata.layers['binary'] = (adata.X > 0).astype('float32')`, and set up with `layer='binary'`."
-        )
+        msg = f"`gene_likelihood={name!r}` is for {family.values_are}, but the largest is {largest:g}. {family.remedy}"
         raise ValueError(msg)
+
+
+def network_title(network: str | nn.Module | type[nn.Module] | None) -> str | None:
+    """What a network is called in a summary: its name, or that of its class; ``None`` for none."""
+    if network is None or isinstance(network, str):
+        return network
+    return network.__name__ if isinstance(network, type) else type(network).__name__

@@ -8,6 +8,7 @@ from scdgd.posterior import InverseAutoregressiveFlow as InverseAutoregressiveFl
 from scdgd.posterior import MixturePosterior as MixturePosterior
 from scdgd.prior import PriorName
 
+from ._convolutions import ConvolutionalDecoder, ConvolutionalEncoder
 from ._decoder import Activation, Decoder, OutputActivation
 from ._dgd import REPRESENTATION_KEY, DGDModule, HyperpriorWeight
 from ._family_parameters import FamilyParameters
@@ -20,8 +21,11 @@ from ._latent_module import EncodedLatentMixin, LatentModule
 from ._level_embedding import LevelEmbedding
 from ._linear_decoder import LinearDecoder
 from ._linearised import Linearised
+from ._network_decoder import NetworkDecoder
+from ._network_outputs import NetworkOutputs
 from ._observation import Observation
 from ._observation_rules import usual_size_and_link
+from ._own_network import OwnNetwork
 from ._query_encoder import QueryEncoder
 from ._query_step import QueryStep
 from ._representation_table import RepresentationTable
@@ -34,6 +38,8 @@ __all__ = [
     "Activation",
     "GMVAE",
     "ComponentRegularization",
+    "ConvolutionalDecoder",
+    "ConvolutionalEncoder",
     "DGDModule",
     "Decoder",
     "DecoderName",
@@ -49,8 +55,11 @@ __all__ = [
     "LinearDecoder",
     "Linearised",
     "Modality",
+    "NetworkDecoder",
+    "NetworkOutputs",
     "Observation",
     "OutputActivation",
+    "OwnNetwork",
     "PosteriorName",
     "PriorName",
     "QueryEncoder",

@@ -54,11 +54,7 @@ class AbsentGenesMixin:
         return self.mean_profile
 
     def _profile_of_prior(self) -> torch.Tensor:
-        layers, n_embedded = self.decoder.px_decoder, 0
-        n_categorical = len(layers.n_cat_list) - 1
-        if self.batch_representation == "embedding":
-            n_categorical, n_embedded = n_categorical + 1, self.get_embedding(REGISTRY_KEYS.BATCH_KEY).embedding_dim
-        n_continuous = layers.fc_layers[0][0].in_features - layers.n_cov - self.n_latent - n_embedded
+        n_categorical = len(self.decoder.px_decoder.n_cat_list) - (self.batch_representation != "embedding")
         generator = torch.Generator(device=self.device).manual_seed(0)
         zeros = lambda n, dtype: torch.zeros(_N_DRAWS, n, dtype=dtype, device=self.device) if n else None
         was_training = self.training
@@ -69,7 +65,7 @@ class AbsentGenesMixin:
             self.transformed(z),
             library,
             zeros(1, torch.int64),
-            cont_covs=zeros(n_continuous, torch.float32),
+            cont_covs=zeros(self.n_continuous_cov, torch.float32),
             cat_covs=zeros(n_categorical, torch.int64),
             size_factor=library,
             y=zeros(1, torch.int64),

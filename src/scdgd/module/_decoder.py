@@ -79,6 +79,15 @@ class Decoder(nn.Module):
         self.output = nn.Linear(n_hidden, n_genes)
         self.levels = nn.ModuleList(LevelEmbedding(n, n_genes) for n in n_cats_per_cov if embeds_levels)
 
+    @property
+    def n_genes(self) -> int:
+        """Number of outputs."""
+        return self.output.out_features
+
+    def directions(self, z: torch.Tensor) -> torch.Tensor:
+        """What outputs answer to, wherever representations are: output weights, ``(g, h)``."""
+        return self.output.weight
+
     def forward(
         self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -103,9 +112,16 @@ class Decoder(nn.Module):
         self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Last hidden layer, ``(..., h)``."""
+        x, codes = self._inputs(z, categories, continuous)
+        return self.hidden(x, *codes)
+
+    def _inputs(
+        self, z: torch.Tensor, categories: Sequence[torch.Tensor], continuous: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+        """What hidden layers read: representations and continuous covariates, and categories."""
         if continuous is not None:
             z = torch.cat([z, continuous.expand(*z.shape[:-1], -1)], dim=-1)
-        return self.hidden(z, *map(_with_equal_shares, self.levels, categories) if self.levels else categories)
+        return z, list(map(_with_equal_shares, self.levels, categories)) if self.levels else categories
 
     def linearise(
         self,

@@ -9,6 +9,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import nn
+from torch.distributions import Normal
 
 from scdgd._compat import MODULE_KEYS
 from scdgd._constants import MEASURED_KEY
@@ -19,6 +20,7 @@ from scdgd.posterior import Point
 from ._checkpoint_format import CheckpointFormatMixin
 from ._decoder import Activation, Decoder
 from ._joint_observation import JointObservation, Modality
+from ._network_decoder import NetworkDecoder
 from ._observation import Observation, covariates_of
 from ._query_encoder import QueryEncoder
 from ._representation_table import RepresentationTable
@@ -104,6 +106,9 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
     modalities
         Several ways in which cells are measured, by name, in place of genes alone: blocks of columns, in that order, each with a
         decoder of its own, see :class:`JointObservation`.
+    decoder
+        A network in the place of hidden layers, see :class:`NetworkDecoder`: a module, which is copied, or a class of modules.
+        `n_hidden`, `n_layers` and `activation` are then not used.
     """
 
     keeps_rows = True
@@ -129,6 +134,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         posterior: RowPosterior | None = None,
         hyperprior_weight: Mapping[str, HyperpriorWeight] | None = None,
         modalities: Mapping[str, Modality] | None = None,
+        decoder: nn.Module | type[nn.Module] | None = None,
     ) -> None:
         super().__init__()
         genes = Modality(n_genes, gene_likelihood, size_factor, output_activation)
@@ -145,19 +151,19 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         self.query_encoder: QueryEncoder | None = None
         n_batch_own, observations = n_batch if dispersion == "gene-batch" else None, {}
         for name, each in modalities.items():
-            decoder = Decoder(
-                prior.n_latent,
-                each.n_features,
-                n_cats_per_cov=[n_batch, *n_cats_per_cov],
-                n_continuous=n_continuous,
-                embeds_levels=batch_representation == "embedding",
-                n_hidden=n_hidden,
-                n_layers=n_layers,
-                activation=activation,
-                output_activation=each.output_activation,
-            )
+            options = {
+                "n_cats_per_cov": [n_batch, *n_cats_per_cov],
+                "n_continuous": n_continuous,
+                "embeds_levels": batch_representation == "embedding",
+                "output_activation": each.output_activation,
+            }
+            sizes = prior.n_latent, each.n_features
+            if decoder is None:
+                made = Decoder(*sizes, n_hidden=n_hidden, n_layers=n_layers, activation=activation, **options)
+            else:
+                made = NetworkDecoder(decoder, *sizes, **options)
             observations[name] = Observation(
-                decoder, each.likelihood, each.size_factor, n_batch=n_batch_own, dispersion_floor=dispersion_floor
+                made, each.likelihood, each.size_factor, n_batch=n_batch_own, dispersion_floor=dispersion_floor
             )
         self.observations = nn.ModuleDict(observations)
         self.register_buffer("usual_log_size", torch.zeros(len(observations)) if keeps_usual_sizes else None)
@@ -298,6 +304,17 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         rows = self.representations(tensors[REGISTRY_KEYS.INDICES_KEY].ravel())
         return self._draws(tensors, rows, n), self.log_size(tensors)
 
+    def variational_posterior(self, tensors: dict[str, torch.Tensor]) -> Normal:
+        """See :class:`LatentModule`: Gaussians of rows that have a variance."""
+        if not self.posterior.is_learned:
+            msg = (
+                "Training found points, not posteriors, so there is no bound to take apart. Train an `SCVAD`, or score the model by "
+                "`get_marginal_ll` or `scdgd.metrics.held_out_log_likelihood`."
+            )
+            raise NotImplementedError(msg)
+        mean, var = self.posterior.moments(self.representations(tensors[REGISTRY_KEYS.INDICES_KEY].ravel()))
+        return Normal(mean, var.sqrt(), validate_args=False)
+
     def _draws(self, tensors: dict[str, torch.Tensor], rows: torch.Tensor, n: int) -> torch.Tensor:
         if self.posterior_sampler is None:
             msg = "The posterior has no sampler: use the methods of the model, or set `module.posterior_sampler`."
@@ -428,7 +445,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
 
         The prior of the vectors of levels is one of its terms, counted once.
         """
-        total = torch.zeros((), device=self.decoder.output.bias.device)
+        total = torch.zeros((), device=self.device)
         for levels in (levels for observation in self.observations.values() for levels in observation.levels):
             total = total + levels.log_prob()
         for term, log_prob in self.prior.hyper_log_prob().items():

@@ -68,8 +68,9 @@ class FlexOutputsMixin:
         if not further:
             return
         decoded = [name for name, p in further.items() if p.is_decoded]
-        if decoded and self.has_linear_decoder:
-            msg = f"A linear decoder gives no {decoded}, which `gene_likelihood={self.gene_likelihood!r}` needs."
+        if decoded and (self.has_linear_decoder or self.has_own("decoder")):
+            kind = "A linear decoder" if self.has_linear_decoder else "A decoder of your own"
+            msg = f"{kind} gives no {decoded}, which `gene_likelihood={self.gene_likelihood!r}` needs."
             raise ValueError(msg)
         self.parameter_decoders, self.gene_parameters = nn.ModuleDict(), nn.ParameterDict()
         for name, parameter in further.items():

@@ -9,6 +9,8 @@ from torch import nn
 
 from ._hidden_layers import HiddenLayers
 from ._linear_decoder import LinearDecoder
+from ._network_outputs import NetworkOutputs
+from ._own_network import OwnNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from scvi.module import VAE
     from scvi.nn import FCLayers
 
-PosteriorName = Literal["normal", "iaf"]
+PosteriorName = Literal["normal", "full", "iaf"]
 DecoderName = Literal["nonlinear", "linear"]
 
 
@@ -58,6 +60,34 @@ def linear_decoder_like(module: VAE, *, has_zero_inflation: bool) -> LinearDecod
         mean_activation="exp" if module.use_size_factor_key else "softmax",
         has_dispersion=module.dispersion == "gene-cell",
         has_zero_inflation=has_zero_inflation,
+    )
+
+
+def network_outputs_like(
+    module: VAE, network: nn.Module | type[nn.Module], *, has_zero_inflation: bool
+) -> NetworkOutputs:
+    """A network of the user's with the inputs and outputs of a VAE's own decoder."""
+    layers = module.decoder.px_decoder
+    return NetworkOutputs(
+        network,
+        module.n_latent,
+        module.n_input,
+        layers.n_cat_list,
+        layers.fc_layers[0][0].in_features - layers.n_cov - module.n_latent,
+        has_dispersion=module.dispersion == "gene-cell",
+        has_zero_inflation=has_zero_inflation,
+    )
+
+
+def replace_encoder_layers(module: VAE, network: nn.Module | type[nn.Module]) -> None:
+    """Give a VAE's encoder a network of the user's in the place of its hidden layers, and heads on top of it."""
+    encoder, layers = module.z_encoder, module.z_encoder.encoder
+    n_in = layers.fc_layers[0][0].in_features - layers.n_cov
+    encoder.encoder = OwnNetwork(network, n_in, None, layers.n_cat_list, name="encoder")
+    n_hidden = encoder.encoder.n_out
+    encoder.mean_encoder, encoder.var_encoder = (
+        nn.Linear(n_hidden, module.n_latent),
+        nn.Linear(n_hidden, module.n_latent),
     )
 
 

@@ -21,7 +21,7 @@ from scdgd._precision import single, without_autocast
 from scdgd.data import SparseCounts
 from scdgd.likelihood import Categorised, GeneLikelihood, Likelihood, family_of, name_of
 from scdgd.likelihood._link import MeanActivation
-from scdgd.posterior import FlowPosterior, InverseAutoregressiveFlow, PartlyFound
+from scdgd.posterior import FlowPosterior, FullGaussian, InverseAutoregressiveFlow, PartlyFound
 from scdgd.posterior._partly_found import normals_of
 from scdgd.prior import Prior, PriorName, PseudoInputs, StandardNormal
 from scdgd.prior._registry import PriorRule, class_of, make_prior
@@ -35,9 +35,12 @@ from ._flex_parts import (
     DecoderName,
     PosteriorName,
     linear_decoder_like,
+    network_outputs_like,
+    replace_encoder_layers,
     replace_hidden_layers,
 )
 from ._latent_module import EncodedLatentMixin
+from ._own_network import OwnNetwork
 from ._sparse_first_layer import forward_sparse
 
 if TYPE_CHECKING:
@@ -83,11 +86,16 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
     prior_kwargs
         Further arguments of the prior's class.
     posterior
-        ``"normal"``: diagonal Gaussian; ``"iaf"``: the same, followed by an inverse autoregressive flow.
+        ``"normal"``: diagonal Gaussian; ``"full"``: Gaussian with correlations, :class:`~scdgd.posterior.FullGaussian`
+        (Stirn & Knowles 2024, images); ``"iaf"``: a diagonal one, followed by an inverse autoregressive flow.
     posterior_kwargs
         Further arguments of :class:`~scdgd.posterior.InverseAutoregressiveFlow`.
     decoder
-        ``"nonlinear"``: that of scVI; ``"linear"``: a :class:`LinearDecoder`, without hidden layers.
+        ``"nonlinear"``: that of scVI; ``"linear"``: a :class:`LinearDecoder`, without hidden layers. Or a network of your own, a
+        module (which is copied) or a class of modules, see :class:`NetworkOutputs`.
+    encoder
+        A network of your own from values and covariates, as the encoder reads them, to features of any number, on which means and
+        variances are linear: a module, which is copied, or a class of modules, called with the number of inputs. ``None``: scVI's.
     n_hidden
         Width of all hidden layers, or the widths of the encoder's hidden layers from the data to the latent space,
         which the decoder mirrors (`n_layers` is then not used).
@@ -143,7 +151,8 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         prior_kwargs: dict | None = None,
         posterior: PosteriorName = "normal",
         posterior_kwargs: dict | None = None,
-        decoder: DecoderName = "nonlinear",
+        decoder: DecoderName | torch.nn.Module | type[torch.nn.Module] = "nonlinear",
+        encoder: torch.nn.Module | type[torch.nn.Module] | None = None,
         activation: str = "relu",
         norm_after_activation: bool = False,
         decoder_dropout_rate: float = 0.0,
@@ -164,7 +173,7 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         prior, hidden_sizes = PriorRule(has_encoder=True)("prior", prior), _hidden_sizes(n_hidden, n_layers)
         posterior_kwargs = _OF_FLOW("posterior_kwargs", posterior_kwargs or {})
         _check_distribution(latent_distribution, prior, posterior)
-        _check_linear(decoder, {"decoder_dropout_rate": decoder_dropout_rate, **kwargs})
+        _check_layers(decoder, {"decoder_dropout_rate": decoder_dropout_rate, **kwargs})
         super().__init__(
             n_input,
             n_batch,
@@ -179,12 +188,16 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
             **kwargs,
         )
         self.normalize_input, self.n_prior_samples, self.likelihood = normalize_input, n_prior_samples, family
-        self.has_linear_decoder = decoder == "linear"
+        self.has_linear_decoder, self.n_continuous_cov = decoder == "linear", n_continuous_cov
         self.link = self._checked_link(mean_activation, has_linear_decoder=self.has_linear_decoder)
         if len(set(hidden_sizes)) > 1 or activation != "relu" or norm_after_activation or decoder_dropout_rate > 0:
             self._replace_layers(hidden_sizes, decoder_dropout_rate, activation, norm_after_activation)
-        self._make_outputs()
-        of_flow = {"n_context": hidden_sizes[-1], **posterior_kwargs}
+        if encoder is not None:
+            self._replace_encoder(encoder)
+        self._make_outputs(decoder)
+        n_hidden = self.z_encoder.mean_encoder.in_features
+        self.couplings = _couplings(n_hidden, n_latent) if posterior == "full" else None
+        of_flow = {"n_context": n_hidden, **posterior_kwargs}
         self.flow = InverseAutoregressiveFlow(n_latent, **of_flow) if posterior == "iaf" else None
         encoded = (n_continuous_cov, (n_batch, *(n_cats_per_cov or ()))) if self.encode_covariates else (0, ())
         pseudo_inputs = partial(PseudoInputs, n_components, n_input, *encoded, nonnegative=self._is_nonnegative)
@@ -193,6 +206,8 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
     def _set_prior(self, prior: Prior, decay: float | None) -> None:
         """Take over a prior, and a decay of the encoder's batch norm, ``None`` for the usual one of the prior."""
         self.prior = prior
+        if decay is None and self.has_own("encoder"):
+            return  # as the user made it
         decay = (0.9 if self.prior.starts_at_clusters else 0.99) if decay is None else decay
         for norm in (part for part in self.z_encoder.modules() if isinstance(part, torch.nn.BatchNorm1d)):
             norm.momentum = round(1 - decay, 12)  # 0.01 to the last digit, as scVI has it
@@ -208,11 +223,21 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
             self, sizes, dropout_rate, {"activation": activation, "norm_after_activation": norm_after}
         )
 
-    def _make_outputs(self) -> None:
-        """What stands behind the hidden layers of the decoder."""
+    def has_own(self, part: Literal["encoder", "decoder"]) -> bool:
+        """Whether encoder or decoder is a network of the user's."""
+        return isinstance(self.z_encoder.encoder if part == "encoder" else self.decoder.px_decoder, OwnNetwork)
+
+    def _replace_encoder(self, network: torch.nn.Module | type[torch.nn.Module]) -> None:
+        """A network in the place of the hidden layers of the encoder."""
+        replace_encoder_layers(self, network)
+
+    def _make_outputs(self, decoder: DecoderName | torch.nn.Module | type[torch.nn.Module]) -> None:
+        """What stands behind the hidden layers of the decoder, or in their place."""
+        has_zero_inflation = "zi_logits" in self.likelihood.parameter_names
         if self.has_linear_decoder:
-            has_zero_inflation = "zi_logits" in self.likelihood.parameter_names
             self.decoder = linear_decoder_like(self, has_zero_inflation=has_zero_inflation)
+        elif not isinstance(decoder, str):
+            self.decoder = network_outputs_like(self, decoder, has_zero_inflation=has_zero_inflation)
         self._make_parameters()
         self.register_buffer("mean_profile", None, persistent=False)  # stands with the attributes of the model
         if not self.link.is_of_counts:
@@ -266,6 +291,8 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         categories: tuple[torch.Tensor, ...],
     ) -> torch.Tensor:
         """Last hidden layer of an encoder, ``(b, h)``, or ``(m b, h)`` for ``m`` rows of covariates a cell."""
+        if not isinstance(counts, torch.Tensor) and isinstance(layers, OwnNetwork):
+            counts = counts.to_dense()
         if not isinstance(counts, torch.Tensor):
             return forward_sparse(layers, counts, *categories, continuous=continuous, log1p=self.log_variational)
         x = torch.log1p(counts) if self.log_variational else counts
@@ -317,7 +344,9 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
     ) -> tuple[torch.Tensor, Distribution, torch.Tensor]:
         """Draws, the posterior, and the first half of the divergence, see :meth:`_regular_inference`."""
         if self.flow is None:
-            qz = base if found is None else normals_of(found, base)
+            qz = self._gaussian(base, hidden)
+            if found is not None:
+                qz = normals_of(found, base) if self.couplings is None else PartlyFound(found, qz)
             return self.z_encoder.z_transformation(qz.rsample(shape)), qz, -qz.entropy().sum(-1)
         z, log_qz = self.flow(base, hidden, shape)
         qz = FlowPosterior(self.flow, base, hidden)
@@ -327,6 +356,10 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         z_found = found.rsample(shape)
         log_qz = torch.where(qz.is_encoded.squeeze(-1), log_qz, found.log_prob(z_found).sum(-1))
         return torch.where(qz.is_encoded, z, z_found), qz, log_qz
+
+    def _gaussian(self, base: Gaussian, hidden: torch.Tensor) -> Gaussian | FullGaussian:
+        """The posterior of cells with a last hidden layer ``(b, h)``, of full rank if that is asked for."""
+        return base if self.couplings is None else FullGaussian(base.loc, base.scale, single(self.couplings(hidden)))
 
     def _log_total(self, x: SparseCounts | torch.Tensor) -> torch.Tensor:
         """Log of the total count, shape ``(b, 1)``; zero where values are not counts."""
@@ -353,7 +386,7 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         return self.prior.encoded_by(self.encode_pseudo_inputs)
 
     def encode_pseudo_inputs(self, inputs: EncoderInput) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance ``(k, d)`` of the Gaussian posteriors of pseudo-inputs.
+        """Mean and variance ``(k, d)``, or covariance ``(k, d, d)``, of the Gaussian posteriors of pseudo-inputs.
 
         With a flow they are those of its base: the density of a mixture of flows would need the inverse of every
         component's flow at every sample.
@@ -363,8 +396,12 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
             batch, *others = inputs.categories
             continuous, categories = self._encoder_covariates(batch, others, inputs.continuous)
         with _evaluation_mode(self.z_encoder):
-            qz, _ = self._encode(self.z_encoder, inputs.counts, continuous, categories)
-        return qz.loc, qz.variance
+            qz = self._gaussian(*self._encode(self.z_encoder, inputs.counts, continuous, categories))
+        return qz.loc, self._spread(qz)
+
+    def _spread(self, qz: Distribution) -> torch.Tensor:
+        """Variances ``(b, d)`` of Gaussian posteriors, or covariances ``(b, d, d)`` where they have correlations."""
+        return qz.variance if self.couplings is None else qz.covariance
 
     def forward(
         self,
@@ -446,7 +483,7 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         if self.n_prior_samples > 1 and self.training:
             samples = qz.rsample(torch.Size((self.n_prior_samples,)))
         if self.flow is None:
-            expected = prior.expected_log_prob(samples, qz.loc, qz.variance)
+            expected = prior.expected_log_prob(samples, qz.loc, self._spread(qz))
         else:
             expected = prior.log_prob(samples)
         is_averaged = samples is not z and expected.ndim > 1  # not so where it is known in closed form
@@ -517,11 +554,19 @@ def _evaluation_mode(network: torch.nn.Module) -> Iterator[None]:
         network.train(was_training)
 
 
-def _check_names(posterior: str, decoder: str, mean_activation: str) -> None:
+def _couplings(n_hidden: int, n_latent: int) -> torch.nn.Linear:
+    """From the last hidden layer to the couplings of dimensions, of which there are none at first."""
+    layer = torch.nn.Linear(n_hidden, n_latent * (n_latent - 1) // 2)
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _check_names(posterior: str, decoder: str | torch.nn.Module | type, mean_activation: str) -> None:
     """Raise ValueError for parts that there are not."""
     check_options(
         posterior=(posterior, get_args(PosteriorName)),
-        decoder=(decoder, get_args(DecoderName)),
+        decoder=(decoder if isinstance(decoder, str) else "nonlinear", get_args(DecoderName)),
         mean_activation=(mean_activation, get_args(MeanActivation)),
     )
 
@@ -533,11 +578,12 @@ def _check_distribution(latent_distribution: str, prior: PriorName | type[Prior]
         raise ValueError(msg)
 
 
-def _check_linear(decoder: DecoderName, options: dict[str, object]) -> None:
-    """Raise ValueError where a decoder without hidden layers has options of them."""
+def _check_layers(decoder: DecoderName | torch.nn.Module | type, options: dict[str, object]) -> None:
+    """Raise ValueError where a decoder without hidden layers of ours has options of them."""
     of_layers = [name for name in ("decoder_dropout_rate", "extra_decoder_kwargs") if options.get(name)]
-    for name in of_layers if decoder == "linear" else ():
-        msg = f"`{name}` is for hidden layers, and `decoder='linear'` has none. Leave it out."
+    for name in of_layers if decoder != "nonlinear" else ():
+        has_none = "`decoder='linear'` has none" if decoder == "linear" else "`decoder` is a network of your own"
+        msg = f"`{name}` is for hidden layers, and {has_none}. Leave it out."
         raise ValueError(msg)
 
 

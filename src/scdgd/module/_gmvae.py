@@ -120,6 +120,9 @@ class GMVAE(FlexVAE):
             if kwargs.get(name, "normal") != "normal":
                 msg = f"`{name}` must be 'normal' in a GMVAE, got {kwargs[name]!r}; `FlexVAE` has others."
                 raise ValueError(msg)
+        if n_components > 1 and kwargs.get("encoder") is not None:
+            msg = "A GMVAE of several components encodes cells and components together, which `encoder` cannot: leave it out."
+            raise ValueError(msg)
         batch_norm_decay = 0.99 if batch_norm_decay is None else batch_norm_decay
         if not 0 <= batch_norm_decay < 1:
             msg = f"`batch_norm_decay` must be at least 0 and less than 1, got {batch_norm_decay}."

@@ -61,7 +61,7 @@ class JointObservation:
         self, observations: Mapping[str, Observation], usual_log_size: torch.Tensor, weights: torch.Tensor
     ) -> None:
         self.observations, self.usual_log_size, self.weights = list(observations.values()), usual_log_size, weights
-        self.widths = [each.decoder.output.out_features for each in self.observations]
+        self.widths = [each.decoder.n_genes for each in self.observations]
 
     @property
     def decoder(self) -> Decoder:

@@ -50,6 +50,9 @@ class LatentModule(Protocol):
     def draw_posterior(self, tensors: Tensors, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Draws ``(n, b, d)`` of the posteriors, and log sizes: ``(b, 1)``, or draws ``(n, b, 1)`` if they are inferred."""
 
+    def variational_posterior(self, tensors: Tensors) -> Distribution:
+        """Posteriors ``q`` of the bound that training raises, batch shape ``(b, d)``; NotImplementedError if there are none."""
+
 
 class EncodedLatentMixin:
     """How a :class:`scvi.module.VAE` is a :class:`LatentModule`, but for its prior."""
@@ -92,3 +95,7 @@ class EncodedLatentMixin:
         if self.use_observed_lib_size:
             return z.reshape(n, -1, z.shape[-1]), self.log_size(tensors)
         return z.reshape(n, -1, z.shape[-1]), outputs[MODULE_KEYS.LIBRARY_KEY].reshape(n, -1, 1)
+
+    def variational_posterior(self, tensors: Tensors) -> Distribution:
+        """See :class:`LatentModule`."""
+        return self.inference(**self._get_inference_input(tensors))[MODULE_KEYS.QZ_KEY]

@@ -22,14 +22,16 @@ class Linearised(NamedTuple):
     * softmax: :math:`J_\eta = (W - \mathbf 1 \bar W^\top) J_h`, where :math:`\bar W = \sum_j p_j W_j`
     * identity: :math:`J_\eta = W J_h`
     * otherwise: :math:`J_\eta = \operatorname{diag}(a'(o) / a(o))\, W J_h`
+
+    Of a network without such a layer, :math:`W = I` and :math:`J_h` is the Jacobian of the outputs.
     """
 
     eta: torch.Tensor
     """Log of the softmax or of the other output activation, or the output: shape ``(b, m)``."""
     jacobian: torch.Tensor
     """Of the last hidden layer, transposed, shape ``(b, d, h)``."""
-    output: torch.Tensor
-    """Weights of the output layer, shape ``(m, h)``."""
+    output: torch.Tensor | None
+    """Weights of the output layer, shape ``(m, h)``; ``None`` where what is before it are the outputs, ``h = m``."""
     centre: torch.Tensor | None
     r""":math:`J_h^\top \bar W` of a softmax, shape ``(b, d, 1)``."""
     log_slope: torch.Tensor | None
@@ -37,14 +39,14 @@ class Linearised(NamedTuple):
 
     def rows(self, cells: slice) -> torch.Tensor:
         r""":math:`J_\eta^\top` of some cells, shape ``(block, d, m)``."""
-        rows = (self.jacobian[cells].flatten(0, 1) @ self.output.T).unflatten(0, (-1, self.jacobian.shape[1]))
+        rows = self._weighted(self.jacobian[cells].flatten(0, 1)).unflatten(0, (-1, self.jacobian.shape[1]))
         if self.centre is not None:
             return rows.sub_(self.centre[cells])
         return rows if self.log_slope is None else rows.mul_(self.log_slope[cells].unsqueeze(1))
 
     def along(self, steps: torch.Tensor) -> torch.Tensor:
         r"""Change of the linear predictors with steps of the representations, :math:`J_\eta \delta`: ``(b, d)`` to ``(b, m)``."""
-        change = (steps.unsqueeze(1) @ self.jacobian).squeeze(1) @ self.output.T
+        change = self._weighted((steps.unsqueeze(1) @ self.jacobian).squeeze(1))
         if self.centre is not None:
             return change.sub_((steps.unsqueeze(1) @ self.centre).squeeze(1))
         return change if self.log_slope is None else change.mul_(self.log_slope)
@@ -53,10 +55,14 @@ class Linearised(NamedTuple):
         r""":math:`J_\eta^\top` applied to a change of the linear predictors: ``(b, m)`` to ``(b, d)``."""
         if self.log_slope is not None:
             change = change * self.log_slope
-        steps = self.jacobian @ (change @ self.output).unsqueeze(-1)
+        steps = self.jacobian @ (change if self.output is None else change @ self.output).unsqueeze(-1)
         if self.centre is not None:
             steps = steps - self.centre * change.sum(1)[:, None, None]
         return steps.squeeze(-1)
+
+    def _weighted(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Last hidden layers ``(r, h)`` to outputs ``(r, m)``, a tensor of its own."""
+        return hidden.clone() if self.output is None else hidden @ self.output.T
 
     def of_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
         r"""Change of the linear predictors with the outputs, :math:`J_o`: ``(b, g)`` to ``(b, g)``, where all genes are decoded."""
@@ -88,7 +94,7 @@ def linearised(
     further: Callable[[torch.Tensor], torch.Tensor] = lambda output: output,
 ) -> Linearised:
     """:meth:`Decoder.linearise` of last hidden layer, output layer, what is added to its outputs ``(b, m)``, and link."""
-    h, jacobian = _value_and_jacobian(hidden, z)  # (b, h), (b, d, h)
+    h, jacobian = value_and_jacobian(hidden, z)  # (b, h), (b, d, h)
     weight = output.weight[genes]  # (m, h)
     o = further(torch.addmm(output.bias[genes], h, weight.T))  # (b, m)
     if not link.is_share:
@@ -99,7 +105,17 @@ def linearised(
     return Linearised(eta, jacobian, weight, jacobian @ mean_output.unsqueeze(-1), None)
 
 
-def _value_and_jacobian(
+def linearised_outputs(o: torch.Tensor, jacobian: torch.Tensor, link: Link, gene_weights: torch.Tensor) -> Linearised:
+    """The same of outputs ``(b, m)`` and their Jacobian, transposed, ``(b, d, m)``."""
+    if not link.is_share:
+        eta = link.log_profile(o)
+        return Linearised(eta, jacobian, None, None, link.log_slope(eta))
+    eta = o - torch.logsumexp(o + gene_weights.log(), dim=1, keepdim=True)
+    centre = jacobian @ (gene_weights * eta.exp()).unsqueeze(-1)
+    return Linearised(eta, jacobian, None, centre, None)
+
+
+def value_and_jacobian(
     function: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A function of each row, ``(b, d)`` to ``(b, h)``, and, by forward mode, its Jacobian, transposed: ``(b, d, h)``."""

@@ -74,7 +74,7 @@ class Observation(nn.Module):
         self.key, self.size_key = key, size_key
         self.decoder = decoder
         check_size_and_link(name_of(gene_likelihood), self.family, self.size, self.link)
-        self.family_parameters = FamilyParameters(self.family, decoder.output.out_features, n_batch, dispersion_floor)
+        self.family_parameters = FamilyParameters(self.family, decoder.n_genes, n_batch, dispersion_floor)
 
     @property
     def levels(self) -> list[LevelEmbedding]:
@@ -113,7 +113,7 @@ class Observation(nn.Module):
         r"""Log inverse dispersion :math:`\log\theta`, shape ``(g,)`` or ``(n_batch, g)``; infinite for Poisson counts."""
         if "log_theta" in self.family.parameter_names:
             return self.family_parameters["log_theta"]
-        return torch.full_like(self.decoder.output.bias, torch.inf)
+        return next(self.decoder.parameters()).new_full((self.decoder.n_genes,), torch.inf)
 
     def measured(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor | None:
         """What of the values was measured, ``(b, g)``, bool, or ``None`` for all: masks are of the counts of genes."""

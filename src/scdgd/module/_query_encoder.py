@@ -76,7 +76,7 @@ class QueryEncoder(nn.Module):
     @torch.no_grad()
     def beside(cls, module: nn.Module, tensors: dict[str, torch.Tensor], n_hidden: int) -> Self:
         """An encoder for a module, which learns from a minibatch of its training cells what is usual."""
-        output = module.decoder.output.weight.detach()  # (g, h)
+        output = module.decoder.directions(module.prior.component_means).detach()  # (g, h)
         encoder = cls(*output.shape, module.prior.n_latent, n_hidden, of_counts=module.link.is_of_counts)
         encoder.to(output.device)
         x, measured = as_sparse_counts(tensors[REGISTRY_KEYS.X_KEY]), tensors.get(MEASURED_KEY)

@@ -45,6 +45,16 @@ class PartlyFound(Distribution):
         """Terms of coordinates of ``(*s, b, d)``, in nats; only their sum over the last axis is a log density."""
         return torch.where(self.is_encoded, self.encoded.log_prob(value), self.found.log_prob(value))
 
+    def entropy(self) -> torch.Tensor:
+        """Terms of coordinates ``(b, d)``, in nats, where those of the encoder are known in closed form."""
+        return torch.where(self.is_encoded, self.encoded.entropy(), self.found.entropy())
+
+    @property
+    def covariance(self) -> torch.Tensor:
+        """Covariances, shape ``(b, d, d)``, if the encoder gives them."""
+        of_found = torch.diag_embed(self.found.variance)
+        return torch.where(self.is_encoded.unsqueeze(-1), self.encoded.covariance, of_found)
+
     @property
     def loc(self) -> torch.Tensor:
         """Mean, shape ``(b, d)``."""

@@ -147,7 +147,7 @@ class Prior(nn.Module, ABC):
     def expected_log_prob(
         self, z: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, given: Any = None
     ) -> torch.Tensor:
-        r"""Estimate :math:`\mathbb E_q \log p(z)` for :math:`q = \mathcal N(\nu, \operatorname{diag}\varsigma^2)`.
+        r"""Estimate :math:`\mathbb E_q \log p(z)` for a Gaussian :math:`q`.
 
         The density at the draw `z`, unless a prior knows the expectation in closed form.
 
@@ -156,7 +156,7 @@ class Prior(nn.Module, ABC):
         z
             One draw of each ``q``, shape ``(b, d)``.
         mean, var
-            Moments of ``q``, each of shape ``(b, d)``; the variance may be one number for all.
+            Moments of ``q``, each of shape ``(b, d)``; the variance may be one number for all, or covariances ``(b, d, d)``.
         given
             As for :meth:`log_prob`.
 

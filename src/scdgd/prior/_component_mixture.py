@@ -18,7 +18,7 @@ class _Components(NamedTuple):
     log_weights: torch.Tensor  # (k,)
     means: torch.Tensor  # (k, d)
     factors: torch.Tensor  # (k, d) or (k, d, d)
-    mean_var: torch.Tensor | None  # (k, d)
+    mean_var: torch.Tensor | None  # (k, d) or (k, d, d)
 
 
 class ComponentMixture(GaussianComponents):
@@ -46,7 +46,7 @@ class ComponentMixture(GaussianComponents):
     factors
         :math:`L_c`: positive diagonals ``(k, d)``, or lower triangular matrices ``(k, d, d)`` with positive diagonals.
     mean_var
-        Diagonals of :math:`S_c`, shape ``(k, d)``; ``None`` for means that are known.
+        :math:`S_c`: diagonals ``(k, d)``, or matrices ``(k, d, d)``; ``None`` for means that are known.
     hyper_log_prob
         Computes the owner's log densities of its parameters; ``None`` where there are none.
     """
@@ -61,6 +61,8 @@ class ComponentMixture(GaussianComponents):
         hyper_log_prob: Callable[[], dict[str, torch.Tensor]] | None = None,
     ) -> None:
         super().__init__(*means.shape)
+        if mean_var is not None and mean_var.ndim == 3 and factors.ndim == 2:
+            factors = torch.diag_embed(factors)
         # in a tuple, the parameters of the owner do not become parameters of this module
         self._components = _Components(log_weights, means, factors, mean_var)
         self._hyper_log_prob = hyper_log_prob
@@ -77,7 +79,7 @@ class ComponentMixture(GaussianComponents):
 
     @property
     def mean_var(self) -> torch.Tensor | None:
-        r"""Diagonals of :math:`S_c`, the uncertainty of the means, shape ``(k, d)``; ``None`` for known means."""
+        r""":math:`S_c`, the uncertainty of the means, diagonals ``(k, d)`` or ``(k, d, d)``; ``None`` for known means."""
         return self._components.mean_var
 
     @property
@@ -118,7 +120,10 @@ class ComponentMixture(GaussianComponents):
             return self.component_log_prob(z, given)
         self._check_shape(z)
         squares = factors.square() if factors.ndim == 2 else factors.square().sum(-1)  # diagonals of precisions, (k, d)
-        return self._joint_log_prob(z, factors, self._log_det) - 0.5 * (squares * mean_var).sum(-1)
+        trace = (
+            (squares * mean_var).sum(-1) if mean_var.ndim == 2 else ((factors.mT @ mean_var) * factors.mT).sum((1, 2))
+        )
+        return self._joint_log_prob(z, factors, self._log_det) - 0.5 * trace
 
     @cached_property
     def _log_det(self) -> torch.Tensor:
@@ -134,7 +139,7 @@ class ComponentMixture(GaussianComponents):
         if factors.ndim == 2:
             inner = 1 + factors.square() * mean_var
             return factors * inner.rsqrt(), self._log_det - 0.5 * inner.log().sum(-1)
-        inner = factors.mT @ (mean_var.unsqueeze(-1) * factors)
+        inner = factors.mT @ (mean_var.unsqueeze(-1) * factors if mean_var.ndim == 2 else mean_var @ factors)
         inner = torch.linalg.cholesky(inner + torch.eye(self.n_latent, dtype=inner.dtype, device=inner.device))
         predictive = torch.linalg.solve_triangular(inner.mT, factors, upper=True, left=False)
         return predictive, self._log_det - _diagonals(inner).log().sum(-1)
@@ -158,7 +163,7 @@ class ComponentMixture(GaussianComponents):
         z = means[components]
         randn = partial(torch.randn, z.shape, generator=generator, device=z.device, dtype=z.dtype)
         if mean_var is not None:
-            z = z + mean_var[components].sqrt() * randn()
+            z = z + _spread(mean_var, components, randn())
         noise = randn()
         if factors.ndim == 2:
             return z + noise / factors[components]
@@ -175,6 +180,13 @@ class PredictiveMixture(ComponentMixture):
     def expected_component_log_prob(self, z: torch.Tensor, given: Any = None) -> torch.Tensor:
         """The joint log density, shape ``(..., k)``."""
         return self.component_log_prob(z, given)
+
+
+def _spread(mean_var: torch.Tensor, components: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Noise ``(n, d)`` with the covariance of the means of components ``(n,)``."""
+    if mean_var.ndim == 2:
+        return mean_var[components].sqrt() * noise
+    return (torch.linalg.cholesky(mean_var)[components] @ noise.unsqueeze(-1)).squeeze(-1)
 
 
 def _diagonals(factors: torch.Tensor) -> torch.Tensor:

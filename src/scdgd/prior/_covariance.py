@@ -69,6 +69,17 @@ def as_posterior_var(posterior_var: float | torch.Tensor, z: torch.Tensor, *, de
     return posterior_var.to(z)
 
 
+def precision_factors(covariances: torch.Tensor) -> torch.Tensor:
+    r"""Lower triangular :math:`L` with :math:`\Sigma^{-1} = L L^\top`, of covariances ``(k, d, d)``, of the same shape."""
+    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(covariances)))
+
+
+def diagonal_of(var: torch.Tensor | float, mean: torch.Tensor) -> torch.Tensor | float:
+    """Variances, of variances ``(..., d)`` or covariances ``(..., d, d)`` of means ``(..., d)``."""
+    is_dense = torch.is_tensor(var) and var.ndim > mean.ndim
+    return var.diagonal(dim1=-2, dim2=-1) if is_dense else var
+
+
 def trace_product(precisions: torch.Tensor, posterior_var: float | torch.Tensor) -> torch.Tensor:
     r"""The traces :math:`\operatorname{tr}(\Lambda_c S_i)`, shape ``(n, k)``, as one product of matrices.
 

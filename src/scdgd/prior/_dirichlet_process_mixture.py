@@ -11,6 +11,7 @@ from torch import nn
 from scdgd._options import Choice, Instance, Optional, checked
 
 from ._component_mixture import ComponentMixture
+from ._covariance import diagonal_of
 from ._dirichlet import ConcentrationPrior, DirichletProcessWeights, WeightSpace
 from ._gaussian_components import GaussianComponents
 from ._pseudo_inputs import Encode
@@ -107,7 +108,7 @@ def process_mixture(
 
     def hyper_log_prob() -> dict[str, torch.Tensor]:
         """Log densities of the owner's parameters, with the factors that were computed already."""
-        log_normal = -0.5 * (math.log(2 * math.pi) + means.square() + var)
+        log_normal = -0.5 * (math.log(2 * math.pi) + means.square() + diagonal_of(var, means))
         terms = {"means": log_normal.sum(), "precisions": wishart.log_prob(factors).sum()}
         return {**dirichlet.hyper_log_prob(), **terms}
 

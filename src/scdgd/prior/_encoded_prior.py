@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class EncodedPrior(Prior):
-    r"""A prior with components at :math:`q_\psi(z \mid u_c) = \mathcal N(\nu_c, \operatorname{diag} S_c)`.
+    r"""A prior with components at :math:`q_\psi(z \mid u_c) = \mathcal N(\nu_c, S_c)`, diagonal or not.
 
     It holds the pseudo-inputs :math:`u_c` but not the encoder, so densities exist for an encoder only:
     :meth:`encoded_by` encodes all pseudo-inputs once and returns a prior to evaluate.
@@ -53,7 +53,8 @@ class EncodedPrior(Prior):
         Parameters
         ----------
         encode
-            Mean and variance, each of shape ``(k, d)``, of the encoder's ``q`` for an :class:`EncoderInput`.
+            Mean and variance, each of shape ``(k, d)``, or covariance ``(k, d, d)``, of the encoder's ``q`` for an
+            :class:`EncoderInput`.
 
         Raises
         ------
@@ -65,7 +66,7 @@ class EncodedPrior(Prior):
             raise ValueError(msg)
         mean, var = encode(self.pseudo_inputs())
         expected = (self.n_components, self.n_latent)
-        if mean.shape != expected or var.shape != expected:
+        if mean.shape != expected or var.shape not in (expected, (*expected, self.n_latent)):
             msg = (
                 f"Encoded means and variances must have shape {expected}, got {tuple(mean.shape)}, {tuple(var.shape)}."
             )
@@ -74,7 +75,7 @@ class EncodedPrior(Prior):
 
     @abstractmethod
     def _encoded(self, mean: torch.Tensor, var: torch.Tensor) -> ComponentMixture:
-        """The mixture for encoded pseudo-inputs, moments of shape ``(k, d)``."""
+        """The mixture for encoded pseudo-inputs, moments of shape ``(k, d)``, or covariances ``(k, d, d)``."""
 
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
         name = type(self).__name__

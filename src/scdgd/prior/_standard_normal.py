@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import nn
 
+from ._covariance import diagonal_of
 from ._gaussian_components import GaussianComponents
 from ._moments import Moments
 
@@ -61,7 +62,7 @@ class StandardNormal(GaussianComponents):
         self, z: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, given: Any = None
     ) -> torch.Tensor:
         r"""Exact: :math:`-\tfrac12 \sum_l (\log 2\pi + \nu_l^2 + \varsigma_l^2)`, shape ``(b,)``."""
-        return -0.5 * (math.log(2 * math.pi) + mean.square() + var).sum(-1)
+        return -0.5 * (math.log(2 * math.pi) + mean.square() + diagonal_of(var, mean)).sum(-1)
 
     def m_step(self, moments: Moments, *, dirichlet_weight: float = 1.0) -> None:
         """Nothing to do: it does not train."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ._covariance import trace_product
+from ._covariance import diagonal_of, trace_product
 from ._gaussian_mixture import GaussianMixture
 
 
@@ -37,7 +37,7 @@ class VaDEMixture(GaussianMixture):
         z
             One draw of each ``q``, shape ``(b, d)``.
         mean, var
-            Moments of ``q``, each of shape ``(b, d)``.
+            Moments of ``q``, each of shape ``(b, d)``; or covariances ``(b, d, d)``.
         given
             As for :meth:`Prior.log_prob`.
 
@@ -47,7 +47,8 @@ class VaDEMixture(GaussianMixture):
         """
         log_gamma = torch.log_softmax(self.component_log_prob(z, given), dim=-1)
         precisions = self.precisions if self.is_dense else self._inverse_log_var()
-        expected = self.component_log_prob(mean, given) - 0.5 * trace_product(precisions, var)
+        spread = var if self.is_dense else diagonal_of(var, mean)
+        expected = self.component_log_prob(mean, given) - 0.5 * trace_product(precisions, spread)
         terms = (expected - log_gamma).masked_fill(log_gamma.isneginf(), 0)  # components that are not of a cell's class
         return (log_gamma.exp() * terms).sum(-1)
 

@@ -11,6 +11,7 @@ from torch import nn
 from scdgd._options import Flag, checked
 
 from ._component_mixture import ComponentMixture
+from ._covariance import precision_factors
 from ._encoded_prior import EncodedPrior
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class VampPrior(EncodedPrior):
     r"""Variational mixture of posteriors (Tomczak & Welling 2018): the encoder's own posteriors of pseudo-inputs.
 
     .. math::
-        p(z) = \sum_c w_c\, q_\psi(z \mid u_c) = \sum_c w_c\, \mathcal N(z;\, \nu_c,\, \operatorname{diag} S_c)
+        p(z) = \sum_c w_c\, q_\psi(z \mid u_c) = \sum_c w_c\, \mathcal N(z;\, \nu_c,\, S_c)
 
     All of it is trained with the encoder by the ELBO. With the cells themselves as pseudo-inputs it is the aggregated
     posterior, the prior that makes the ELBO largest.
@@ -52,4 +53,5 @@ class VampPrior(EncodedPrior):
         return torch.log_softmax(self.weight_logits, dim=0)
 
     def _encoded(self, mean: torch.Tensor, var: torch.Tensor) -> ComponentMixture:
-        return ComponentMixture(self._log_weights(), mean, var.rsqrt())
+        factors = var.rsqrt() if var.ndim == 2 else precision_factors(var)
+        return ComponentMixture(self._log_weights(), mean, factors)

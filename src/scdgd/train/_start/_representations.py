@@ -50,7 +50,7 @@ def modality_sources(module: DGDModule, cells: CellSource) -> list[tuple[Observa
     observations = list(module.observations.values())
     if len(observations) == 1:
         return [(observations[0], cells)]
-    ends = np.cumsum([observation.decoder.output.out_features for observation in observations])
+    ends = np.cumsum([observation.decoder.n_genes for observation in observations])
     starts = [0, *ends[:-1]]
     return [(o, CellsOfModality(cells, a, b)) for o, a, b in zip(observations, starts, ends, strict=True)]
 
