@@ -31,8 +31,10 @@ from tests.kinds.models import OURS, READINGS, covariates_of
 from tests.model.test_contract import data
 
 VALUES = Path(__file__).with_name("values.npz")
-#: Of values zero and one, a cross-entropy is a Bernoulli.
-_LIKELIHOODS = [name for name in BUILDING["gene_likelihood"].values if name != "cross_entropy"]
+#: But for those that are a Bernoulli and a normal with less, or one parameter for all genes.
+_LIKELIHOODS = [
+    name for name in BUILDING["gene_likelihood"].values if name not in ("cross_entropy", "isotropic_normal")
+]
 #: Models without parameters for another batch, and one whose queries are no models.
 _WITHOUT_NEW_BATCHES = (SCDGD, SCVAD, SCDBM)
 

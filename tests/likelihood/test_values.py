@@ -13,6 +13,7 @@ from scdgd.likelihood import (
     Bernoulli,
     Categorised,
     CrossEntropy,
+    IsotropicNormal,
     NegativeBinomial,
     Normal,
     Poisson,
@@ -39,6 +40,7 @@ CASES = {
     "bernoulli": (lambda o: Bernoulli(o), [draw(2, 3, 5)], (X > 0).double()),
     "cross_entropy": (lambda o: CrossEntropy(o), [draw(2, 3, 5)], X / 60),
     "normal": (lambda m, s: Normal(m, s), [draw(2, 3, 5), draw(5, seed=1)], X.log1p()),
+    "normal, one scale": (lambda m, s: IsotropicNormal(m, s), [draw(2, 3, 5), draw(5, seed=1)], X.log1p()),
     "normal, scale of each cell": (lambda m, s: Normal(m, s), [draw(3, 5), draw(3, 5, seed=1)], X.log1p()),
     "categorised": (categorised, [draw(2, 3, 5), draw(5, 4, seed=1)], X),
     "categorised in each cell": (categorised, [draw(2, 3, 5), draw(2, 3, 5, 3, seed=1)], X),
@@ -119,7 +121,13 @@ def test_other_values_than_zero_and_one():
 
 
 def test_names():
-    assert {"bernoulli": Bernoulli, "cross_entropy": CrossEntropy, "normal": Normal} == VALUE_LIKELIHOODS
+    families = {
+        "bernoulli": Bernoulli,
+        "cross_entropy": CrossEntropy,
+        "normal": Normal,
+        "isotropic_normal": IsotropicNormal,
+    }
+    assert families == VALUE_LIKELIHOODS
     logits = draw(3, 5)
     single = distributions.Bernoulli(logits=logits)
     torch.testing.assert_close(single.get_normalized("mu"), Bernoulli(logits).mean)
@@ -144,3 +152,12 @@ def test_categorised_with_a_softmax():
     output, log_size, classes = draw(3, 5).requires_grad_(), draw(3, 1), draw(5, 3)
     log_prob = lambda o: Categorised(Poisson.from_softmax(o, log_size), classes).log_prob(X)
     assert torch.autograd.gradcheck(log_prob, output)
+
+
+def test_one_scale_is_that_of_all_values():
+    mean, log_scale = draw(3, 5), draw(5, seed=1)
+    of_one = Normal(mean, log_scale.mean().expand(5))
+    torch.testing.assert_close(IsotropicNormal(mean, log_scale).log_prob(X), of_one.log_prob(X))
+    torch.testing.assert_close(IsotropicNormal.arguments([log_scale])["scale"], of_one.stddev[0])
+    start = IsotropicNormal.parameters_at(torch.tensor([0.0, 2.0, 4.0]))["log_scale"]
+    torch.testing.assert_close(start, torch.full((3,), 2.0).log() / 2)

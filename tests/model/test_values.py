@@ -27,6 +27,7 @@ MODELS = {
 }
 #: Layer, and whether its values are counts.
 LAYERS = {"bernoulli": ("binary", True), "cross_entropy": ("grey", False), "normal": ("log", False)}
+LAYERS["isotropic_normal"] = LAYERS["normal"]
 
 
 def cells(n: int = 200):
@@ -89,7 +90,7 @@ def test_draws_are_values_of_the_family(model):
     prior, posterior = model.prior_predictive_sample(50, seed=0), model.posterior_predictive_sample()
     assert prior.shape == (50, 40)
     assert posterior.shape == (200, 40)
-    if model.module.gene_likelihood != "normal":
+    if not model.module.gene_likelihood.endswith("normal"):
         assert set(np.unique(prior.X.toarray())) == {0, 1}
     else:
         spread = model.get_likelihood_parameters()["stddev"]
@@ -129,7 +130,7 @@ def test_a_second_training_goes_on(model):
 def test_what_is_for_counts_is_refused(model):
     with pytest.raises(ValueError, match="Counts can be split"):
         held_out_log_likelihood(model, cells())
-    if model.module.gene_likelihood == "normal":
+    if model.module.gene_likelihood.endswith("normal"):
         model.adata.obs["group"] = np.where(np.arange(200) < 100, "a", "b")
         with pytest.raises(NotImplementedError, match="logarithmic"):
             model.differential_expression(groupby="group", group1="a")
@@ -178,7 +179,9 @@ def test_fisher_information_is_that_of_the_jacobian(family):
     for i in range(4):
         jacobian, eta = torch.func.jacrev(decode)(z[i]).detach(), decode(z[i]).detach()
         p = torch.sigmoid(eta)
-        weight = p * (1 - p) if family != "normal" else (-2 * module.family_parameters.log_scale.detach()).exp()
+        weight = (
+            p * (1 - p) if not family.endswith("normal") else (-2 * module.family_parameters.log_scale.detach()).exp()
+        )
         torch.testing.assert_close(fisher[i], jacobian.T @ (weight.unsqueeze(1) * jacobian))
 
 
@@ -192,7 +195,7 @@ def test_evidence_equals_quadrature(family):
     x = torch.as_tensor(values_of(model)[some])
     with torch.no_grad():
         eta = module.decoder(grid, [torch.zeros(len(grid), 1)])
-        if family != "normal":
+        if not family.endswith("normal"):
             px = torch.distributions.Bernoulli(logits=eta.double(), validate_args=False)
         else:
             px = torch.distributions.Normal(eta.double(), module.family_parameters.log_scale.exp().double())
@@ -230,10 +233,11 @@ def test_loss_is_that_of_torch(family):
     inference, generative, loss = module(tensors)
     x = torch.as_tensor(values_of(model)[:20])
     output = module.decoder.px_scale_decoder[0](module.decoder.px_decoder(inference["z"], torch.zeros(20, 1)))
-    if family != "normal":
+    if not family.endswith("normal"):
         px = torch.distributions.Bernoulli(logits=output, validate_args=False)
     else:
-        px = torch.distributions.Normal(output, module.px_r.exp())
+        spread = module.px_r if family == "normal" else module.px_r.mean().expand(40)
+        px = torch.distributions.Normal(output, spread.exp())
     torch.testing.assert_close(loss.reconstruction_loss["reconstruction_loss"], -px.log_prob(x).sum(-1))
     sampled = module.generative(inference["z"], inference["library"], torch.zeros(20, 1))["px"]
     torch.testing.assert_close(sampled.log_prob(x).sum(-1), px.log_prob(x).sum(-1))
@@ -246,10 +250,10 @@ def test_loss_is_that_of_torch(family):
 def test_scores_of_every_row(family):
     """Up to a constant of each cell; and the mean of a row is where it is placed."""
     torch.manual_seed(0)
-    parameters = [torch.randn(3, 5).double()] + ([torch.randn(5).double()] if family == "normal" else [])
+    parameters = [torch.randn(3, 5).double()] + ([torch.randn(5).double()] if family.endswith("normal") else [])
     rows = VALUE_LIKELIHOODS[family](*parameters)
     draws = {"bernoulli": lambda u: u.round(), "cross_entropy": lambda u: u, "normal": torch.special.ndtri}
-    x = draws[family](torch.rand(4, 5, dtype=torch.float64))
+    x = draws[family.removeprefix("isotropic_")](torch.rand(4, 5, dtype=torch.float64))
     each = torch.stack([VALUE_LIKELIHOODS[family](p.expand(4, -1), *parameters[1:]).log_prob(x) for p in parameters[0]])
     relative = rows.score_each(x) - each.T
     torch.testing.assert_close(relative, relative[:, :1].expand(-1, 3))

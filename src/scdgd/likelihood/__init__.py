@@ -11,6 +11,7 @@ from ._bernoulli import Bernoulli
 from ._categorised import Categorised
 from ._constrained_poisson import ConstrainedPoisson
 from ._cross_entropy import CrossEntropy
+from ._isotropic_normal import IsotropicNormal
 from ._joint import JointLikelihood
 from ._link import LINKS, Link
 from ._negative_binomial import NegativeBinomial
@@ -35,6 +36,7 @@ __all__ = [
     "CrossEntropy",
     "FamilyParameter",
     "GeneLikelihood",
+    "IsotropicNormal",
     "JointLikelihood",
     "Likelihood",
     "Link",

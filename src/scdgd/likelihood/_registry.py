@@ -8,6 +8,7 @@ from ._base import CountLikelihood, Likelihood, ValueLikelihood
 from ._bernoulli import Bernoulli
 from ._constrained_poisson import ConstrainedPoisson
 from ._cross_entropy import CrossEntropy
+from ._isotropic_normal import IsotropicNormal
 from ._negative_binomial import NegativeBinomial
 from ._normal import Normal
 from ._poisson import Poisson
@@ -30,6 +31,7 @@ VALUE_LIKELIHOODS: dict[str, type[ValueLikelihood]] = {
     "bernoulli": Bernoulli,
     "cross_entropy": CrossEntropy,
     "normal": Normal,
+    "isotropic_normal": IsotropicNormal,
 }
 #: Both.
 ALL_LIKELIHOODS = ChainMap(LIKELIHOODS, VALUE_LIKELIHOODS)

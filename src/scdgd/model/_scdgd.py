@@ -190,15 +190,14 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
         made = self._make_prior(prior, n_components, n_latent, prior_kwargs)
         n_cells, k = self.summary_stats.n_trained_cells, made.n_components
         hyperprior_weight = self._check_hyperprior_weight(hyperprior_weight or {}, made)
+        networks = {"n_hidden": n_hidden, "n_layers": n_layers, "activation": activation, "decoder": decoder}
         self.module = self._module_cls(
             self.summary_stats.n_vars,
             n_cells,
             made,
             n_continuous=self.summary_stats.get("n_extra_continuous_covs", 0),
             **self._module_options(batch_representation),
-            n_hidden=n_hidden,
-            n_layers=n_layers,
-            activation=activation,
+            **networks,
             output_activation=output_activation,
             gene_likelihood=gene_likelihood,
             dispersion=dispersion,
@@ -206,7 +205,6 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
             size_factor=size_factor,
             posterior=self._posterior_of_scale(noise_scale),
             hyperprior_weight={**self._hyperprior_weight, **hyperprior_weight},
-            **({} if decoder is None else {"decoder": decoder}),
         )
         self.module.posterior_sampler = posterior_draws
         self.cells, self.levels = CellRows(self.module, config), NewLevels(self.module, self.registry_)

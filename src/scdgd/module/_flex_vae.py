@@ -171,7 +171,6 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         _check_names(posterior, decoder, mean_activation := mean_activation or _usual_link(family))
         check_positive_integers(n_latent=n_latent, n_prior_samples=n_prior_samples)
         prior, hidden_sizes = PriorRule(has_encoder=True)("prior", prior), _hidden_sizes(n_hidden, n_layers)
-        posterior_kwargs = _OF_FLOW("posterior_kwargs", posterior_kwargs or {})
         _check_distribution(latent_distribution, prior, posterior)
         _check_layers(decoder, {"decoder_dropout_rate": decoder_dropout_rate, **kwargs})
         super().__init__(
@@ -192,13 +191,9 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         self.link = self._checked_link(mean_activation, has_linear_decoder=self.has_linear_decoder)
         if len(set(hidden_sizes)) > 1 or activation != "relu" or norm_after_activation or decoder_dropout_rate > 0:
             self._replace_layers(hidden_sizes, decoder_dropout_rate, activation, norm_after_activation)
-        if encoder is not None:
-            self._replace_encoder(encoder)
+        self._replace_encoder(encoder)
         self._make_outputs(decoder)
-        n_hidden = self.z_encoder.mean_encoder.in_features
-        self.couplings = _couplings(n_hidden, n_latent) if posterior == "full" else None
-        of_flow = {"n_context": n_hidden, **posterior_kwargs}
-        self.flow = InverseAutoregressiveFlow(n_latent, **of_flow) if posterior == "iaf" else None
+        self._make_posterior(posterior, posterior_kwargs or {})
         encoded = (n_continuous_cov, (n_batch, *(n_cats_per_cov or ()))) if self.encode_covariates else (0, ())
         pseudo_inputs = partial(PseudoInputs, n_components, n_input, *encoded, nonnegative=self._is_nonnegative)
         self._set_prior(make_prior(prior, n_components, n_latent, prior_kwargs, pseudo_inputs), batch_norm_decay)
@@ -227,9 +222,17 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         """Whether encoder or decoder is a network of the user's."""
         return isinstance(self.z_encoder.encoder if part == "encoder" else self.decoder.px_decoder, OwnNetwork)
 
-    def _replace_encoder(self, network: torch.nn.Module | type[torch.nn.Module]) -> None:
-        """A network in the place of the hidden layers of the encoder."""
-        replace_encoder_layers(self, network)
+    def _replace_encoder(self, network: torch.nn.Module | type[torch.nn.Module] | None) -> None:
+        """A network in the place of the hidden layers of the encoder, if there is one."""
+        if network is not None:
+            replace_encoder_layers(self, network)
+
+    def _make_posterior(self, posterior: PosteriorName, options: dict) -> None:
+        """What stands behind mean and variance of the encoder."""
+        n_hidden, of_flow = self.z_encoder.mean_encoder.in_features, _OF_FLOW("posterior_kwargs", options)
+        self.couplings = _couplings(n_hidden, self.n_latent) if posterior == "full" else None
+        of_flow = {"n_context": n_hidden, **of_flow}
+        self.flow = InverseAutoregressiveFlow(self.n_latent, **of_flow) if posterior == "iaf" else None
 
     def _make_outputs(self, decoder: DecoderName | torch.nn.Module | type[torch.nn.Module]) -> None:
         """What stands behind the hidden layers of the decoder, or in their place."""
