@@ -1,6 +1,7 @@
 """Images: the deep generative decoder of Schuster & Krogh 2023, and the priors of Stirn & Knowles 2024, on MNIST.
 
     python benchmarks/images.py                                    # quick: drawn bars, a minute, its numbers mean nothing
+    python benchmarks/images.py --data DIR --short --out docs/benchmarks_images.md      # about 7 minutes of one core
     python benchmarks/images.py --data DIR --standard --out docs/benchmarks_images.md   # about 25 minutes of one core
     python benchmarks/images.py --data DIR --full --out ...        # the protocols of the papers: days; goes on where it was stopped
 
@@ -9,7 +10,7 @@ All that is learned is learned from training images without labels, but for the 
 images, whose representations are found with everything else frozen. Networks are convolutions of one form (DGD, VAD, VAE: 20 latent
 dimensions, binary cross-entropy), or 500-500-2000 and back (priors: 10 dimensions, Gaussian pixels, posteriors of full rank). Presets are
 `SCHUSTER_2023_IMAGES` and `STIRN_2024_IMAGES`; epochs and images are those of the table, and the rates of the priors are ten times
-the published ones in the standard tier, whose steps are few.
+the published ones but in the full tier, since steps are few.
 
 - BCE: binary cross-entropy of a pixel at the posterior mean; RMSE: root mean squared error of a pixel, from 0 to 1.
 - ARI, accuracy, NMI: clusters against digits. Clusters are components, or k-means with 10 where there is one component. Accuracy and
@@ -75,6 +76,7 @@ class Tier(NamedTuple):
 
 TIERS = {
     "quick": Tier(("bars",), 120, 60, 2, (16, 16), 3, 4, 10.0, (0,), 60),
+    "short": Tier(("mnist70k",), 1_000, 500, 8, (500, 500, 2000), 60, 40, 10.0, (0,), 1_000),
     "standard": Tier(("mnist70k",), 2_000, 1_000, 16, (500, 500, 2000), 100, 100, 10.0, (0,), 2_000),
     "full": Tier(("mnist70k",), 60_000, 10_000, 64, (500, 500, 2000), 500, 500, 1.0, (0, 1, 2), 10_000),
 }
@@ -165,7 +167,7 @@ def with_prior(prior: str, **given) -> Callable:
             plan.pop("n_warm_start_epochs")
         options = preset["model"] | {"prior": prior, "n_hidden": tier.hidden} | given
         options["n_components"] = min(options["n_components"], adata.n_obs // 10)
-        return FlexSCVI(adata, **options), {"max_epochs": tier.epochs_of_priors, "batch_size": 256, "plan_kwargs": plan}
+        return FlexSCVI(adata, **options), {"max_epochs": tier.epochs_of_priors, "batch_size": 128, "plan_kwargs": plan}
 
     return make
 

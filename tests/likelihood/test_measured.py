@@ -14,6 +14,7 @@ from scdgd.likelihood import (
     LIKELIHOODS,
     Categorised,
     CountLikelihood,
+    IsotropicNormal,
     NegativeBinomial,
     Poisson,
     Terms,
@@ -62,6 +63,8 @@ def _inputs(family, samples, dtype) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(2)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
     own = [draw(G) if not p.is_decoded else draw(B, G) for p in family.own_parameters.values()]
+    if family is IsotropicNormal:  # one number for all genes
+        own = [own[0].detach().mean().expand(G).clone().requires_grad_()]
     return [draw(*samples, B, G), *own]
 
 

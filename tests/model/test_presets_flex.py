@@ -80,6 +80,7 @@ def test_stirn(name, lr, n_latent, n_layers, likelihood):
     module, plan = model.module, model.trainer.lightning_module
     assert (plan.lr, plan.eps, plan.weight_decay, plan.prior_lr_ratio) == (lr, 1e-7, 0.0, 1.0)
     assert (plan.n_epochs_kl_warmup, float(plan.kl_weight)) == (None, 1.0)
+    assert plan.loss_kwargs["encoder_learns_from_prior"] is True
     assert (module.n_latent, module.gene_likelihood) == (n_latent, likelihood)
     assert module.encode_covariates
     widths = [layer[0].out_features for layer in module.z_encoder.encoder.fc_layers]
@@ -93,11 +94,15 @@ def test_stirn_grid_and_code():
     assert presets.STIRN_2024_GRID["batch_size"] == (128, 256, 512)
     assert presets.STIRN_2024_GRID["prior_lr_ratio"] == (1.0, 2.5, 5.0, 10.0)
     preset = presets.STIRN_2024["pbmc"]
-    plan = {**preset["train"]["plan_kwargs"], **presets.STIRN_2024_CODE}
-    preset = {"model": preset["model"], "train": {**preset["train"], "plan_kwargs": plan}}
-    plan = fit(SCVMM, preset, n_components=20).trainer.lightning_module
+    code = presets.STIRN_2024_CODE
+    plan = {**preset["train"]["plan_kwargs"], **code["plan_kwargs"]}
+    preset = {"model": preset["model"] | code["model"], "train": {**preset["train"], "plan_kwargs": plan}}
+    model = fit(SCVMM, preset, n_components=20)
+    plan = model.trainer.lightning_module
     assert plan.prior_update.detach_responsibilities is False
     assert plan.loss_kwargs["encoder_learns_from_prior"] is True
+    assert model.module.log_variational is False
+    assert [model.module.z_encoder.encoder.inject_into_layer(i) for i in range(2)] == [True, False]
 
 
 def test_jiang():
@@ -108,6 +113,9 @@ def test_jiang():
     assert [layer[0].out_features for layer in model.module.z_encoder.encoder.fc_layers] == [16, 16, 32]
     assert presets.JIANG_2017["model"]["n_hidden"] == (500, 500, 2000)
     assert (model.module.prior.n_components, model.module.n_latent) == (10, 10)
+    assert presets.JIANG_2017_FASHION["model"] == presets.JIANG_2017["model"] | {"n_latent": 30}
+    assert model.module.couplings is not None
+    assert not any(isinstance(part, nn.BatchNorm1d | nn.Dropout) for part in model.module.z_encoder.modules())
     assert type(model.module.prior).__name__ == "VaDEMixture"
     assert bool(model.module.prior.placed)
     assert model.trainer.optimizers[0].param_groups[0]["lr"] == 1e-4

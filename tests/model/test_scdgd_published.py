@@ -112,8 +112,9 @@ def test_schedule_equals_a_reference_loop(adata):
     step_z = torch.optim.Adam([z], lr=1e-2, **adam)
     batches = iter(order)
     for epoch in range(n_epochs):
-        if epoch == 2:
-            step_decoder.param_groups[0]["lr"] *= 0.1
+        if epoch == 2:  # both are made anew
+            step_decoder = torch.optim.Adam(decoder, lr=1e-4, **adam)
+            step_prior = torch.optim.Adam(module.prior.parameters(), lr=1e-2, **adam)
         step_z.zero_grad()
         for _ in range(-(-n // batch_size)):
             rows = next(batches)

@@ -40,7 +40,6 @@ from ._flex_parts import (
     replace_hidden_layers,
 )
 from ._latent_module import EncodedLatentMixin
-from ._own_network import OwnNetwork
 from ._sparse_first_layer import forward_sparse
 
 if TYPE_CHECKING:
@@ -220,7 +219,8 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
 
     def has_own(self, part: Literal["encoder", "decoder"]) -> bool:
         """Whether encoder or decoder is a network of the user's."""
-        return isinstance(self.z_encoder.encoder if part == "encoder" else self.decoder.px_decoder, OwnNetwork)
+        layers = self.z_encoder.encoder if part == "encoder" else self.decoder.px_decoder
+        return not hasattr(layers, "fc_layers")
 
     def _replace_encoder(self, network: torch.nn.Module | type[torch.nn.Module] | None) -> None:
         """A network in the place of the hidden layers of the encoder, if there is one."""
@@ -294,7 +294,7 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         categories: tuple[torch.Tensor, ...],
     ) -> torch.Tensor:
         """Last hidden layer of an encoder, ``(b, h)``, or ``(m b, h)`` for ``m`` rows of covariates a cell."""
-        if not isinstance(counts, torch.Tensor) and isinstance(layers, OwnNetwork):
+        if not isinstance(counts, torch.Tensor) and not hasattr(layers, "fc_layers"):
             counts = counts.to_dense()
         if not isinstance(counts, torch.Tensor):
             return forward_sparse(layers, counts, *categories, continuous=continuous, log1p=self.log_variational)

@@ -26,7 +26,8 @@ class GaussianMixture(ExpectationMaximization):
         \log \mathcal N = -\tfrac d2 \log 2\pi - \tfrac12 \sum_l \big[\log\sigma_{cl}^2
                           + (T_c (z - m_c))_l^2 / \sigma_{cl}^2\big]
 
-    where the sum over components comes *after* the sum over dimensions (Schuster & Krogh 2023, eq. 2). :math:`T_c` is
+    where the sum over components comes *after* the sum over dimensions (Schuster & Krogh 2023, eq. 4, has the weight as a factor of
+    the log density; the released code does not). :math:`T_c` is
     the identity for axis-aligned types and unit lower triangular for the others, so that every value of the parameters
     is a positive definite covariance. It starts as the broad prior :math:`\mathcal N(0, I)`, with all components in one
     place, until :meth:`place` puts them where cells are.

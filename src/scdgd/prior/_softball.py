@@ -17,7 +17,7 @@ class Softball:
         \log p(m) = \log\Gamma(1 + \tfrac d2) - d\,(\log R + \tfrac12 \log\pi)
                     - \log\big(1 + e^{a(\lVert m\rVert / R - 1)}\big)
 
-    where :math:`R` is the `scale` and :math:`a` the `sharpness` of the surface (Schuster & Krogh 2023, eq. 5).
+    where :math:`R` is the `scale` and :math:`a` the `sharpness` of the surface (Schuster & Krogh 2023, whose eq. 6 is the hard ball).
     The first two terms normalise the *hard* ball. The soft surface adds mass outside, little for
     :math:`a \gg d` and :math:`e^{43}`-fold at the published :math:`d = 20, a = 1`: a constant, hence harmless for
     MAP, but ``normalized=True`` subtracts it where densities are compared.

@@ -18,7 +18,7 @@ from ._softball import Softball
 
 
 class SoftballMixture(GaussianMixture):
-    r"""DGD's mixture: a Gaussian mixture whose parameters have priors of their own (Schuster & Krogh 2023, eqs. 3-7).
+    r"""DGD's mixture: a Gaussian mixture whose parameters have priors of their own (Schuster & Krogh 2023).
 
     .. math::
         m_c \sim \mathrm{softball}(R, a), \qquad

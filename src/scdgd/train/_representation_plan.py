@@ -12,7 +12,7 @@ from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 from scdgd._compat import MODULE_KEYS
-from scdgd._options import Anything, Choice, Instance, Integer, Number, Optional, checked
+from scdgd._options import Anything, Choice, Flag, Instance, Integer, Number, Optional, checked
 from scdgd.data import minibatches_of
 from scdgd.inference._row_adam import RowAdam
 from scdgd.module import REPRESENTATION_KEY
@@ -58,6 +58,8 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         L2 penalties in Adam's gradient, not decoupled.
     lr_drop_epoch, lr_drop_factor
         Epoch after which the decoder's rate is multiplied by the factor, keeping Adam's moments.
+    lr_drop_resets
+        Whether the moments of decoder and prior then begin anew, as in the released code, which makes its optimisers anew.
     prior_update
         ``"em"``: one closed-form step of expectation maximisation on all training cells at the end of each epoch;
         ``"gradient"``: Adam, every minibatch (published). ``None``: the prior's own (:attr:`~scdgd.prior.Prior.updates`).
@@ -95,6 +97,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         weight_decay_prior=DECAY,
         lr_drop_epoch=EPOCHS,
         lr_drop_factor=Number(above=0),
+        lr_drop_resets=Flag(),
         prior_update=Choice(None, *WITH_ROWS),
         mixture_start=Integer(0),
         placement_interval=Optional(Integer(1)),
@@ -121,6 +124,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         weight_decay_prior: float = 0.0,
         lr_drop_epoch: int | None = None,
         lr_drop_factor: float = 0.1,
+        lr_drop_resets: bool = False,
         prior_update: Literal["em", "gradient"] | None = None,
         mixture_start: int = 0,
         placement_interval: int | None = 5,
@@ -139,7 +143,8 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         self.automatic_optimization, self.processes = False, Processes()
         self.lr_z, self.lr_prior, self.betas, self.betas_z = lr_z, lr_prior, betas, betas_z
         self.weight_decay_z, self.weight_decay_prior = weight_decay_z, weight_decay_prior
-        self.lr_drop_epoch, self.lr_drop_factor, self.clip_norm = lr_drop_epoch, lr_drop_factor, clip_norm
+        self.lr_drop_epoch, self.lr_drop_factor, self.lr_drop_resets = lr_drop_epoch, lr_drop_factor, lr_drop_resets
+        self.clip_norm = clip_norm
         self.prior_update = update
         self.mixture_start, self.placement_interval, self.seed = mixture_start, placement_interval, seed
         self.train_rows, self.cell_names, self.balancer, self.classes = train_rows, cell_names, balancer, classes
@@ -229,9 +234,11 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
             self.module.prior.place(mean, posterior_var=var, seed=seed, given=classes)
         self._steps_prior = self.prior_update.by_gradient and self.module.prior.is_placed
         if self.current_epoch == self.lr_drop_epoch:
-            decoder, _ = self.optimizers()
+            decoder, prior = self.optimizers()
             for group in decoder.param_groups:
                 group["lr"] *= self.lr_drop_factor
+            for optimizer in (decoder, prior) if self.lr_drop_resets else ():
+                optimizer.optimizer.state.clear()
 
     def training_step(
         self, batch: dict[str, torch.Tensor] | list[dict[str, torch.Tensor]], batch_idx: int
