@@ -481,7 +481,7 @@ def test_autotune_payload():
             {"prior": "vampire"},
             r"prior.*'normal', 'gaussian_mixture', 'softball', 'dpgmm', 'vamp', 'vmm', 'vade'.*vampire",
         ),
-        ({"posterior": "realnvp"}, r"posterior.*'normal', 'iaf'.*realnvp"),
+        ({"posterior": "realnvp"}, r"posterior.*'normal', 'full', 'iaf'.*realnvp"),
         ({"mean_activation": "relu"}, r"mean_activation.*'softmax', 'exp'.*relu"),
         ({"gene_likelihood": "gamma"}, r"gene_likelihood.*'poisson', 'zip', 'constrained_poisson', .*'normal'.*gamma"),
         ({"activation": "gelu"}, "activation"),

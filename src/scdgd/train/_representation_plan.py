@@ -92,9 +92,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         betas=BETAS,
         betas_z=BETAS,
         eps=Number(above=0),
-        weight_decay=DECAY,
-        weight_decay_z=DECAY,
-        weight_decay_prior=DECAY,
+        **dict.fromkeys(("weight_decay", "weight_decay_z", "weight_decay_prior"), DECAY),
         lr_drop_epoch=EPOCHS,
         lr_drop_factor=Number(above=0),
         lr_drop_resets=Flag(),
@@ -144,8 +142,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         self.lr_z, self.lr_prior, self.betas, self.betas_z = lr_z, lr_prior, betas, betas_z
         self.weight_decay_z, self.weight_decay_prior = weight_decay_z, weight_decay_prior
         self.lr_drop_epoch, self.lr_drop_factor, self.lr_drop_resets = lr_drop_epoch, lr_drop_factor, lr_drop_resets
-        self.clip_norm = clip_norm
-        self.prior_update = update
+        self.clip_norm, self.prior_update = clip_norm, update
         self.mixture_start, self.placement_interval, self.seed = mixture_start, placement_interval, seed
         self.train_rows, self.cell_names, self.balancer, self.classes = train_rows, cell_names, balancer, classes
 
