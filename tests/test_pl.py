@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import scdgd
+from scdgd.model import SCGMVAE
 from scdgd.pl._history import _limits
 from tests.conftest import make_model, simulate, train
 
@@ -412,3 +413,39 @@ def test_latent_marks_merged_components_once(annotated, trained):
     ax = scdgd.pl.latent(annotated, trained)
     assert {text.get_text() for text in ax.texts} <= {"0", "1"}
     assert len(ax.texts) == annotated.obs["scdgd_cluster"].nunique()
+
+
+def test_history_of_both_parts_of_a_divergence():
+    """On an axis of their own; together with the reconstruction they are the objective, once its weight is full."""
+    adata = simulate(60, 8)
+    SCGMVAE.setup_anndata(adata)
+    model = SCGMVAE(adata, n_components=3, n_latent=2, n_hidden=8)
+    model.train(3, accelerator="cpu", enable_progress_bar=False)
+    of = {key: frame.to_numpy(float).ravel() for key, frame in model.history.items()}
+    np.testing.assert_allclose(of["kl_z_train"] + of["kl_y_train"], of["kl_local_train"], rtol=1e-4)
+    ax = scdgd.pl.history(model)
+    (other,) = [each for each in ax.figure.axes if each is not ax]
+    drawn = [line.get_ydata() for line in other.lines]
+    np.testing.assert_array_equal(drawn, [of["kl_z_train"], of["kl_y_train"]])
+
+
+def test_latent_covariance_counts_components_and_orders_dimensions(monkeypatch):
+    """Of representations on a plane in four dimensions, one of which does not vary."""
+    adata = simulate(40, 8)
+    SCGMVAE.setup_anndata(adata)
+    model = SCGMVAE(adata, n_components=2, n_latent=4, n_hidden=8)
+    model.train(1, accelerator="cpu", enable_progress_bar=False)
+    rng = np.random.default_rng(0)
+    z = np.zeros((40, 4))
+    z[:, 1], z[:, 3] = 3 * rng.normal(size=40), rng.normal(size=40)
+    z[:, 2] = 0.2 * z[:, 1]
+    monkeypatch.setattr(model, "get_latent_representation", lambda adata=None: z)
+    of_matrix, of_share = scdgd.pl.latent_covariance(model)
+    order = [1, 3, 2, 0] if z[:, 3].var() > z[:, 2].var() else [1, 2, 3, 0]
+    np.testing.assert_allclose(of_matrix.images[0].get_array(), np.cov(z.T)[np.ix_(order, order)])
+    assert of_matrix.get_title() == "Covariance: 3 of 4 active"
+    assert of_share.get_title() == "2 hold 95%"
+    np.testing.assert_allclose(of_share.lines[0].get_ydata()[1:], 1)
+    monkeypatch.setattr(model, "get_latent_representation", lambda adata=None: z[:1])
+    with pytest.raises(ValueError, match="two cells or more"):
+        scdgd.pl.latent_covariance(model)

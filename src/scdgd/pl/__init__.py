@@ -13,6 +13,7 @@ from ._gene_programs import gene_programs
 from ._history import history
 from ._information import information
 from ._latent import latent
+from ._latent_covariance import latent_covariance
 from ._query_on_reference import query_on_reference
 from ._subclusters import subclusters
 from ._synthetic import synthetic
@@ -34,6 +35,7 @@ __all__ = [
     "information",
     "label_shares",
     "latent",
+    "latent_covariance",
     "query_on_reference",
     "subclusters",
     "synthetic",
