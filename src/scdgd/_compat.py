@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import rich.pretty  # noqa: F401  scvi-tools uses it without importing it, and rich 15 no longer does so by itself
 from anndata import AnnData
 from scvi.data._constants import (
+    _ADATA_MINIFY_TYPE_UNS_KEY,
     _DATA_REGISTRY_KEY,
     _FIELD_REGISTRIES_KEY,
     _SCVI_UUID_KEY,
@@ -21,6 +22,9 @@ from scvi.model.base._archesmixin import _set_params_online_update as freeze_for
 from scvi.module._constants import MODULE_KEYS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
     import torch
     from mudata import MuData
     from scvi.data import AnnDataManager
@@ -43,6 +47,7 @@ __all__ = [
     "known_manager",
     "layer_names",
     "make_actual",
+    "mark_minified",
     "model_of",
     "parse_device",
     "register_manager",
@@ -61,6 +66,16 @@ def make_actual(adata: AnnData) -> None:
         raise TypeError(msg)
     if adata.is_view:
         adata._init_as_actual(adata.copy())
+
+
+def mark_minified(
+    model: BaseModelClass, adata: AnnData, kind: str, moments: Iterable[np.ndarray], totals: np.ndarray
+) -> None:
+    """Make a copy of the data of a model minified ones: moments ``(n, d)``, totals ``(n,)``, and that they are of a `kind`."""
+    adata.uns.pop(_SCVI_UUID_KEY, None)  # it is not what was registered
+    adata.uns[_ADATA_MINIFY_TYPE_UNS_KEY] = kind
+    adata.obsm[model._LATENT_QZM_KEY], adata.obsm[model._LATENT_QZV_KEY] = moments
+    adata.obs[model._OBSERVED_LIB_SIZE_KEY] = totals
 
 
 def layer_names(adata: AnnData) -> list[str]:

@@ -6,6 +6,10 @@ ROW_KEY = "_scdgd_row"
 #: Which genes were measured in each cell of a minibatch, bool ``(b, g)``; there only if some were not.
 MEASURED_KEY = "genes_measured"
 
+#: What minified data keep of a cell beside its moments, in ``obsm``: log sizes ``(n, M)``, NaN of an absent modality, and hashes
+#: of its counts ``(n, 1)``. The former is a key of minibatches, too.
+LOG_SIZE_KEY, FINGERPRINT_KEY = "_scdgd_log_size", "_scdgd_fingerprint"
+
 #: Version of the layout of saved models; raised when a stored model needs porting.
 CHECKPOINT_FORMAT = 4
 

@@ -508,12 +508,3 @@ def test_wrong_options_are_refused(options, match):
     arguments, _ = covered({})
     with pytest.raises(ValueError, match=match):
         FlexVAE(**{**arguments, **options})
-
-
-def test_minified_data_have_no_loss():
-    arguments, tensors = covered({})
-    module = FlexVAE(**arguments).eval()
-    outputs = run(module, tensors, compute_loss=False)
-    module.minified_data_type = "latent_posterior_parameters"
-    with pytest.raises(ValueError, match="minified"):
-        module.loss(tensors, *outputs)

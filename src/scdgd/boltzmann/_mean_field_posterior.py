@@ -107,6 +107,14 @@ class MeanFieldPosterior(CellPosterior):
         """There are none."""
         self.model.get_importance_weights()
 
+    def check_minifiable(self) -> None:
+        """States of hidden units are no moments."""
+        msg = (
+            "Minified data keep the mean and variance of each posterior, and expression of a Boltzmann machine is that of states of "
+            "binary hidden units, which these do not describe. Keep the counts."
+        )
+        raise NotImplementedError(msg)
+
     def check_density(self, use: str) -> None:
         """There is none."""
         msg = (

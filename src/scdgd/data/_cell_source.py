@@ -13,6 +13,7 @@ from scvi.data import AnnTorchDataset
 
 from scdgd._constants import MEASURED_KEY
 
+from ._absent_counts import AbsentCounts
 from ._backed_counts import BackedCounts, Runs
 from ._fingerprints import fingerprints_of
 from ._matrix import as_native
@@ -60,6 +61,8 @@ class CellSource(ABC):
     """Which genes were measured in which cells; ``None`` if all were."""
     widths: Sequence[int] | None = None
     """Numbers of features of modalities that stand side by side; ``None`` for one modality."""
+    has_counts: bool = True
+    """Whether counts are there, which minified data do not have."""
 
     def __init__(
         self,
@@ -111,7 +114,12 @@ class CellSource(ABC):
 
         If some gene of some cell was not measured, ``"genes_measured"`` says which were, shape ``(m, g)``, bool.
         """
-        tensors = {REGISTRY_KEYS.X_KEY: SparseCounts.from_scipy(self.rows(positions))}
+        counts = (
+            SparseCounts.from_scipy(self.rows(positions))
+            if self.has_counts
+            else AbsentCounts(len(positions), self.shape[1])
+        )
+        tensors = {REGISTRY_KEYS.X_KEY: counts}
         for key, column in self.columns.items():
             values = column[positions]
             tensors[key] = torch.as_tensor(values.astype(self.dtypes.get(key, values.dtype), copy=False))
@@ -252,6 +260,7 @@ def registered_cells(adata_manager: AnnDataManager) -> CellSource:
     counts = adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
     cells = source_of(counts, getattr(adata_manager, "panel", None), names, columns, registered.keys_and_dtypes)
     cells.measured, cells.widths = (getattr(adata_manager, name, None) for name in ("measured", "widths"))
+    cells.has_counts = getattr(adata_manager, "has_counts", True)
     return cells
 
 

@@ -12,8 +12,8 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS, settings
 from scvi.data.fields import LayerField, MuDataWrapper, NumericalObsField
 
-from scdgd._compat import layer_names
-from scdgd._constants import ROW_KEY
+from scdgd._compat import ADATA_MINIFY_TYPE, get_adata_minify_type, layer_names
+from scdgd._constants import FINGERPRINT_KEY, ROW_KEY
 
 from ._counts import CountSummary, check_counts
 from ._gene_panel import GenePanel
@@ -58,6 +58,9 @@ class CountsField(LayerField):
         """Its columns among the genes of the model."""
         self.measured: GenesMeasured | None = None
         """Which genes of the model were measured in its cells; ``None`` if all were."""
+        self.has_counts = True
+        """Whether it has counts, which minified data may not have."""
+        self._kept: np.ndarray | None = None
 
     @property
     def location(self) -> str:
@@ -67,9 +70,9 @@ class CountsField(LayerField):
     @property
     def fingerprints(self) -> np.ndarray | None:
         """What tells cells of the AnnData registered last apart: hashes of counts and of panels, ``(n,)``; of none, ``None``."""
-        if self.summary is None or self.measured is None:
-            return None if self.summary is None else self.summary.fingerprints
-        return self.measured.mark(self.summary.fingerprints)
+        if self.summary is None:
+            return self._kept
+        return self.summary.fingerprints if self.measured is None else self.measured.mark(self.summary.fingerprints)
 
     def register_field(self, adata: AnnData) -> dict:
         """Validate all counts; the genes are those of the model."""
@@ -81,7 +84,12 @@ class CountsField(LayerField):
         _require_unique(adata.var_names, "gene", "adata.var_names_make_unique()")
 
     def _register_counts(self, adata: AnnData) -> dict:
-        """Validate the counts of the genes of the model."""
+        """Validate the counts of the genes of the model; of data that are minified without them, take the hashes that are kept."""
+        self.has_counts = get_adata_minify_type(adata) != ADATA_MINIFY_TYPE.LATENT_POSTERIOR
+        if not self.has_counts:
+            kept = adata.obsm.get(FINGERPRINT_KEY)
+            self.summary, self._kept = None, None if kept is None else np.asarray(kept).ravel()
+            return LayerField.register_field(self, adata) | {self.HOLDS_COUNTS_KEY: self.holds_counts}
         self.require_layer(adata)
         require_matrix(self.get_field_data(adata), self.location)
         _replace_sparse_array(adata, self.attr_key)
@@ -149,11 +157,13 @@ class CellIndexField(NumericalObsField):
 
     def register_field(self, adata: AnnData) -> dict:
         """The cells of `adata` define the rows."""
+        self._require_fingerprints()
         self.rows = np.arange(adata.n_obs)
         return {self.CELL_NAMES_KEY: unique_cell_names(adata), self.FINGERPRINTS_KEY: self.counts.fingerprints}
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Find the cells of `adata_target` among those of the model."""
+        self._require_fingerprints()
         names, fingerprints = unique_cell_names(adata_target), self.counts.fingerprints
         self.rows, collides = find_rows(state_registry, names, fingerprints)
         if collides.any() and len(self.counts.panel.missing):
@@ -171,6 +181,15 @@ class CellIndexField(NumericalObsField):
             warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
         self._warn_of_other_names(state_registry, names, fingerprints)
         return dict(state_registry)
+
+    def _require_fingerprints(self) -> None:
+        """Raise ValueError for data that another kind of model has minified, which keep nothing to know cells by."""
+        if self.counts.fingerprints is None:
+            msg = (
+                "These data were minified by a model with an encoder, and keep nothing of their counts by which cells are "
+                "known. Set up data with counts, or those that `minify_adata` of this class has made."
+            )
+            raise ValueError(msg)
 
     def _warn_of_other_names(self, state_registry: dict, names: np.ndarray, fingerprints: np.ndarray) -> None:
         """Warn if most cells have exactly the counts of training cells, and other names."""

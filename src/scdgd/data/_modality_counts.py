@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scdgd._compat import get_state_registry
+from scdgd._constants import LOG_SIZE_KEY
 
 from ._cell_source import source_of
 from ._fields import CountsField
@@ -89,7 +90,10 @@ class ModalityCountsField(CountsField):
         state = super()._register_counts(adata)
         names = [name for name in MODALITIES if (self._of_genes == name).any()]
         blocks = np.array([self._of_genes == name for name in names])  # (M, g)
-        has = _cells_with(source_of(self.get_field_data(adata), self.panel).blocks(), blocks)
+        if self.has_counts:
+            has = _cells_with(source_of(self.get_field_data(adata), self.panel).blocks(), blocks)
+        else:
+            has = ~np.isnan(adata.obsm[LOG_SIZE_KEY])
         patterns, codes = np.unique(has, axis=0, return_inverse=True)
         panels = (patterns @ blocks) & self.panel.measured
         self.measured = GenesMeasured.where_needed(panels, codes.ravel())

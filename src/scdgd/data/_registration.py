@@ -12,8 +12,9 @@ from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
-from scdgd._compat import get_state_registry
+from scdgd._compat import get_adata_minify_type, get_state_registry
 
+from ._absent_counts import CountsGoneError
 from ._categories import code_of
 from ._cell_source import source_of
 from ._fields import CellIndexField, CountsField, unique_cell_names
@@ -22,7 +23,7 @@ from ._levels import Levels, Variable, levels_of, name_levels
 from ._shared_genes import check_unchanged_genes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from anndata import AnnData
 
@@ -81,12 +82,20 @@ class CellRegistration(AnnDataManager):
     cells, with those that were registered, and raises where they are others.
 
     The AnnData is held weakly: it lives as long as its user or a model holds it.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As of :class:`scvi.data.AnnDataManager`.
+    of_minified
+        The fields that data have beside the usual ones if they are minified, by the kind of that; ``None`` where they cannot be.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, of_minified: Callable[[str], list] | None = None, **kwargs: Any) -> None:
         self._columns: dict[str, np.ndarray | pd.DataFrame] = {}
         self._sources: dict[str, pd.Series] = {}
         super().__init__(*args, **kwargs)
+        self._usual_fields, self._of_minified = list(self.fields), of_minified
 
     @property
     def adata(self) -> AnnData | MuData | None:
@@ -109,13 +118,15 @@ class CellRegistration(AnnDataManager):
     def register_fields(
         self, adata: AnnData | MuData, source_registry: dict | None = None, **transfer_kwargs: Any
     ) -> None:
-        """As in scvi-tools; then take copies of all columns."""
+        """As in scvi-tools, minified or not; then take copies of all columns."""
         self._columns, self._sources = {}, {}
+        kind = None if self._of_minified is None else get_adata_minify_type(adata)
+        self.fields = [*self._usual_fields, *([] if kind is None else self._of_minified(kind))]
         super().register_fields(adata, source_registry, **transfer_kwargs)
         counts, index = self._field(CountsField), self._field(CellIndexField)
         cells = self.cells
         self._gene_index, self._cell_index = cells.var_names, cells.obs_names
-        self._panel = counts.panel
+        self._panel, self.has_counts = counts.panel, counts.has_counts
         names = np.asarray(cells.obs_names.astype(str), dtype=object)
         self._registered = _Cells(names, counts.fingerprints, counts.measured)
         self._rows = None if index is None else index.rows
@@ -123,10 +134,18 @@ class CellRegistration(AnnDataManager):
             self.set_rows(index.rows)
         self._keep_columns()
 
-    def register_new_fields(self, fields: list) -> None:
-        """As in scvi-tools, and take copies of their columns."""
-        super().register_new_fields(fields)
-        self._keep_columns()
+    def require_counts(self, use: str) -> None:
+        """Raise :class:`CountsGoneError` where data are minified without the counts that are needed for a `use`."""
+        if not self.has_counts:
+            raise CountsGoneError(use)
+
+    def transfer_fields(self, adata_target: AnnData | MuData, **kwargs: Any) -> CellRegistration:
+        """As in scvi-tools; one of both may be minified and the other not."""
+        self._assert_anndata_registered()
+        setup = self._get_setup_method_args()
+        new = type(self)(self._usual_fields, setup, self.validation_checks, of_minified=self._of_minified)
+        new.register_fields(adata_target, self._registry, **kwargs)
+        return new
 
     def _keep_columns(self) -> None:
         for key in _COLUMNS:
@@ -285,11 +304,12 @@ class CellRegistration(AnnDataManager):
         if cells.var_names is not self._gene_index:
             check_unchanged_genes(self.panel.columns, cells.var_names, are_of_model=self.panel.is_as_model)
             self._gene_index = cells.var_names
-        counts.require_layer(cells, gone=True)
+        if self.has_counts:
+            counts.require_layer(cells, gone=True)
         if cells.obs_names is not self._cell_index:
             self._follow(cells)
             self._cell_index = cells.obs_names
-        if self._registered.fingerprints is not None:
+        if self.has_counts:
             self._compare_counts(counts, cells, n_entries)
 
     def _follow(self, cells: AnnData) -> None:
@@ -308,7 +328,7 @@ class CellRegistration(AnnDataManager):
             self._sources = {key: _take(column, positions) for key, column in self._sources.items()}
             return
         unknown, n = names[positions < 0], len(self.names)
-        if len(names) != n or self.fingerprints is None or not self._has_counts_of_then(cells):
+        if len(names) != n or not self.has_counts or not self._has_counts_of_then(cells):
             msg = (
                 f"{len(unknown)} of {len(names)} cells in the AnnData have names that it did not have when it was set up (first: "
                 f"{', '.join(unknown[:_MAX_NAMED])}), and their counts are not those of the {n} cells in their order of "

@@ -43,11 +43,11 @@ def with_found_posteriors(module: FlexVAE, tensors: dict[str, torch.Tensor]) -> 
 
     Returns
     -------
-    The minibatch itself if all genes of all cells were measured; else with means and standard deviations ``(b, d)``, NaN
+    The minibatch itself if all genes of all cells were measured, or it keeps moments; else with means and standard deviations ``(b, d)``, NaN
     for cells with all genes, which the module takes in the place of those of its encoder.
     """
     measured = tensors.get(MEASURED_KEY)
-    if measured is None or module.minified_data_type is not None:
+    if measured is None or REGISTRY_KEYS.LATENT_QZM_KEY in tensors:
         return tensors
     lacking = (~measured.all(1)).nonzero().ravel()
     if len(lacking) == 0:

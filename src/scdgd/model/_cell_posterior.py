@@ -197,6 +197,17 @@ class CellPosterior:
             raise ValueError(msg)
         return coordinates_of(self.model, trained)
 
+    def check_minifiable(self) -> None:
+        """Raise where two moments of posteriors, and sizes of cells, would not do in place of counts."""
+
+    def moments_to_keep(self) -> tuple[np.ndarray, np.ndarray]:
+        """Means and variances of the posteriors of the attached cells, each ``(n, d)``, for minified data."""
+        return self.model.get_latent_representation(return_dist=True)
+
+    def kept_beside(self) -> dict[str, np.ndarray]:
+        """What else minified data keep of the attached cells, arrays ``(n, ...)`` by their keys in ``obsm``."""
+        return {}
+
     def check_coordinates(self) -> None:
         """Raise where counts have no information about representations, because nothing decodes these."""
 

@@ -152,7 +152,10 @@ class CellRows:
             return z
 
     def place(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Rows of the table for the cells of a minibatch, ``(b, width)``, found anew by their counts."""
+        """Rows of the table for the cells of a minibatch, ``(b, width)``, found anew by their counts, or as minified data keep them."""
+        if REGISTRY_KEYS.LATENT_QZM_KEY in tensors:
+            kept = (tensors[key] for key in (REGISTRY_KEYS.LATENT_QZM_KEY, REGISTRY_KEYS.LATENT_QZV_KEY))
+            return self.module.posterior.rows(*(moment.to(self.module.device) for moment in kept))
         if self.module.posterior.is_learned:
             config = self.new_cells
             return place_variational(self.module, tensors, config.n_steps, config.lr, config.start)

@@ -12,13 +12,16 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
+from scvi.model.base import BaseModelClass
 from scvi.utils import setup_anndata_dsp
 
 from scdgd._compat import (
     assign_uuid,
     forget_manager,
     forget_model,
+    get_adata_minify_type,
     get_state_registry,
+    is_registered,
     known_manager,
     make_actual,
     register_manager,
@@ -80,6 +83,16 @@ class DataModel:
             msg = f"{type(self).__name__} stands on data: pass the AnnData that `{type(self).__name__}.setup_anndata` set up."
             raise ValueError(msg)
         super().__init__(adata, registry, *args, **kwargs)
+
+    @property
+    def adata(self) -> AnnData | MuData | None:
+        """The data that the model stands on."""
+        return self._adata
+
+    @adata.setter
+    def adata(self, adata: AnnData | MuData) -> None:
+        BaseModelClass.adata.fset(self, adata)
+        self.module.minified_data_type = getattr(self, "minified_data_type", None)
 
     def _validate_anndata(self, adata: AnnData | MuData | None = None, copy_if_view: bool = True) -> AnnData | MuData:
         if adata is None and self.adata is None:
@@ -263,7 +276,8 @@ class DataModel:
             if name not in _OF_TRANSFER:
                 known = [*setup_method_args["setup_args"], *_OF_TRANSFER]
                 raise TypeError(unknown_name(name, known, f"an argument of {cls.__name__}.setup_anndata"))
-        manager = CellRegistration(fields=fields, setup_method_args=setup_method_args)
+        of_minified = getattr(cls, "_get_fields_for_adata_minification", None)
+        manager = CellRegistration(fields=fields, setup_method_args=setup_method_args, of_minified=of_minified)
         with unchanged_if_refused(data):
             manager.register_fields(data, **options)
         register_manager(cls, manager)
@@ -395,6 +409,9 @@ class DataModel:
             adata = read_data(find_data(folder, prefix, content, is_mudata=is_mudata), is_mudata=is_mudata)
         adata = None if adata is False else adata
         if adata is not None:
+            if get_adata_minify_type(adata) is not None and not is_registered(registry, REGISTRY_KEYS.MINIFY_TYPE_KEY):
+                msg = "It appears you are trying to load a non-minified model with minified adata"
+                raise ValueError(msg)
             method = getattr(cls, registry.get("setup_method_name", "setup_anndata"))
             method(adata, source_registry=registry, **registry["setup_args"])
         model = initialised(cls, adata, registry, attributes)

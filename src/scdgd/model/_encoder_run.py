@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch.nn import BatchNorm1d
 
-from scdgd._compat import ADATA_MINIFY_TYPE
 from scdgd.data import registered_cells
 from scdgd.train import BestState
 from scdgd.train._start import mean_profile
@@ -58,10 +57,7 @@ class EncoderRun(TrainingRun):
     def check_cells(self) -> None:
         """Counts are there, labels are known where they are used, and a minibatch has two cells where batch norm needs them."""
         model = self.model
-        if model.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
-            msg = "Training needs counts, and these data are minified without them. Attach data with counts: `model.adata = adata`."
-            raise ValueError(msg)
-        model.adata_manager.validate_for_training(uses_labels=self.uses_labels)
+        super().check_cells()
         model._check_labels()
         model._check_sizes_of_panels()
         if model.adata.n_obs < _MIN_CELLS:

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scvi import REGISTRY_KEYS
-from scvi.data.fields import LayerField
 from scvi.model import SCVI
 from scvi.module import VAE
 
-from scdgd._compat import ADATA_MINIFY_TYPE, freeze_for_query, get_adata_minify_type, get_state_registry, registry_of
+from scdgd._compat import ADATA_MINIFY_TYPE, freeze_for_query, get_state_registry, registry_of
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd._options import Choice, Text, checked, checked_by, shown, unknown_name
-from scdgd.data import CountsField, SparseCountsLoader, SparseCountsSplitter
+from scdgd._options import checked, checked_by, shown, unknown_name
+from scdgd.data import SparseCountsLoader, SparseCountsSplitter
 from scdgd.likelihood import name_of
 from scdgd.metrics import n_used_components
 from scdgd.module import FlexVAE
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     import torch
     from anndata import AnnData
     from lightning.pytorch import LightningDataModule
-    from scvi.data.fields import BaseAnnDataField
     from torch import nn
 
     from scdgd.likelihood import GeneLikelihood
@@ -256,16 +254,6 @@ class FlexSCVI(EncoderModel, SCVI):
             for name, value in options.items()
         }
 
-    @classmethod
-    def _counts_fields(cls, adata: AnnData, layer: str | None, is_count_data: bool) -> list[BaseAnnDataField]:
-        """Counts, or in their place what minified data have."""
-        minified = get_adata_minify_type(adata)
-        further = [] if minified is None else cls._get_fields_for_adata_minification(minified)
-        return [
-            _MinifiableCountsField(layer, holds_counts=is_count_data, takes_panels=cls._takes_gene_panels),
-            *further,
-        ]
-
     @checked_by(TRAINING)
     def train(
         self,
@@ -333,14 +321,14 @@ class FlexSCVI(EncoderModel, SCVI):
 
     def _renew_moments(self) -> None:
         """Store the moments of posteriors anew beside counts that are kept, because the encoder has changed."""
-        kind = self.minified_data_type
-        if kind != ADATA_MINIFY_TYPE.LATENT_POSTERIOR_WITH_COUNTS:
+        if self.minified_data_type != ADATA_MINIFY_TYPE.LATENT_POSTERIOR_WITH_COUNTS:
             return
-        self.module.minified_data_type = None  # encode, in place of reading what is stored
-        try:
-            mean, variance = self.get_latent_representation(return_dist=True)
-        finally:
-            self.module.minified_data_type = kind
+        stored = (REGISTRY_KEYS.LATENT_QZM_KEY, REGISTRY_KEYS.LATENT_QZV_KEY)
+        to_encode = (
+            {key: value for key, value in tensors.items() if key not in stored}
+            for tensors in self._make_data_loader(self.adata)
+        )
+        mean, variance = self.get_latent_representation(dataloader=to_encode, return_dist=True)
         self.adata.obsm[self._LATENT_QZM_KEY], self.adata.obsm[self._LATENT_QZV_KEY] = mean, variance
 
     def _check_labels(self) -> None:
@@ -388,52 +376,6 @@ class FlexSCVI(EncoderModel, SCVI):
                 "or lower `prior_batch_size` in `plan_kwargs`.",
                 k,
             )
-
-    @checked(
-        minified_data_type=Choice(*ADATA_MINIFY_TYPE),
-        use_latent_qzm_key=Text("a name in `obsm`"),
-        use_latent_qzv_key=Text("a name in `obsm`"),
-    )
-    def minify_adata(
-        self,
-        minified_data_type: str = ADATA_MINIFY_TYPE.LATENT_POSTERIOR,
-        use_latent_qzm_key: str = "X_latent_qzm",
-        use_latent_qzv_key: str = "X_latent_qzv",
-    ) -> None:
-        """As in scvi-tools; moments of posteriors are computed if they are not in ``obsm``. Not for flows.
-
-        Parameters
-        ----------
-        minified_data_type
-            ``"latent_posterior_parameters"``, or ``"latent_posterior_parameters_with_counts"`` to keep counts.
-        use_latent_qzm_key, use_latent_qzv_key
-            Keys of ``obsm`` of the means and variances of posteriors.
-
-        Raises
-        ------
-        NotImplementedError
-            If two moments do not describe the posterior.
-        ValueError
-            If there is no such type, or only one of the moments.
-        RuntimeError
-            If the model is not trained.
-        """
-        self._check_if_trained(warn=False)
-        self._check_moments()
-        self._validate_anndata(None)
-        obsm, keys = self.adata.obsm, (use_latent_qzm_key, use_latent_qzv_key)
-        missing = [key for key in keys if key not in obsm]
-        if len(missing) == 1:
-            msg = (
-                f"adata.obsm has no {missing[0]!r}, but the other moment of the posteriors. Both are what "
-                "`get_latent_representation(return_dist=True)` returns; leave out both keys to have them computed."
-            )
-            raise ValueError(msg)
-        if missing:
-            obsm[keys[0]], obsm[keys[1]] = self.get_latent_representation(return_dist=True)
-        if len(self.adata_manager.panel.extra):  # or they would count in what is kept of sizes
-            self.adata = self.adata[:, self.adata.var_names.isin(self.get_var_names())].copy()
-        super().minify_adata(minified_data_type, *keys)
 
     def _check_moments(self, made_of: str = "Minified data keep", remedy: str = "Keep the counts") -> None:
         """Raise NotImplementedError where mean and variance do not describe a posterior."""
@@ -574,14 +516,3 @@ def _without_sizes(options: dict) -> dict:
             msg = f"`{name}={options[name]!r}` is for counts, but the data were set up with `is_count_data=False`. Leave it out."
             raise ValueError(msg)
     return wanted | options
-
-
-class _MinifiableCountsField(CountsField):
-    """Raw counts, which minified data may not have."""
-
-    def _register_counts(self, adata: AnnData) -> dict:
-        """As :class:`~scdgd.data.CountsField`; of data that are minified without counts only that these are gone."""
-        if get_adata_minify_type(adata) != ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
-            return super()._register_counts(adata)
-        self.summary = None
-        return LayerField.register_field(self, adata) | {self.HOLDS_COUNTS_KEY: self.holds_counts}

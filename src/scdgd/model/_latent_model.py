@@ -17,7 +17,7 @@ from scvi.model.base import BaseModelClass
 from scvi.utils import track
 
 from scdgd._compat import ADATA_MINIFY_TYPE, get_adata_minify_type, get_state_registry
-from scdgd._options import Number, Optional, Options, checked, rules_of, shown
+from scdgd._options import Choice, Number, Optional, Options, Text, checked, rules_of, shown
 from scdgd.data import code_of
 from scdgd.inference import CellSampler, InformationCoordinates, undisturbed
 
@@ -30,6 +30,7 @@ from ._differential_expression import differential_expression
 from ._groups import comparisons
 from ._merged_components import checked_clusters
 from ._merged_components import merged as merged_probabilities
+from ._minification import minified
 from ._novelty import novelty_of
 
 if TYPE_CHECKING:
@@ -806,6 +807,44 @@ class LatentModel(DataModel):
             )
         where = validated if adata is None else adata  # a view is validated as a copy
         where.obsm["da_log_probs"] = pd.DataFrame(log_probs, index=validated.obs_names)
+
+    @checked(
+        minified_data_type=Choice(*ADATA_MINIFY_TYPE),
+        use_latent_qzm_key=Text("a name in `obsm`"),
+        use_latent_qzv_key=Text("a name in `obsm`"),
+    )
+    def minify_adata(
+        self,
+        minified_data_type: str = ADATA_MINIFY_TYPE.LATENT_POSTERIOR,
+        use_latent_qzm_key: str = "X_latent_qzm",
+        use_latent_qzv_key: str = "X_latent_qzv",
+    ) -> None:
+        """Put data in the place of the model's that have moments of posteriors and sizes of cells, and no counts.
+
+        The AnnData that was attached stays as it is. Representations, clusters, expression, differential expression and
+        samples go on, with normal posteriors of these moments; what needs counts refuses. The model and its minified data are
+        saved as any others. Representations of :class:`SCDGD` and :class:`SCVAD` stay what they are, whatever the moments.
+
+        Parameters
+        ----------
+        minified_data_type
+            ``"latent_posterior_parameters"``, or ``"latent_posterior_parameters_with_counts"`` to keep counts.
+        use_latent_qzm_key, use_latent_qzv_key
+            Keys of ``obsm`` of the means and variances of posteriors; if they are not there, moments are computed.
+
+        Raises
+        ------
+        NotImplementedError
+            If two moments do not describe the posterior, or the data are a MuData.
+        ValueError
+            If there is only one of the moments, or counts are gone already.
+        RuntimeError
+            If the model is not trained.
+        """
+        self._check_if_trained(warn=False)
+        self.posterior.check_minifiable()
+        self._validate_anndata(None)
+        self.adata = minified(self, minified_data_type, use_latent_qzm_key, use_latent_qzv_key)
 
     def get_novelty(
         self,

@@ -10,10 +10,9 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
-from scvi.model.base import BaseModelClass
 from scvi.utils import setup_anndata_dsp
 
-from scdgd._compat import MODULE_KEYS, get_state_registry
+from scdgd._compat import MODULE_KEYS, get_adata_minify_type, get_state_registry
 from scdgd._constants import MEASURED_KEY
 from scdgd._options import Choice, Either, Flag, Integer, Names, Optional, Options, checked, checked_by
 from scdgd.data import (
@@ -208,7 +207,7 @@ class MULTIDGD(SCDGD):
 
     @adata.setter
     def adata(self, adata: AnnData | MuData) -> None:
-        BaseModelClass.adata.fset(self, self._as_registered(adata, self.registry_))
+        SCDGD.adata.fset(self, self._as_registered(adata, self.registry_))
 
     def _validate_anndata(self, adata: AnnData | MuData | None = None, copy_if_view: bool = True) -> AnnData:
         return super()._validate_anndata(self._as_registered(adata, self.registry_), copy_if_view)
@@ -216,6 +215,8 @@ class MULTIDGD(SCDGD):
     @classmethod
     def _as_registered(cls, adata: AnnData | MuData | None, registry: dict) -> AnnData | None:
         """The data as the model reads them: joined as those that it was set up with."""
+        if isinstance(adata, AnnData) and get_adata_minify_type(adata) is not None:
+            return adata  # made of data that were joined
         source = get_state_registry(registry, REGISTRY_KEYS.X_KEY)[ModalityCountsField.SOURCE_KEY]
         if isinstance(adata, MuData):
             if "modalities" not in source:

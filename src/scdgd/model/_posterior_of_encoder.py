@@ -103,6 +103,16 @@ class PosteriorOfEncoder(CellPosterior):
             parts.append(torch.stack(scales).mean(0)[..., decoding.genes].cpu().numpy() * decoding.factor)
         return np.concatenate(parts)[np.argsort(order)][taken]
 
+    def check_minifiable(self) -> None:
+        """Moments describe posteriors, and sizes of cells are their totals."""
+        self.model._check_moments()
+        if not self.module.use_observed_lib_size:
+            msg = (
+                "Minified data keep the total count of each cell, and `use_observed_lib_size=False` has posteriors of sizes. Keep "
+                "the counts, or use `use_observed_lib_size=True`."
+            )
+            raise ValueError(msg)
+
     def encoded(self, tensors: dict[str, torch.Tensor]) -> Distribution:
         """Posteriors of the cells of a minibatch."""
         inputs = self.module._get_inference_input(tensors, full_forward_pass=True)

@@ -11,13 +11,13 @@ import torch
 from scvi import REGISTRY_KEYS, settings
 from scvi.utils import track
 
+from scdgd._constants import FINGERPRINT_KEY, LOG_SIZE_KEY
 from scdgd.inference import (
     MAX_PARETO_K,
     ImportanceSamples,
     importance_samples,
     laplace_posterior,
     mended_samples,
-    posterior_draws,
     posterior_samples,
     refined,
     seeded,
@@ -118,7 +118,7 @@ class PosteriorOfRows(CellPosterior):
     ) -> torch.Tensor:
         """Draws of the posteriors, shape ``(s, n, d)``, on the CPU."""
         draws = [
-            posterior_draws(self.module, tensors, rows, n_samples).cpu()
+            self.module.draws(tensors, rows, n_samples).cpu()
             for tensors, rows in self.minibatches(adata, indices, batch_size, "Draws")
         ]
         return torch.cat(draws, dim=1)
@@ -162,15 +162,15 @@ class PosteriorOfRows(CellPosterior):
         return None if is_learned or n_samples > _MOST_OF_KEPT else self.kept(adata, positions)
 
     def kept(self, adata: AnnData, positions: np.ndarray) -> KeptPosteriors | None:
-        """Posteriors of cells, found once; ``None`` where cells are too many to keep.
+        """Posteriors of cells, found once; ``None`` where cells are too many to keep, or minified data keep theirs.
 
         Draws are resampled from importance samples, as those of all methods are.
         """
         model, module = self.model, self.module
-        n_latent = module.prior.n_latent
-        if not KeptPosteriors.fit(adata.n_obs, n_latent):
+        n_latent, manager = module.prior.n_latent, model.get_anndata_manager(adata, required=True)
+        if not (manager.has_counts and KeptPosteriors.fit(adata.n_obs, n_latent)):
             return None
-        data, rows = model.get_anndata_manager(adata, required=True).id, model._rows_of(adata, positions)
+        data, rows = manager.id, model._rows_of(adata, positions)
         kept = model.cells.kept_posteriors
         if kept is None or kept.data != data:
             kept = KeptPosteriors(data, rows, n_latent)
@@ -222,6 +222,19 @@ class PosteriorOfRows(CellPosterior):
 
         with self._sampling(next_draws):
             yield
+
+    def moments_to_keep(self) -> tuple[np.ndarray, np.ndarray]:
+        """Representations as rows have them, and variances of the posteriors around them, each ``(n, d)``."""
+        return self.model.get_latent_representation(), self.model.get_latent_representation(return_dist=True)[1]
+
+    def kept_beside(self) -> dict[str, np.ndarray]:
+        """Log sizes ``(n, M)``, NaN of modalities that a cell lacks, and hashes of counts ``(n, 1)``, by which cells are known."""
+        module, sizes = self.module, []
+        for tensors in self.model._make_data_loader(self.model.adata):
+            log_size, is_there = module.log_size(tensors), module.has_sizes(tensors)
+            sizes.append(log_size if log_size.shape[1] == 1 else log_size.where(is_there, torch.nan))
+        fingerprints = self.model.adata_manager.fingerprints.reshape(-1, 1)
+        return {LOG_SIZE_KEY: torch.cat(sizes).cpu().numpy(), FINGERPRINT_KEY: fingerprints}
 
     def replicates(self, tensors: dict[str, torch.Tensor], n_samples: int, batch: int | None) -> torch.Tensor:
         """A single sample is at a draw of the posterior, too."""

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from scvi import settings
+from scvi import REGISTRY_KEYS, settings
+from scvi.data.fields import ObsmField
 from scvi.utils import setup_anndata_dsp
 
-from scdgd._compat import forget_manager
+from scdgd._compat import ADATA_MINIFY_TYPE, forget_manager
+from scdgd._constants import LOG_SIZE_KEY
 from scdgd._options import Choice, Either, Flag, Integer, Number, Optional, checked, checked_by
 from scdgd.data import (
     CellIndexField,
@@ -66,6 +68,7 @@ class RowModel(LatentModel):
     #: What it makes of labels.
     supervision: Supervision
     is_query_ = False
+    _LATENT_QZM_KEY, _LATENT_QZV_KEY = "scdgd_latent_qzm", "scdgd_latent_qzv"
     _posterior_cls = PosteriorOfRows
     _keeps_new_levels = True
     #: Whether weights of modalities follow their information while it trains.
@@ -135,6 +138,14 @@ class RowModel(LatentModel):
     @classmethod
     def _fields_written(cls, counts: CountsField) -> list[BaseAnnDataField]:
         return [CellIndexField(counts)]
+
+    @classmethod
+    def _get_fields_for_adata_minification(cls, minified_data_type: str) -> list[BaseAnnDataField]:
+        """Fields of what is kept; of data that keep their counts only that they do, for posteriors are found from these."""
+        fields = super()._get_fields_for_adata_minification(minified_data_type)
+        if minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR_WITH_COUNTS:
+            return [field for field in fields if field.registry_key == REGISTRY_KEYS.MINIFY_TYPE_KEY]
+        return [*fields, ObsmField(LOG_SIZE_KEY, LOG_SIZE_KEY)]
 
     @classmethod
     @setup_anndata_dsp.dedent
@@ -258,6 +269,7 @@ class RowModel(LatentModel):
         """
         self._check_if_trained(warn=False)
         adata = self._validate_anndata(adata)
+        self.get_anndata_manager(adata, required=True).require_counts("`infer_representations`")
         defaults = self.cells.new_cells
         given = {"n_steps": n_steps, "lr": lr, "start": start}
         self.cells.new_cells = defaults._replace(**{key: value for key, value in given.items() if value is not None})
@@ -400,7 +412,14 @@ class RowModel(LatentModel):
     def _moments(
         self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, *, full_covariance: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Means ``(n, d)`` and variances ``(n, d)`` or covariances ``(n, d, d)`` of posteriors."""
+        """Means ``(n, d)`` and variances ``(n, d)`` or covariances ``(n, d, d)`` of posteriors; minified data keep them."""
+        adata = self._validate_anndata(adata)
+        manager = self.get_anndata_manager(adata, required=True)
+        if not manager.has_counts:
+            cells = positions_of(indices, adata.n_obs)
+            keys = (REGISTRY_KEYS.LATENT_QZM_KEY, REGISTRY_KEYS.LATENT_QZV_KEY)
+            mean, var = (np.asarray(manager.get_from_registry(key), np.float32)[cells] for key in keys)
+            return mean, _diagonal(var) if full_covariance else var
         if self.module.posterior.is_learned:
             return self._learned_moments(adata, indices, batch_size, full_covariance)
         moments = self.get_posterior(adata, indices, full_covariance=full_covariance, batch_size=batch_size)
@@ -413,7 +432,7 @@ class RowModel(LatentModel):
         rows = self._rows_of(self._validate_anndata(adata), indices, batch_size)
         rows = self.module.representations(torch.as_tensor(rows, device=self.module.device))
         mean, var = (moment.cpu().numpy() for moment in self.module.posterior.moments(rows))
-        return mean, var[..., None] * np.eye(var.shape[1], dtype=var.dtype) if full_covariance else var
+        return mean, _diagonal(var) if full_covariance else var
 
     @checked(n_samples=Either(Choice(0), Integer(2)))
     def get_posterior(
@@ -670,3 +689,8 @@ class RowModel(LatentModel):
         if dataloader is not None:
             msg = "Representations are found by cell name, which a `dataloader` does not carry; pass `adata` and `indices`."
             raise NotImplementedError(msg)
+
+
+def _diagonal(var: np.ndarray) -> np.ndarray:
+    """Covariances ``(n, d, d)`` of independent dimensions, from their variances ``(n, d)``."""
+    return var[..., None] * np.eye(var.shape[1], dtype=var.dtype)

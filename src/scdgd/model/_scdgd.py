@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
-from scvi.model.base import BaseModelClass, RNASeqMixin, VAEMixin
+from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, VAEMixin
 
 from scdgd._compat import is_registered
 from scdgd._constants import CHECKPOINT_FORMAT
@@ -52,7 +52,7 @@ def _with_noise(scale: float) -> RowPosterior:
     return Noisy(scale) if scale > 0 else Point()
 
 
-class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseModelClass):
+class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
     r"""Deep generative decoder for single-cell counts (Schuster & Krogh 2023).
 
     No encoder: the representation of each cell is a free parameter, found together with the decoder and a Gaussian

@@ -256,6 +256,7 @@ class TrainingRun:
 
     def check_cells(self) -> None:
         """Refuse data that have changed, or that cannot train."""
+        self.model.adata_manager.require_counts("Training")
         self.model.adata_manager.validate_for_training(uses_labels=self.uses_labels)
 
     def default_epochs(self) -> int:

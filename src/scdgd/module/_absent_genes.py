@@ -114,10 +114,15 @@ class AbsentGenesMixin:
         return log_size - torch.logsumexp(of_measured, dim=-1, keepdim=True)
 
     def _get_inference_input(self, tensors: Tensors, full_forward_pass: bool = False) -> dict:
-        """As in scvi-tools, with measured genes and found posteriors if there are such."""
-        inputs = super()._get_inference_input(tensors, full_forward_pass)
-        further = (MEASURED_KEY, FOUND_MEAN_KEY, FOUND_SCALE_KEY) if MODULE_KEYS.X_KEY in inputs else ()
-        return inputs | {key: tensors[key] for key in further if key in tensors}
+        """As in scvi-tools, with measured genes and found posteriors if there are such; a minibatch says whether it is minified."""
+        if REGISTRY_KEYS.LATENT_QZM_KEY in tensors and not full_forward_pass:
+            return {
+                MODULE_KEYS.QZM_KEY: tensors[REGISTRY_KEYS.LATENT_QZM_KEY],
+                MODULE_KEYS.QZV_KEY: tensors[REGISTRY_KEYS.LATENT_QZV_KEY],
+                REGISTRY_KEYS.OBSERVED_LIB_SIZE: tensors[REGISTRY_KEYS.OBSERVED_LIB_SIZE],
+            }
+        inputs = super()._get_inference_input(tensors, full_forward_pass=True)
+        return inputs | {key: tensors[key] for key in (MEASURED_KEY, FOUND_MEAN_KEY, FOUND_SCALE_KEY) if key in tensors}
 
     def _get_generative_input(self, tensors: Tensors, inference_outputs: dict) -> dict:
         """As in scvi-tools, with measured genes if some were not."""

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributions import Normal
 
 from scdgd._compat import MODULE_KEYS
-from scdgd._constants import MEASURED_KEY
+from scdgd._constants import LOG_SIZE_KEY, MEASURED_KEY
 from scdgd._precision import without_autocast
 from scdgd.likelihood import GeneLikelihood, Link, name_of
 from scdgd.posterior import Point
@@ -28,6 +28,8 @@ from ._size_factor import SizeFactor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from torch.distributions import Distribution
 
     from scdgd.data import SparseCounts
     from scdgd.likelihood import CountLikelihood, Likelihood, ValueLikelihood
@@ -112,6 +114,8 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
     """
 
     keeps_rows = True
+    #: How the attached data are minified, which scvi-tools says here; a minibatch says by itself what it has.
+    minified_data_type: str | None = None
 
     def __init__(
         self,
@@ -251,6 +255,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             MODULE_KEYS.SIZE_FACTOR_KEY: tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),
             "tensors": tensors,
             MEASURED_KEY: tensors.get(MEASURED_KEY),
+            "log_size": self.log_size(tensors) if LOG_SIZE_KEY in tensors else None,
         }
 
     def _get_generative_input(
@@ -302,20 +307,33 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
     def draw_posterior(self, tensors: dict[str, torch.Tensor], n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """See :class:`LatentModule`."""
         rows = self.representations(tensors[REGISTRY_KEYS.INDICES_KEY].ravel())
-        return self._draws(tensors, rows, n), self.log_size(tensors)
+        return self.draws(tensors, rows, n), self.log_size(tensors)
 
     def variational_posterior(self, tensors: dict[str, torch.Tensor]) -> Normal:
-        """See :class:`LatentModule`: Gaussians of rows that have a variance."""
-        if not self.posterior.is_learned:
+        """See :class:`LatentModule`: Gaussians of rows that have a variance, or that minified data keep."""
+        qz = self._known_posterior(tensors, self.representations(tensors[REGISTRY_KEYS.INDICES_KEY].ravel()))
+        if qz is None:
             msg = (
                 "Training found points, not posteriors, so there is no bound to take apart. Train an `SCVAD`, or score the model by "
                 "`get_marginal_ll` or `scdgd.metrics.held_out_log_likelihood`."
             )
             raise NotImplementedError(msg)
-        mean, var = self.posterior.moments(self.representations(tensors[REGISTRY_KEYS.INDICES_KEY].ravel()))
+        return qz
+
+    def _known_posterior(self, tensors: dict[str, torch.Tensor], rows: torch.Tensor) -> Normal | None:
+        """Normal with independent dimensions ``(b, d)`` that minified data keep or rows have learned; ``None`` if neither."""
+        if REGISTRY_KEYS.LATENT_QZM_KEY in tensors:
+            mean, var = tensors[REGISTRY_KEYS.LATENT_QZM_KEY], tensors[REGISTRY_KEYS.LATENT_QZV_KEY]
+            return Normal(mean, var.sqrt())
+        if not self.posterior.is_learned:
+            return None
+        mean, var = self.posterior.moments(rows)
         return Normal(mean, var.sqrt(), validate_args=False)
 
-    def _draws(self, tensors: dict[str, torch.Tensor], rows: torch.Tensor, n: int) -> torch.Tensor:
+    def draws(self, tensors: dict[str, torch.Tensor], rows: torch.Tensor, n: int) -> torch.Tensor:
+        """Draws ``(n, b, d)`` of the posteriors of the cells of a minibatch, whose rows ``(b, w)`` are given."""
+        if REGISTRY_KEYS.LATENT_QZM_KEY in tensors:
+            return self._known_posterior(tensors, rows).sample((n,))
         if self.posterior_sampler is None:
             msg = "The posterior has no sampler: use the methods of the model, or set `module.posterior_sampler`."
             raise RuntimeError(msg)
@@ -330,7 +348,8 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         tensors: dict | None = None,
         n_samples: int = 1,
         genes_measured: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor | None]:
+        log_size: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor | Distribution | None]:
         """Look up representations: no inference happens here.
 
         Parameters
@@ -348,28 +367,32 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             ``samples_posterior`` is set.
         genes_measured
             Genes that were measured, shape ``(b, g)``, read for the size factor; ``None`` for all.
+        log_size
+            Log size factors ``(b, 1)`` that are known, in place of those of counts.
 
         Returns
         -------
         ``z`` and ``library`` (log size factor), shapes ``(b, d)`` and ``(b, 1)``, with a leading ``s`` if
-        ``n_samples > 1``; ``representation``, the leaf of autograd in training.
+        ``n_samples > 1``; ``representation``, the leaf of autograd in training; and the posterior ``qz``, a normal with
+        independent dimensions, where it is known without the counts: it was learned, or data are minified.
         """
         representation = self.representations(rows)
         if self.training:
             representation.requires_grad_()
-        library = self.observed.log_size_of(x, size_factor, genes_measured)
+        library = self.observed.log_size_of(x, size_factor, genes_measured) if log_size is None else log_size
         if self.training:
             z = self.posterior.draw(representation)
         elif n_samples == 1 and not self.samples_posterior:
             z, _ = self.posterior.moments(representation)
         else:
-            z = self._draws(tensors, representation, n_samples)
+            z = self.draws(tensors, representation, n_samples)
             z = z.squeeze(0) if n_samples == 1 else z
         if n_samples > 1:
             library = library.expand(n_samples, *library.shape)
         return {
             MODULE_KEYS.Z_KEY: z,
             MODULE_KEYS.LIBRARY_KEY: library,
+            MODULE_KEYS.QZ_KEY: self._known_posterior(tensors or {}, representation),
             MODULE_KEYS.QL_KEY: None,
             REPRESENTATION_KEY: representation,
         }

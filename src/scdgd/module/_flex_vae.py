@@ -14,7 +14,7 @@ from scvi.module.base import LossOutput, auto_move_data
 from torch.distributions import Normal as Gaussian
 from torch.distributions import kl_divergence
 
-from scdgd._compat import ADATA_MINIFY_TYPE, MODULE_KEYS
+from scdgd._compat import MODULE_KEYS
 from scdgd._constants import NORMALIZED_TOTAL
 from scdgd._options import check_options, check_positive_integers, constructor_options
 from scdgd._precision import single, without_autocast
@@ -450,7 +450,6 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         prior
             A prior without an encoder in the place of the module's own, which is ``None``.
         """
-        self._check_counts()
         px, z = generative_outputs[MODULE_KEYS.PX_KEY], inference_outputs[MODULE_KEYS.Z_KEY]
         reconstruction_loss = -self.log_likelihood(px, tensors)
         if prior is None:
@@ -472,12 +471,6 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
             kl_local={MODULE_KEYS.KL_L_KEY: kl_library, MODULE_KEYS.KL_Z_KEY: kl_z},
             extra_metrics=extra,
         )
-
-    def _check_counts(self) -> None:
-        """Raise ValueError where counts were minified away."""
-        if self.minified_data_type == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
-            msg = "A loss needs counts, and these data are minified without them."
-            raise ValueError(msg)
 
     def _expected_log_prior(self, prior: Prior, inference_outputs: dict, z: torch.Tensor) -> torch.Tensor:
         r"""Estimate of :math:`\mathbb E_q \log p(z)`, shape ``(..., b)``."""

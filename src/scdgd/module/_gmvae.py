@@ -367,7 +367,6 @@ class GMVAE(FlexVAE):
         reference_weight
             :math:`\rho`.
         """
-        self._check_counts()
         log_qy, components = inference_outputs[LOG_QY_KEY], inference_outputs[COMPONENTS_KEY]
         qy, log_py = log_qy.exp(), self._log_py()
         reconstruction_loss = -(qy * self.log_likelihood(generative_outputs[MODULE_KEYS.PX_KEY], tensors)).sum(0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from scvi import REGISTRY_KEYS
 
-from scdgd._constants import MEASURED_KEY
+from scdgd._constants import LOG_SIZE_KEY, MEASURED_KEY
 from scdgd.data import as_sparse_counts
 from scdgd.likelihood import GeneLikelihood, JointLikelihood
 from scdgd.likelihood._joint import measured_and_present
@@ -84,7 +84,9 @@ class JointObservation:
         return tensors[REGISTRY_KEYS.X_KEY]
 
     def log_size(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-        r"""Log size factors of the cells of a minibatch, shape ``(b, M)``."""
+        r"""Log size factors of the cells of a minibatch, shape ``(b, M)``; minified data keep those of modalities that are there."""
+        if LOG_SIZE_KEY in tensors:
+            return torch.where(tensors[LOG_SIZE_KEY].isnan(), self.usual_log_size, tensors[LOG_SIZE_KEY])
         return self.log_size_of(self.values(tensors), None, tensors.get(MEASURED_KEY))
 
     def log_size_of(

@@ -9,7 +9,7 @@ from scvi import REGISTRY_KEYS
 from torch import nn
 
 from scdgd._compat import MODULE_KEYS
-from scdgd._constants import MEASURED_KEY
+from scdgd._constants import LOG_SIZE_KEY, MEASURED_KEY
 from scdgd.likelihood import family_of, name_of
 
 from ._family_parameters import FamilyParameters
@@ -91,7 +91,9 @@ class Observation(nn.Module):
         return tensors[self.key]
 
     def log_size(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-        r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``."""
+        r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``; minified data keep it."""
+        if LOG_SIZE_KEY in tensors:
+            return tensors[LOG_SIZE_KEY]
         return self.log_size_of(tensors[self.key], tensors.get(self.size_key), self.measured(tensors))
 
     def log_size_of(

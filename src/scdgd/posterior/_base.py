@@ -56,6 +56,10 @@ class RowPosterior(ABC):
     def moments(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Mean ``(b, d)`` and variance, ``(b, d)`` or one for all, from rows ``(b, w)``."""
 
+    def rows(self, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+        """Rows ``(b, w)`` of which :meth:`moments` says these, each ``(b, d)``, as far as rows hold them."""
+        return mean
+
     def move(self, table: torch.Tensor, rows: torch.Tensor, by: torch.Tensor) -> None:
         """Add ``(m, d)`` to the means that `rows` ``(m,)`` of a table ``(n, w)`` hold, which come first in each row."""
         table[rows, : by.shape[1]] += by

@@ -57,6 +57,10 @@ class Gaussian(RowPosterior):
         mean, log_scale = rows.chunk(2, dim=-1)
         return mean, (2 * log_scale).exp()
 
+    def rows(self, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+        """Rows ``(b, 2d)`` of moments, each ``(b, d)``."""
+        return torch.cat([mean, 0.5 * variance.log()], dim=-1)
+
     def entropy(self, var: torch.Tensor) -> torch.Tensor:
         """Entropy in nats, ``(b,)``, from variances ``(b, d)``."""
         return 0.5 * (1 + math.log(2 * math.pi) + var.log()).sum(-1)

@@ -1,0 +1,55 @@
+"""Counts that minified data do not have."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+
+from ._sparse_counts import SparseCounts
+
+
+class AbsentCounts(SparseCounts):
+    """Counts of ``b`` cells that are gone: they have a shape, and whoever reads them is told that they are not zeros.
+
+    Parameters
+    ----------
+    n_cells, n_genes
+        Numbers ``b`` of cells and ``g`` of genes.
+    """
+
+    def __init__(self, n_cells: int, n_genes: int) -> None:
+        self._n_cells, self.n_genes, self._blocks = int(n_cells), int(n_genes), None
+
+    def __len__(self) -> int:
+        return self._n_cells
+
+    @property
+    def device(self) -> torch.device:
+        """None in particular."""
+        return torch.device("cpu")
+
+    def to(self, *args: Any, **kwargs: Any) -> AbsentCounts:
+        """There is nothing to move."""
+        return self
+
+    pin_memory = clone = to
+
+    def take(self, cells: torch.Tensor, n_entries: int | None = None) -> AbsentCounts:
+        """Of the cells at positions ``(m,)``."""
+        return AbsentCounts(len(cells), self.n_genes)
+
+    def _refuse(self) -> NoReturn:
+        raise CountsGoneError
+
+    indptr = indices = values = property(_refuse)
+
+
+class CountsGoneError(ValueError):
+    """Data are minified, and counts are needed."""
+
+    def __init__(self, use: str = "This") -> None:
+        super().__init__(
+            f"{use} needs counts, and these data are minified without them. Attach data with counts "
+            "(`model.adata = adata`), or pass them."
+        )
