@@ -54,6 +54,7 @@ __all__ = [
     "registry_of",
     "restore_counters",
     "set_state_registry",
+    "take_place_of",
     "training_counters",
     "usual_epochs",
 ]
@@ -76,6 +77,11 @@ def mark_minified(
     adata.uns[_ADATA_MINIFY_TYPE_UNS_KEY] = kind
     adata.obsm[model._LATENT_QZM_KEY], adata.obsm[model._LATENT_QZV_KEY] = moments
     adata.obs[model._OBSERVED_LIB_SIZE_KEY] = totals
+
+
+def take_place_of(adata: AnnData, other: AnnData) -> None:
+    """Make an AnnData what another one is, in place."""
+    adata._init_as_actual(other)
 
 
 def layer_names(adata: AnnData) -> list[str]:

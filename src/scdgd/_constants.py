@@ -10,6 +10,9 @@ MEASURED_KEY = "genes_measured"
 #: of its counts ``(n, 1)``. The former is a key of minibatches, too.
 LOG_SIZE_KEY, FINGERPRINT_KEY = "_scdgd_log_size", "_scdgd_fingerprint"
 
+#: Column of ``adata.var`` that says of a gene that it was not measured, and is there to have all genes of a reference.
+PADDED_KEY = "scdgd_padded"
+
 #: Version of the layout of saved models; raised when a stored model needs porting.
 CHECKPOINT_FORMAT = 4
 

@@ -276,8 +276,9 @@ class ContrastiveDivergencePlan(pl.LightningModule):
             score_dispersions(self.module, self._first_probabilities(), **options)
 
     def on_train_end(self) -> None:
-        """The machine is complete, and a second training goes on."""
-        self._end()
+        """The machine is complete, and a second training goes on; a best state that was put back is no average."""
+        if not any(getattr(callback, "load_best_on_end", False) for callback in self.trainer.callbacks):
+            self._end()
         if self.is_complete:
             self._calibrate()
             self.module.is_pretrained.fill_(True)

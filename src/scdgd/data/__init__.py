@@ -36,6 +36,7 @@ from ._matrix import as_native, in_memory, require_matrix
 from ._minibatches_together import MinibatchesTogether, minibatches_of
 from ._modalities import MODALITIES
 from ._modality_counts import ModalityCountsField, modalities_in
+from ._padded import padded_to
 from ._read_backed import read_backed, zarr_module
 from ._registration import CellRegistration, ChangedDataError, unchanged_if_refused
 from ._sparse_counts import SparseCounts, as_sparse_counts
@@ -104,6 +105,7 @@ __all__ = [
     "levels_of",
     "on_device",
     "modalities_in",
+    "padded_to",
     "read_backed",
     "refuse_levels",
     "registered_cells",

@@ -128,11 +128,19 @@ def _first(values: pd.Series) -> Any:
     return np.asarray(values.iloc[:1].astype(object)).tolist()[0]
 
 
+class MissingColumnError(ValueError, KeyError):
+    """There is no such column: a wrong value here, a wrong key in scvi-tools."""
+
+    def __str__(self) -> str:
+        """The message as it is."""
+        return ValueError.__str__(self) if len(self.args) != 1 else str(self.args[0])
+
+
 def require_column(adata: AnnData, key: str, what: str) -> None:
-    """Raise ValueError unless there is a column, and only one of that name."""
+    """Raise :class:`MissingColumnError` unless there is a column, and ValueError unless there is only one of that name."""
     if key not in adata.obs:
         msg = f"There is no column '{key}' {what}; adata.obs has {list(adata.obs.columns)}."
-        raise ValueError(msg)
+        raise MissingColumnError(msg)
     if (n := int((adata.obs.columns == key).sum())) > 1:
         msg = f"adata.obs has {n} columns with the name '{key}'. Give them names of their own, or remove all but one."
         raise ValueError(msg)

@@ -13,7 +13,7 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.data.fields import LayerField, MuDataWrapper, NumericalObsField
 
 from scdgd._compat import ADATA_MINIFY_TYPE, get_adata_minify_type, layer_names
-from scdgd._constants import FINGERPRINT_KEY, ROW_KEY
+from scdgd._constants import FINGERPRINT_KEY, PADDED_KEY, ROW_KEY
 
 from ._counts import CountSummary, check_counts
 from ._gene_panel import GenePanel
@@ -108,7 +108,8 @@ class CountsField(LayerField):
         """Find the genes of the model, then register; unexpressed genes are no news here."""
         self._require_names(adata_target)
         genes = np.asarray(state_registry[self.COLUMN_NAMES_KEY])
-        panel = GenePanel(genes, adata_target.var_names)
+        padded = adata_target.var.get(PADDED_KEY)
+        panel = GenePanel(genes, adata_target.var_names, None if padded is None else padded.to_numpy(bool))
         self._check_shared(panel, adata_target.var)
         self.panel = panel
         self.measured = GenesMeasured.where_needed(panel.measured[None], np.zeros(adata_target.n_obs, np.int64))

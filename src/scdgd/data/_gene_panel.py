@@ -26,12 +26,16 @@ class GenePanel:
         Names of the genes of the model, each once, shape ``(g,)``.
     columns
         Names of the columns of the data, each once, shape ``(c,)``.
+    is_padded
+        Columns that were not measured, though they are there, shape ``(c,)``, bool; ``None`` for none.
     """
 
-    def __init__(self, genes: Sequence[str], columns: Sequence[str]) -> None:
+    def __init__(self, genes: Sequence[str], columns: Sequence[str], is_padded: np.ndarray | None = None) -> None:
         self.genes, self.columns = (pd.Index(np.asarray(names).astype(str)) for names in (genes, columns))
         self.gene_of = self.genes.get_indexer(self.columns).astype(np.int64)
-        """Gene of each column, shape ``(c,)``; -1 for genes that the model does not have."""
+        """Gene of each column, shape ``(c,)``; -1 for genes that the model does not have, and where nothing was measured."""
+        if is_padded is not None:
+            self.gene_of[is_padded] = -1
 
     @functools.cached_property
     def measured(self) -> np.ndarray:

@@ -167,7 +167,8 @@ class CellRegistration(AnnDataManager):
     def get_from_registry(self, registry_key: str) -> np.ndarray | pd.DataFrame:
         """As in scvi-tools; columns of cells are those that were registered, in the order of the cells now."""
         if registry_key in self._columns:
-            return self._columns[registry_key]
+            column = self._columns[registry_key]
+            return column.set_axis(self.cells.obs_names) if isinstance(column, pd.DataFrame) else column
         return super().get_from_registry(registry_key)
 
     # ------------------------------------------------------------ what there is now

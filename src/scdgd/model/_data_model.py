@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from scvi.data.fields import BaseAnnDataField
+    from scvi.train import Trainer
     from torch.utils.data import DataLoader
 
 #: What scvi-tools hands on when it registers data for a model that exists.
@@ -68,6 +69,8 @@ class DataModel:
     them out, written whole or not at all, and checked when they are read.
     """
 
+    #: Of the last training; ``None`` where none needed one, as placing the cells of a query.
+    trainer: Trainer | None = None
     _is_forgotten_with_me = False
     #: Whether new levels of batch and covariates are registered, for the model to find vectors of them or to refuse them.
     _keeps_new_levels = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS
@@ -22,7 +23,6 @@ from ._proposals import EncodedProposals
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    import numpy as np
     from anndata import AnnData
 
 #: Entries of decoded draws that are held together.
@@ -297,7 +297,7 @@ class EncoderModel(LatentModel):
         """
         self._check_if_trained(warn=False)
         log_evidence = super().get_marginal_ll(*args, return_mean=False, n_mc_samples=n_mc_samples, **kwargs)
-        return float(log_evidence.mean()) if return_mean else log_evidence
+        return np.float64(log_evidence.mean()) if return_mean else log_evidence
 
 
 def _one_by_one(tensors: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:

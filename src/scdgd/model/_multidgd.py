@@ -370,6 +370,21 @@ class MULTIDGD(SCDGD):
             **kwargs,
         )
 
+    @staticmethod
+    def prepare_query_anndata(*args: Any, **kwargs: Any) -> None:
+        """Refused: features of several modalities are found by name, and those that are missing leave the likelihood.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        msg = (
+            "Features of new cells are found by name, whole modalities may be missing, and nothing has to be padded: pass the data as "
+            "they are to `load_query_data`."
+        )
+        raise NotImplementedError(msg)
+
     # ------------------------------------------------------------ what is expected of each modality
 
     def get_normalized_expression(

@@ -616,7 +616,7 @@ class RowModel(LatentModel):
             pareto_k.append(samples.read(ImportanceSamples.pareto_k))
         say_rough(torch.cat(pareto_k).cpu().numpy(), "marginal likelihoods", "n_mc_samples", n_mc_samples)
         log_evidence = torch.cat(log_evidence).cpu()
-        return float(log_evidence.mean()) if return_mean else log_evidence
+        return np.float64(log_evidence.mean()) if return_mean else log_evidence
 
     def get_importance_weights(
         self,

@@ -7,15 +7,17 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, VAEMixin
 
-from scdgd._compat import is_registered
+from scdgd._compat import get_state_registry, is_registered
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Choice, Instance, Options, checked, checked_by, shown, unknown_name
-from scdgd.data import SparseCountsLoader, SparseCountsSplitter, has_levels, levels_of
+from scdgd.data import SparseCountsLoader, SparseCountsSplitter, has_levels, levels_of, padded_to
 from scdgd.inference import NEW_CELLS, NewCellsConfig, posterior_draws
 from scdgd.likelihood import family_of, name_of
 from scdgd.module import DGDModule, usual_size_and_link
@@ -26,6 +28,7 @@ from scdgd.train import InterruptibleTrainRunner, RepresentationPlan
 
 from ._arguments import BUILDING, FREEZING, REFERENCE
 from ._cell_rows import CellRows
+from ._data_model import DataModel
 from ._devices import ACCELERATOR, ONE_DEVICE
 from ._new_levels import NewLevels
 from ._representation_run import RepresentationRun
@@ -395,6 +398,47 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         else:
             run()
 
+    @staticmethod
+    def prepare_query_anndata(
+        adata: AnnData,
+        reference_model: str | os.PathLike | SCDGD,
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+    ) -> AnnData | pd.Index | None:
+        """As in scvi-tools: the genes of a reference in their order, extra ones left out.
+
+        Not needed here, where genes are found by name. Genes that are missing get columns of zeros, which
+        ``adata.var["scdgd_padded"]`` says to be no counts: they leave the likelihood, as missing ones do.
+
+        Parameters
+        ----------
+        adata
+            New cells.
+        reference_model
+            Trained model, or the folder of a saved one.
+        return_reference_var_names
+            Only return the names of the genes of the reference.
+        inplace
+            Whether `adata` itself is changed.
+
+        Returns
+        -------
+        The data if they are not changed in place, or the names.
+
+        Raises
+        ------
+        ValueError
+            If no gene is shared.
+        """
+        if isinstance(reference_model, str | os.PathLike):
+            registry = DataModel.load_registry(reference_model)
+            genes = pd.Index(np.asarray(get_state_registry(registry, REGISTRY_KEYS.X_KEY)["column_names"]).astype(str))
+        else:
+            genes = pd.Index(reference_model.get_var_names())
+        if return_reference_var_names:
+            return genes
+        return padded_to(adata, genes, inplace=inplace)
+
     @classmethod
     @checked(
         adata=Instance((AnnData, MuData), "an AnnData (or MuData) with the genes of the reference"),
@@ -424,7 +468,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         accelerator, device
             Where the model is put, as in scvi-tools.
         **kwargs
-            Passed to :meth:`load` with a folder.
+            Passed to :meth:`load` with a folder. Of scvi-tools' arguments `inplace_subset_query_vars` is taken, and what freezes,
+            for all is frozen.
 
         Returns
         -------
@@ -443,15 +488,18 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         is_folder = isinstance(reference_model, str | os.PathLike)
         of_load = inspect.signature(cls.load).parameters if is_folder else {}
         takes = {*inspect.signature(cls.load_query_data).parameters, *of_load} - {"dir_path"}
-        for name in kwargs:
-            if name in FREEZING:
+        if kwargs.pop("inplace_subset_query_vars", False):
+            cls.prepare_query_anndata(adata, reference_model)
+        for name, value in kwargs.items():
+            if name in FREEZING and value != (name != "unfrozen"):
                 msg = (
                     f"`{name}` is for models with an encoder. Training a query of {cls.__name__} moves representations of its "
                     "cells only; all else is frozen. Leave it out."
                 )
                 raise TypeError(msg)
-            if name not in takes:
+            if name not in takes | FREEZING.keys():
                 raise TypeError(unknown_name(name, takes, f"an argument of {cls.__name__}.load_query_data"))
+        kwargs = {name: value for name, value in kwargs.items() if name not in FREEZING}  # all is frozen
         if not isinstance(reference_model, cls | str | os.PathLike):
             msg = f"`reference_model` must be a {cls.__name__} or the folder of a saved one, got {shown(reference_model)}."
             raise TypeError(msg)

@@ -320,6 +320,9 @@ class TrainingRun:
                 self.trainer.setdefault(name, default)
             if name in self.trainer:
                 check_monitor(name, self.trainer[name], type(plan), n_validation)
+        for callback in self.trainer.get("callbacks") or ():
+            if getattr(callback, "monitor", None) is not None:
+                check_monitor(f"monitor of {type(callback).__name__}", callback.monitor, type(plan), n_validation)
         if getattr(plan, "reduce_lr_on_plateau", False):
             check_monitor("lr_scheduler_metric", plan.lr_scheduler_metric, type(plan), n_validation)
 

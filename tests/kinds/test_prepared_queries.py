@@ -1,0 +1,80 @@
+"""What prepares a query for scvi-tools makes no difference to models that find genes by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
+from scvi.train import SaveCheckpoint
+
+from scdgd._constants import PADDED_KEY
+
+from .models import OURS, every_model, trained
+
+ROWS = ("SCDGD", "SCVAD")
+
+
+@pytest.mark.filterwarnings("ignore:.*genes are missing from the new data")
+@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+@pytest.mark.parametrize("name", ROWS)
+def test_padded_genes_leave_the_likelihood(name, dense, tmp_path):
+    model, new = trained(name)
+    model.save(tmp_path / "model")
+    new.X = new.X.toarray() if dense else new.X
+    new.layers["other"] = new.X.copy()
+    some = new[:, ["gene_5", "gene_2", "gene_0", "gene_3"]].copy()
+    some.var_names = ["gene_5", "gene_2", "another", "gene_3"]
+    z, error = model.get_latent_representation(some), float(model.get_reconstruction_error(some)["reconstruction_loss"])
+    padded = type(model).prepare_query_anndata(some, tmp_path / "model", inplace=False)
+    assert list(padded.var_names) == list(model.get_var_names())
+    assert list(padded.var_names[padded.var[PADDED_KEY]]) == ["gene_0", "gene_1", "gene_4", "gene_6", "gene_7"]
+    assert padded.obs.equals(some.obs)
+    np.testing.assert_allclose(model.get_latent_representation(padded), z, rtol=1e-4, atol=1e-4)
+    again = float(model.get_reconstruction_error(padded)["reconstruction_loss"])
+    assert again == pytest.approx(error, rel=1e-4)
+    view = some[:10]
+    type(model).prepare_query_anndata(view, model)
+    assert view.shape == (10, 8)
+    assert list(type(model).prepare_query_anndata(some, model, return_reference_var_names=True)) == list(
+        padded.var_names
+    )
+    query = type(model).load_query_data(
+        some, model, inplace_subset_query_vars=True, unfrozen=False, freeze_expression=True
+    )
+    assert some.n_vars == 8
+    query.train(1, accelerator="cpu")
+    assert query.trainer is None
+    with pytest.raises(TypeError, match="all else is frozen"):
+        type(model).load_query_data(some, model, freeze_expression=False)
+
+
+@every_model
+def test_missing_columns_are_wrong_values_and_wrong_keys(name):
+    model, new = trained(name)
+    del new.obs["batch"]
+    for kind in (ValueError, KeyError):
+        with pytest.raises(kind, match="^There is no column 'batch'"):
+            model.get_latent_representation(new)
+        with pytest.raises(kind, match="^There is no column 'donor_of'"):
+            OURS[name][0].setup_anndata(new, batch_key="donor_of")
+
+
+@every_model
+@pytest.mark.parametrize("callback", [SaveCheckpoint, ModelCheckpoint])
+def test_callbacks_that_watch_cells_which_are_not_there_are_refused(name, callback, tmp_path):
+    model, _ = trained(name)
+    watching = callback(dirpath=tmp_path, monitor="elbo_validation")
+    with pytest.raises(ValueError, match="needs validation cells"):
+        model.train(1, train_size=1.0, callbacks=[watching], accelerator="cpu")
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if name != "SCDBM"])  # which calibrates what came back
+def test_the_best_state_comes_back(name, tmp_path):
+    """``SaveCheckpoint(load_best_on_end=True)`` ends in the state that its folder has."""
+    model, _ = trained(name)
+    best = SaveCheckpoint(dirpath=tmp_path, monitor="reconstruction_loss_train", load_best_on_end=True)
+    model.train(2, callbacks=[best], accelerator="cpu", enable_progress_bar=False)
+    assert any(callback is best for callback in model.trainer.callbacks)
+    saved = type(model).load(best.best_model_path, adata=model.adata, accelerator="cpu")
+    for key, value in saved.module.state_dict().items():
+        np.testing.assert_array_equal(value, model.module.state_dict()[key], err_msg=key)
