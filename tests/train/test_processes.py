@@ -15,10 +15,13 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from scdgd.data import read_backed
+from scdgd.data import SparseCountsLoader, SparseCountsSplitter, read_backed, registered_cells
+from scdgd.data._backed_counts import Runs
+from scdgd.data._loader import SharedOrder
+from scdgd.model import SCVAE
 from scdgd.train import LaplacePlan, LostProcessError, Processes, TrainingDivergedError
 from tests.conftest import make_model, simulate, train, write_store
-from tests.kinds.models import ROWS, built
+from tests.kinds.models import OURS, ROWS, built
 from tests.model.test_contract import data
 
 pytestmark = [
@@ -26,6 +29,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # of Lightning on processes, and of Python on forking
 ]
 _SECONDS = 120
+ENCODERS = [
+    pytest.param(name, marks=() if name == "SCVAE" else pytest.mark.slow)
+    for name in OURS
+    if name not in (*ROWS, "SCDBM")
+]
 
 
 def in_processes(n: int, call, folder) -> list:
@@ -51,9 +59,13 @@ def in_processes(n: int, call, folder) -> list:
     processes = [context.Process(target=run, args=(rank,)) for rank in range(n)]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(_SECONDS)
-        assert process.exitcode is not None, "a process waits for ever"
+    try:
+        for process in processes:
+            process.join(_SECONDS)
+            assert process.exitcode is not None, "a process waits for ever"
+    finally:
+        for process in processes:
+            process.kill()
     written = [folder / f"{n}-{rank}" for rank in range(n)]
     results = [pickle.loads(path.read_bytes()) if path.exists() else None for path in written]
     for path in written:
@@ -68,7 +80,7 @@ def shared(n: int, **arguments) -> dict:
 
 def learned(model) -> dict[str, np.ndarray]:
     state = {name: value.numpy().copy() for name, value in model.module.state_dict().items()}
-    return state | {"elbo": model.history["elbo_train"].to_numpy(float), "clusters": model.get_cluster_assignments()}
+    return state | {"elbo": model.history["elbo_train"].to_numpy(float)}
 
 
 def whole_minibatches(n: int):
@@ -132,6 +144,140 @@ def test_all_models_with_rows(tmp_path, name):
         np.testing.assert_array_equal(second[key], value, err_msg=key)
 
 
+def without_noise(n: int, name: str, plan: dict):
+    """A training of a model with an encoder in the same minibatches whatever the number of processes, each posterior its mean."""
+
+    def call(rank: int) -> dict[str, np.ndarray]:
+        torch.distributions.Normal.rsample = lambda law, shape=(): law.loc.expand(*shape, *law.loc.shape)
+        if n == 1:
+            SparseCountsSplitter.train_dataloader = SparseCountsSplitter.training_cells = lambda self: self._loader(
+                self.train_idx, shuffle=True, drop_last=False, order=SharedOrder(0, 1, self._seed)
+            )
+        model = built(name, data()[0], {"batch_key": "batch"}, dropout_rate=0.0)
+        if rank > 0:
+            torch.nn.init.normal_(next(model.module.parameters()))  # what processes begin with is that of the first
+        loading = {"external_indexing": np.split(np.arange(36), [32])}
+        arguments = {"batch_size": 12 // n, "datasplitter_kwargs": loading, "plan_kwargs": plan}
+        train(model, 4, check_val_every_n_epoch=1, **shared(n, **arguments))
+        metrics = {key: frame.to_numpy(float) for key, frame in model.history.items()}
+        return learned(model) | metrics | {"latent": model.get_latent_representation()}
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "name", ["SCVMM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("FlexSCVI", "SCGMVAE"))]
+)
+def test_encoders_learn_what_one_learns(name, tmp_path):
+    """Minibatches of five cells each, the last one of six; held-out cells, too, and batch norm."""
+    plan = {"n_warm_start_epochs": 1, "lr": 1e-2}
+    (alone,) = in_processes(1, without_noise(1, name, plan), tmp_path)
+    for together in in_processes(2, without_noise(2, name, plan), tmp_path):
+        assert together.keys() == alone.keys()
+        assert len(together["elbo_validation"]) == 4
+        for key, value in alone.items():
+            np.testing.assert_allclose(together[key], value, rtol=2e-3, atol=2e-4, err_msg=key)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_all_models_with_an_encoder(tmp_path, name):
+    """Three processes, and fewer cells in a minibatch than processes in some."""
+
+    def call(rank: int):
+        seen = []
+
+        class Steps(Callback):
+            def on_train_epoch_start(self, trainer, plan) -> None:
+                seen.append([])
+
+            def on_train_batch_end(self, trainer, plan, outputs, batch, batch_idx) -> None:
+                seen[-1] += batch["X"].totals().tolist()
+
+        model = built(name, data()[0], {"batch_key": "batch"})
+        train(model, 2, batch_size=5, train_size=0.9, callbacks=[Steps()], **shared(3))
+        return seen, model.module.training, learned(model), sorted(model.held_out_cells_)
+
+    results = in_processes(3, call, tmp_path)
+    for epoch in range(2):
+        totals = sum((seen[epoch] for seen, *_ in results), [])
+        assert len(totals) == 33  # each training cell once
+        assert sorted(totals) == sorted(sum((seen[0] for seen, *_ in results), []))
+    for _, _, state, held_out in results:
+        assert held_out == results[0][3]
+        for key, value in results[0][2].items():
+            assert np.isfinite(value).all()
+            np.testing.assert_array_equal(state[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("n", [pytest.param(2, marks=pytest.mark.slow), 3])
+def test_held_out_rows_learn_what_one_process_learns(n, tmp_path):
+    """All training cells in a minibatch; one process may have no held-out cell."""
+
+    def training(n: int):
+        def call(rank: int):
+            model = make_model(simulate(31, 12), noise_scale=0.0)
+            arguments = {"batch_size": 31, "mixture_start": 2, "train_size": 0.94, "check_val_every_n_epoch": 1}
+            train(model, 4, **shared(n, **arguments))
+            return learned(model) | {"held out": model.history["elbo_validation"].to_numpy(float)}
+
+        return call
+
+    (alone,) = in_processes(1, training(1), tmp_path)
+    for together in in_processes(n, training(n), tmp_path):
+        for name, value in alone.items():
+            np.testing.assert_allclose(together[name], value, rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_machines(tmp_path):
+    """Of one process each."""
+
+    def call(rank: int):
+        os.environ |= {"LOCAL_RANK": "0", "NODE_RANK": str(rank)}
+        return learned(train(make_model(simulate(40, 12)), 2, devices=1, num_nodes=2, strategy="ddp"))
+
+    first, second = in_processes(2, call, tmp_path)
+    np.testing.assert_array_equal(first["representations.table"], second["representations.table"])
+
+
+def test_an_encoder_goes_on_from_a_checkpoint_when_a_process_dies(tmp_path):
+    arguments = {"batch_size": 8, "checkpoint_dir": tmp_path / "checkpoints", "checkpoint_every_n_epochs": 1}
+
+    class Dies(Callback):
+        def on_train_batch_end(self, trainer, plan, outputs, batch, batch_idx) -> None:
+            if trainer.current_epoch == 2 and trainer.global_rank == 1 and batch_idx == 1:
+                os._exit(1)
+
+    def call(rank: int):
+        mine = built("SCVMM", data()[0])
+        before = mine.module.state_dict()["z_encoder.mean_encoder.weight"].clone()
+        with pytest.raises(LostProcessError, match="Another of the 2 processes that train together has ended"):
+            train(mine, 4, callbacks=[Dies()], **shared(2, **arguments))
+        return bool(torch.equal(mine.module.z_encoder.mean_encoder.weight, before))
+
+    assert in_processes(2, call, tmp_path)[0]
+    assert len(train(built("SCVMM", data()[0]), 4, **arguments).history["elbo_train"]) == 4
+
+
+def test_an_encoder_that_diverges_in_one_process_ends_all(tmp_path):
+    class Breaks(Callback):
+        def on_train_batch_start(self, trainer, plan, batch, batch_idx) -> None:
+            if trainer.current_epoch == 1 and batch_idx == 1 and trainer.global_rank == 1:
+                batch["X"].values[0] = float("nan")
+
+    def call(rank: int):
+        model = built("SCVAE", data()[0])
+        train(model, 3, callbacks=[Breaks()], batch_size=8, **shared(2))
+        return model.trainer.current_epoch, learned(model)
+
+    (first_epoch, first), (second_epoch, second) = in_processes(2, call, tmp_path)
+    assert first_epoch == second_epoch < 3
+    first.pop("elbo")
+    for key, value in first.items():
+        assert np.isfinite(value).all(), key
+        np.testing.assert_array_equal(second[key], value, err_msg=key)
+
+
 def test_cells_of_a_store(tmp_path):
     store = write_store(simulate(40, 12), tmp_path / "cells.zarr", chunks=(50,))
 
@@ -140,6 +286,29 @@ def test_cells_of_a_store(tmp_path):
 
     for state in in_processes(2, call, tmp_path):
         assert np.isfinite(state["elbo"]).all()
+
+
+def test_parts_of_minibatches_from_a_store(tmp_path):
+    """Processes read different cells, and all of them once, in the order of one."""
+    adata = simulate(300, 12)
+    backed = read_backed(write_store(adata, tmp_path / "cells.zarr", chunks=(50,)))
+    SCVAE.setup_anndata(backed)
+    manager = SCVAE(backed).adata_manager
+    registered_cells(manager).__class__.runs = Runs(8, 64)
+    whole, *parts = (
+        [
+            minibatch["X"].to_dense().numpy()
+            for minibatch in SparseCountsLoader(
+                manager, batch_size=12 // n, shuffle=True, order=SharedOrder(rank, n, lambda: 7)
+            )
+        ]
+        for rank, n in [(0, 1), (0, 3), (1, 3), (2, 3)]
+    )
+    assert len(whole) == len(parts[0]) == len(parts[1]) == len(parts[2])
+    for together, *apart in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(np.concatenate(apart), together)
+    counts = np.concatenate(whole)
+    assert sorted(map(tuple, counts)) == sorted(map(tuple, adata.X.toarray()))
 
 
 def test_a_process_that_dies_ends_all_and_one_goes_on_from_the_checkpoint(tmp_path):
@@ -205,7 +374,7 @@ def test_one_process_that_diverges_ends_all_as_they_were(tmp_path):
 
     (first, first_is_well), (second, second_is_well) = in_processes(2, call, tmp_path)
     assert "at cells of another process" in first
-    assert "at cells cell_2" in second
+    assert "at cells cell_" in second
     assert "as it was before" in first
     assert first_is_well
     assert second_is_well
@@ -222,11 +391,11 @@ def test_parts_of_a_table_cover_it_once():
 
 REFUSED = [
     ({"devices": 2}, r"unless `strategy='ddp'` is passed, in a script"),
-    ({"devices": 2, "strategy": "fsdp"}, "cuts networks into parts, but a decoder is small"),
-    ({"devices": 2, "strategy": "deepspeed"}, "each process has for itself already"),
+    ({"devices": 2, "strategy": "fsdp"}, "cuts networks into parts, but networks are small here"),
+    ({"devices": 2, "strategy": "deepspeed"}, "each process has a part of already"),
+    ({"num_nodes": 2}, r"`num_nodes=2` asks for several.*unless `strategy='ddp'` is passed"),
     ({"devices": 2, "strategy": "ddp_notebook"}, "give nothing back.*Write a script"),
     ({"strategy": "ddp"}, "is for several devices: name their number"),
-    ({"devices": 2, "strategy": "ddp", "train_size": 0.9}, "Held-out cells are placed by one process"),
     ({"devices": 2, "strategy": "ddp", "enable_checkpointing": True}, "use `checkpoint_dir`"),
     (
         {"devices": 2, "strategy": "ddp", "plan_cls": LaplacePlan},
@@ -241,7 +410,20 @@ def test_what_processes_do_not_do_is_refused_with_the_reason(adata, arguments, r
         train(make_model(adata), **arguments)
 
 
-@pytest.mark.parametrize("name", ["FlexSCVI", "SCDBM"])
-def test_models_without_rows_refuse(name):
+OF_ENCODERS = [
+    ({"enable_checkpointing": True}, "use `checkpoint_dir`"),
+    ({"accumulate_grad_batches": 2}, "raise `batch_size`"),
+    ({"plan_kwargs": {"free_nats": 0.1}}, "`free_nats` is about averages over a minibatch"),
+    ({"strategy": "fsdp"}, "cuts networks into parts"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "reason"), OF_ENCODERS, ids=str)
+def test_what_processes_do_not_do_with_encoders_is_refused_with_the_reason(arguments, reason):
+    with pytest.raises(NotImplementedError, match=reason):
+        train(built("SCGMVAE", data()[0]), **{"devices": 2, "strategy": "ddp"} | arguments)
+
+
+def test_the_boltzmann_machine_refuses():
     with pytest.raises(NotImplementedError, match="trains on one device: what its cells share"):
-        train(built(name, data()[0]), devices=2, strategy="ddp")
+        train(built("SCDBM", data()[0]), devices=2, strategy="ddp")

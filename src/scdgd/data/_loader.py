@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -84,18 +86,29 @@ class RunShuffledSampler(Sampler[BufferedItems]):
         Size below which an incomplete last minibatch joins the one before it, of the same buffer.
     runs
         Cells of a run and of a buffer.
+    generator
+        Draws the order; ``None`` for torch's global one.
     """
 
-    def __init__(self, n_cells: int, batch_size: int, drop_last: bool, least: int = 1, runs: Runs = HDF5_RUNS) -> None:
+    def __init__(
+        self,
+        n_cells: int,
+        batch_size: int,
+        drop_last: bool,
+        least: int = 1,
+        runs: Runs = HDF5_RUNS,
+        generator: torch.Generator | None = None,
+    ) -> None:
         self.n_cells, self.batch_size, self.drop_last, self.least = n_cells, batch_size, drop_last, least
-        self.runs = runs
+        self.runs, self.generator = runs, generator
 
     def __len__(self) -> int:
         return n_minibatches(self.n_cells, self.batch_size, self.drop_last, self.least)
 
     def __iter__(self) -> Iterator[BufferedItems]:
-        """An order drawn from torch's global generator: one number, as :class:`torch.utils.data.RandomSampler` does."""
-        generator = torch.Generator().manual_seed(int(torch.empty((), dtype=torch.int64).random_()))
+        """An order drawn by one number, as :class:`torch.utils.data.RandomSampler` does."""
+        seed = int(torch.empty((), dtype=torch.int64).random_(generator=self.generator))
+        generator = torch.Generator().manual_seed(seed)
         order = self._runs(generator)
         n_together = max(1, self.runs.n_buffer // self.batch_size) * self.batch_size
         firsts = list(range(0, self.n_cells, n_together))
@@ -144,6 +157,44 @@ class _Padded(Sampler):
         yield from self.minibatches
         for _ in range(len(self) - len(self.minibatches)):
             yield []
+
+
+class SharedOrder(NamedTuple):
+    """Which part of each minibatch of an order that several processes draw alike is for this one."""
+
+    rank: int
+    """Number of the process, from 0."""
+    n: int
+    """Number of processes."""
+    seed: Callable[[], int]
+    """Gives the seed of the next order, the same in all."""
+
+
+class _Part(Sampler):
+    """The part of one process in the minibatches of another sampler, which holds `n` times as many cells.
+
+    Parts differ by one cell at most, and no cell is in two. Of a buffer in the order of a file each process reads one stretch.
+    """
+
+    def __init__(self, minibatches: Sampler, order: SharedOrder, generator: torch.Generator) -> None:
+        self.minibatches, self.order, self.generator = minibatches, order, generator
+
+    def __len__(self) -> int:
+        return len(self.minibatches)
+
+    def __iter__(self) -> Iterator[np.ndarray | BufferedItems]:
+        """Parts of this process."""
+        self.generator.manual_seed(self.order.seed())
+        if not isinstance(self.minibatches, RunShuffledSampler | _OneBuffer):
+            yield from map(self._of, self.minibatches)
+            return
+        for _, together in groupby(self.minibatches, key=lambda items: id(items.buffer)):
+            parts = [self._of((items := one).minibatch) for one in together]
+            buffer = items.buffer[np.isin(items.buffer, np.concatenate(parts))]
+            yield from (BufferedItems(part, buffer) for part in parts)
+
+    def _of(self, minibatch: Sequence[int]) -> np.ndarray:
+        return np.array_split(np.asarray(minibatch), self.order.n)[self.order.rank]
 
 
 class _Minibatches(BatchSampler):
@@ -212,6 +263,9 @@ class SparseCountsLoader(DataLoader):
         Where all cells come from, such as a device that holds them; ``None`` for the manager.
     n_minibatches
         Empty minibatches follow until there are so many, for a process whose fellows have more.
+    order
+        The minibatches are those of several processes together, and this one gets its part of each; `batch_size` and `least` are
+        those of a part.
     **kwargs
         Passed to :class:`torch.utils.data.DataLoader`.
     """
@@ -228,6 +282,7 @@ class SparseCountsLoader(DataLoader):
         least: int = 1,
         cells: CellSource | None = None,
         n_minibatches: int | None = None,
+        order: SharedOrder | None = None,
         **kwargs: Any,
     ) -> None:
         if distributed_sampler:
@@ -237,14 +292,18 @@ class SparseCountsLoader(DataLoader):
             indices = np.asarray(indices)
             indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
         dataset = SparseCountsDataset(adata_manager, indices, cells)
-        runs = dataset.cells.runs
+        runs, generator = dataset.cells.runs, None
+        if order is not None:
+            batch_size, least, generator = batch_size * order.n, least * order.n, torch.Generator()
         if shuffle and runs is not None and len(dataset) > runs.n_buffer:
             dataset.positions = np.sort(dataset.positions)  # runs of the file, not of the subset
-            sampler = RunShuffledSampler(len(dataset), batch_size, bool(drop_last), least, runs)
+            sampler = RunShuffledSampler(len(dataset), batch_size, bool(drop_last), least, runs, generator)
         else:
-            order = RandomSampler(dataset) if shuffle and len(dataset) else SequentialSampler(dataset)
-            sampler = _Minibatches(order, batch_size, bool(drop_last), least)
+            is_random = shuffle and len(dataset)
+            cells = RandomSampler(dataset, generator=generator) if is_random else SequentialSampler(dataset)
+            sampler = _Minibatches(cells, batch_size, bool(drop_last), least)
             sampler = _OneBuffer(sampler, dataset.positions) if shuffle and runs is not None else sampler
+        sampler = sampler if order is None else _Part(sampler, order, generator)
         sampler = sampler if n_minibatches is None else _Padded(sampler, n_minibatches)
         self.indices = dataset.positions
         if dataset.cells.is_on_device:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scvi import settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,16 +40,16 @@ def positions_of(indices: Sequence[int] | Sequence[bool] | None, n_cells: int) -
 
 
 def split_cells(
-    n_cells: int, train_size: float, validation_size: float | None, shuffle: bool
+    n_cells: int, train_size: float, validation_size: float | None, shuffle: bool, seed: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of training, validation and test cells; drawn as scvi-tools does, from ``scvi.settings.seed``."""
+    """Indices of training, validation and test cells; drawn as scvi-tools does."""
     validation_size = 1 - train_size if validation_size is None else validation_size
     if not 0 < train_size <= 1 or validation_size < 0 or train_size + validation_size > 1 + 1e-9:
         msg = (
             f"`train_size` must be in (0, 1] and leave room for `validation_size`, got {train_size}, {validation_size}."
         )
         raise ValueError(msg)
-    cells = np.random.RandomState(settings.seed).permutation(n_cells) if shuffle else np.arange(n_cells)
+    cells = np.random.RandomState(seed).permutation(n_cells) if shuffle else np.arange(n_cells)
     n_train = int(np.ceil(train_size * n_cells - 1e-9))
     n_validation = min(int(np.floor(validation_size * n_cells + 1e-9)), n_cells - n_train)
     return cells[:n_train], cells[n_train : n_train + n_validation], cells[n_train + n_validation :]

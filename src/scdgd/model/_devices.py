@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from scdgd._compat import parse_device
 from scdgd._options import Rule, shown, unknown_name
-from scdgd.train import OWNED_ROWS
+from scdgd.train import JOINT
 
 
 class _Accelerator(Rule):
@@ -72,7 +72,7 @@ class _Devices(Rule):
 
 
 ACCELERATOR, ONE_DEVICE, DEVICES = _Accelerator(), _Devices(may_be_several=False), _Devices(may_be_several=True)
-#: Strategies of Lightning by which processes can own rows.
+#: Strategies of Lightning in whose place ours comes.
 _DDP = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 
@@ -82,14 +82,14 @@ def _number_of(devices: int | list[int] | str) -> int:
     return torch.cuda.device_count() if devices == -1 else 1 if devices == "auto" else devices
 
 
-def strategy_of(devices: int | list[int] | str, strategy: Any, *, owns_rows: bool) -> Any:
-    """The strategy that Lightning's trainer gets: that of the user for one device, for several that in which processes own rows.
+def strategy_of(devices: int | list[int] | str, n_nodes: int, strategy: Any, *, may_be_several: bool) -> Any:
+    """The strategy that Lightning's trainer gets: that of the user for one device, ours for several.
 
     Parameters
     ----------
-    devices, strategy
+    devices, n_nodes, strategy
         As given to `train`.
-    owns_rows
+    may_be_several
         Whether the model can train on several.
 
     Raises
@@ -98,21 +98,25 @@ def strategy_of(devices: int | list[int] | str, strategy: Any, *, owns_rows: boo
         If devices and strategy do not go together, or the model does not train so; with the reason.
     """
     name = str(strategy).lower()
-    if _number_of(devices) <= 1:
+    if n_nodes * _number_of(devices) <= 1:
         if "ddp" in name:
             msg = f"`strategy={shown(strategy)}` is for several devices: name their number, such as `devices=2`, or leave it out."
             raise NotImplementedError(msg)
         return strategy
-    asked = f"`devices={shown(devices)}` asks for several"
-    if not owns_rows:
+    asked = (
+        f"`devices={shown(devices)}` asks for several"
+        if n_nodes == 1
+        else f"`num_nodes={n_nodes}` asks for several devices"
+    )
+    if not may_be_several:
         msg = (
             f"{asked}, and this model or plan trains on one device: what its cells share is not added up between processes. "
             "Pass `devices=1`."
         )
     elif "fsdp" in name or "deepspeed" in name:
         msg = (
-            f"`strategy={shown(strategy)}` cuts networks into parts, but a decoder is small, and what is large, the rows of the "
-            "cells, each process has for itself already. Pass `strategy='ddp'`."
+            f"`strategy={shown(strategy)}` cuts networks into parts, but networks are small here, and what is large, the cells and "
+            "their rows, each process has a part of already. Pass `strategy='ddp'`."
         )
     elif any(start in name for start in ("notebook", "spawn", "fork")):
         msg = (
@@ -125,7 +129,7 @@ def strategy_of(devices: int | list[int] | str, strategy: Any, *, owns_rows: boo
             "from its beginning. Pass it, or `devices=1`."
         )
     else:
-        return OWNED_ROWS
+        return JOINT
     raise NotImplementedError(msg)
 
 

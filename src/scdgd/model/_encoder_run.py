@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from torch.nn import BatchNorm1d
 
 from scdgd.data import registered_cells
-from scdgd.train import BestState
+from scdgd.train import BestState, joint_batch_norms
 from scdgd.train._start import mean_profile
 
+from ._cells import split_cells
 from ._training_run import TrainingRun
 
 if TYPE_CHECKING:
@@ -20,15 +21,18 @@ logger = logging.getLogger(__name__)
 
 #: scvi-tools drops a last minibatch of fewer cells.
 _MIN_CELLS = 3
+#: Share of the cells that train, as in scvi-tools.
+_TRAIN_SIZE = 0.9
 
 
 class EncoderRun(TrainingRun):
     """A training that ends in its best state, or the last good one; pre-training is not done again."""
 
+    may_be_shared = True
     attributes = ("n_pretrained_epochs_", "mean_profile_")
 
     def check(self) -> None:
-        """Frozen weights do not decay; a data module has no cells that checkpoints could know again."""
+        """Frozen weights do not decay; a data module has no cells that checkpoints could know again, or processes divide."""
         if self.given["datamodule"] is not None and self.given["checkpoint_dir"] is not None:
             msg = (
                 "Checkpoints belong to the cells that the model was set up with, and a `datamodule` does not tell which "
@@ -37,6 +41,39 @@ class EncoderRun(TrainingRun):
             raise ValueError(msg)
         if self.model.surgery_ is not None:
             self.plan.setdefault("weight_decay", 0.0)
+        if self.is_shared:
+            self._check_shared()
+
+    def _check_shared(self) -> None:
+        """Refuse what several processes do not do."""
+        refused = {
+            "`datamodule` has an order of its own: train on an AnnData, see `scdgd.data.read_backed`.": self.given[
+                "datamodule"
+            ],
+            "`accumulate_grad_batches` takes minibatches for alike: raise `batch_size`.": self.trainer.get(
+                "accumulate_grad_batches", 1
+            )
+            != 1,
+            "`compile=True` is for one device: leave it out.": self.plan.get("compile"),
+            **{
+                f"`{name}` is about averages over a minibatch, of which each process has a part: leave it out.": self.plan.get(
+                    name
+                )
+                for name in ("free_nats", "information_weight")
+            },
+        }
+        for reason, is_asked in refused.items():
+            if is_asked:
+                msg = f"Several devices train on parts of the same minibatches. {reason}"
+                raise NotImplementedError(msg)
+
+    def split_options(self) -> dict[str, Any]:
+        """As for all models; several processes are told which cells train."""
+        options, given = super().split_options(), self.given
+        if not self.is_shared or "external_indexing" in {**options, **self.loading}:
+            return options
+        n, sizes = self.model.adata.n_obs, (given["train_size"] or _TRAIN_SIZE, given["validation_size"])
+        return {"external_indexing": list(split_cells(n, *sizes, given["shuffle_set_split"], self.split_seed))}
 
     def split(self) -> None:
         """As for all models; say which cells do not take part."""
@@ -93,7 +130,13 @@ class EncoderRun(TrainingRun):
 
     def fit(self) -> None:
         """As for all models; note how much of pre-training is done."""
-        super().fit()
+        if self.is_shared:
+            self.cells.share()
+            with joint_batch_norms(self.model.module):
+                super().fit()
+            self._share_history()
+        else:
+            super().fit()
         if n := self.plan.get("n_pretraining_epochs"):
             model = self.model
             model.n_pretrained_epochs_ = min(model.n_pretrained_epochs_ + model.trainer.current_epoch, n)

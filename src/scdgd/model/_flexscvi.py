@@ -291,7 +291,8 @@ class FlexSCVI(EncoderModel, SCVI):
         max_epochs
             Number of epochs; ``None`` for scvi-tools' choice by the number of cells.
         accelerator, devices
-            As in scvi-tools; one device.
+            As in scvi-tools; one device, or several processes with ``strategy="ddp"`` in a script, which each of them runs, as for
+            :meth:`SCDGD.train`: each has `batch_size` cells of every minibatch, and batch norm is by those of all.
         train_size, validation_size, shuffle_set_split, load_sparse_tensor, batch_size, datasplitter_kwargs, datamodule
             As in scvi-tools. Counts are always sparse.
         early_stopping
@@ -315,7 +316,7 @@ class FlexSCVI(EncoderModel, SCVI):
         FloatingPointError
             If the loss is not finite before a good epoch was complete; the model is then as it was before.
         NotImplementedError
-            For several devices.
+            For what several devices do not do; with the reason.
         """
         EncoderRun(self, locals())()
 

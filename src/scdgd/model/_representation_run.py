@@ -13,7 +13,7 @@ from scvi.utils import track
 from scdgd._compat import get_state_registry
 from scdgd.data import CellIndexField, SparseCountsLoader, registered_cells
 from scdgd.inference import gauss_newton
-from scdgd.train import BatchBalancer, InformationBalance, Processes, pack_history, unpack_history
+from scdgd.train import BatchBalancer, InformationBalance, Processes
 from scdgd.train._start import note_usual_sizes, start_representations
 from scdgd.train._turns import may_be_together
 
@@ -42,7 +42,7 @@ _BALANCED_BY = 256
 class RepresentationRun(TrainingRun):
     """A training whose cells have rows of their own: all cells train, and those held out are placed at the end."""
 
-    owns_rows = True
+    may_be_shared = True
     manual_steps = "Pass `plan_kwargs={'clip_norm': ...}`, the decoder's largest norm."
     attributes = (
         "mixture_start_",
@@ -76,18 +76,10 @@ class RepresentationRun(TrainingRun):
 
     def _check_shared(self) -> None:
         """Refuse what several processes do not do."""
-        plan, trainer = self.model._training_plan_cls, self.trainer
+        plan = self.model._training_plan_cls
         refused = {
             f"`plan_cls={plan.__name__}` keeps what belongs to cells in one process.": not plan.owns_rows,
             "`modality_weights='information'` looks at cells of all of them.": self.model._balances_modalities,
-            "`enable_checkpointing=True` would save a model that lacks rows; use `checkpoint_dir`.": trainer.get(
-                "enable_checkpointing"
-            ),
-            "Held-out cells are placed by one process, when training has ended: leave out `train_size`.": (
-                self.given["train_size"] or 1.0
-            )
-            < 1
-            or self.loading.get("external_indexing") is not None,
         }
         for reason, is_asked in refused.items():
             if is_asked:
@@ -122,7 +114,8 @@ class RepresentationRun(TrainingRun):
         split = self.loading.pop("external_indexing", None)
         split = split if self.resumed is None else self.resumed["split"]
         if split is None:
-            split = split_cells(n, given["train_size"] or 1.0, given["validation_size"], given["shuffle_set_split"])
+            sizes = given["train_size"] or 1.0, given["validation_size"]
+            split = split_cells(n, *sizes, given["shuffle_set_split"], self.split_seed)
         self.train, validation, test = complete_split(n, split)
         self.held_out = np.sort(np.concatenate([validation, test]))
         indexing = (
@@ -235,10 +228,8 @@ class RepresentationRun(TrainingRun):
 
     def _bring_together(self) -> None:
         """Give all processes the whole table and the history, which the first one has written."""
-        plan, model = self.model.trainer.lightning_module, self.model
-        plan.complete_table()
-        history = plan.processes.of_first(pack_history(model.history_))
-        model.history_ = model.history_ if plan.processes.rank == 0 else unpack_history(history)
+        self.model.trainer.lightning_module.complete_table()
+        self._share_history()
 
     def _cells_of(self, first: int, last: int) -> np.ndarray:
         """Positions of the cells that have rows from `first` to before `last`."""
@@ -264,7 +255,7 @@ class RepresentationRun(TrainingRun):
             model.module.prior.place(mean, posterior_var=var, seed=options["seed"], given=given)
         model.batch_balance_ = self._balanced()
         if len(held_out):
-            table[held_out] = model.cells.infer(model.adata_manager, self.held_out)
+            table[held_out] = self._placed(table)
         if self.given["polish"]:
             self._polish(np.sort(self.train))
         model.is_trained_ = True
@@ -274,6 +265,13 @@ class RepresentationRun(TrainingRun):
         if self.uses_labels:
             model.calibration_ = ClassPosterior(model).calibration(np.sort(self.train), self.held_out)
         model._note_information()
+
+    def _placed(self, table: torch.Tensor) -> torch.Tensor:
+        """Rows of the held-out cells, ``(m, width)``, of which each process finds a part."""
+        processes, n = self.model.trainer.lightning_module.processes, len(self.held_out)
+        part = np.arange(*processes.bounds(n))
+        rows = self.model.cells.infer(self.model.adata_manager, self.held_out[part]) if len(part) else table[:0]
+        return processes.collected(n, part, rows)
 
     def _moves(self) -> list[float]:
         """Mean length of a move in each epoch in which representations were balanced, of all trainings of the model."""

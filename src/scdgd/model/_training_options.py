@@ -111,7 +111,7 @@ OF_TRAINER: dict[str, Rule] = {
     "max_steps": Integer(-1),
     "min_epochs": Optional(Integer(1)),
     "min_steps": Optional(Integer(1)),
-    "num_nodes": Choice(1),
+    "num_nodes": Integer(1),
     "benchmark": Optional(Flag()),
     "inference_mode": Flag(),
     "sync_batchnorm": Flag(),

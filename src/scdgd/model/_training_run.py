@@ -17,7 +17,7 @@ from scdgd._compat import usual_epochs
 from scdgd._options import PathLike
 from scdgd.data import on_device, registered_cells
 from scdgd.train import (
-    OWNED_ROWS,
+    JOINT,
     CheckpointFolder,
     Interruption,
     TrainingCheckpoints,
@@ -93,8 +93,8 @@ class TrainingRun:
     manual_steps: str | None = None
     #: Attributes of the model that training changes, beside the module and the history.
     attributes: tuple[str, ...] = ()
-    #: Whether several processes can train it together, each with rows of its own.
-    owns_rows = False
+    #: Whether several processes can train it together.
+    may_be_shared = False
     #: Whether minibatches need two cells.
     has_batch_norm = False
 
@@ -119,12 +119,16 @@ class TrainingRun:
 
     def _choose_devices(self, given: dict[str, Any]) -> None:
         """One device, or several processes if the model can be trained by them."""
-        strategy = strategy_of(given["devices"], self.trainer.get("strategy"), owns_rows=self.owns_rows)
-        self.is_shared = strategy == OWNED_ROWS
+        asked = given["devices"], self.trainer.get("num_nodes", 1), self.trainer.get("strategy")
+        strategy = strategy_of(*asked, may_be_several=self.may_be_shared)
+        self.is_shared = strategy == JOINT
         if strategy is not None:
             self.trainer["strategy"] = strategy
         if self.is_shared:
             self.trainer["use_distributed_sampler"] = False
+            if self.trainer.get("enable_checkpointing"):
+                msg = "`enable_checkpointing=True` would have each of several processes save a model; use `checkpoint_dir`."
+                raise NotImplementedError(msg)
         self.device = torch.device("cpu") if self.is_shared else device_of(given["accelerator"], given["devices"])
 
     def __call__(self) -> None:
@@ -220,6 +224,12 @@ class TrainingRun:
                 model.module.eval()
             self.interruption.end_process()
 
+    def _share_history(self) -> None:
+        """Give all processes the history, which the first one has written."""
+        model, processes = self.model, self.model.trainer.lightning_module.processes
+        history = processes.of_first(pack_history(model.history_))
+        model.history_ = model.history_ if processes.rank == 0 else unpack_history(history)
+
     @contextlib.contextmanager
     def held_counts(self) -> Iterator[None]:
         """Counts are held by the device meanwhile, if they are to be and fit."""
@@ -272,6 +282,11 @@ class TrainingRun:
     def uses_labels(self) -> bool:
         """Whether the model learns from labels."""
         return False
+
+    @property
+    def split_seed(self) -> int | None:
+        """Seed of which cells are held out; several processes must draw the same."""
+        return (settings.seed or 0) if self.is_shared else settings.seed
 
     def split_options(self) -> dict[str, Any]:
         """Arguments of the data splitter that say which cells train."""

@@ -44,8 +44,22 @@ class PriorUpdate:
         """Whether :meth:`after_minibatch` has something to do."""
         return False
 
-    def after_minibatch(self, encoded: Prior, z: torch.Tensor, lr: float) -> None:
-        """Step of rate `lr` on draws ``(b, d)`` from the posteriors of a minibatch, `encoded` being the prior for the encoder now."""
+    def after_minibatch(
+        self, encoded: Prior, z: torch.Tensor, lr: float, total: Callable[..., list[torch.Tensor]] | None = None
+    ) -> None:
+        """Step on draws from the posteriors of a minibatch.
+
+        Parameters
+        ----------
+        encoded
+            The prior for the encoder as it is now.
+        z
+            Draws, shape ``(b, d)``.
+        lr
+            Rate of the step.
+        total
+            Gives sums of tensors over processes, where each has a part of the minibatch; ``None`` if there is one.
+        """
 
     def state_dict(self) -> dict[str, Any] | None:
         """What goes on from step to step beside the prior, not copied; from :meth:`begin` on."""
@@ -152,7 +166,9 @@ class EmpiricalBayesUpdate(PriorUpdate):
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state)
 
-    def after_minibatch(self, encoded: Prior, z: torch.Tensor, lr: float) -> None:
+    def after_minibatch(
+        self, encoded: Prior, z: torch.Tensor, lr: float, total: Callable[..., list[torch.Tensor]] | None = None
+    ) -> None:
         """E- and M-step."""
         log_joint = encoded.expected_component_log_prob(z)  # (b, k)
         responsibilities = torch.softmax(log_joint, dim=-1)
@@ -163,9 +179,18 @@ class EmpiricalBayesUpdate(PriorUpdate):
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)  # the networks get none
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
+        if total is not None:
+            self._average(len(z), total)
         self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def _average(self, n_cells: int, total: Callable[..., list[torch.Tensor]]) -> None:
+        """Make the gradients, each a mean over the cells of a process, the mean over all cells."""
+        stepped = [p for p in self.parameters if p.grad is not None]
+        n, *sums = total(torch.tensor(float(n_cells)), *(n_cells * p.grad for p in stepped))
+        for parameter, gradient in zip(stepped, sums, strict=True):
+            parameter.grad = gradient / n.to(gradient)
 
 
 #: Strategies by name.

@@ -12,9 +12,10 @@ from ._empirical_bayes_plan import EmpiricalBayesPlan
 from ._gmvae_plan import GMVAEPlan
 from ._information_balance import InformationBalance
 from ._interruption import Interruption
+from ._joint_batch_norm import joint_batch_norms
 from ._laplace_plan import LaplacePlan
 from ._plan_options import OF_TRAINING_PLAN as OF_TRAINING_PLAN  # rules, no part of the interface
-from ._processes import OWNED_ROWS, LostProcessError, OwnedRowsStrategy, Processes
+from ._processes import JOINT, JointStrategy, LostProcessError, Processes
 from ._representation_plan import RepresentationPlan
 from ._shifted_mixture import ShiftedMixture
 from ._start import PCAClusters, whitened_pca
@@ -30,13 +31,13 @@ __all__ = [
     "EmpiricalBayesPlan",
     "GMVAEPlan",
     "InformationBalance",
+    "JOINT",
+    "JointStrategy",
     "InterruptibleTrainRunner",
     "InterruptibleTrainer",
     "Interruption",
     "LaplacePlan",
     "LostProcessError",
-    "OWNED_ROWS",
-    "OwnedRowsStrategy",
     "PCAClusters",
     "Processes",
     "RepresentationPlan",
@@ -45,6 +46,7 @@ __all__ = [
     "TrainingCheckpoints",
     "TrainingDivergedError",
     "fingerprint",
+    "joint_batch_norms",
     "pack_history",
     "read_checkpoint",
     "restored_if_it_diverges",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ._processes import LostProcessError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -22,8 +24,8 @@ class TrainingDivergedError(FloatingPointError, RuntimeError):
 def restored_if_it_diverges(model: BaseModelClass, attributes: Iterable[str] = ()) -> Iterator[None]:
     """Put back what a training of `model` began with, `attributes` too, if it ends in :class:`TrainingDivergedError`.
 
-    Otherwise a second call with lower rates would go on from numbers that are none. Also if it ends in any error while the rows
-    of the table are with several processes.
+    Otherwise a second call with lower rates would go on from numbers that are none. Also if another process has ended, or any
+    error comes while the rows of the table are with several processes.
     """
     if model.module is None:  # training on a data module makes it
         yield
@@ -35,7 +37,7 @@ def restored_if_it_diverges(model: BaseModelClass, attributes: Iterable[str] = (
     except BaseException as error:
         table = getattr(model.module, "representations", None)
         is_divided = table is not None and not table.is_whole
-        if not isinstance(error, TrainingDivergedError) and not is_divided:
+        if not isinstance(error, TrainingDivergedError | LostProcessError) and not is_divided:
             raise
         if is_divided:
             table.complete(before["representations.table"].clone())

@@ -23,6 +23,7 @@ from scdgd.prior import StandardNormal
 from scdgd.prior._merged_mixture import merged_mixture
 from scdgd.prior._update import WITH_ENCODER, update_of
 
+from ._joint_steps import JointStepsMixin
 from ._kl_weight import KLWeightMixin
 from ._plan_options import DECAY, EPOCHS, RATE, check_further
 from ._prior_group import with_prior_group
@@ -46,7 +47,7 @@ _MAX_CLUSTERED_CELLS = 5_000
 _WARM_START_EPOCHS, _WARM_START_STEPS, _MAX_WARM_START_SHARE = 20, 250, 0.25
 
 
-class EmpiricalBayesPlan(KLWeightMixin, TrainingPlan):
+class EmpiricalBayesPlan(JointStepsMixin, KLWeightMixin, TrainingPlan):
     r"""scvi-tools' training plan, and after each step of it one of the prior (Stirn & Knowles 2024, Algorithm 1).
 
     1. Encoder and decoder take a step on the ELBO, the prior's parameters :math:`\zeta` held.
@@ -193,6 +194,7 @@ class EmpiricalBayesPlan(KLWeightMixin, TrainingPlan):
         start_outputs(self.module, training_cells(self.trainer))
         if not self._has_pretraining:
             prior.draw_start(self.seed)
+        self.processes.share(self.module)
         self.prior_update.begin(self.lr * self.prior_lr_ratio)
 
     def _set_warm_start(self) -> None:
@@ -218,6 +220,7 @@ class EmpiricalBayesPlan(KLWeightMixin, TrainingPlan):
         super().on_train_epoch_start()
         if self.n_warm_start_epochs and self.current_epoch == self.n_warm_start_epochs:
             self._place_at_clusters()
+            self.processes.share(self.module)
         self.loss_kwargs.pop("prior", None)
         if self.current_epoch < self.n_warm_start_epochs:
             self.loss_kwargs["prior"] = StandardNormal(self.module.prior.n_latent).to(self.device)
@@ -229,6 +232,7 @@ class EmpiricalBayesPlan(KLWeightMixin, TrainingPlan):
             self.optimizers().param_groups[0]["lr"] = self.lr
             if not self.module.prior.is_placed:
                 self._place_prior()
+                self.processes.share(self.module)
 
     def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
         """As in scvi-tools, with the penalty of the weights; NaN where a covariance cannot be factorised."""
@@ -238,7 +242,7 @@ class EmpiricalBayesPlan(KLWeightMixin, TrainingPlan):
             return torch.full((), torch.nan, device=self.device, requires_grad=True)
         if self.kernel_l1 or self.kernel_l2:
             loss = loss + self._kernel_penalty()
-        return loss
+        return self.joint_loss(loss, len(batch[REGISTRY_KEYS.X_KEY]))
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """As in scvi-tools, but minibatches that have no ELBO are left out."""
@@ -250,10 +254,11 @@ class EmpiricalBayesPlan(KLWeightMixin, TrainingPlan):
         if self.prior_update.wants_draws and not self.is_pretraining and not self.trainer.should_stop:
             z = self._draw(batch)
             is_ahead = _devices.runs_ahead(self.device)
-            if is_ahead or torch.isfinite(z).all():  # if not, training is about to end
+            if is_ahead or not self.processes.is_any(not torch.isfinite(z).all()):  # if so, training is about to end
                 lr = self.optimizers().param_groups[0]["lr"] * self.prior_lr_ratio
                 with contextlib.suppress(torch.linalg.LinAlgError) if is_ahead else contextlib.nullcontext():
-                    self.prior_update.after_minibatch(self.module.given_prior(), z, lr)
+                    total = self.processes.sum if self.processes.n > 1 else None
+                    self.prior_update.after_minibatch(self.module.given_prior(), z, lr, total)
 
     def _draw(self, batch: dict) -> torch.Tensor:
         """Representations ``(b, d)`` from the posteriors of a minibatch, encoder in evaluation mode."""

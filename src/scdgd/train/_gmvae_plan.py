@@ -15,6 +15,7 @@ from scdgd._options import SEED, Choice, Integer, Number, Optional, checked
 from scdgd.data import as_sparse_counts, first_cells
 from scdgd.module import ComponentRegularization
 
+from ._joint_steps import JointStepsMixin
 from ._kl_weight import KLWeightMixin
 from ._plan_options import EPOCHS, check_further
 from ._prior_group import with_prior_group
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _MAX_REFERENCE_CELLS = 20_000
 
 
-class GMVAEPlan(KLWeightMixin, TrainingPlan):
+class GMVAEPlan(JointStepsMixin, KLWeightMixin, TrainingPlan):
     r"""scvi-tools' training plan, with remedies for components that are not used.
 
     The exact sum over components does not keep a mixture from collapse: where all components start equal,
@@ -129,6 +130,7 @@ class GMVAEPlan(KLWeightMixin, TrainingPlan):
         """Fit reference components, if they are wanted."""
         super().on_train_start()
         start_outputs(self.module, training_cells(self.trainer))
+        self.processes.share(self.module)
         if self.module.n_components == 1:
             return
         starts = self.n_warm_start_epochs > 0 and not self.module.prior.is_placed
@@ -142,7 +144,8 @@ class GMVAEPlan(KLWeightMixin, TrainingPlan):
                 raise ValueError(msg)
             options = {"log_normalise": self.module.link.is_of_counts, "genes": genes}
             clusters = PCAClusters(counts, self.module.n_components, self.seed, **options)
-            self._reference = clusters.to(self.device)
+            state = self.processes.of_first(clusters.state())
+            self._reference = PCAClusters.from_state(state).to(self.device)
         if not starts:
             self.n_warm_start_epochs = 0
 
@@ -170,7 +173,7 @@ class GMVAEPlan(KLWeightMixin, TrainingPlan):
         loss = super().training_step(batch, batch_idx)
         if self.trainer.is_last_batch:  # a training that fails in its first epoch was none
             self.module.prior.mark_placed()
-        return loss
+        return self.joint_loss(loss, len(batch[REGISTRY_KEYS.X_KEY]))
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """As in scvi-tools, with the same loss."""

@@ -1,4 +1,4 @@
-"""Processes that train one model together, each with rows of its own."""
+"""Processes that train one model together."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-#: Lightning's name of :class:`OwnedRowsStrategy`; scvi-tools takes whatever has "ddp" in its name for its own sampler.
-OWNED_ROWS = "owned_rows"
+#: Lightning's name of :class:`JointStrategy`; scvi-tools takes whatever has "ddp" in its name for its own sampler.
+JOINT = "joint"
 
 
 class LostProcessError(RuntimeError):
     """A process of several that train together has ended."""
 
 
-class OwnedRowsStrategy(DDPStrategy):
+class JointStrategy(DDPStrategy):
     """Lightning's processes and their communication, without the wrapper that broadcasts buffers and averages gradients.
 
     Gradients here are of sums over cells, so they are added up, not averaged, and a process may have no cells in a minibatch;
-    the table of representations is the one buffer that differs between processes.
+    a table of representations differs between processes.
     """
 
     def configure_ddp(self) -> None:
         """Leave the module as it is: the plan adds up gradients itself."""
 
 
-StrategyRegistry.register(OWNED_ROWS, OwnedRowsStrategy, description="DDP whose processes own rows", override=True)
+StrategyRegistry.register(JOINT, JointStrategy, description="DDP whose plan adds up gradients", override=True)
 
 
 class Processes:
@@ -52,6 +52,11 @@ class Processes:
     def of(cls, trainer: Trainer) -> Processes:
         """Those of a trainer that has started."""
         return cls(trainer.global_rank, trainer.world_size, trainer.strategy.root_device)
+
+    @classmethod
+    def of_group(cls, device: torch.device) -> Processes:
+        """All that have found each other."""
+        return cls(dist.get_rank(), dist.get_world_size(), device) if dist.is_initialized() else cls(device=device)
 
     def bounds(self, n_rows: int, rank: int | None = None) -> tuple[int, int]:
         """First row that a process owns, and first of the next one's: parts of a table that differ by one row at most."""
@@ -91,6 +96,11 @@ class Processes:
             for value in module.state_dict(keep_vars=True).values():
                 with torch.no_grad():
                     value.copy_(self.sum(value if self.rank == 0 else torch.zeros_like(value))[0])
+
+    def separate_noise(self) -> None:
+        """Draw other random numbers in each process from now on, which those of the first decide."""
+        if self.n > 1:
+            torch.manual_seed(self.of_first(int(torch.randint(2**31, ()))) + self.rank)
 
     def of_first(self, value: Any) -> Any:
         """What the first process has, in all; for small things."""

@@ -179,7 +179,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         self.processes.share(self.module)
         if self.processes.n > 1:
             table.keep(*self.processes.bounds(len(table)))
-            torch.manual_seed(torch.initial_seed() + self.processes.rank)  # noise is not that of other cells
+            self.processes.separate_noise()
         self._places_mixture = not self.module.prior.is_placed
         self._losses = FiniteLosses(self.device)
         self._sums = {}
@@ -316,8 +316,11 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Step the held-out cells' representations, everything else frozen, and log their loss after the step."""
+        if not len(batch[REGISTRY_KEYS.X_KEY]):  # other processes have cells left
+            return
         self._step_representations(batch)
-        super().validation_step(batch, batch_idx)
+        _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        self.compute_and_log_metrics(output, self.val_metrics, "validation")
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch."""
@@ -346,8 +349,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         sums, *counts = self._sums.pop(mode, (torch.zeros(4, dtype=torch.float64), 0, 0))
         sums, (n_cells, n_batches) = self.processes.sum(sums, torch.tensor(counts, dtype=torch.float64))
         (loss, reconstruction_loss, kl_local, kl_global), n_cells, n_batches = sums, int(n_cells), int(n_batches)
-        if mode == "train":
-            self.log("train_loss", (loss / n_cells).float(), prog_bar=True)
+        self.log(f"{mode}_loss", (loss / n_cells).float(), prog_bar=mode == "train")
         epoch = LossOutput(
             loss=loss / n_cells,
             reconstruction_loss=reconstruction_loss,

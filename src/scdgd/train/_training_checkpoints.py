@@ -156,6 +156,7 @@ class TrainingCheckpoints(Callback):
             config.scheduler.load_state_dict(of_scheduler)
         plan.load_training_state(state["plan"])
         _set_random_state(state["random"])
+        Processes.of(trainer).separate_noise()
 
     def _write(self, trainer: Trainer) -> None:
         if self._unwritten is None:
