@@ -9,13 +9,14 @@ import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.model import SCVI
 from scvi.module import VAE
 
 from scdgd._compat import ADATA_MINIFY_TYPE, freeze_for_query, get_state_registry, registry_of
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd._options import checked, checked_by, shown, unknown_name
+from scdgd._options import Instance, Optional, checked, checked_by, shown, unknown_name
 from scdgd.data import SparseCountsLoader, SparseCountsSplitter
 from scdgd.likelihood import name_of
 from scdgd.metrics import n_used_components
@@ -30,14 +31,15 @@ from ._arguments import BUILDING_ENCODERS, FREEZING, SURGERY
 from ._devices import device_of
 from ._encoder_model import EncoderModel
 from ._encoder_run import EncoderRun
+from ._stock_exchange import from_stock, to_stock
 from ._training_options import TRAINING
 from ._values import check_values, holds_counts, network_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
     import torch
-    from anndata import AnnData
     from lightning.pytorch import LightningDataModule
     from torch import nn
 
@@ -51,6 +53,8 @@ logger = logging.getLogger(__name__)
 #: Random cells whose components are counted after training: at least so many, and so many for each component.
 _N_CELLS_FOR_WARNING, _N_CELLS_PER_COMPONENT = 500, 10
 _MAX_NAMED = 5
+#: What scvi-tools says of models that are not trained.
+_UNTRAINED = "Trying to query inferred values from an untrained model. Please train the model first."
 #: Arguments of models without an encoder.
 _OF_ROWS = ("supervision", "components_per_class")
 #: Arguments of modules that the model gives itself.
@@ -201,6 +205,17 @@ class FlexSCVI(EncoderModel, SCVI):
             f"{network_title(decoder)} decoder, "
             f"{name_of(gene_likelihood)}, dispersion {dispersion}"
         )
+        self._stock_options = {
+            "n_hidden": n_hidden,
+            "n_latent": n_latent,
+            "n_layers": n_layers,
+            "dropout_rate": dropout_rate,
+            "dispersion": dispersion,
+            "gene_likelihood": gene_likelihood,
+            "use_observed_lib_size": use_observed_lib_size,
+            "latent_distribution": latent_distribution,
+            **kwargs,
+        }
         self.checkpoint_format_ = CHECKPOINT_FORMAT
         self.init_params_ = self._get_init_params(locals())
 
@@ -392,6 +407,71 @@ class FlexSCVI(EncoderModel, SCVI):
                 "`posterior='normal'`."
             )
             raise NotImplementedError(msg)
+
+    @classmethod
+    @checked(adata=Optional(Instance(AnnData, "an AnnData with the genes of the stock model")))
+    def from_scvi_model(cls, scvi_model: SCVI, adata: AnnData | None = None, **kwargs: Any) -> Self:
+        """A model with the networks of a trained :class:`scvi.model.SCVI`, which is left as it is.
+
+        With ``prior="normal"`` it says what the stock model says. Other priors are still to be fitted: :meth:`train` goes on
+        from these networks, or with ``plan_kwargs={"lr": 0}`` leaves them.
+
+        Parameters
+        ----------
+        scvi_model
+            The stock model.
+        adata
+            Its data, if it has none, or others with the same genes and categories. They are set up for this class.
+        **kwargs
+            Arguments of the model that a stock model does not have: `prior`, `n_components` and so on.
+
+        Returns
+        -------
+        The model.
+
+        Raises
+        ------
+        TypeError
+            If it is no :class:`scvi.model.SCVI`.
+        ValueError
+            If an option is one that the networks have already, or networks, genes or categories are others.
+        RuntimeError
+            If the stock model is not trained.
+
+        Examples
+        --------
+        >>> model = scdgd.model.SCVMM.from_scvi_model(stock)
+        >>> model.train(50)
+        """
+        return from_stock(cls, scvi_model, adata, kwargs)
+
+    def to_scvi_model(self) -> SCVI:
+        """A :class:`scvi.model.SCVI` with the networks of this model and a standard normal prior, for all that takes only that.
+
+        Such as ``scvi.model.SCANVI.from_scvi_model(model.to_scvi_model(), "unknown")``.
+
+        Returns
+        -------
+        The stock model, on the same data.
+
+        Raises
+        ------
+        ValueError
+            If a stock model has no such networks, likelihood or data; with what differs.
+        RuntimeError
+            If the model is not trained.
+        """
+        return to_stock(self, self._stock_options)
+
+    def _check_if_trained(self, warn: bool = True, message: str = _UNTRAINED) -> None:
+        """As in scvi-tools; where SCANVI asks, which makes a model from the arguments of this one, its remedy is named."""
+        if message.startswith("Passed in scvi model"):
+            msg = (
+                f"SCANVI begins with a stock model, and would not know the arguments of a {type(self).__name__}. Hand over its networks: "
+                "`SCANVI.from_scvi_model(model.to_scvi_model(), unlabeled_category, ...)`."
+            )
+            raise TypeError(msg)
+        super()._check_if_trained(warn, message)
 
     @staticmethod
     def prepare_query_anndata(

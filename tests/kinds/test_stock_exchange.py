@@ -1,0 +1,100 @@
+"""Networks of stock models in ours, and of ours in stock models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scvi
+
+from scdgd.model import SCGMVAE, SCVAE, SCVAMP, SCVMM, FlexSCVI
+from tests.conftest import simulate
+
+from .models import ROWS, every_model, fitted, train, trained
+
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
+KEYS = {"batch_key": "batch", "labels_key": "cell_type"}
+SMALL = {"n_hidden": 16, "n_latent": 3}
+
+
+def stock(keys: dict | None = None, **options):
+    """A trained stock model of 60 cells."""
+    adata = simulate(60, 8, n_batches=2)
+    scvi.model.SCVI.setup_anndata(adata, **(KEYS if keys is None else keys))
+    model = scvi.model.SCVI(adata, **SMALL, **options)
+    model.train(2, **QUIET)
+    return model
+
+
+@pytest.mark.parametrize("model_class", [FlexSCVI, SCVMM, SCVAMP, SCVAE])
+def test_networks_are_taken_over(model_class):
+    keys = {**KEYS, "categorical_covariate_keys": ["donor"], "continuous_covariate_keys": ["age"]}
+    of_scvi = stock(keys, gene_likelihood="nb", encode_covariates=model_class is SCVMM)
+    options = {} if model_class is SCVAE else {"n_components": 3}
+    z, adata = of_scvi.get_latent_representation(), of_scvi.adata
+    if model_class is SCVMM:
+        with pytest.raises(ValueError, match="'encode_covariates'.*Leave them out"):
+            model_class.from_scvi_model(of_scvi, encode_covariates=False)
+    model = model_class.from_scvi_model(of_scvi, **options)
+    assert not model.is_trained or model_class is SCVAE
+    model.is_trained_ = True
+    np.testing.assert_allclose(model.get_latent_representation(), z, rtol=1e-4, atol=1e-5)
+    model.is_trained_ = False
+    train(model, 1)
+    np.testing.assert_allclose(of_scvi.get_latent_representation(adata), z, rtol=1e-6)
+
+
+def test_with_a_normal_prior_it_is_the_same_model():
+    of_scvi = stock(gene_likelihood="zinb", dispersion="gene-batch")
+    model = FlexSCVI.from_scvi_model(of_scvi, prior="normal")
+    assert model.is_trained
+    np.testing.assert_allclose(
+        model.get_latent_representation(), of_scvi.get_latent_representation(), rtol=1e-4, atol=1e-5
+    )
+    assert float(model.get_elbo()) == pytest.approx(float(of_scvi.get_elbo()), rel=0.02)
+    back = model.to_scvi_model()
+    assert type(back) is scvi.model.SCVI
+    for key, value in of_scvi.module.state_dict().items():
+        np.testing.assert_array_equal(back.module.state_dict()[key], value, err_msg=key)
+
+
+@every_model
+def test_scanvi_begins_with_them_or_the_reason_is_said(name):
+    model, _ = trained(name)
+    if name in (*ROWS, "SCDBM"):
+        assert not hasattr(model, "to_scvi_model")
+        return
+    with pytest.raises(TypeError, match="to_scvi_model"):
+        scvi.model.SCANVI.from_scvi_model(model, "unknown")
+    if name in ("SCIAF", "SCGMVAE"):
+        with pytest.raises(ValueError, match="flows|networks are not those"):
+            model.to_scvi_model()
+        return
+    z = model.get_latent_representation()
+    scanvi = scvi.model.SCANVI.from_scvi_model(model.to_scvi_model(), "unknown")
+    np.testing.assert_allclose(model.get_latent_representation(), z, rtol=1e-6)
+    scanvi.train(1, **QUIET)
+    assert scanvi.predict().shape == (model.adata.n_obs,)
+
+
+def test_what_does_not_fit_is_refused():
+    of_scvi = stock()
+    with pytest.raises(TypeError, match="must be a trained `scvi.model.SCVI`"):
+        FlexSCVI.from_scvi_model(fitted("SCVMM", simulate(60, 8)))
+    with pytest.raises(ValueError, match=r"\['n_latent'\] are those of the stock model"):
+        FlexSCVI.from_scvi_model(of_scvi, n_latent=4)
+    with pytest.raises(ValueError, match="The networks are not those"):
+        SCGMVAE.from_scvi_model(of_scvi, n_components=3)
+    with pytest.raises(ValueError, match="The networks are not those"):
+        FlexSCVI.from_scvi_model(of_scvi, decoder="linear", n_components=3)
+    others = of_scvi.adata.copy()
+    others.obs["batch"] = others.obs["batch"].cat.rename_categories(["a", "b"])
+    with pytest.raises(ValueError, match="categories in their order"):
+        FlexSCVI.from_scvi_model(of_scvi, others, n_components=3)
+    with pytest.raises(RuntimeError, match="untrained"):
+        FlexSCVI.from_scvi_model(scvi.model.SCVI(of_scvi.adata), n_components=3)
+    adata = simulate(60, 8)
+    model = fitted("FlexSCVI", adata, {"continuous_covariate_keys": ["age"]})
+    with pytest.raises(ValueError, match="standardize_covariates"):
+        model.to_scvi_model()
+    with pytest.raises(ValueError, match="gene_likelihood='zip'"):
+        fitted("FlexSCVI", adata, gene_likelihood="zip").to_scvi_model()
