@@ -74,7 +74,11 @@ def test_a_comparison_goes_on_from_its_folder(cells, tmp_path, monkeypatch):
 
 
 def test_what_fails_is_named_and_the_others_go_on(cells, caplog):
-    models = {**MODELS, "many": Candidate(SCVMM, {"n_components": 999}, FAST), "machine": Candidate(SCDBM, {}, {"max_epochs": 3})}
+    models = {
+        **MODELS,
+        "many": Candidate(SCVMM, {"n_components": 999}, FAST),
+        "machine": Candidate(SCDBM, {}, {"max_epochs": 3}),
+    }
     comparison = tl.compare(cells, models, n_seeds=1, show_progress=False)
     assert "many with seed 0 has no scores: 999 components need" in caplog.text
     assert "machine with seed 0 has not all scores: Representations of a" in caplog.text
