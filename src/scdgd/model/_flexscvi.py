@@ -175,37 +175,8 @@ class FlexSCVI(EncoderModel, SCVI):
             msg = f"{k} components need at least as many cells, but there are {adata.n_obs}. Lower `n_components`."
             raise ValueError(msg)
         registry_ = registry_of(type(self), adata) if registry is None and adata is not None else registry
-        if registry_ is not None:
-            check_values(registry_, gene_likelihood)
-            if not holds_counts(registry_):
-                kwargs = _without_sizes(kwargs)
-        super().__init__(
-            adata,
-            registry,
-            n_hidden,
-            n_latent,
-            n_layers,
-            dropout_rate,
-            dispersion,
-            gene_likelihood,
-            use_observed_lib_size,
-            latent_distribution,
-            prior=prior,
-            n_components=n_components,
-            prior_kwargs=prior_kwargs,
-            posterior=posterior,
-            posterior_kwargs=posterior_kwargs,
-            decoder=decoder,
-            **kwargs,
-        )
-        self._model_summary_string = (
-            f"{type(self).__name__}: prior {title_of(prior)}"
-            + (f" with {k} components" if class_of(prior).has_components else "")
-            + f", posterior {posterior}, {n_latent} latent dimensions, hidden {n_hidden} x {n_layers}, "
-            f"{network_title(decoder)} decoder, "
-            f"{name_of(gene_likelihood)}, dispersion {dispersion}"
-        )
-        self._stock_options = {
+        kwargs = kwargs if registry_ is None else _of_values(registry_, gene_likelihood, kwargs)
+        of_stock = {
             "n_hidden": n_hidden,
             "n_latent": n_latent,
             "n_layers": n_layers,
@@ -216,6 +187,25 @@ class FlexSCVI(EncoderModel, SCVI):
             "latent_distribution": latent_distribution,
             **kwargs,
         }
+        super().__init__(
+            adata,
+            registry,
+            prior=prior,
+            n_components=n_components,
+            prior_kwargs=prior_kwargs,
+            posterior=posterior,
+            posterior_kwargs=posterior_kwargs,
+            decoder=decoder,
+            **of_stock,
+        )
+        self._stock_options = of_stock
+        self._model_summary_string = (
+            f"{type(self).__name__}: prior {title_of(prior)}"
+            + (f" with {k} components" if class_of(prior).has_components else "")
+            + f", posterior {posterior}, {n_latent} latent dimensions, hidden {n_hidden} x {n_layers}, "
+            f"{network_title(decoder)} decoder, "
+            f"{name_of(gene_likelihood)}, dispersion {dispersion}"
+        )
         self.checkpoint_format_ = CHECKPOINT_FORMAT
         self.init_params_ = self._get_init_params(locals())
 
@@ -587,6 +577,12 @@ class FlexSCVI(EncoderModel, SCVI):
         if self.surgery_ is not None:
             freeze_for_query(self.module, **self.surgery_["options"])
             self._hold_reference()
+
+
+def _of_values(registry: dict, gene_likelihood: GeneLikelihood, options: dict) -> dict:
+    """Options for the values of a registry; ValueError unless the likelihood is one of them."""
+    check_values(registry, gene_likelihood)
+    return options if holds_counts(registry) else _without_sizes(options)
 
 
 def _without_sizes(options: dict) -> dict:

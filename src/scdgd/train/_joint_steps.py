@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import torch
 
 from ._processes import Processes
+
+if TYPE_CHECKING:
+    from scvi.module.base import LossOutput
 
 
 class JointStepsMixin:
@@ -33,6 +39,19 @@ class JointStepsMixin:
         total, n = self.processes.sum(n_cells * loss.detach(), torch.tensor(float(n_cells)))
         here = loss * (n_cells / float(n))
         return here + (total / float(n) - here).detach()
+
+    def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict, mode: str) -> None:
+        """As in scvi-tools, which logs in inference mode, where what is logged cannot be averaged over processes later."""
+        further = loss_output.extra_metrics if self.processes.n > 1 else {}
+        super().compute_and_log_metrics(
+            replace(loss_output, extra_metrics={}) if further else loss_output, metrics, mode
+        )
+        n_cells = loss_output.n_obs_minibatch
+        for name, value in further.items():
+            if value.ndim == 0:
+                self.log(
+                    f"{name}_{mode}", value.detach(), on_epoch=True, on_step=False, batch_size=n_cells, sync_dist=True
+                )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Add up the gradients of all processes."""
