@@ -75,7 +75,7 @@ class Tier(NamedTuple):
 
 
 TIERS = {
-    "quick": Tier(("bars",), 120, 60, 2, (16, 16), 3, 4, 10.0, (0,), 60),
+    "quick": Tier(("bars",), 60, 30, 2, (8,), 1, 2, 10.0, (0,), 30),
     "short": Tier(("mnist70k",), 1_000, 500, 8, (500, 500, 2000), 60, 40, 10.0, (0,), 1_000),
     "standard": Tier(("mnist70k",), 2_000, 1_000, 16, (500, 500, 2000), 100, 100, 10.0, (0,), 2_000),
     "full": Tier(("mnist70k",), 60_000, 10_000, 64, (500, 500, 2000), 500, 500, 1.0, (0, 1, 2), 10_000),
@@ -150,7 +150,7 @@ def with_components(k: int, **given) -> Callable:
 def our_defaults(adata: ad.AnnData, tier: Tier, seed: int):
     """SCDGD as it is without a preset."""
     decoder = ConvolutionalDecoder(20, adata.n_vars, tier.n_channels)
-    return SCDGD(adata, gene_likelihood="cross_entropy", decoder=decoder), {}
+    return SCDGD(adata, gene_likelihood="cross_entropy", decoder=decoder), {"max_epochs": min(50, tier.epochs)}
 
 
 def with_prior(prior: str, **given) -> Callable:

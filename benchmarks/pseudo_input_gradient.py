@@ -39,7 +39,7 @@ class Tier(NamedTuple):
 
 
 TIERS = {
-    "quick": Tier(("pbmc68k",), 1, 200, 100, 3),
+    "quick": Tier(("pbmc68k",), 1, 80, 60, 2),
     "standard": Tier(("zheng_facs", "paul15"), 3, 1_500, 1_000, 60),
 }
 _OPTIONS = {"n_latent": 20, "gene_likelihood": "nb"}

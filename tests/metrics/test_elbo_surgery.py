@@ -118,3 +118,23 @@ def test_latent_sizes_are_refused():
     model.train(1, **QUIET)
     with pytest.raises(NotImplementedError, match="Sizes of cells are latent"):
         elbo_surgery(model)
+
+
+def test_minified_data_need_counts():
+    adata = simulate(30, 8)
+    FlexSCVI.setup_anndata(adata)
+    model = FlexSCVI(adata, prior="normal", n_latent=2)
+    model.train(1, **QUIET)
+    terms = elbo_surgery(model, n_samples=5)
+    model.minify_adata("latent_posterior_parameters_with_counts")
+    assert elbo_surgery(model, n_samples=5).evidence == pytest.approx(terms.evidence, rel=1e-4)
+
+
+def test_minified_data_without_counts_are_refused():
+    adata = simulate(30, 8)
+    FlexSCVI.setup_anndata(adata)
+    model = FlexSCVI(adata, prior="normal", n_latent=2)
+    model.train(1, **QUIET)
+    model.minify_adata()
+    with pytest.raises(ValueError, match="minified without them"):
+        elbo_surgery(model)

@@ -43,8 +43,8 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_trains_reads_and_is_saved(name, tmp_path):
     model_class, options = MODELS[name]
-    cells = simulate(40, 8, n_batches=2)
-    adata, new = cells[:30].copy(), cells[30:].copy()
+    cells = simulate(41, 8, n_batches=2)
+    adata, new = cells[:31].copy(), cells[31:].copy()  # one cell more than minibatches take, for batch norm
     keys = {"batch_key": "batch", "categorical_covariate_keys": ["donor"], "continuous_covariate_keys": ["age"]}
     model_class.setup_anndata(adata, **keys)
     model = model_class(adata, n_latent=2, **options)

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from scvi import REGISTRY_KEYS, settings
 
+from scdgd._compat import ADATA_MINIFY_TYPE
 from scdgd._constants import MEASURED_KEY
 from scdgd._options import SEED, Integer, Optional, checked
 from scdgd.inference import latent_module
@@ -101,6 +102,8 @@ def elbo_surgery(
     ------
     NotImplementedError
         If there is no such posterior or prior, or sizes of cells are latent.
+    ValueError
+        If data are minified without counts.
 
     Examples
     --------
@@ -158,6 +161,9 @@ def _checked_module(model: BaseModelClass) -> LatentModule:
             "bound to take apart. Score it by `get_marginal_ll` if it has one."
         )
         raise NotImplementedError(msg)
+    if getattr(module, "minified_data_type", None) == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
+        msg = "The bound is of counts, and these data are minified without them. Attach cells with counts."
+        raise ValueError(msg)
     if not getattr(module, "use_observed_lib_size", True):
         msg = "Sizes of cells are latent in this model (`use_observed_lib_size=False`), with a divergence of their own, which is not here."
         raise NotImplementedError(msg)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS, settings
 from scvi.utils import track
+from torch.nn import BatchNorm1d
 
 from scdgd._compat import get_state_registry
 from scdgd.data import CellIndexField, SparseCountsLoader, registered_cells
@@ -101,6 +102,8 @@ class RepresentationRun(TrainingRun):
             raise ValueError(msg)
         manager.set_rows(rows)
         self.rows = rows
+        if any(isinstance(part, BatchNorm1d) for part in self.model.module.modules()):  # in a network of the user's
+            self.loading.setdefault("least", 2)
         self.levels = BalancedLevels(manager, rows, len(self.model.module.representations))
         self.balance = self.levels.chosen(self.given["batch_balance"])
 

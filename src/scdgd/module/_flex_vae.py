@@ -230,7 +230,8 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
     def _make_posterior(self, posterior: PosteriorName, options: dict) -> None:
         """What stands behind mean and variance of the encoder."""
         n_hidden, of_flow = self.z_encoder.mean_encoder.in_features, _OF_FLOW("posterior_kwargs", options)
-        self.couplings = _couplings(n_hidden, self.n_latent) if posterior == "full" else None
+        has_couplings = posterior == "full" and self.n_latent > 1
+        self.couplings = _couplings(n_hidden, self.n_latent) if has_couplings else None
         of_flow = {"n_context": n_hidden, **of_flow}
         self.flow = InverseAutoregressiveFlow(self.n_latent, **of_flow) if posterior == "iaf" else None
 

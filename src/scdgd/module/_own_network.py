@@ -56,7 +56,8 @@ class OwnNetwork(nn.Module):
         self.n_cat_list = [n if n > 1 else 0 for n in n_cat_list]
         self.n_in = n_in + sum(self.n_cat_list)
         sizes = (self.n_in,) if n_out is None else (self.n_in, n_out)
-        self.network = network(*sizes) if isinstance(network, type) else copy.deepcopy(network)
+        made = network(*sizes) if isinstance(network, type) else copy.deepcopy(network)
+        self.network = made.to("cpu", torch.float32)
         self.n_out = self._checked(n_out, name)
 
     @property
