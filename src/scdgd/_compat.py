@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import rich.pretty  # noqa: F401  scvi-tools uses it without importing it, and rich 15 no longer does so by itself
 from anndata import AnnData
+from scvi.data import AnnDataManager
 from scvi.data._constants import (
     _ADATA_MINIFY_TYPE_UNS_KEY,
     _DATA_REGISTRY_KEY,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from mudata import MuData
-    from scvi.data import AnnDataManager
     from scvi.model.base import BaseModelClass
     from scvi.train import Trainer
 
@@ -49,6 +49,7 @@ __all__ = [
     "make_actual",
     "mark_minified",
     "model_of",
+    "n_cells_of",
     "parse_device",
     "register_manager",
     "registry_of",
@@ -64,6 +65,12 @@ def make_actual(adata: AnnData) -> None:
     """Turn a view into an AnnData of its own, in place, as scvi-tools does for queries; TypeError if it is no AnnData."""
     if not isinstance(adata, AnnData):
         msg = f"`adata` must be an AnnData, got {type(adata).__name__}."
+        raise TypeError(msg)
+    if not issubclass(type(adata), AnnData):  # it only says that it is one
+        msg = (
+            f"Counts of a {type(adata).__name__} are not all in one matrix. Join them, `anndata.concat(adatas)`, or on the disk, "
+            "`anndata.experimental.concat_on_disk(paths, path)` and `scdgd.data.read_backed(path)`."
+        )
         raise TypeError(msg)
     if adata.is_view:
         adata._init_as_actual(adata.copy())
@@ -92,6 +99,11 @@ def layer_names(adata: AnnData) -> list[str]:
 def get_state_registry(registry: dict, key: str) -> dict:
     """What a field stored under `key` in a model's registry, with or without data attached; empty if not registered."""
     return registry[_FIELD_REGISTRIES_KEY].get(key, {}).get(_STATE_REGISTRY_KEY, {})
+
+
+def n_cells_of(registry: dict) -> int:
+    """Number of cells that a registry was made of."""
+    return AnnDataManager._get_summary_stats_from_registry(registry)["n_cells"]
 
 
 def registry_of(model_cls: type[BaseModelClass], adata: AnnData) -> dict:

@@ -117,7 +117,7 @@ def missing_batches():
 def too_many_components():
     adata = simulate(20, 10)
     SCVMM.setup_anndata(adata)
-    SCVMM(adata)
+    SCVMM(adata, n_components=100)
 
 
 @provokes(ValueError)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from anndata.experimental import AnnCollection
 from lightning.pytorch.callbacks import ModelCheckpoint
+from scvi.dataloaders import CollectionAdapter
 from scvi.train import SaveCheckpoint
 
 from scdgd._constants import PADDED_KEY
@@ -78,3 +80,11 @@ def test_the_best_state_comes_back(name, tmp_path):
     saved = type(model).load(best.best_model_path, adata=model.adata, accelerator="cpu")
     for key, value in saved.module.state_dict().items():
         np.testing.assert_array_equal(value, model.module.state_dict()[key], err_msg=key)
+
+
+@every_model
+def test_collections_are_to_be_joined(name):
+    _, new = trained(name)
+    collection = CollectionAdapter(AnnCollection([new[:9], new[9:]], join_obs="inner", label="of"))
+    with pytest.raises(TypeError, match=r"concat_on_disk.*read_backed"):
+        OURS[name][0].setup_anndata(collection, batch_key="of")

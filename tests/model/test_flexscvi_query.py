@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scdgd.model import SCVMM, FlexSCVI
+from scdgd.model import SCVAMP, SCVMM, FlexSCVI
 from tests.conftest import simulate, state_of, train
 
 PRIORS = ("normal", "gaussian_mixture", "dpgmm", "vamp", "vmm", "vade")
@@ -250,3 +250,20 @@ def test_weights_of_new_batches_train_and_others_do_not(representation):
     assert not decoder[:, :4].any()  # representations, and a batch that has no cells in the query
     source = reference.module.state_dict()["decoder.px_decoder.fc_layers.Layer 0.0.weight"]
     assert torch.equal(before["decoder.px_decoder.fc_layers.Layer 0.0.weight"][:, [0, 1, 2, 3, 4, 6, 7]], source)
+
+
+@pytest.mark.parametrize("model_class", [FlexSCVI, SCVMM, SCVAMP])
+def test_latent_sizes_come_with_a_saved_model(model_class, tmp_path):
+    """Laws of sizes are in the state; data to read them off are not needed. Few cells have few components."""
+    adata = simulate(60, 8)
+    model_class.setup_anndata(adata, batch_key="batch")
+    model = model_class(adata, n_latent=3, n_hidden=8, use_observed_lib_size=False)
+    assert model.module.prior.n_components == 12
+    model.train(1, accelerator="cpu", enable_progress_bar=False)
+    model.save(tmp_path / "model")
+    loaded = model_class.load(tmp_path / "model", adata=False, accelerator="cpu")
+    assert loaded.module.prior.n_components == 12
+    np.testing.assert_allclose(loaded.get_latent_representation(adata), model.get_latent_representation(), rtol=1e-6)
+    query = model_class.load_query_data(simulate(20, 8, seed=1), tmp_path / "model", accelerator="cpu")
+    assert query.module.prior.n_components == 12
+    query.train(1, accelerator="cpu", enable_progress_bar=False)

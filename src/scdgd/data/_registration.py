@@ -424,7 +424,7 @@ def unchanged_if_refused(data: AnnData | MuData) -> Iterator[None]:
 
 def _internal(columns: Any) -> dict[str, Any]:
     """Those that scvi-tools writes."""
-    return {name: columns[name] for name in columns if str(name).startswith("_scvi")}
+    return {name: columns[name] for name in (() if columns is None else columns) if str(name).startswith("_scvi")}
 
 
 def _are_same(then: pd.Series, now: pd.Series, are_numbers: bool) -> bool:

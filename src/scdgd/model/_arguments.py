@@ -253,7 +253,7 @@ BUILDING_ENCODERS: dict[str, Rule] = {
     "n_hidden": Either(Integer(1), ListOf(Integer(1), least=1)),
     "n_latent": Integer(1),
     "n_layers": Integer(1),
-    "n_components": Integer(1),
+    "n_components": Optional(Integer(1)),
     "dropout_rate": Number(least=0, below=1),
     "dispersion": Choice("gene", "gene-batch", "gene-label", "gene-cell"),
     "gene_likelihood": _Family(),

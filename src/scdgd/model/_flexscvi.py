@@ -14,7 +14,7 @@ from scvi import REGISTRY_KEYS
 from scvi.model import SCVI
 from scvi.module import VAE
 
-from scdgd._compat import ADATA_MINIFY_TYPE, freeze_for_query, get_state_registry, registry_of
+from scdgd._compat import ADATA_MINIFY_TYPE, freeze_for_query, get_state_registry, n_cells_of, registry_of
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Instance, Optional, checked, checked_by, shown, unknown_name
 from scdgd.data import SparseCountsLoader, SparseCountsSplitter
@@ -53,6 +53,8 @@ logger = logging.getLogger(__name__)
 #: Random cells whose components are counted after training: at least so many, and so many for each component.
 _N_CELLS_FOR_WARNING, _N_CELLS_PER_COMPONENT = 500, 10
 _MAX_NAMED = 5
+#: Components, if their number is not given: at most so many, and one for so many cells.
+_MOST_COMPONENTS, _CELLS_FOR_ONE = 100, 5
 #: What scvi-tools says of models that are not trained.
 _UNTRAINED = "Trying to query inferred values from an untrained model. Please train the model first."
 #: Arguments of models without an encoder.
@@ -107,8 +109,8 @@ class FlexSCVI(EncoderModel, SCVI):
         * a subclass of :class:`~scdgd.prior.Prior` that takes `n_components` and `n_latent`, or an instance, which is copied:
           trained by the ELBO, unless it says otherwise (:attr:`~scdgd.prior.Prior.updates`)
     n_components
-        Number ``k`` of components, for ``"dpgmm"`` and ``"vmm"`` an upper bound. Not used by ``"normal"``
-        and by instances.
+        Number ``k`` of components, for ``"dpgmm"`` and ``"vmm"`` an upper bound. ``None``: 100, fewer for less than 500 cells, one
+        for five cells. Not used by ``"normal"`` and by instances.
     prior_kwargs
         Further arguments of the prior's class in :mod:`scdgd.prior`.
     posterior
@@ -162,7 +164,7 @@ class FlexSCVI(EncoderModel, SCVI):
         latent_distribution: Literal["normal", "ln"] = "normal",
         *,
         prior: PriorName | type[Prior] | Prior = "vmm",
-        n_components: int = 100,
+        n_components: int | None = None,
         prior_kwargs: dict | None = None,
         posterior: PosteriorName = "normal",
         posterior_kwargs: dict | None = None,
@@ -170,12 +172,13 @@ class FlexSCVI(EncoderModel, SCVI):
         **kwargs: Any,
     ) -> None:
         kwargs = self._check_module_options(kwargs)
+        n_components = self._usual_components(n_components, adata, registry)
         k = components_of(prior, n_components)
-        if adata is not None and registry is None and k > adata.n_obs:
-            msg = f"{k} components need at least as many cells, but there are {adata.n_obs}. Lower `n_components`."
-            raise ValueError(msg)
+        if adata is not None and registry is None:
+            _check_cells(k, adata.n_obs)
         registry_ = registry_of(type(self), adata) if registry is None and adata is not None else registry
         kwargs = kwargs if registry_ is None else _of_values(registry_, gene_likelihood, kwargs)
+        comes_with_sizes = adata is None and not use_observed_lib_size  # scvi-tools reads them off the data
         of_stock = {
             "n_hidden": n_hidden,
             "n_latent": n_latent,
@@ -196,15 +199,15 @@ class FlexSCVI(EncoderModel, SCVI):
             posterior=posterior,
             posterior_kwargs=posterior_kwargs,
             decoder=decoder,
-            **of_stock,
+            **of_stock | {"use_observed_lib_size": use_observed_lib_size or comes_with_sizes},
         )
+        if comes_with_sizes:
+            self.module.expect_sizes(self.summary_stats.n_batch)
         self._stock_options = of_stock
+        with_components = f" with {k} components" if class_of(prior).has_components else ""
         self._model_summary_string = (
-            f"{type(self).__name__}: prior {title_of(prior)}"
-            + (f" with {k} components" if class_of(prior).has_components else "")
-            + f", posterior {posterior}, {n_latent} latent dimensions, hidden {n_hidden} x {n_layers}, "
-            f"{network_title(decoder)} decoder, "
-            f"{name_of(gene_likelihood)}, dispersion {dispersion}"
+            f"{type(self).__name__}: prior {title_of(prior)}{with_components}, posterior {posterior}, {n_latent} latent dimensions, "
+            f"hidden {n_hidden} x {n_layers}, {network_title(decoder)} decoder, {name_of(gene_likelihood)}, dispersion {dispersion}"
         )
         self.checkpoint_format_ = CHECKPOINT_FORMAT
         self.init_params_ = self._get_init_params(locals())
@@ -223,6 +226,14 @@ class FlexSCVI(EncoderModel, SCVI):
     def mean_profile_(self, profile: torch.Tensor | None) -> None:
         if self.module is not None:
             self.module.place_profile(profile)
+
+    @staticmethod
+    def _usual_components(n_components: int | None, adata: AnnData | None, registry: dict | None) -> int:
+        """The number that is asked for, or that of cells that few cells have components for."""
+        if n_components is not None:
+            return n_components
+        n_cells = n_cells_of(registry) if adata is None else adata.n_obs
+        return int(np.clip(n_cells // _CELLS_FOR_ONE, 1, _MOST_COMPONENTS))
 
     @classmethod
     def _refuse_fixed(cls, options: dict, names: Sequence[str]) -> None:
@@ -577,6 +588,13 @@ class FlexSCVI(EncoderModel, SCVI):
         if self.surgery_ is not None:
             freeze_for_query(self.module, **self.surgery_["options"])
             self._hold_reference()
+
+
+def _check_cells(n_components: int, n_cells: int) -> None:
+    """Raise ValueError for more components than cells."""
+    if n_components > n_cells:
+        msg = f"{n_components} components need at least as many cells, but there are {n_cells}. Lower `n_components`."
+        raise ValueError(msg)
 
 
 def _of_values(registry: dict, gene_likelihood: GeneLikelihood, options: dict) -> dict:

@@ -21,7 +21,7 @@ class SCVAMP(FlexSCVI):
     adata, registry, **kwargs
         As for :class:`FlexSCVI`.
     n_components
-        Number of pseudo-inputs.
+        Number of pseudo-inputs; ``None`` as for :class:`FlexSCVI`.
 
     Examples
     --------
@@ -35,8 +35,14 @@ class SCVAMP(FlexSCVI):
     _latent_key = "X_scvamp"
 
     def __init__(
-        self, adata: AnnData | None = None, registry: dict | None = None, *, n_components: int = 100, **kwargs: Any
+        self,
+        adata: AnnData | None = None,
+        registry: dict | None = None,
+        *,
+        n_components: int | None = None,
+        **kwargs: Any,
     ) -> None:
         self._refuse_fixed(kwargs, ("prior",))
+        n_components = self._usual_components(n_components, adata, registry)
         super().__init__(adata, registry, prior="vamp", n_components=n_components, **kwargs)
         self.init_params_ = self._get_init_params(locals())

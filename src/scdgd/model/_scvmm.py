@@ -24,7 +24,7 @@ class SCVMM(FlexSCVI):
     adata, registry, **kwargs
         As for :class:`FlexSCVI`.
     n_components
-        Upper bound of the number of clusters.
+        Upper bound of the number of clusters; ``None`` as for :class:`FlexSCVI`.
 
     Examples
     --------
@@ -43,11 +43,12 @@ class SCVMM(FlexSCVI):
         adata: AnnData | None = None,
         registry: dict | None = None,
         *,
-        n_components: int = 100,
+        n_components: int | None = None,
         encode_covariates: bool = True,
         **kwargs: Any,
     ) -> None:
         self._refuse_fixed(kwargs, ("prior",))
+        n_components = self._usual_components(n_components, adata, registry)
         super().__init__(
             adata, registry, prior="vmm", n_components=n_components, encode_covariates=encode_covariates, **kwargs
         )

@@ -365,6 +365,17 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         """The posterior of cells with a last hidden layer ``(b, h)``, of full rank if that is asked for."""
         return base if self.couplings is None else FullGaussian(base.loc, base.scale, single(self.couplings(hidden)))
 
+    def _cached_inference(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor | Distribution | None]:
+        """As in scvi-tools, of moments that minified data keep; ``"log_qz"`` is the expected log density, ``(b,)``."""
+        outputs = super()._cached_inference(*args, **kwargs)
+        return outputs | {"log_qz": -outputs[MODULE_KEYS.QZ_KEY].entropy().sum(-1)}
+
+    def expect_sizes(self, n_batch: int) -> None:
+        """Infer sizes of cells, whose laws in each batch are those of a state that is still to be loaded."""
+        self.use_observed_lib_size = False
+        for name in ("library_log_means", "library_log_vars"):
+            self.register_buffer(name, torch.zeros(1, n_batch))
+
     def _log_total(self, x: SparseCounts | torch.Tensor) -> torch.Tensor:
         """Log of the total count, shape ``(b, 1)``; zero where values are not counts."""
         total = x.totals() if isinstance(x, SparseCounts) else x.sum(1)
