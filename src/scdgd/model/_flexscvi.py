@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import os
 import warnings
 from typing import TYPE_CHECKING, Any, Literal
@@ -173,9 +174,7 @@ class FlexSCVI(EncoderModel, SCVI):
     ) -> None:
         kwargs = self._check_module_options(kwargs)
         n_components = self._usual_components(n_components, adata, registry)
-        k = components_of(prior, n_components)
-        if adata is not None and registry is None:
-            _check_cells(k, adata.n_obs)
+        k = _checked_components(prior, n_components, math.inf if registry is not None or adata is None else adata.n_obs)
         registry_ = registry_of(type(self), adata) if registry is None and adata is not None else registry
         kwargs = kwargs if registry_ is None else _of_values(registry_, gene_likelihood, kwargs)
         comes_with_sizes = adata is None and not use_observed_lib_size  # scvi-tools reads them off the data
@@ -590,11 +589,13 @@ class FlexSCVI(EncoderModel, SCVI):
             self._hold_reference()
 
 
-def _check_cells(n_components: int, n_cells: int) -> None:
-    """Raise ValueError for more components than cells."""
-    if n_components > n_cells:
-        msg = f"{n_components} components need at least as many cells, but there are {n_cells}. Lower `n_components`."
+def _checked_components(prior: PriorName | type[Prior] | Prior, n_components: int, n_cells: float) -> int:
+    """Number of components of a prior; ValueError for more than cells."""
+    k = components_of(prior, n_components)
+    if k > n_cells:
+        msg = f"{k} components need at least as many cells, but there are {n_cells}. Lower `n_components`."
         raise ValueError(msg)
+    return k
 
 
 def _of_values(registry: dict, gene_likelihood: GeneLikelihood, options: dict) -> dict:
