@@ -1,4 +1,4 @@
-"""The only file that touches names which scvi-tools and AnnData do not export."""
+"""The only file that touches names which scvi-tools, AnnData and pandas do not export."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import numpy as np
+    import pandas as pd
     import torch
     from mudata import MuData
     from scvi.model.base import BaseModelClass
@@ -38,6 +39,7 @@ __all__ = [
     "ADATA_MINIFY_TYPE",
     "MODULE_KEYS",
     "assign_uuid",
+    "forget_look_ups",
     "forget_manager",
     "forget_model",
     "freeze_for_query",
@@ -144,6 +146,17 @@ def known_manager(model: BaseModelClass, adata: AnnData | MuData) -> AnnDataMana
 def assign_uuid(manager: AnnDataManager) -> None:
     """Give the data of a manager the mark by which scvi-tools knows them, if they have lost it."""
     manager.adata.uns.setdefault(_SCVI_UUID_KEY, manager.adata_uuid)
+
+
+def forget_look_ups(index: pd.Index) -> None:
+    """Free the table by which pandas finds labels, some 30 bytes each, until one is looked for again.
+
+    scvi-tools has it made when it counts categories in a column of ``obs``: NumPy asks the column for an attribute, and pandas
+    looks for a cell of that name.
+    """
+    clear = getattr(index._engine, "clear_mapping", None)
+    if clear is not None:
+        clear()
 
 
 def forget_manager(model: BaseModelClass | weakref.ref, manager: AnnDataManager) -> None:

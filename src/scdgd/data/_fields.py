@@ -230,7 +230,14 @@ def find_rows(state_registry: dict, names: np.ndarray, fingerprints: np.ndarray)
 def unique_cell_names(adata: AnnData) -> np.ndarray:
     """Names of cells as text, shape ``(n,)``; ValueError if one occurs twice."""
     _require_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
-    return np.asarray(adata.obs_names.astype(str), dtype=object)
+    return text_of(adata.obs_names)
+
+
+def text_of(names: pd.Index) -> np.ndarray:
+    """Names as text, shape ``(n,)``: the array of the index, where that is what it holds."""
+    values = names.to_numpy()
+    is_text = values.dtype == object and pd.api.types.infer_dtype(values, skipna=False) == "string"
+    return values if is_text else np.asarray(names.astype(str), dtype=object)
 
 
 def _require_unique(names: pd.Index, what: str, remedy: str) -> None:

@@ -44,8 +44,10 @@ class SparseCountsDataset(Dataset):
         self, adata_manager: AnnDataManager, positions: np.ndarray | None = None, cells: CellSource | None = None
     ) -> None:
         self.cells = registered_cells(adata_manager) if cells is None else cells
-        everything = np.arange(len(self.cells))
-        self.positions = everything if positions is None else everything[positions]
+        n = len(self.cells)
+        self.positions = np.arange(n) if positions is None else np.asarray(positions)
+        if self.positions.dtype == bool or (self.positions < 0).any():
+            self.positions = np.arange(n)[self.positions]
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -12,12 +12,12 @@ from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
-from scdgd._compat import get_adata_minify_type, get_state_registry
+from scdgd._compat import forget_look_ups, get_adata_minify_type, get_state_registry
 
 from ._absent_counts import CountsGoneError
 from ._categories import code_of
 from ._cell_source import source_of
-from ._fields import CellIndexField, CountsField, unique_cell_names
+from ._fields import CellIndexField, CountsField, text_of, unique_cell_names
 from ._fingerprints import fingerprints_of
 from ._levels import Levels, Variable, levels_of, name_levels
 from ._shared_genes import check_unchanged_genes
@@ -127,12 +127,13 @@ class CellRegistration(AnnDataManager):
         cells = self.cells
         self._gene_index, self._cell_index = cells.var_names, cells.obs_names
         self._panel, self.has_counts = counts.panel, counts.has_counts
-        names = np.asarray(cells.obs_names.astype(str), dtype=object)
+        names = text_of(cells.obs_names)
         self._registered = _Cells(names, counts.fingerprints, counts.measured)
         self._rows = None if index is None else index.rows
         if index is not None:
             self.set_rows(index.rows)
         self._keep_columns()
+        forget_look_ups(self._cell_index)
 
     def require_counts(self, use: str) -> None:
         """Raise :class:`CountsGoneError` where data are minified without the counts that are needed for a `use`."""
@@ -316,7 +317,7 @@ class CellRegistration(AnnDataManager):
     def _follow(self, cells: AnnData) -> None:
         """Take up the order and the names that cells have now."""
         has_table = self._field(CellIndexField) is not None
-        names = unique_cell_names(cells) if has_table else np.asarray(cells.obs_names.astype(str), dtype=object)
+        names = unique_cell_names(cells) if has_table else text_of(cells.obs_names)
         if np.array_equal(names, self.names):
             return
         known = pd.Index(self.names)
