@@ -386,7 +386,7 @@ class GMVAE(FlexVAE):
         if reference_components is not None:
             log_q_reference = torch.where(components == reference_components, log_qy, 0.0).sum(0)
             loss = loss - reference_weight * log_q_reference.mean()
-        extra = {"kl_z": kl_z.mean(), "kl_y": kl_y.mean()}  # curves of the history
+        extra = {"kl_z": kl_z.mean(), "kl_y": kl_y.mean()} if self.n_components > 1 else {}  # curves of the history
         if self.extra_payload_autotune:
             z = (qy.unsqueeze(-1) * inference_outputs[MODULE_KEYS.QZ_KEY].loc).sum(0)
             extra |= {"z": z, "batch": tensors[REGISTRY_KEYS.BATCH_KEY], "labels": tensors[REGISTRY_KEYS.LABELS_KEY]}
