@@ -98,3 +98,5 @@ def test_what_does_not_fit_is_refused():
         model.to_scvi_model()
     with pytest.raises(ValueError, match="gene_likelihood='zip'"):
         fitted("FlexSCVI", adata, gene_likelihood="zip").to_scvi_model()
+    with pytest.raises(ValueError, match="posteriors have correlations"):
+        fitted("FlexSCVI", adata, posterior="full").to_scvi_model()

@@ -78,6 +78,7 @@ def to_stock(model: SCVI, options: dict[str, Any]) -> SCVI:
     setup, registry = model.registry["setup_args"], model.registry
     refused = {
         "its posteriors are flows": model.module.flow is not None,
+        "its posteriors have correlations": model.module.couplings is not None,
         "the data were set up with `is_count_data=False`": not setup.get("is_count_data", True),
         "cells lack genes": model.adata_manager.measured is not None,
         "columns of the data are not the genes of the model": not model.adata_manager.panel.is_as_model,
