@@ -53,6 +53,7 @@ def main() -> int:
     for part in scdgd.__all__:
         getattr(scdgd, part)
     waiting = sorted(FOLDER.glob("[!_]*.py"), reverse=True)
+    n = len(waiting)
     running: dict[int, tuple[Path, Path, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         while waiting or running:
@@ -74,6 +75,7 @@ def main() -> int:
                 for other in running:
                     os.kill(other, signal.SIGTERM)
                 return 1
+    print(f"{n} scripts ok")
     return 0
 
 
