@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -278,6 +279,24 @@ def test_fits_whose_process_ends_are_tried_once_more_and_named(tmp_path, message
     assert any("deadly (prior) with 20 cells, repeat 0" in message for message in messages)
     poisson_alone = expected_results().query("model == 'poisson' and n_pilot == 20 and repeat == 0")
     assert_same(found.query("model == 'poisson'"), poisson_alone)
+
+
+@pytest.mark.slow  # processes import torch
+@pytest.mark.filterwarnings("ignore")  # of Dask, on what it is sent, and on sockets when workers end
+def test_workers_of_dask_give_the_same_results_and_are_named_when_they_end(tmp_path, messages):
+    distributed = pytest.importorskip("distributed")
+    models = {"copies": lambda pilot: copies(pilot), "poisson": PilotModel(poisson, ("a", "b"))}
+    expected = expected_results()
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster),
+        joblib.parallel_config(backend="dask"),
+    ):
+        assert_same(study_of(models).run(tmp_path / "ledger.csv", n_jobs=-1), expected)
+        study = study_of({"deadly": lambda pilot: deadly(pilot)}, sizes=[20], n_repeats=1)
+        found = study.run(tmp_path / "deadly.csv", n_jobs=-1)
+    assert (found.query("metric == 'failed'")["value"] == 1).all()
+    assert any("deadly (prior) with 20 cells, repeat 0" in message for message in messages)
 
 
 # ---------------------------------------------------------------- the ledger

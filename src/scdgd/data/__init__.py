@@ -14,6 +14,7 @@ from ._cell_source import (
 )
 from ._cells_of_modality import CellsOfModality
 from ._cells_on_device import CellsOnDevice, DeviceCounts, begins_of, on_device
+from ._collection import write_collection
 from ._counts import CountSummary, check_counts
 from ._covariates import (
     CategoricalCovariatesField,
@@ -111,5 +112,6 @@ __all__ = [
     "registered_cells",
     "require_matrix",
     "unchanged_if_refused",
+    "write_collection",
     "zarr_module",
 ]

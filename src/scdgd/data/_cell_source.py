@@ -18,6 +18,7 @@ from ._backed_counts import BackedCounts, Runs
 from ._fingerprints import fingerprints_of
 from ._matrix import as_native
 from ._sparse_counts import SparseCounts
+from ._stacked_counts import StackedCounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -168,7 +169,7 @@ class CellsInCompressedRows(CellsInFile):
 
     def __init__(self, counts: Matrix, *args: Any) -> None:
         super().__init__(counts, *args)
-        self._reader = BackedCounts(counts)
+        self._reader = counts.reader() if isinstance(counts, StackedCounts) else BackedCounts(counts)
         self.runs = self._reader.runs
 
     blocks = CellSource.blocks

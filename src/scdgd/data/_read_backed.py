@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anndata as ad
 import h5py
 
+from ._collection import IncompleteCollectionError, is_collection, read_collection
 from ._matrix import is_zarr
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def read_backed(path: str | os.PathLike) -> ad.AnnData:
     Parameters
     ----------
     path
-        The .h5ad file or .zarr folder.
+        The .h5ad file or .zarr folder; or a collection of annbatch, see :func:`write_collection`, whose data sets follow each other.
 
     Returns
     -------
@@ -50,8 +51,10 @@ def read_backed(path: str | os.PathLike) -> ad.AnnData:
         raise FileNotFoundError(msg)
     try:
         group = _open(path)
+        if is_collection(group):
+            return read_collection(group, path)
         missing = [name for name in ("obs", "var") if name not in group]
-    except ImportError:
+    except (ImportError, IncompleteCollectionError):
         raise
     except Exception as error:  # whatever may be there, it is that which is wrong
         msg = f"{str(path)!r} cannot be opened as an .h5ad file or a Zarr store ({' '.join(str(error).split())})."
