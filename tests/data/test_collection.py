@@ -68,6 +68,15 @@ def test_files_and_places_that_are_not_there(adata, tmp_path):
         write_collection([tmp_path / "cells.h5ad", tmp_path / "absent.h5ad"], tmp_path / "out.zarr")
     with pytest.raises(FileExistsError, match="There is something at .* already"):
         write_collection([tmp_path / "cells.h5ad"], tmp_path)
+    adata[:, 2:].write_h5ad(tmp_path / "fewer.h5ad")
+    files = [tmp_path / "cells.h5ad", tmp_path / "fewer.h5ad"]
+    with pytest.raises(
+        ValueError, match=r"fewer\.h5ad' lacks 2 genes .*gene_0, gene_1\), and its cells would have zeros"
+    ):
+        write_collection(files, tmp_path / "out.zarr")
+    with pytest.raises(ValueError, match="lacks 1 genes"):
+        write_collection(files, tmp_path / "out.zarr", var_subset=["gene_1", "gene_5"])
+    assert not (tmp_path / "out.zarr").exists()
 
 
 def test_cells_keep_the_row_and_the_file_that_they_come_from(tmp_path):

@@ -14,7 +14,6 @@ from ._cell_source import (
 )
 from ._cells_of_modality import CellsOfModality
 from ._cells_on_device import CellsOnDevice, DeviceCounts, begins_of, on_device
-from ._collection import write_collection
 from ._counts import CountSummary, check_counts
 from ._covariates import (
     CategoricalCovariatesField,
@@ -42,6 +41,7 @@ from ._read_backed import read_backed, zarr_module
 from ._registration import CellRegistration, ChangedDataError, unchanged_if_refused
 from ._sparse_counts import SparseCounts, as_sparse_counts
 from ._splitter import SparseCountsSplitter
+from ._write_collection import write_collection
 
 __all__ = [
     "MinibatchesTogether",

@@ -50,7 +50,7 @@ def read_backed(path: str | os.PathLike) -> ad.AnnData:
         msg = f"There is no file or folder {str(path)!r}."
         raise FileNotFoundError(msg)
     try:
-        group = _open(path)
+        group = open_store(path)
         if is_collection(group):
             return read_collection(group, path)
         missing = [name for name in ("obs", "var") if name not in group]
@@ -70,7 +70,8 @@ def read_backed(path: str | os.PathLike) -> ad.AnnData:
     )
 
 
-def _open(path: Path) -> Mapping[str, Any]:
+def open_store(path: Path) -> Mapping[str, Any]:
+    """The group of all that is in an HDF5 file or a Zarr store."""
     if path.is_file() and h5py.is_hdf5(path):
         return h5py.File(path)
     return zarr_module(path).open_group(str(path), mode="r")
