@@ -68,6 +68,8 @@ class Tier(NamedTuple):
     epochs: int
     """Of the convolutional models."""
     epochs_of_priors: int
+    batch_size: int
+    """Of the convolutional models."""
     faster: float
     """Factor of the learning rates of the priors' models."""
     seeds: tuple[int, ...]
@@ -75,10 +77,10 @@ class Tier(NamedTuple):
 
 
 TIERS = {
-    "quick": Tier(("bars",), 60, 30, 2, (8,), 1, 2, 10.0, (0,), 30),
-    "short": Tier(("mnist70k",), 1_000, 500, 8, (500, 500, 2000), 60, 40, 10.0, (0,), 1_000),
-    "standard": Tier(("mnist70k",), 2_000, 1_000, 16, (500, 500, 2000), 100, 100, 10.0, (0,), 2_000),
-    "full": Tier(("mnist70k",), 60_000, 10_000, 64, (500, 500, 2000), 500, 500, 1.0, (0, 1, 2), 10_000),
+    "quick": Tier(("bars",), 60, 30, 2, (8,), 1, 2, 32, 10.0, (0,), 30),
+    "short": Tier(("mnist70k",), 1_000, 500, 8, (500, 500, 2000), 60, 40, 256, 10.0, (0,), 1_000),
+    "standard": Tier(("mnist70k",), 2_000, 1_000, 16, (500, 500, 2000), 100, 100, 32, 10.0, (0,), 2_000),
+    "full": Tier(("mnist70k",), 60_000, 10_000, 64, (500, 500, 2000), 500, 500, 256, 1.0, (0, 1, 2), 10_000),
 }
 
 
@@ -136,7 +138,7 @@ def convolutional(kind: str, model_class: type, **given) -> Callable:
         if model_class is FlexSCVI:
             networks["encoder"] = ConvolutionalEncoder(adata.n_vars, tier.n_channels)
         model = model_class(adata, **preset["model"] | networks | given)
-        return model, preset["train"] | {"max_epochs": tier.epochs}
+        return model, preset["train"] | {"max_epochs": tier.epochs, "batch_size": tier.batch_size}
 
     return make
 
