@@ -10,7 +10,7 @@ All that is learned is learned from training images without labels, but for the 
 images, whose representations are found with everything else frozen. Networks are convolutions of one form (DGD, VAD, VAE: 20 latent
 dimensions, binary cross-entropy), or 500-500-2000 and back (priors: 10 dimensions, Gaussian pixels, posteriors of full rank). Presets are
 `SCHUSTER_2023_IMAGES` and `STIRN_2024_IMAGES`; epochs and images are those of the table, and the rates of the priors are ten times
-the published ones but in the full tier, since steps are few; convolutions of the standard tier train in minibatches of 32.
+the published ones but in the full tier, since steps are few; convolutions train in minibatches of 32 but in the full tier.
 
 - BCE: binary cross-entropy of a pixel at the posterior mean; RMSE: root mean squared error of a pixel, from 0 to 1.
 - ARI, accuracy, NMI: clusters against digits. Clusters are components, or k-means with 10 where there is one component. Accuracy and
@@ -78,7 +78,7 @@ class Tier(NamedTuple):
 
 TIERS = {
     "quick": Tier(("bars",), 60, 30, 2, (8,), 1, 2, 32, 10.0, (0,), 30),
-    "short": Tier(("mnist70k",), 1_000, 500, 8, (500, 500, 2000), 60, 40, 256, 10.0, (0,), 1_000),
+    "short": Tier(("mnist70k",), 1_000, 500, 8, (500, 500, 2000), 60, 40, 32, 10.0, (0,), 1_000),
     "standard": Tier(("mnist70k",), 2_000, 1_000, 16, (500, 500, 2000), 100, 100, 32, 10.0, (0,), 2_000),
     "full": Tier(("mnist70k",), 60_000, 10_000, 64, (500, 500, 2000), 500, 500, 256, 1.0, (0, 1, 2), 10_000),
 }
