@@ -65,6 +65,9 @@ class DeepBoltzmannMachine(
         If there is no hidden layer, or a number is not a positive integer.
     """
 
+    #: Sizes of cells are known, which scvi-tools asks.
+    use_observed_lib_size = True
+
     def __init__(
         self,
         n_genes: int,

@@ -13,7 +13,16 @@ from scvi.utils import setup_anndata_dsp
 from scdgd._compat import get_state_registry, is_registered, make_actual
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Flag, Integer, Number, checked_by
-from scdgd.data import BatchField, CountsField, LabelsField, SizeFactorField, SparseCountsLoader, SparseCountsSplitter
+from scdgd.data import (
+    BatchField,
+    CategoricalCovariatesField,
+    ContinuousCovariatesField,
+    CountsField,
+    LabelsField,
+    SizeFactorField,
+    SparseCountsLoader,
+    SparseCountsSplitter,
+)
 from scdgd.model._arguments import BUILDING_ENCODERS, SETUP
 from scdgd.model._training_options import TRAINING
 from scdgd.train import InterruptibleTrainRunner
@@ -194,6 +203,8 @@ class SCDBM(BoltzmannModel, RNASeqMixin, BaseModelClass):
             BatchField(batch_key),
             LabelsField(labels_key, unlabeled_category),
             *([] if size_factor_key is None else [SizeFactorField(size_factor_key)]),
+            CategoricalCovariatesField(None),  # there are none, which scvi-tools looks up
+            ContinuousCovariatesField(None),
         ]
         cls._register(adata, fields, setup_method_args, kwargs)
 

@@ -56,8 +56,6 @@ _N_CELLS_FOR_WARNING, _N_CELLS_PER_COMPONENT = 500, 10
 _MAX_NAMED = 5
 #: Components, if their number is not given: at most so many, and one for so many cells.
 _MOST_COMPONENTS, _CELLS_FOR_ONE = 100, 5
-#: What scvi-tools says of models that are not trained.
-_UNTRAINED = "Trying to query inferred values from an untrained model. Please train the model first."
 #: Arguments of models without an encoder.
 _OF_ROWS = ("supervision", "components_per_class")
 #: Arguments of modules that the model gives itself.
@@ -147,6 +145,10 @@ class FlexSCVI(EncoderModel, SCVI):
     _data_loader_cls = SparseCountsLoader
     _train_runner_cls = InterruptibleTrainRunner
     _latent_key = "X_flexscvi"
+    _for_scanvi = (
+        "SCANVI begins with a stock model, and would not know the arguments of this one. Hand over its networks: "
+        "`SCANVI.from_scvi_model(model.to_scvi_model(), unlabeled_category, ...)`."
+    )
     surgery_: dict | None = None
     n_pretrained_epochs_ = 0
 
@@ -462,16 +464,6 @@ class FlexSCVI(EncoderModel, SCVI):
             If the model is not trained.
         """
         return to_stock(self, self._stock_options)
-
-    def _check_if_trained(self, warn: bool = True, message: str = _UNTRAINED) -> None:
-        """As in scvi-tools; where SCANVI asks, which makes a model from the arguments of this one, its remedy is named."""
-        if message.startswith("Passed in scvi model"):
-            msg = (
-                f"SCANVI begins with a stock model, and would not know the arguments of a {type(self).__name__}. Hand over its networks: "
-                "`SCANVI.from_scvi_model(model.to_scvi_model(), unlabeled_category, ...)`."
-            )
-            raise TypeError(msg)
-        super()._check_if_trained(warn, message)
 
     @staticmethod
     def prepare_query_anndata(

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 Coordinates = Literal["latent", "information"]
 
 _MAX_NAMED = 5
+#: What scvi-tools says of models that are not trained.
+_UNTRAINED = "Trying to query inferred values from an untrained model. Please train the model first."
 #: From so many samples on, a bar shows how far it is.
 _SHOW_SAMPLES = 10
 _WEIGHTING = ("max_cells", "truncation", "n_mc_samples", "n_mc_samples_per_pass")
@@ -100,6 +102,18 @@ class LatentModel(DataModel):
     information_: dict[str, np.ndarray] | None = None
     #: Names of cells that were attached in training and that no training has seen, in order.
     held_out_cells_: np.ndarray | None = None
+
+    #: Why SCANVI cannot begin with this model, and what to do.
+    _for_scanvi = (
+        "SCANVI begins with the encoder of a model, and this one has none. Learn from labels with "
+        "`SCDGD(adata, supervision='components')`, or begin with `scvi.model.SCVI`."
+    )
+
+    def _check_if_trained(self, warn: bool = True, message: str = _UNTRAINED) -> None:
+        """As in scvi-tools; SCANVI, which asks in these words before it makes a model of the arguments of this one, is told more."""
+        if message.startswith("Passed in scvi model"):
+            raise NotImplementedError(self._for_scanvi)
+        super()._check_if_trained(warn, message)
 
     @property
     def _holds_reference(self) -> bool:

@@ -336,6 +336,12 @@ class TrainingRun:
             if name in self.trainer:
                 check_monitor(name, self.trainer[name], type(plan), n_validation)
         for callback in self.trainer.get("callbacks") or ():
+            if type(callback).__module__.startswith("ray.") and not n_validation:
+                msg = (
+                    "`scvi.autotune` hears of a training when validation cells were read, and there are none: add "
+                    "`'train_size': 0.9` to `search_space['train_params']`."
+                )
+                raise ValueError(msg)
             if getattr(callback, "monitor", None) is not None:
                 check_monitor(f"monitor of {type(callback).__name__}", callback.monitor, type(plan), n_validation)
         if getattr(plan, "reduce_lr_on_plateau", False):

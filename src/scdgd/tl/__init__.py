@@ -10,6 +10,7 @@ from ._component_tree import component_tree, cut
 from ._expected_shift import ExpectedShift
 from ._gene_programs import gene_programs
 from ._gene_to_peak import gene_to_peak
+from ._hub_model import hub_model
 from ._information import information_coordinates
 from ._map import map
 from ._rank_component_genes import rank_component_genes
@@ -37,6 +38,7 @@ __all__ = [
     "cut",
     "gene_programs",
     "gene_to_peak",
+    "hub_model",
     "information_coordinates",
     "join_latent",
     "map",
