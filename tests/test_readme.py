@@ -26,11 +26,11 @@ def test_python_block_runs(monkeypatch):
     assert len(block.strip().splitlines()) - block.strip().splitlines().count("") == 12  # as its heading says
     namespace = {}
     exec(compile(block, "README.md", "exec"), namespace)
-    adata = namespace["adata"]
-    assert adata.obsm["X_scdgd_information"].shape == (700, 20)
-    assert adata.obs["scdgd_cluster"].nunique() > 1
-    assert namespace["synthetic"].shape == (500, adata.n_vars)
-    assert len(namespace["markers"]) == adata.n_vars
+    reference, query = namespace["reference"], namespace["query"]
+    assert reference.obsm["X_scdgd_information"].shape == (600, 20)
+    assert reference.obs["scdgd_cluster"].nunique() > 1
+    assert len(namespace["markers"]) == reference.n_vars
+    assert set(query.obs["scdgd_label"]) <= {*reference.obs["bulk_labels"], "unknown"}
     plt.close("all")
 
 

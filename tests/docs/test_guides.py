@@ -39,7 +39,7 @@ def make_adata(seed: int = 0) -> ad.AnnData:
     """150 cells of three types from two batches, with everything that a page may name."""
     adata = simulate(150, 30, n_batches=2, seed=seed)
     adata.obs["cell_type"] = adata.obs["cell_type"].cat.rename_categories(["B cell", "NK cell", "T cell"])
-    adata.obs["sample"] = adata.obs["batch"]
+    adata.obs["sample"], adata.obs["bulk_labels"] = adata.obs["batch"], adata.obs["cell_type"]
     adata.var_names = ["CD74", *adata.var_names[1:]]
     adata.layers["counts"] = adata.X.copy()
     adata.layers["log1p"] = np.log1p(adata.X)
