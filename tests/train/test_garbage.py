@@ -6,6 +6,7 @@ import gc
 import weakref
 
 import pytest
+from lightning.pytorch.callbacks import Callback
 
 from scdgd.train import _garbage
 from tests.conftest import make_model, simulate, train
@@ -38,3 +39,16 @@ def test_parts_hold_no_model(name):
     gone = weakref.ref(model)
     del model
     assert gone() is None
+
+
+@pytest.mark.usefixtures("_no_collection")
+def test_moments_of_rows_are_let_go_when_training_has_ended():
+    moments = []
+
+    class Holds(Callback):
+        def on_train_start(self, trainer, plan) -> None:
+            moments.append(weakref.ref(plan.row_optimizer))
+
+    model = train(make_model(simulate(30, 8)), callbacks=[Holds()])
+    assert moments[0]() is None
+    assert model.trainer is not None

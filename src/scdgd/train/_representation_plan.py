@@ -192,6 +192,10 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
             weight_decay=self.weight_decay_z,
         )
 
+    def teardown(self, stage: str) -> None:
+        """Let go of the moments of the rows, which are twice as large as the table; the model keeps its trainer."""
+        self.row_optimizer = None
+
     def training_state(self) -> dict:
         """What goes on from step to step beside the module and the trainer's optimisers; not copied."""
         rows = {name: self._whole(values) for name, values in self.row_optimizer.state_dict().items()}
