@@ -323,13 +323,14 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         return qz
 
     def _known_posterior(self, tensors: dict[str, torch.Tensor], rows: torch.Tensor) -> Normal | None:
-        """Normal with independent dimensions ``(b, d)`` that minified data keep or rows have; ``None`` of points."""
+        """Normal with independent dimensions ``(b, d)`` that minified data keep or rows have learned; ``None`` if neither."""
         if REGISTRY_KEYS.LATENT_QZM_KEY in tensors:
             mean, var = tensors[REGISTRY_KEYS.LATENT_QZM_KEY], tensors[REGISTRY_KEYS.LATENT_QZV_KEY]
             return Normal(mean, var.sqrt())
+        if not self.posterior.is_learned:
+            return None
         mean, var = self.posterior.moments(rows)
-        is_point = not self.posterior.is_learned and var == 0
-        return None if is_point else Normal(mean, torch.as_tensor(var).sqrt(), validate_args=False)
+        return Normal(mean, var.sqrt(), validate_args=False)
 
     def draws(self, tensors: dict[str, torch.Tensor], rows: torch.Tensor, n: int) -> torch.Tensor:
         """Draws ``(n, b, d)`` of the posteriors of the cells of a minibatch, whose rows ``(b, w)`` are given."""
@@ -375,8 +376,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         -------
         ``z`` and ``library`` (log size factor), shapes ``(b, d)`` and ``(b, 1)``, with a leading ``s`` if
         ``n_samples > 1``; ``representation``, the leaf of autograd in training; and the posterior ``qz``, a normal with
-        independent dimensions, where it is known without the counts: it was learned, is the noise of training, or data
-            are minified.
+        independent dimensions, where it is known without the counts: it was learned, or data are minified.
         """
         representation = self.representations(rows)
         if self.training:

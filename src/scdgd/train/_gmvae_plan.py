@@ -10,6 +10,7 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.train import TrainingPlan
 from torch.nn import BatchNorm1d
 
+from scdgd._compat import MODULE_KEYS
 from scdgd._constants import MEASURED_KEY
 from scdgd._options import SEED, Choice, Integer, Number, Optional, checked
 from scdgd.data import as_sparse_counts, first_cells
@@ -174,6 +175,11 @@ class GMVAEPlan(JointStepsMixin, KLWeightMixin, TrainingPlan):
         if self.trainer.is_last_batch:  # a training that fails in its first epoch was none
             self.module.prior.mark_placed()
         return self.joint_loss(loss, len(batch[REGISTRY_KEYS.X_KEY]))
+
+    def prepare_scib_autotune(self, loss_outputs: dict[str, torch.Tensor], stage: str) -> None:
+        """As in scvi-tools, where the loss was asked for representations (``extra_payload_autotune=True``)."""
+        if MODULE_KEYS.Z_KEY in loss_outputs:
+            super().prepare_scib_autotune(loss_outputs, stage)
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """As in scvi-tools, with the same loss."""
