@@ -60,7 +60,7 @@ def minified(name: str):
     return model, without, new
 
 
-@every_model
+@every_model_slowly
 def test_reading_goes_on(name, tmp_path):
     model, without, new = minified(name)
     assert without.adata.X.nnz == 0
@@ -89,7 +89,7 @@ def test_reading_goes_on(name, tmp_path):
     np.testing.assert_allclose(without.get_latent_representation(some), z[order], rtol=1e-5, atol=1e-6)
 
 
-@every_model
+@every_model_slowly
 def test_what_needs_counts_says_so(name):
     model, without, _ = minified(name)
     for what, call in NEED_COUNTS.items():

@@ -9,7 +9,7 @@ import scvi
 from scdgd.model import SCGMVAE, SCVAE, SCVAMP, SCVMM, FlexSCVI
 from tests.conftest import simulate
 
-from .models import ROWS, every_model, fitted, train, trained
+from .models import ROWS, every_model_slowly, fitted, train, trained
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 KEYS = {"batch_key": "batch", "labels_key": "cell_type"}
@@ -57,7 +57,7 @@ def test_with_a_normal_prior_it_is_the_same_model():
         np.testing.assert_array_equal(back.module.state_dict()[key], value, err_msg=key)
 
 
-@every_model
+@every_model_slowly
 def test_scanvi_begins_with_them_or_the_reason_is_said(name):
     model, _ = trained(name)
     of_rows = name in (*ROWS, "SCDBM")
