@@ -337,12 +337,14 @@ def keep_figures(name, method, seed, model, images, expected, drawn, components,
     for column, c in enumerate(order):
         some = drawn[components == c][: counts[c]]
         tiles[: len(some), column] = some
-    z = torch.as_tensor(model.get_latent_representation()[:2])
+    of_training = model.get_latent_representation()
+    z = torch.as_tensor(of_training[[0, len(of_training) // 2]])  # sets may stand in the order of their labels
     steps = torch.linspace(0, 1, 10).unsqueeze(1)
     way = means_at(model, (1 - steps) * z[:1] + steps * z[1:], is_gaussian=is_gaussian)
     path = figures_file(name, method, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, tiles=tiles, original=images.test[:10], reconstructed=expected[:10], way=way)
+    some = np.linspace(0, len(images.test) - 1, 10).astype(int)
+    np.savez_compressed(path, tiles=tiles, original=images.test[some], reconstructed=expected[some], way=way)
 
 
 def tiled(images: np.ndarray) -> np.ndarray:
@@ -376,7 +378,9 @@ def draw_figures(name: str, seed: int, path: Path) -> None:
         for ax, key in zip(row, ("reconstructed", "way"), strict=True):
             ax.imshow(tiled(stored[method][key][None]), cmap="gray_r", vmin=0, vmax=1)
         row[0].text(-0.02, 0.5, method, transform=row[0].transAxes, ha="right", va="center", fontsize=7)
-    fig.savefig(path.with_name(f"{path.stem}_reconstructed.png"), dpi=80, bbox_inches="tight")
+    fig.savefig(
+        OUT / "images" / f"{name}_{seed}_reconstructed.png", dpi=80, bbox_inches="tight"
+    )  # shows images of the set
     plt.close("all")
 
 
@@ -440,8 +444,8 @@ def main() -> None:
     what = f"{name}: {tier.n_train:,} training images, {tier.n_test:,} held out, {tier.n_channels} channels, {n_seeds}."
     text = f"\n## Scores\n\n{what}\n\n{table(rows, COLUMNS)}\n\n## The bound\n\n{table(rows, BOUND)}\n"
     if args.out:
-        text += "\n## Figures\n\nDrawn images, expected pixels, a column for each of the 20 largest components with 10 w / max w rows.\n\n"
-        text += f"![Drawn images](_static/{figures.name}_drawn.png)\n\n![Reconstructions](_static/{figures.name}_reconstructed.png)\n"
+        text += "\n## Drawn images\n\nExpected pixels, a column for each of the 20 largest components with 10 w / max w rows.\n\n"
+        text += f"![Drawn images](_static/{figures.name}_drawn.png)\n"
     write_page(args.out, "Images", "images", __doc__, args.tier, text)
     print(f"{time.process_time() - start:.0f} s of the processor")
 
