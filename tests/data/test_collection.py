@@ -46,12 +46,16 @@ def test_parts_are_read_as_one(adata, backed):
     np.testing.assert_array_equal(backed.X.to_memory().toarray(), counts)
 
 
-def test_models_train_on_parts_as_on_cells_in_memory(adata, backed):
+def test_models_train_on_parts_as_on_cells_in_memory(adata, backed, tmp_path):
     found = []
     for cells in (backed, adata):
         scvi.settings.seed = 0
         found.append(train(make_model(cells, setup={"batch_key": "batch"})).get_latent_representation())
     np.testing.assert_array_equal(*found)
+    model = make_model(backed)
+    with pytest.raises(NotImplementedError, match="counts are in a collection, which AnnData does not write"):
+        model.save(tmp_path / "model", save_anndata=True)
+    assert not (tmp_path / "model").exists()
     totals = [b["X"].totals() for b in SparseCountsLoader(manager_of(backed), shuffle=True, batch_size=16)]
     assert sum(map(len, totals)) == 150
 

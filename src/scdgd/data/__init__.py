@@ -41,6 +41,7 @@ from ._read_backed import read_backed, zarr_module
 from ._registration import CellRegistration, ChangedDataError, unchanged_if_refused
 from ._sparse_counts import SparseCounts, as_sparse_counts
 from ._splitter import SparseCountsSplitter
+from ._stacked_counts import StackedCounts
 from ._write_collection import write_collection
 
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "SparseCountsDataset",
     "SparseCountsLoader",
     "SparseCountsSplitter",
+    "StackedCounts",
     "Variable",
     "as_native",
     "as_sparse_counts",

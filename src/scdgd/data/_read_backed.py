@@ -36,7 +36,7 @@ def read_backed(path: str | os.PathLike) -> ad.AnnData:
     Returns
     -------
     AnnData for ``setup_anndata`` and for all methods that take cells. A part of it, ``adata[cells]``, is read into memory
-    when its counts are asked for.
+    when its counts are asked for; all of a collection by ``adata[:].copy()``.
 
     Raises
     ------

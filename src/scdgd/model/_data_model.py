@@ -38,6 +38,7 @@ from scdgd.data import (
     GeneMaskField,
     LabelsField,
     SizeFactorField,
+    StackedCounts,
     unchanged_if_refused,
 )
 from scdgd.train import pack_history
@@ -338,6 +339,12 @@ class DataModel:
         if save_anndata and self.adata is None:
             msg = "`save_anndata=True` saves the data of the model, but it has none. Leave it out."
             raise ValueError(msg)
+        if save_anndata and isinstance(getattr(self.adata, "X", None), StackedCounts):
+            msg = (
+                "The counts are in a collection, which AnnData does not write. Leave out `save_anndata=True`, and load the model with "
+                "`adata=scdgd.data.read_backed(path)`."
+            )
+            raise NotImplementedError(msg)
         check_storable(self.init_params_)
         attributes = {name: value for name, value in self._get_user_attributes() if name.endswith("_")}
         history = attributes[HISTORY]
