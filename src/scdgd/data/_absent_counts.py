@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
 from ._sparse_counts import SparseCounts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 
 class AbsentCounts(SparseCounts):
@@ -38,6 +41,13 @@ class AbsentCounts(SparseCounts):
     def take(self, cells: torch.Tensor, n_entries: int | None = None) -> AbsentCounts:
         """Of the cells at positions ``(m,)``."""
         return AbsentCounts(len(cells), self.n_genes)
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable, types: Iterable[type], args: tuple = (), kwargs: dict | None = None
+    ) -> torch.Tensor:
+        """Answer to ``torch.ones_like``, which asks for their shape only."""
+        return torch.ones(args[0].shape) if function is torch.ones_like else NotImplemented
 
     def _refuse(self) -> NoReturn:
         raise CountsGoneError
