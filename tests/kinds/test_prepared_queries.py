@@ -90,3 +90,9 @@ def test_collections_are_to_be_joined(name):
     collection = CollectionAdapter(AnnCollection([new[:9], new[9:]], join_obs="inner", label="of"))
     with pytest.raises(TypeError, match=r"concat_on_disk.*read_backed"):
         OURS[name][0].setup_anndata(collection, batch_key="of")
+
+
+@every_model
+def test_neither_data_nor_registry_is_refused(name):
+    with pytest.raises(ValueError, match="stands on data"):
+        OURS[name][0]()

@@ -233,6 +233,8 @@ class FlexSCVI(EncoderModel, SCVI):
         """The number that is asked for, or that of cells that few cells have components for."""
         if n_components is not None:
             return n_components
+        if adata is None and registry is None:
+            return _MOST_COMPONENTS  # of a model that is about to be refused
         n_cells = n_cells_of(registry) if adata is None else adata.n_obs
         return int(np.clip(n_cells // _CELLS_FOR_ONE, 1, _MOST_COMPONENTS))
 
