@@ -413,7 +413,10 @@ class FlexSCVI(EncoderModel, SCVI):
             raise NotImplementedError(msg)
 
     @classmethod
-    @checked(adata=Optional(Instance(AnnData, "an AnnData with the genes of the stock model")))
+    @checked(
+        scvi_model=Instance(SCVI, "a trained `scvi.model.SCVI`"),
+        adata=Optional(Instance(AnnData, "an AnnData with the genes of the stock model")),
+    )
     def from_scvi_model(cls, scvi_model: SCVI, adata: AnnData | None = None, **kwargs: Any) -> Self:
         """A model with the networks of a trained :class:`scvi.model.SCVI`, which is left as it is.
 
