@@ -6,6 +6,7 @@ Imports inside functions and for type checkers count as those at the top of a fi
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import re
 from graphlib import CycleError, TopologicalSorter
@@ -41,11 +42,18 @@ LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in name
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 
 
+@functools.cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """Everything in a file, parsed once."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
 def imported(path: Path) -> set[tuple[str, str]]:
     """Absolute name of each module that a file imports from, and what it takes from it."""
     package = ["scdgd", *path.relative_to(SOURCE).parent.parts]
     pairs = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             pairs |= {(alias.name, "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -116,7 +124,7 @@ def test_private_attributes_of_other_packages_are_touched_in_one_file():
     """Those that no file of the package makes; a subclass may call what its base class has. Lightning's loops are private."""
     made, touched = set(), []
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 made.add(node.name)
             elif isinstance(node, (ast.Attribute, ast.Name)) and isinstance(node.ctx, ast.Store):

@@ -263,8 +263,8 @@ def test_every_number_is_that_of_its_cell(model, monkeypatch):
     evidence = model.get_marginal_ll(indices=cells, n_mc_samples=60, return_mean=False, batch_size=3)
     np.testing.assert_allclose(evidence, expected.log_evidence(), rtol=1e-5)
     monkeypatch.setattr(
-        _posterior_of_rows,
-        "posterior_draws",
+        model.module,
+        "posterior_sampler",
         lambda module, tensors, rows, n: stand_in(module, tensors, rows, 2 * n).z[:n],
     )
     draws = model.get_latent_representation(indices=cells, give_mean=False, batch_size=3)
