@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from ._loader import SparseCountsLoader
 
-#: Cells of a turn; an interrupt waits until it has ended.
-_CELLS_A_TURN = 2_048
+#: Cells of a turn, which are loaded together and shall stay in cache; an interrupt waits until it has ended.
+_CELLS_A_TURN = 1_024
 
 
 class MinibatchesTogether:

@@ -326,7 +326,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         A second call goes on from where the first ended; it does not repeat the warm start or place the mixture again.
         A model from :meth:`load_query_data` only places its cells: `max_epochs` steps each, `batch_size` at a time.
 
-        Ctrl-C ends training after at most 2,048 further cells (at once, and with KeyboardInterrupt, if pressed again). If at
+        Ctrl-C ends training after at most 1,024 further cells (at once, and with KeyboardInterrupt, if pressed again). If at
         least one epoch was complete, `train` then returns, and the model is as if training had ended there: the history
         has the complete epochs, held-out cells are placed, and a :class:`~scvi.train.SaveCheckpoint` with
         ``load_best_on_end=True`` gives its best state. SIGTERM does the same, and then has its usual effect: your own
