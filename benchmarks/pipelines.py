@@ -2,7 +2,7 @@
 
     python benchmarks/pipelines.py --data DIR --standard --out docs/benchmarks_pipelines.md
 
-What people do with a set of several batches, each step at its defaults: `SCDGD`, whose clusters come with it; scVI (negative
+What people do with a set of several batches, epochs by default: `SCDGD`, whose clusters come with it; scVI (negative
 binomial) and Leiden; Harmony (30 iterations, of 20 principal components of log-normalised counts) and Leiden. Leiden, at resolution 1, also
 of the representations of `SCDGD`. All latent spaces have 20 dimensions. Every (set, seed) is one split of the cells, 80% to embed, 20% to score
 held-out counts, the same for all pipelines. Labels score, and are shown to none of them.

@@ -69,8 +69,25 @@ def test_a_comparison_goes_on_from_its_folder(cells, tmp_path, monkeypatch):
     assert again.fits.equals(first.fits)
     tl.compare(cells, {"few": Candidate(SCDGD, {"n_components": 2}, FAST)}, folder=tmp_path, show_progress=False)
     assert len(trained) == 2, "another candidate of that name"
+    for other in (cells[:100], cells[::-1]):  # the split of the same cells in another order is another one
+        with pytest.raises(ValueError, match="another comparison: `data`"):
+            tl.compare(other.copy(), one, folder=tmp_path, show_progress=False)
+
+
+def test_a_comparison_by_other_batches_is_another_one(cells, tmp_path):
+    arguments = {"batch_key": "batch", "n_seeds": 1, "folder": tmp_path, "show_progress": False}
+    tl.compare(cells, {"few": MODELS["few"]}, **arguments)
+    other = cells.copy()
+    other.obs["batch"] = other.obs["batch"].to_numpy()[::-1]
     with pytest.raises(ValueError, match="another comparison: `data`"):
-        tl.compare(cells[:100].copy(), one, folder=tmp_path, show_progress=False)
+        tl.compare(other, {"few": MODELS["few"]}, **arguments)
+
+
+def test_clusters_count_where_counts_cannot_be_scored(cells):
+    machine = {"machine": Candidate(SCDBM, {}, {"max_epochs": 3})}
+    comparison = tl.compare(cells, machine, show_progress=False)
+    assert np.isfinite(comparison.table.loc["machine", "stability"])
+    assert comparison.table["held_out"].isna().all()
 
 
 def test_what_fails_is_named_and_the_others_go_on(cells, caplog):

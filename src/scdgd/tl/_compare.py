@@ -25,6 +25,7 @@ from scdgd.metrics import (
     leiden_clusters,
     neighbors_kept,
 )
+from scdgd.train import fingerprint
 from scdgd.train._seeding import quiet_libraries, training_seed
 
 if TYPE_CHECKING:
@@ -198,8 +199,9 @@ def compare(
     summary = check_counts(counts_of(adata, layer), adata.obs_names, adata.var_names, location)
     split = _Split.of(adata, batch_key, test_size, seed)
     scoring = _Scoring(split, layer, batch_key, labels_key, form, resolution)
-    settings = {
-        "data": int(np.bitwise_xor.reduce(summary.fingerprints.view(np.uint64).ravel(), initial=len(adata))),
+    columns = [adata.obs[key].astype(str).to_numpy(str) for key in (batch_key, labels_key) if key is not None]
+    settings = {  # in their order, which the split depends on
+        "data": fingerprint(summary.fingerprints, adata.obs_names, adata.var_names, *columns),
         **{"layer": layer, "batch_key": batch_key, "labels_key": labels_key, "test_size": test_size},
         **{"form": form, "resolution": resolution, "seed": seed},
     }
@@ -388,7 +390,7 @@ def _comparison(fits: dict[tuple[str, int], Fit], names: list[str], split: _Spli
     table = pd.DataFrame(rows)
     numbers = [name for name in table if name not in ("model", "seed", "failure")]
     means = table.groupby("model")[numbers].mean().reindex(names)
-    of_models = {name: [fit for (of, _), fit in fits.items() if of == name and not fit.failure] for name in names}
+    of_models = {name: [fit for (of, _), fit in fits.items() if of == name and fit.scores] for name in names}
     per_cell = pd.DataFrame({name: _mean_of(done, split.test.n_obs) for name, done in of_models.items()})
     means["stability"] = pd.Series({name: _stability(done) for name, done in of_models.items()})
     if "held_out" in means and means["held_out"].notna().any():

@@ -26,8 +26,8 @@ class TrainingInterrupted(KeyboardInterrupt):
 class Interruption(Callback):
     """Turns SIGINT (Ctrl-C) and SIGTERM into an orderly end of training.
 
-    Used as a context around ``Trainer.fit``. A signal is only noted, and acts where the state is whole: after the step
-    of the minibatch. If that was the last one of its epoch, the epoch is completed first. A second Ctrl-C does not
+    Used as a context around ``Trainer.fit``. A signal is only noted, and acts where the state is whole: after the steps
+    of a turn of the loop. If that was the last one of its epoch, the epoch is completed first. A second Ctrl-C does not
     wait. Lightning alone would call ``sys.exit`` on Ctrl-C, and leave a model that counts as untrained.
 
     Handlers are installed in the main thread only (Python allows no other), and the old ones come back in the end.
