@@ -1,74 +1,107 @@
-"""SCDGD (default and published) against stock scVI, PCA and Leiden: clusters, held-out likelihood, seconds.
+"""SCDGD (default and published) against stock scVI and principal components: clusters, held-out likelihood, seconds.
 
     python benchmarks/scdgd_vs_baselines.py --data DIR --standard --out docs/benchmarks.md
 
 Every (set, seed) is one split of the cells, 80% to train and cluster, 20% to score; all methods see the same one, with
-the same genes and 20 latent dimensions. Labels give the number of clusters (for all methods alike) and the ARI and NMI,
-nothing else. Held-out log-likelihood: `scdgd.metrics.held_out_log_likelihood`, half of the counts of each test cell. Batches
-are columns of hidden layers and are not balanced; `benchmarks/integration.py` is about that.
+the same genes and 20 latent dimensions. Each representation is clustered by k-means and by Leiden, those of `SCDGD` also
+come with clusters of their own. Labels give the number of clusters, to all methods alike (the number of components of
+`SCDGD`; the resolution of Leiden, by bisection), and the ARI and NMI, nothing else. Held-out log-likelihood:
+`scdgd.metrics.held_out_log_likelihood`, half of the counts of each test cell. scVI trains for its default number of epochs
+with early stopping, on 90% of the cells, and for 200 epochs on all of them; its KL weight warms up over 400 epochs, as by
+default. Seconds are those of the processor, one thread a run, up to the clusters. How batches mix is another benchmark,
+`benchmarks/integration.py`.
 """
 
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import scanpy as sc
 import scvi
 from _ledger import Ledger, markdown, mean_sd
-from _sets import COLUMNS_ONLY, NOT_BALANCED, OTHERS, TRUTH, load, train_test_split
+from _sets import OTHERS, TRUTH, load, train_test_split
 from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from scdgd import presets
-from scdgd.metrics import held_out_log_likelihood, n_used_components
+from scdgd.metrics import HeldOutScore, held_out_log_likelihood, n_used_components
 from scdgd.model import SCDGD
-from scdgd.train import whitened_pca
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 N_LATENT = 20
-METHODS = ("SCDGD", "SCDGD published", "scVI + k-means", "PCA + k-means", "Leiden")
+OURS, PUBLISHED = "SCDGD", "SCDGD published"
+BATCHES = ("pbmc_3tech", "onek1k_40donor", "snare_cortex")
 
 
 class Tier(NamedTuple):
+    """Sizes of a tier."""
+
     sets: tuple[str, ...]
     seeds: int
     scvi_epochs: int
+    """Of scVI without early stopping."""
+    scvi_default: int | None
+    """Of scVI with early stopping; ``None`` for its default."""
     published_epochs: int
     default_epochs: int | None
     trace_every: int
     max_cells: dict[str, int | None]
 
 
+ALL = (*TRUTH, *OTHERS, *BATCHES)
 TIERS = {
-    "quick": Tier(("pbmc68k",), 1, 5, 5, 5, 5, {"pbmc68k": 400}),
-    "standard": Tier((*TRUTH, *OTHERS), 3, 200, 500, None, 25, dict.fromkeys(OTHERS, 2_000)),
-    "full": Tier((*TRUTH, *OTHERS), 3, 400, 800, None, 10, {}),
+    "quick": Tier(("pbmc68k",), 1, 5, 5, 5, 5, 5, {"pbmc68k": 400}),
+    "standard": Tier(ALL, 3, 200, None, 500, None, 25, dict.fromkeys((*OTHERS, *BATCHES), 2_000)),
+    "full": Tier(ALL, 3, 400, None, 800, None, 10, {}),
 }
+
+
+class Fit(NamedTuple):
+    """A representation of the training cells, and what its model says of new ones."""
+
+    z: np.ndarray
+    seconds: float
+    clusters: np.ndarray | None = None
+    """Of the model itself."""
+    score: HeldOutScore | None = None
+    epochs: int | None = None
+    initial: np.ndarray | None = None
+    """Clusters before training."""
+    trace: str | None = None
 
 
 class HeldOutTrace(Callback):
     """Held-out log-likelihood every few epochs of a model in training."""
 
-    def __init__(self, model: SCDGD, test, every: int) -> None:
-        self.model, self.test, self.every, self.trace, self.seconds = model, test, every, [], 0.0
+    def __init__(self, model: SCDGD, test: AnnData, every: int, score: Callable[..., HeldOutScore]) -> None:
+        self.model, self.test, self.every, self.score, self.trace, self.seconds = model, test, every, score, [], 0.0
 
     def on_train_epoch_end(self, trainer, plan) -> None:
         epoch = trainer.current_epoch + 1
         if epoch % self.every and epoch != trainer.max_epochs:
             return
-        start = time.perf_counter()
+        start = time.process_time()
         self.model.module.eval()
-        self.trace.append((epoch, best_held_out(self.model, self.test).log_likelihood))
+        was_trained, self.model.is_trained_ = self.model.is_trained_, True
+        self.model.cells.forget_placed()
+        self.trace.append(f"{epoch}:{self.score(self.model, self.test).log_likelihood:.2f}")
+        self.model.cells.forget_placed()
+        self.model.is_trained_ = was_trained
         self.model.module.train()
-        self.seconds += time.perf_counter() - start
+        self.seconds += time.process_time() - start
 
 
-def best_held_out(model: SCDGD, test):
+def best_held_out(model: SCDGD, test: AnnData) -> HeldOutScore:
     """Score with the model's own placement of new cells, and with a longer one; the better counts."""
-    was_trained, model.is_trained_ = model.is_trained_, True
     own, scores = model.cells.new_cells, []
     for config in (own, own._replace(n_steps=100, lr=0.02, betas=(0.9, 0.99), anneal=True)):
         model.cells.new_cells = config
@@ -76,239 +109,277 @@ def best_held_out(model: SCDGD, test):
         scores.append(held_out_log_likelihood(model, test))
     model.cells.new_cells = own
     model.cells.forget_placed()
-    model.is_trained_ = was_trained
     return max(scores, key=lambda score: score.log_likelihood)
 
 
-def fit_scdgd(train, test, seed: int, tier: Tier, trace: bool, published: bool) -> dict:
-    scvi.settings.seed = seed
+def of_default(train: AnnData) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+    """Arguments of `SCDGD` and its training, and clusters at the start: k-means of principal components."""
+    n_types = train.obs["cell_type"].nunique()
+    initial = kmeans(principal_components(train, 0).z, n_types, 0)
+    return {"n_components": "labels", "n_latent": N_LATENT}, {}, initial
+
+
+def of_published(train: AnnData, epochs: int) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+    """The same of the published form, whose representations start at the origin."""
+    plan = {**presets.SCHUSTER_2023["train"]["plan_kwargs"], "lr_drop_epoch": int(epochs * 5 / 8)}
+    return presets.SCHUSTER_2023["model"], {**presets.SCHUSTER_2023["train"], "plan_kwargs": plan}, np.zeros(len(train))
+
+
+def fit_scdgd(train: AnnData, test: AnnData, seed: int, tier: Tier, trace: bool, published: bool) -> Fit:
     SCDGD.setup_anndata(train, labels_key="cell_type", batch_key="batch" if "batch" in train.obs else None)
-    if published:
-        model = SCDGD(train, **presets.SCHUSTER_2023["model"])
-        options = {**presets.SCHUSTER_2023["train"], "max_epochs": tier.published_epochs}
-        options["plan_kwargs"] = {**options["plan_kwargs"], "lr_drop_epoch": int(tier.published_epochs * 5 / 8)}
-        initial = np.zeros(train.n_obs)  # all representations start at the origin
-    else:
-        model = SCDGD(train, n_components="labels", n_latent=N_LATENT, **COLUMNS_ONLY)
-        options = {"max_epochs": tier.default_epochs, **NOT_BALANCED}
-        batch = train.obs["batch"].cat.codes.to_numpy() if "batch" in train.obs else None
-        initial = kmeans(
-            whitened_pca(train.X, N_LATENT, batch=batch, seed=seed), train.obs["cell_type"].nunique(), seed
-        )
-    every = (tier.trace_every if published else max(1, tier.trace_every // 5)) if trace else 10**9
-    callback = HeldOutTrace(model, test, every)
-    start = time.perf_counter()
-    model.train(**options, accelerator="cpu", enable_progress_bar=False, callbacks=[callback] if trace else [])
-    seconds = time.perf_counter() - start - callback.seconds
-    clusters = model.get_cluster_assignments()
-    score = best_held_out(model, test)
-    return {
-        "clusters": clusters,
-        "initial": initial,
-        "held_out": score.log_likelihood,
-        "rmse": score.rmse,
-        "used": n_used_components(clusters),
-        "seconds": seconds,
-        "epochs": len(model.history["elbo_train"]),
-        "trace": ";".join(f"{epoch}:{value:.2f}" for epoch, value in callback.trace),
-    }
+    epochs = tier.published_epochs if published else tier.default_epochs
+    options, training, initial = of_published(train, epochs) if published else of_default(train)
+    model = SCDGD(train, **options)
+    score = best_held_out if published else held_out_log_likelihood
+    callback = HeldOutTrace(model, test, tier.trace_every if published else max(1, tier.trace_every // 5), score)
+    quiet = {"accelerator": "cpu", "enable_progress_bar": False, "callbacks": [callback] if trace else []}
+    start = time.process_time()
+    model.train(**{**training, "max_epochs": epochs}, **quiet)
+    seconds = time.process_time() - start - callback.seconds
+    return Fit(
+        model.get_latent_representation(),
+        seconds,
+        model.get_cluster_assignments(),
+        score(model, test),
+        len(model.history["elbo_train"]),
+        initial,
+        ";".join(callback.trace) or None,
+    )
 
 
-def fit_scvi(train, test, seed: int, tier: Tier) -> dict:
-    scvi.settings.seed = seed
-    train = train.copy()
+def fit_scvi(train: AnnData, test: AnnData, seed: int, tier: Tier, trace: bool, early_stopping: bool) -> Fit:
     scvi.model.SCVI.setup_anndata(train, batch_key="batch" if "batch" in train.obs else None)
     model = scvi.model.SCVI(train, n_latent=N_LATENT, gene_likelihood="nb")
-    start = time.perf_counter()
-    model.train(tier.scvi_epochs, accelerator="cpu", enable_progress_bar=False, train_size=1.0)
-    seconds = time.perf_counter() - start
-    score = held_out_log_likelihood(model, test)
-    clusters = kmeans(model.get_latent_representation(), train.obs["cell_type"].nunique(), seed)
-    return {
-        "clusters": clusters,
-        "held_out": score.log_likelihood,
-        "rmse": score.rmse,
-        "used": n_used_components(clusters),
-        "seconds": seconds,
-        "epochs": tier.scvi_epochs,
-    }
+    stopping = {"early_stopping": True} if early_stopping else {"train_size": 1.0}
+    start = time.process_time()
+    model.train(
+        tier.scvi_default if early_stopping else tier.scvi_epochs,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        **stopping,
+    )
+    seconds, epochs = time.process_time() - start, len(model.history["elbo_train"])
+    return Fit(model.get_latent_representation(), seconds, score=held_out_log_likelihood(model, test), epochs=epochs)
 
 
-def pca_of(train, seed: int):
+def principal_components(train: AnnData, seed: int) -> Fit:
+    """Of log-normalised counts."""
+    start = time.process_time()
     pca = train.copy()
     sc.pp.normalize_total(pca)
     sc.pp.log1p(pca)
     sc.pp.pca(pca, n_comps=N_LATENT, random_state=seed)
-    return pca
-
-
-def fit_pca(train, seed: int) -> dict:
-    start = time.perf_counter()
-    clusters = kmeans(pca_of(train, seed).obsm["X_pca"], train.obs["cell_type"].nunique(), seed)
-    return {"clusters": clusters, "used": n_used_components(clusters), "seconds": time.perf_counter() - start}
-
-
-def fit_leiden(train, seed: int) -> dict:
-    """Leiden with the resolution (by bisection) that gives as many clusters as there are labels."""
-    start = time.perf_counter()
-    pca = pca_of(train, seed)
-    sc.pp.neighbors(pca, random_state=seed)
-    n_types, low, high = train.obs["cell_type"].nunique(), 0.01, 8.0
-    for _ in range(16):
-        resolution = (low + high) / 2
-        sc.tl.leiden(pca, resolution=resolution, random_state=seed, flavor="igraph", n_iterations=2, directed=False)
-        n_clusters = pca.obs["leiden"].nunique()
-        if n_clusters == n_types:
-            break
-        low, high = (resolution, high) if n_clusters < n_types else (low, resolution)
-    clusters = pca.obs["leiden"].to_numpy()
-    return {"clusters": clusters, "used": n_used_components(clusters), "seconds": time.perf_counter() - start}
+    return Fit(pca.obsm["X_pca"], time.process_time() - start)
 
 
 def kmeans(x: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
     return KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(x)
 
 
+def leiden(x: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
+    """Leiden with the resolution (by bisection) that gives `n_clusters`, or as near as it comes."""
+    cells = AnnData(obs=pd.DataFrame(index=np.arange(len(x)).astype(str)), obsm={"z": x})
+    sc.pp.neighbors(cells, use_rep="z", random_state=seed)
+    low, high = 0.01, 8.0
+    for _ in range(16):
+        resolution = (low + high) / 2
+        sc.tl.leiden(cells, resolution=resolution, random_state=seed, flavor="igraph", n_iterations=2, directed=False)
+        found = cells.obs["leiden"].nunique()
+        if found == n_clusters:
+            break
+        low, high = (resolution, high) if found < n_clusters else (low, resolution)
+    return cells.obs["leiden"].cat.codes.to_numpy()
+
+
+#: What gives a representation, by the name of its methods.
+SPACES: dict[str, Callable[..., Fit]] = {
+    OURS: partial(fit_scdgd, published=False),
+    PUBLISHED: partial(fit_scdgd, published=True),
+    "scVI": partial(fit_scvi, early_stopping=True),
+    "scVI, 200 epochs": partial(fit_scvi, early_stopping=False),
+    "PCA": lambda train, test, seed, tier, trace: principal_components(train, seed),
+}
+#: What clusters a representation, by what it adds to the name of a method.
+CLUSTERINGS = {" + k-means": kmeans, " + Leiden": leiden}
+METHODS = (OURS, f"{OURS} + Leiden", PUBLISHED, *(f"{s}{c}" for s in list(SPACES)[2:] for c in CLUSTERINGS))
+
+
+def clusterings(space: str, fit: Fit, n_types: int, seed: int) -> dict[str, tuple[np.ndarray, float]]:
+    """Clusters of each method of a space, and the seconds up to them."""
+    found = {} if fit.clusters is None else {space: (fit.clusters, fit.seconds)}
+    for added, cluster in CLUSTERINGS.items():
+        if f"{space}{added}" in METHODS:
+            start = time.process_time()
+            clusters = cluster(fit.z, n_types, seed)
+            found[f"{space}{added}"] = clusters, fit.seconds + time.process_time() - start
+    return found
+
+
 def run(job: tuple) -> None:
-    """All methods on one split, interleaved; finished ones are skipped."""
+    """All methods on one split, interleaved; finished spaces are skipped."""
     name, seed, data, tier, path = job
     one_quiet_thread()
     ledger = Ledger(path)
-    if all(ledger.has(set=name, seed=seed, method=method) for method in METHODS):
+    spaces = [space for space in SPACES if not ledger.has(set=name, seed=seed, space=space)]
+    if not spaces:
         return
     train, test = train_test_split(load(name, data, tier.max_cells.get(name)), seed)
     truth = train.obs["cell_type"]
     trace = seed == 0 and name in (*TRUTH, "pbmc68k")
-    fits = {
-        "SCDGD": lambda: fit_scdgd(train, test, seed, tier, trace, published=False),
-        "SCDGD published": lambda: fit_scdgd(train, test, seed, tier, trace, published=True),
-        "scVI + k-means": lambda: fit_scvi(train, test, seed, tier),
-        "PCA + k-means": lambda: fit_pca(train, seed),
-        "Leiden": lambda: fit_leiden(train, seed),
-    }
-    for method in METHODS:
-        if ledger.has(set=name, seed=seed, method=method):
-            continue
-        result = fits[method]()
-        row = {
-            "set": name,
-            "seed": seed,
-            "method": method,
-            "cells": train.n_obs,
-            "genes": train.n_vars,
-            "types": truth.nunique(),
-            "ari_initial": adjusted_rand_score(truth, result["initial"]) if "initial" in result else None,
-            "ari": adjusted_rand_score(truth, result["clusters"]),
-            "nmi": normalized_mutual_info_score(truth, result["clusters"]),
-            **{key: result.get(key) for key in ("held_out", "rmse", "used", "seconds", "epochs", "trace")},
-        }
-        ledger.add(row)
-        print(
-            f"{name} seed {seed} {method}: ARI {row['ari']:.3f}, held-out {row['held_out'] or float('nan'):.2f}, {row['seconds']:.0f} s",
-            flush=True,
-        )
+    leiden(np.random.default_rng(0).normal(size=(50, 2)), 3, 0)  # imports, and compiles
+    for space in spaces:
+        scvi.settings.seed = seed
+        fit = SPACES[space](train.copy(), test, seed, tier, trace)
+        for method, (clusters, seconds) in clusterings(space, fit, truth.nunique(), seed).items():
+            row = {
+                "set": name,
+                "seed": seed,
+                "space": space,
+                "method": method,
+                "cells": train.n_obs,
+                "genes": train.n_vars,
+                "types": truth.nunique(),
+                "ari_initial": None if fit.initial is None else adjusted_rand_score(truth, fit.initial),
+                "ari": adjusted_rand_score(truth, clusters),
+                "nmi": normalized_mutual_info_score(truth, clusters),
+                "held_out": None if fit.score is None else fit.score.log_likelihood,
+                "rmse": None if fit.score is None else fit.score.rmse,
+                "used": n_used_components(clusters),
+                "seconds": seconds,
+                "epochs": fit.epochs,
+                "trace": fit.trace,
+            }
+            ledger.add(row)
+            print(f"{name} seed {seed} {method}: ARI {row['ari']:.3f}, {seconds:.0f} s", flush=True)
 
 
-def report(rows, tier_name: str, tier: Tier) -> str:
-    sets = [name for name in tier.sets if name in set(rows["set"])]
-    text = [
-        f"Tier `{tier_name}`: {tier.seeds} seed{'s' if tier.seeds > 1 else ''}, mean ± standard deviation over seeds; each "
-        "seed is a split of the cells and a start. Seconds are wall-clock on shared CPU cores, one thread a run, and vary "
-        "with what else runs: compare ratios within a set. scVI trains for a fixed number of epochs, without early "
-        "stopping. The published form is also scored with a longer placement of new cells than published, and the better "
-        "score counts.",
-    ]
-    for name in sets:
-        of_set = rows[rows["set"] == name]
-        text.append(
-            f"\n**{name}**: {of_set['cells'].iloc[0]} training cells × {of_set['genes'].iloc[0]} genes, "
-            f"{of_set['types'].iloc[0]} types{'; labels are measured' if name in TRUTH else ''}\n"
-        )
-        header = ["method", "epochs", "ARI at start", "ARI", "NMI", "held-out log-lik.", "RMSE", "used", "seconds"]
-        table = []
-        for method in METHODS:
-            r = of_set[of_set["method"] == method]
-            epochs = "–" if r["epochs"].isna().all() else f"{r['epochs'].iloc[0]:.0f}"
-            table.append(
-                [method, epochs]
-                + [
-                    mean_sd(r[c], d)
-                    for c, d in (
-                        ("ari_initial", 3),
-                        ("ari", 3),
-                        ("nmi", 3),
-                        ("held_out", 2),
-                        ("rmse", 4),
-                        ("used", 1),
-                        ("seconds", 1),
-                    )
-                ]
+# ---------------------------------------------------------------- the page
+
+#: Tasks: column, whether more is better, digits.
+TASKS = {
+    "ARI": ("ari", True, 3),
+    "NMI": ("nmi", True, 3),
+    "held-out log-lik.": ("held_out", True, 2),
+    "RMSE": ("rmse", False, 4),
+    "seconds": ("seconds", False, 1),
+}
+
+
+def ranks(rows: pd.DataFrame, sets: list[str]) -> str:
+    """Rank of `SCDGD` among all methods in each task and set, and who is first."""
+    lines = []
+    for task, (column, more, digits) in TASKS.items():
+        line = [task]
+        for name in sets:
+            means = rows[rows["set"] == name].groupby("method")[column].mean().dropna()
+            if column in ("held_out", "rmse"):  # one a space
+                means = means[[method for method in means.index if not method.startswith(f"{OURS} +")]]
+                means = means.groupby(means.index.str.replace(r" \+ .*", "", regex=True)).first()
+            rank = means.rank(ascending=not more, method="min")
+            best = means.idxmax() if more else means.idxmin()
+            line.append(
+                f"{rank[OURS]:.0f} of {len(means)}" + ("" if best == OURS else f" ({best}, {means[best]:.{digits}f})")
             )
-        text.append(markdown(header, table))
-    text.append("\n**Means over sets**\n")
+        lines.append(line)
+    return markdown(["task", *sets], lines)
+
+
+def wins(rows: pd.DataFrame, sets: list[str]) -> str:
+    """Sets on which `SCDGD` has the higher mean than each other method, or the lower one."""
+    lines = []
+    for method in METHODS[1:]:
+        line = [method]
+        for column, more, _ in TASKS.values():
+            means = rows.groupby(["set", "method"])[column].mean().unstack().loc[sets]
+            differences = ((means[OURS] - means[method]) * (1 if more else -1)).dropna()
+            line.append(f"{(differences > 0).sum()} : {(differences < 0).sum()}" if len(differences) else "–")
+        lines.append(line)
+    return markdown(["against", *TASKS], lines)
+
+
+def of_set(rows: pd.DataFrame) -> str:
+    """Scores of all methods on a set."""
+    columns = {"epochs": 0, "ari_initial": 3, "ari": 3, "nmi": 3, "held_out": 2, "rmse": 4, "used": 1, "seconds": 1}
+    header = ["method", "epochs", "ARI at start", "ARI", "NMI", "held-out log-lik.", "RMSE", "used", "seconds"]
+    lines = [
+        [method, *(mean_sd(rows.loc[rows["method"] == method, c], digits) for c, digits in columns.items())]
+        for method in METHODS
+    ]
+    return markdown(header, lines)
+
+
+def means(rows: pd.DataFrame, sets: list[str]) -> str:
+    """Means over sets, those with measured labels apart."""
     groups = {"measured labels": [s for s in sets if s in TRUTH], "all": sets}
-    table = []
+    lines = []
     for method in METHODS:
         line = [method]
         for members in groups.values():
-            for column, digits in (("ari", 3), ("nmi", 3)):
+            for column in ("ari", "nmi"):
                 r = rows[(rows["method"] == method) & rows["set"].isin(members)]
-                line.append(f"{r.groupby('set')[column].mean().mean():.{digits}f}" if len(r) else "–")
-        table.append(line)
-    text.append(markdown(["method", *(f"{c}, {g}" for g in groups for c in ("ARI", "NMI"))], table))
-    text.append("\n**Where another method has the higher mean ARI**\n")
-    losses = []
-    for name in sets:
-        ari = rows[rows["set"] == name].groupby("method")["ari"].mean()
-        better = ari[ari > ari["SCDGD"]].sort_values(ascending=False)
-        losses += [[name, f"{ari['SCDGD']:.3f}", f"{method}: {value:.3f}"] for method, value in better.items()]
-    text.append(markdown(["set", "SCDGD", "better"], losses) if losses else "None.")
-    text.append("\n**Held-out log-likelihood of the default against the published form and scVI**\n")
-    header = [
-        "set",
-        "default − published (nats per cell)",
-        "default − scVI",
-        "seconds: default / scVI",
-        "seconds: default / published",
-    ]
-    table = []
+                line.append(f"{r.groupby('set')[column].mean().mean():.3f}" if len(r) else "–")
+        lines.append(line)
+    return markdown(["method", *(f"{c}, {g}" for g in groups for c in ("ARI", "NMI"))], lines)
+
+
+def differences(rows: pd.DataFrame, sets: list[str]) -> str:
+    """Held-out likelihood and seconds of the default against the published form and scVI."""
+    others = {PUBLISHED: PUBLISHED, "scVI": "scVI + k-means", "scVI, 200 epochs": "scVI, 200 epochs + k-means"}
+    lines = []
     for name in sets:
         pivot = rows[rows["set"] == name].pivot(index="seed", columns="method")
         held, seconds = pivot["held_out"], pivot["seconds"]
-        table.append(
+        lines.append(
             [
                 name,
-                mean_sd(held["SCDGD"] - held["SCDGD published"], 2),
-                mean_sd(held["SCDGD"] - held["scVI + k-means"], 2),
-                mean_sd(seconds["SCDGD"] / seconds["scVI + k-means"], 2),
-                mean_sd(seconds["SCDGD"] / seconds["SCDGD published"], 2),
+                *(mean_sd(held[OURS] - held[other], 2) for other in others.values()),
+                *(mean_sd(seconds[OURS] / seconds[other], 2) for other in others.values()),
             ]
         )
-    text.append(markdown(header, table))
-    text.append("\n**Epochs to the published form's best held-out log-likelihood** (seed 0)\n")
-    table = []
+    header = [*(f"default − {o} (nats per cell)" for o in others), *(f"seconds: default / {o}" for o in others)]
+    return markdown(["set", *header], lines)
+
+
+def epochs_to_published(rows: pd.DataFrame, sets: list[str]) -> str:
+    """Epochs in which the default reaches the best held-out likelihood of the published form, on seed 0."""
+    lines = []
     for name in sets:
-        traces = {
-            method: [tuple(map(float, point.split(":"))) for point in r["trace"].iloc[0].split(";")]
-            for method in METHODS[:2]
-            if len(r := rows[(rows["set"] == name) & (rows["seed"] == 0) & (rows["method"] == method)])
-            and isinstance(r["trace"].iloc[0], str)
-        }
-        if len(traces) < 2:
+        of_seed = rows[(rows["set"] == name) & (rows["seed"] == 0)].set_index("method")["trace"].dropna()
+        if not {OURS, PUBLISHED} <= set(of_seed.index):
             continue
-        best_epoch, best = max(traces["SCDGD published"], key=lambda point: point[1])
-        reached = [epoch for epoch, value in traces["SCDGD"] if value >= best]
-        final = traces["SCDGD"][-1]
-        table.append(
+        ours, theirs = ([tuple(map(float, p.split(":"))) for p in of_seed[m].split(";")] for m in (OURS, PUBLISHED))
+        best_epoch, best = max(theirs, key=lambda point: point[1])
+        reached = [epoch for epoch, value in ours if value >= best]
+        lines.append(
             [
                 name,
                 f"{best:.2f} at epoch {best_epoch:.0f}",
                 f"epoch {reached[0]:.0f}" if reached else "not reached",
                 f"{reached[0] / best_epoch:.3f}" if reached else "–",
-                f"{final[1]:.2f} at epoch {final[0]:.0f}",
+                f"{ours[-1][1]:.2f} at epoch {ours[-1][0]:.0f}",
             ]
         )
-    text.append(markdown(["set", "published, best", "default reaches it", "ratio of epochs", "default, end"], table))
+    return markdown(["set", "published, best", "default reaches it", "ratio of epochs", "default, end"], lines)
+
+
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    sets = [name for name in tier.sets if name in set(rows["set"])]
+    text = [
+        f"{tier.seeds} seed{'s' if tier.seeds > 1 else ''}, mean ± standard deviation over seeds; each seed is a split of the "
+        "cells and a start. The published form is also scored with a longer placement of new cells than published, and the "
+        "better score counts.",
+        f"\n## Rank of SCDGD\n\nIts own clusters among all methods; who is first, where it is not.\n\n{ranks(rows, sets)}",
+        f"\nSets on which SCDGD is better : worse than each other method, by means over seeds.\n\n{wins(rows, sets)}",
+        f"\n## Means over sets\n\n{means(rows, sets)}",
+        f"\n## Held-out log-likelihood and seconds\n\n{differences(rows, sets)}",
+        "\n## Epochs to the published form's best held-out log-likelihood\n\nOf seed 0.\n\n"
+        + epochs_to_published(rows, sets),
+    ]
+    for name in sets:
+        r = rows[rows["set"] == name]
+        cells, genes, types = r[["cells", "genes", "types"]].iloc[0]
+        measured = "; labels are measured" if name in TRUTH else ""
+        text.append(f"\n## {name}\n\n{cells} training cells × {genes} genes, {types} types{measured}.\n\n{of_set(r)}")
     return "\n".join(text) + "\n"
 
 
@@ -319,8 +390,7 @@ def main() -> None:
     tier = TIERS[args.tier]
     jobs = [(name, seed, args.data, tier, ledger.path) for seed in range(tier.seeds) for name in tier.sets]
     run_jobs(run, jobs, args.jobs)
-    text = report(ledger.read(), args.tier, tier)
-    write_page(args.out, "Benchmarks", "scdgd_vs_baselines", __doc__, args.tier, text)
+    write_page(args.out, "Benchmarks", "scdgd_vs_baselines", __doc__, args.tier, report(ledger.read(), tier))
 
 
 if __name__ == "__main__":
