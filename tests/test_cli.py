@@ -21,7 +21,8 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import scdgd
 from scdgd import _report
-from scdgd.cli import _MODELS, main
+from scdgd.cli import main
+from scdgd.cli._fit import MODELS
 from tests.conftest import simulate
 
 RESULTS = {"obs": {"scdgd_cluster"}, "obsm": {"X_scdgd", "X_scdgd_information", "scdgd_responsibilities"}}
@@ -44,7 +45,7 @@ def cells(tmp_path) -> AnnData:
 
 
 def fit(tmp_path, *options: str) -> int:
-    arguments = ["--n-components", "3", "--max-epochs", "2", *options]
+    arguments = ["--n-components", "3", "--max-epochs", "2", "--no-umap", "--overwrite", *options]
     return main(["fit", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "out.h5ad"), *arguments])
 
 
@@ -201,6 +202,7 @@ def test_report_holds_pictures_and_numbers_that_can_be_checked(cells, tmp_path, 
         "history.png",
         "information.png",
         "latent.png",
+        "report.html",
         "summary.json",
         "summary.txt",
     ]
@@ -222,7 +224,12 @@ def test_report_holds_pictures_and_numbers_that_can_be_checked(cells, tmp_path, 
     printed = capsys.readouterr().out
     assert (report / "summary.txt").read_text().strip() in printed
     assert f"{summary['held_out_log_likelihood']:.1f}" in printed
-    assert after.obsm["X_scdgd_umap"].shape == (100, 2)
+    assert {"rank_genes_groups"} <= set(after.uns)
+    page = (report / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing is fetched
+    for text in ("2 values of obs[&#x27;batch&#x27;]", "scvi-tools", "leading genes", "--n-components"):
+        assert text in page, text
 
 
 def test_held_out_cells_are_a_fifth_of_each_batch_and_each_batch_trains(cells):
@@ -353,23 +360,33 @@ def write_unlabelled(cells, path):
         (write_text, (), "in.h5ad is not an .h5ad file"),
         (write_other_hdf5, (), "has no obs and no var.*read_10x_h5"),
         (write_broken_hdf5, (), "cannot be read as AnnData"),
-        (write_negative, (), "negative values, first in cell cell_.*--layer counts"),
-        (write_fractional_with_empty_genes, (), "not integer, first in cell cell_.*--layer counts"),
+        (write_negative, (), "in.h5ad has negative values, first in cell cell_.*--layer doubled or --raw"),
+        (
+            write_fractional_with_empty_genes,
+            (),
+            "not integer, first in cell cell_.*: [0-9.]+. .*--layer doubled or --raw",
+        ),
         (write_repeated_names, (), "1 cell names occur more than once .first: again"),
         (write_empty_cell, (), "1 of 100 cells .* have none .first: cell_"),
         (write_unlabelled, ("--labels-key", "cell_type"), "No cell has a label in the column 'cell_type'"),
-        (None, ("--layer", "scaled"), r"adata.layers\['scaled'\] has values that are not integer"),
+        (
+            None,
+            ("--layer", "scaled"),
+            "The layer 'scaled' of .* has values that are not integer.*neither --layer nor --raw",
+        ),
+        (None, ("--hvg", "31"), "There are 30 genes, so no 31 of them"),
         (None, ("--layer", "nothing"), r"no layer 'nothing'; the layers are \['doubled', 'scaled'\]"),
         (None, ("--batch-key", "nothing"), "no column 'nothing' for the batches; .*'cell_type'"),
         (None, ("--labels-key", "nothing"), "no column 'nothing' for the labels; .*'cell_type'"),
         (None, ("--n-components", "101"), "101 components need .* there are 100. Lower --n-components"),
         (None, ("--n-components", "0"), "--n-components must be a positive integer or .*auto.*, got 0"),
         (None, ("--max-epochs", "0"), "--max-epochs must be a positive integer, got 0"),
-        (None, ("-o", "{}"), "The output .* is a directory"),
+        (None, ("-o", "{}"), "must end in .h5ad or .zarr"),
         (None, ("-o", "{}/in.h5ad"), "is the input, which is never overwritten"),
         (None, ("-o", "{}/in.h5ad/out.h5ad"), "Nothing can be written to the directory .*in.h5ad"),
         (None, ("--report", "{}/in.h5ad"), "Nothing can be written to the directory .*in.h5ad"),
         (None, ("--save-model", "{}/in.h5ad/model"), "Nothing can be written to the directory .*in.h5ad/model"),
+        (None, ("-o", "{}/out.txt"), r"must end in .h5ad or .zarr"),
     ],
 )
 def test_bad_input_is_refused_in_one_line_before_training(
@@ -390,6 +407,8 @@ def test_bad_input_is_refused_in_one_line_before_training(
         (["fit", "in.h5ad"], "-o/--output"),
         (["fit", "in.h5ad", "-o", "out.h5ad", "--n-components", "many"], "must be a number or 'auto', got 'many'"),
         (["fit", "in.h5ad", "-o", "out.h5ad", "--model", "other"], "invalid choice: 'other'"),
+        (["fit", "in.h5ad", "-o", "out.h5ad", "--layer", "a", "--raw"], "not allowed with"),
+        (["fit", "in.h5ad", "-o", "out.h5ad", "--hvg", "-1"], "must be a positive integer, got '-1'"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments, pattern, capsys):
@@ -439,7 +458,7 @@ def test_warnings_about_good_input_are_one_line_each(cells, tmp_path, capsys):
 
 
 def test_every_model_can_be_named():
-    assert set(_MODELS) == set(_report.MODELS)
+    assert set(MODELS) == set(_report.MODELS)
 
 
 def test_help_and_import_do_not_wait_for_torch():
@@ -475,6 +494,7 @@ def test_ctrl_c_keeps_what_training_had_reached(tmp_path):
         "3",
         "--max-epochs",
         "40000",
+        "--no-umap",
     ]
     with log.open("w") as stderr:
         process = subprocess.Popen(

@@ -35,7 +35,7 @@ LAYERS = (
     {"tl"},
     {"pl"},
     {"design"},
-    {"_report", "_summary"},
+    {"_report", "_summary", "_html_report", "_epoch_lines"},
     {"cli"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import scdgd
-from scdgd.cli import _parser
+from scdgd.cli._main import _parser
 from scdgd.model import SCDGD
 
 ROOT = Path(__file__).parent.parent

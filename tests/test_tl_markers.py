@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pytest
 import scanpy as sc
@@ -201,3 +202,15 @@ def test_values_that_are_no_counts_are_refused():
         scdgd.tl.rank_component_genes(model)
     with pytest.raises(TypeError, match="first argument is a str"):
         scdgd.tl.rank_component_genes("model")
+
+
+def test_genes_that_the_model_does_not_have_are_left_out(separate):
+    other = separate.adata[:, :20].copy()
+    other.var_names = [f"other_{j}" for j in range(20)]
+    wide = ad.concat([separate.adata, other], axis="var", merge="first")
+    wide = wide[:, np.random.default_rng(0).permutation(wide.n_vars)].copy()
+    scdgd.tl.rank_component_genes(separate, wide, key="wide")
+    expected, found = separate.adata.uns["rank_genes_groups"], wide.uns["wide"]
+    np.testing.assert_array_equal(found["names"], expected["names"])
+    for name in expected["scores"].dtype.names:
+        np.testing.assert_allclose(found["scores"][name], expected["scores"][name], rtol=1e-6)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from scdgd._compat import layer_names
@@ -20,7 +21,9 @@ from scdgd.model import SCDGD
 from scdgd.tl._annotate import write_results
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Collection
+
+    from matplotlib.figure import Figure
 
     from scdgd.metrics import HeldOutScore
 
@@ -29,8 +32,10 @@ logger = logging.getLogger(__name__)
 #: Model classes by the name that the command line takes.
 MODELS = {"scdgd": SCDGD}
 
-_CLUSTER_KEY = "scdgd_cluster"
-_UMAP_KEY = "X_scdgd_umap"
+_CLUSTER_KEY, _SPACE_KEY = "scdgd_cluster", "X_scdgd_information"
+_MIN_MAPPED_CELLS = 15
+#: Shares of genes that the trend of variances is fitted to at a time, until one works; the first is scanpy's.
+_SPANS = (0.3, 0.6, 1.0)
 _TEST_SHARE = 0.2
 _MIN_TEST_CELLS = 10
 _SURE = 0.9
@@ -47,6 +52,11 @@ class Job:
     model: str = "scdgd"
     n_components: int | str = "auto"
     layer: str | None = None
+    raw: bool = False
+    """Whether counts and genes are those of ``raw``."""
+    hvg: int | None = None
+    """Number of variable genes that the model gets; ``None`` for all."""
+    umap: bool = True
     batch_key: str | None = None
     balance: bool = True
     """Whether shifts between batches are taken out of representations."""
@@ -67,14 +77,43 @@ def build(adata: AnnData, job: Job) -> SCDGD:
 
     scvi.settings.seed = job.seed
     _check_keys(adata, job)
-    counts = counts_of(adata, job.layer)
+    return _build_on(cells_of(adata, job, [job.batch_key] if job.batch_key else []), job)
+
+
+def cells_of(adata: AnnData, job: Job, columns: list[str]) -> AnnData:
+    """The counts and genes of a job, in the same layer, and some columns of ``obs``; nothing else of `adata`."""
+    source = adata.raw if job.raw else adata
+    counts = source.X if job.raw else counts_of(adata, job.layer)
     cells = AnnData(
         X=counts if job.layer is None else None,
-        obs=adata.obs[[job.batch_key] if job.batch_key else []].copy(),
-        var=adata.var[[]].copy(),
+        obs=adata.obs[columns].copy(),
+        var=source.var[[]].copy(),
         layers={} if job.layer is None else {job.layer: counts},
     )
-    return _build_on(cells, job)
+    return cells if job.hvg is None else cells[:, _most_variable(cells, job)].copy()
+
+
+def _most_variable(cells: AnnData, job: Job) -> np.ndarray:
+    """Mask of the most variable genes, by scanpy's ``seurat_v3``, within batches if there are any."""
+    import scanpy as sc
+
+    if job.hvg > cells.n_vars:
+        msg = f"There are {cells.n_vars} genes, so no {job.hvg} of them can be chosen. Leave --hvg out for all."
+        raise ValueError(msg)
+    options = {"layer": job.layer, "batch_key": job.batch_key, "inplace": False, "flavor": "seurat_v3"}
+    for span in _SPANS:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # whether they are counts is checked with more words
+                found = sc.pp.highly_variable_genes(cells, n_top_genes=job.hvg, span=span, **options)
+            return found["highly_variable"].to_numpy()
+        except ImportError as error:
+            msg = "Choosing variable genes needs the package scikit-misc: pip install scikit-misc."
+            raise ImportError(msg) from error
+        except ValueError:  # the curve of variances has no unique solution where few cells have few different counts
+            logger.info("Variances by means cannot be fitted with a span of %s of the genes", span)
+    msg = f"Variable genes of {cells.n_obs} cells cannot be found: their variances have no trend. Leave --hvg out."
+    raise ValueError(msg)
 
 
 def _build_on(cells: AnnData, job: Job) -> SCDGD:
@@ -102,16 +141,20 @@ def run(adata: AnnData, model: SCDGD, job: Job, *, score_held_out: bool) -> Summ
     With `score_held_out` a second model trains on 80% of the cells and is scored on the others. The summary lacks the total
     time.
     """
-    logger.info("Training on %d cells and %d genes", adata.n_obs, adata.n_vars)
+    logger.info("Training on %d cells and %d genes", adata.n_obs, model.adata.n_vars)
     start = time.perf_counter()
     _train(model, job)
     seconds = time.perf_counter() - start
     responsibilities = model.get_cluster_assignments(soft=True)
     write_results(adata, model.get_latent_representation(), responsibilities, model.get_information())
+    if job.hvg is not None:
+        adata.var[_free(adata.var, "highly_variable")] = adata.var_names.isin(model.adata.var_names)
+    if job.umap:
+        _write_umap(adata, job)
     summary = Summary(
         model=job.model,
         n_cells=adata.n_obs,
-        n_genes=adata.n_vars,
+        n_genes=model.adata.n_vars,
         n_components=model.module.prior.n_components,
         n_clusters=responsibilities.shape[1],
         n_clusters_used=n_used_components(responsibilities.argmax(axis=1)),
@@ -142,8 +185,43 @@ def run(adata: AnnData, model: SCDGD, job: Job, *, score_held_out: bool) -> Summ
 
 
 def _train(model: SCDGD, job: Job) -> None:
-    balance = None if job.balance else False
-    model.train(job.max_epochs, enable_progress_bar=job.show_progress, batch_balance=balance)
+    from scdgd._epoch_lines import EpochLines
+
+    options = {"enable_progress_bar": job.show_progress, "callbacks": [] if job.show_progress else [EpochLines()]}
+    model.train(job.max_epochs, batch_balance=None if job.balance else False, **options)
+
+
+def _free(names: Collection[str], name: str) -> str:
+    """A name that nothing has yet, so that nothing is replaced but what this job wrote before."""
+    if name not in names:
+        return name
+    return name.replace("X_", "X_scdgd_", 1) if name.startswith("X_") else f"scdgd_{name}"
+
+
+def _write_umap(adata: AnnData, job: Job) -> None:
+    """Neighbours and a UMAP in coordinates of information, where scanpy looks for them, or beside those that are there already."""
+    import scanpy as sc
+
+    if adata.n_obs < _MIN_MAPPED_CELLS:
+        logger.info("There are too few cells for a UMAP.")
+        return
+    logger.info("Finding neighbours and a UMAP")
+    cells = AnnData(obs=adata.obs[[]], obsm={_SPACE_KEY: adata.obsm[_SPACE_KEY]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries below, about each other
+        sc.pp.neighbors(cells, use_rep=_SPACE_KEY, random_state=job.seed)
+        sc.tl.umap(cells, random_state=job.seed)
+    of = {one: _free(adata.obsp, one) for one in ("connectivities", "distances")}
+    for name, key in of.items():
+        adata.obsp[key] = cells.obsp[name]
+    graph = cells.uns["neighbors"]
+    adata.uns[_free(adata.uns, "neighbors")] = {
+        **graph,
+        "connectivities_key": of["connectivities"],
+        "distances_key": of["distances"],
+    }
+    adata.uns[_free(adata.uns, "umap")] = cells.uns["umap"]
+    adata.obsm[_free(adata.obsm, "X_umap")] = cells.obsm["X_umap"]
 
 
 class _Spaces(NamedTuple):
@@ -164,7 +242,7 @@ def _spaces(adata: AnnData, model: SCDGD, job: Job) -> _Spaces | None:
         return None
     arrays = {
         "PCA": principal_components(model.adata[some], layer=job.layer, seed=job.seed),
-        "SCDGD": np.asarray(adata.obsm["X_scdgd_information"])[some],
+        "SCDGD": np.asarray(adata.obsm[_SPACE_KEY])[some],
     }
     labels = None if job.labels_key is None else adata.obs[job.labels_key].iloc[some].astype(str).to_numpy()
     return _Spaces(arrays, batch[some], labels)
@@ -269,32 +347,54 @@ def _draw_test_cells(cells: AnnData, job: Job) -> np.ndarray:
     return is_test
 
 
-def draw(adata: AnnData, model: SCDGD, job: Job, directory: Path) -> None:
-    """Write ``latent.png``, ``components.png``, ``information.png``, ``history.png`` and, of several batches, ``batch_mixing.png``.
+#: Pictures of a report, and what they show.
+CAPTIONS = {
+    "latent": "Cells in the plane: a UMAP of the representations in coordinates of information. Neighbours mean something, distances "
+    "between islands little.",
+    "components": "Cells of each cluster.",
+    "information": "Information that each direction of the latent space has of the counts, in nats per cell.",
+    "batch_mixing": "How well batches are mixed among the nearest neighbours of cells, before and after; 1 is as at random.",
+    "history": "Training: the objective by epoch.",
+}
 
-    Positions are written into ``adata.obsm``.
-    """
+
+def draw(adata: AnnData, model: SCDGD, job: Job) -> dict[str, Figure]:
+    """Pictures by the names of `CAPTIONS`, which are not shown; ``"batch_mixing"`` is there if there are several batches."""
     import matplotlib as mpl
 
     mpl.use("Agg")  # into files, with or without a screen
-    import matplotlib.pyplot as plt
-
     from scdgd import pl
-    from scdgd.pl._latent import embed_model
 
     logger.info("Drawing")
-    embedding = embed_model(adata, model, "X_scdgd", "information", _N_SAMPLES, job.seed)
-    adata.obsm[_UMAP_KEY] = embedding.cells
     color = [_CLUSTER_KEY] if job.labels_key is None else [_CLUSTER_KEY, job.labels_key]
-    figures = {
-        "latent.png": lambda **to: pl.latent(adata, model, embedding=embedding, color=color, **to),
-        "components.png": lambda **to: pl.components(adata, job.labels_key, **to),
-        "information.png": lambda **to: pl.information(model, **to),
-        "history.png": lambda **to: pl.history(model, **to),
+    basis = "X_scdgd_umap" if "X_scdgd_umap" in adata.obsm else "X_umap"
+    found = {
+        "latent": pl.latent(
+            adata, model, basis=basis, color=color, n_samples=_N_SAMPLES, seed=job.seed, return_fig=True
+        ),
+        "components": pl.components(adata, job.labels_key, return_fig=True),
+        "information": pl.information(model, return_fig=True),
     }
     spaces = None if job.batch_key is None else _spaces(adata, model, job)
     if spaces is not None and len(np.unique(spaces.batch if spaces.labels is None else spaces.labels)) <= _MAX_ROWS:
         k = min(_MIXED_NEIGHBORS, len(spaces.batch) - 1)
-        figures["batch_mixing.png"] = lambda **to: pl.batch_mixing(*spaces, n_neighbors=k, **to)
-    for name, draw_figure in figures.items():
-        plt.close(draw_figure(save=directory / name, return_fig=True))
+        found["batch_mixing"] = pl.batch_mixing(*spaces, n_neighbors=k, return_fig=True)
+    return found | {"history": pl.history(model, return_fig=True)}
+
+
+def markers(adata: AnnData, model: SCDGD, n_genes: int = 5) -> pd.DataFrame:
+    """Cells, share and leading marker genes of each cluster; markers also go where scanpy looks for them, in ``adata.uns``."""
+    from scdgd.tl import rank_component_genes
+
+    counts = adata.obs[_CLUSTER_KEY].value_counts(sort=False)
+    table = pd.DataFrame({"cells": counts, "share": counts / counts.sum()})
+    table.index.name = "cluster"
+    if len(table) < 2:
+        return table
+    logger.info("Ranking genes of %d clusters", len(table))
+    rank_component_genes(model)
+    ranked = model.adata.uns.pop("rank_genes_groups")
+    adata.uns[_free(adata.uns, "rank_genes_groups")] = ranked
+    names = ranked["names"]
+    table["leading genes"] = [", ".join(names[c][:n_genes]) if c in names.dtype.names else "" for c in table.index]
+    return table

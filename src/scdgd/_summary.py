@@ -58,6 +58,12 @@ class Summary:
 
     def table(self, **more: str) -> str:
         """The summary for people, a few lines of text; `more` are further rows."""
+        rows = [*self.rows(), *more.items()]
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Names and values for people."""
         rows = [
             ("cells", f"{self.n_cells:,}"),
             ("genes", f"{self.n_genes:,}"),
@@ -86,9 +92,7 @@ class Summary:
         if self.was_interrupted:
             rows.append(("interrupted", self._state_kept()))
         rows.append(("seconds", f"{self.seconds_total:.0f}  (training: {self.seconds_training:.0f})"))
-        rows += more.items()
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+        return rows
 
     def _sizes(self) -> str:
         """What there is to say of the clusters: how many are small, and of how many components they are made."""

@@ -206,8 +206,8 @@ def _decoded(model: SCDGD, adata: AnnData, codes: np.ndarray) -> tuple[np.ndarra
     cells = np.sort(np.concatenate([rng.permutation(group)[:_MOST_CELLS] for group in of_groups]))
     batches = list(range(len(model._known_batches())))
     batches = [None] if len(batches) == 1 else batches[:_MOST_BATCHES]
-    total, squares = np.zeros((k, adata.n_vars)), np.zeros((k, adata.n_vars))
-    for block in np.array_split(cells, -(-len(cells) * adata.n_vars // _MAX_ELEMENTS)):
+    total, squares = np.zeros((k, len(model._genes))), np.zeros((k, len(model._genes)))
+    for block in np.array_split(cells, -(-len(cells) * len(model._genes) // _MAX_ELEMENTS)):
         decoding = Decoding(adata, block, batches, slice(None), "scale", 1, 1, None, {"batch_size": None}, True)
         share, member = model.posterior.drawn(decoding), (codes[block] == np.arange(k)[:, None]).astype(np.float32)
         total, squares = total + member @ share, squares + member @ share**2
