@@ -128,6 +128,19 @@ def test_plan(fitted, tmp_path, capsys):
     assert "both are 'type_0'" in capsys.readouterr().err
 
 
+def test_plan_of_donors_within_a_budget(fitted, capsys):
+    cells = ad.read_h5ad(fitted / "in.h5ad")
+    cells.obs["donor"] = [f"d{i % 6}" for i in range(60)]
+    cells.write_h5ad(fitted / "donors.h5ad")
+    call = ["plan", str(fitted / "donors.h5ad"), "--effect", "2", "--donors", "donor", "--budget", "9000"]
+    assert main([*call, "--cost-cell", "1", "--cost-sample", "100"]) == 0
+    target, costs = scdgd.design.ConditionEffect(fold_change=2.0), scdgd.design.Costs(cell=1, sample=100)
+    expected = scdgd.design.plan(cells, target, donors="donor", costs=costs, budget=9_000)
+    assert expected.sentence in capsys.readouterr().out
+    assert main(call) == 1
+    assert "depends on `costs`" in capsys.readouterr().err
+
+
 def test_compare_goes_on_where_it_stopped(fitted, tmp_path, capsys, monkeypatch):
     call = ["compare", str(fitted / "in.h5ad"), "-o", str(tmp_path / "out"), "--max-epochs", "1", "--n-seeds", "1"]
     assert main([*call, "--models", "scdgd", "--batch-key", "batch", "--hvg", "20"]) == 0

@@ -446,7 +446,11 @@ def test_needed_is_where_the_goal_stays_reached(values, expected):
 def test_numbers_beyond_the_table_are_named():
     table = pd.DataFrame({"n": [100, 5_000]})
     words = needed_in_words((math.inf, 100, math.inf), table, 0.9)
-    assert words == ("more than 5,000 further cells are needed (90% interval at most 100 to more than 5,000)")
+    assert words == (
+        "more than 5,000 further cells are needed (90% interval at most 100 to more than 5,000; to narrow it, tabulate more `sizes` or "
+        "take a larger pilot)"
+    )
+    assert "narrow" not in needed_in_words((200, 150, 5_000), table, 0.9)
     assert "by the 90% interval too" in needed_in_words((math.inf,) * 3, table, 0.9)
     assert needed_in_words((5_000, 100, math.inf), table, 0.9).startswith("about 5,000 further")
 
@@ -478,7 +482,7 @@ def test_targets_that_cannot_be(make, match):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"target": "B cell"}, TypeError, "FindType, StableClusters or MarkerPower, got 'B cell'"),
+        ({"target": "B cell"}, TypeError, "FindType, StableClusters, MarkerPower or ConditionEffect, got 'B cell'"),
         ({"target": FindType("z"), "groups": "kind"}, ValueError, "no group 'z'.*There are: a, b"),
         ({"groups": "nothing"}, KeyError, "There are: \\['kind'\\]"),
         ({"groups": ["a"]}, ValueError, "each of the 40 cells, but has 1"),

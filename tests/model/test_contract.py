@@ -1,4 +1,4 @@
-"""The public contract, tried row by row on every model; docs/developer/contract.md is what came of it.
+"""The public contract, tried row by row on every model; docs/user_guide/features.md is what came of it.
 
 ``python -m tests.model.test_contract`` writes the page.
 """
@@ -24,7 +24,7 @@ import scdgd
 from scdgd.model import MULTIDGD, SCDBM, SCDGD, SCGMVAE, SCIAF, SCVAD, SCVAE, SCVAMP, SCVMM, FlexSCVI
 from tests.conftest import simulate
 
-PAGE = Path(__file__).parents[2] / "docs/developer/contract.md"
+PAGE = Path(__file__).parents[2] / "docs/user_guide/features.md"
 KEYS = {
     "batch_key": "batch",
     "labels_key": "cell_type",
@@ -479,25 +479,24 @@ def page(columns: dict[str, dict[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-HEAD = """# The contract, model by model
+HEAD = """# What each model offers
 
-Every model offers the same calls, with the arguments and shapes of scvi-tools. A call that makes no sense for a model refuses
-with the reason and with what to do instead. The table is what happens when each call is made: `tests/model/test_contract.py`
-makes them all, checks shapes and promises, and fails if this page says anything else.
+Every model has the same methods, with the arguments and shapes of scvi-tools. A call that makes no sense for a model raises an error
+that gives the reason and what to do instead. The table is not written by hand: `tests/model/test_contract.py` makes every call on every
+model, checks shapes and promises, and fails if this page says anything else.
 
-✓ works, – is not there, a number is a refusal in the words below. The last column is stock `scvi.model.SCVI`.
+✓ works, – the method does not exist, a number is an error, whose text is below. The last column is stock `scvi.model.SCVI`.
 """
 
-HEAD_OF_SCVI_TOOLS = """## What scvi-tools builds on models
+HEAD_OF_SCVI_TOOLS = """## What scvi-tools does with models
 
-The same for what scvi-tools does with a model that is handed to it.
+Functions and classes of scvi-tools that take a trained model.
 """
-HEAD_OF_SCDBM = """## What SCDBM refuses
+HEAD_OF_SCDBM = """## What SCDBM does not do
 
-A Boltzmann machine has binary hidden units and no decoder; its training and its samples are of another kind. All that it
-does not do, in one place:
+A Boltzmann machine has binary hidden units and no decoder, so more calls than elsewhere make no sense:
 """
-NOTES = """## Refusals
+NOTES = """## Reasons
 """
 _NOT_THERE = {"–": "is not there"}
 

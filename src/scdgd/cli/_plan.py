@@ -11,8 +11,22 @@ from ._counts import check_counts
 from ._files import check_cells, check_free, prepare_directory, read_cells
 
 if TYPE_CHECKING:
-    from scdgd.design import Plan
+    from scdgd.design import Costs, DonorPlan, Plan
     from scdgd.design._plan_targets import Target
+
+#: Arguments of :func:`scdgd.design.plan` that are called the same here.
+_OPTIONS = (
+    "groups",
+    "donors",
+    "conditions",
+    "layer",
+    "sizes",
+    "n_donors",
+    "cells_per_sample",
+    "depth",
+    "budget",
+    "seed",
+)
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +38,14 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--stable", type=float, metavar="ARI", help="two experiments agree on their clusters up to this Rand index"
     )
     question.add_argument("--markers", nargs=2, metavar=("GROUP", "GROUP"), help="call the markers between two groups")
+    question.add_argument(
+        "--effect", type=float, metavar="FOLD", help="call genes that change so much between conditions; needs --donors"
+    )
+    parser.add_argument("--group", metavar="GROUP", help="with --effect: cells of this group only (default: all)")
+    parser.add_argument("--donors", metavar="COLUMN", help="with --effect: column of obs with donors, the replicates")
+    parser.add_argument(
+        "--conditions", metavar="COLUMN", help="with --effect: column of obs with conditions of the pilot"
+    )
     parser.add_argument("--groups", metavar="COLUMN", help="column of obs with groups (default: Leiden clusters)")
     parser.add_argument(
         "--cells", type=positive, default=20, metavar="M", help="with --find: so many cells; default: %(default)s"
@@ -39,12 +61,44 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.8,
         metavar="P",
-        help="with --markers: share that is called; default: %(default)s",
+        help="with --markers and --effect: share that is called; default: %(default)s",
     )
-    parser.add_argument("--fdr", type=float, default=0.05, metavar="P", help="with --markers; default: %(default)s")
+    parser.add_argument(
+        "--fdr", type=float, default=0.05, metavar="P", help="with --markers and --effect; default: %(default)s"
+    )
     parser.add_argument("--sizes", type=positive, nargs="+", metavar="N", help="numbers of further cells to tabulate")
+    _add_experiment(parser)
     add_counts(parser, genes=False)
     add_seed(parser)
+
+
+def _add_experiment(parser: argparse.ArgumentParser) -> None:
+    """What the new experiment is like, and what it costs."""
+    parser.add_argument(
+        "--n-donors",
+        type=positive,
+        nargs="+",
+        metavar="D",
+        help="donors in each condition; else samples that are paid for",
+    )
+    parser.add_argument(
+        "--cells-per-sample",
+        type=positive,
+        metavar="N",
+        help="with --effect: cells of each donor (default: the pilot's)",
+    )
+    parser.add_argument(
+        "--depth", type=float, default=1.0, metavar="R", help="relative to the pilot's; default: %(default)s"
+    )
+    parser.add_argument(
+        "--budget", type=float, metavar="MONEY", help="say what it pays; needs --cost-cell or other costs"
+    )
+    for cost, what in (
+        ("cell", "one cell"),
+        ("sample", "one sample"),
+        ("sequencing", "sequencing a cell to the pilot's depth"),
+    ):
+        parser.add_argument(f"--cost-{cost}", type=float, default=0.0, metavar="MONEY", help=f"of {what}; default: 0")
 
 
 def _plan(args: argparse.Namespace) -> Answer:
@@ -54,14 +108,17 @@ def _plan(args: argparse.Namespace) -> Answer:
         prepare_directory(args.output)
     pilot = read_cells(args.input)
     check_counts(pilot, args.input, layer=args.layer, raw=args.raw)
-    if args.groups is not None and args.groups not in pilot.obs:
-        msg = f"There is no column '{args.groups}' for the groups; the columns of obs are {list(pilot.obs.columns)}."
-        raise UserError(msg)
+    for what in ("groups", "donors", "conditions"):
+        key = getattr(args, what)
+        if key is not None and key not in pilot.obs:
+            msg = f"There is no column '{key}' for the {what}; the columns of obs are {list(pilot.obs.columns)}."
+            raise UserError(msg)
     with refusals():
         from scdgd.design import plan
 
         cells = pilot.raw.to_adata() if args.raw else pilot
-        found = plan(cells, _target(args), groups=args.groups, layer=args.layer, sizes=args.sizes, seed=args.seed)
+        options = {name: getattr(args, name) for name in _OPTIONS}
+        found = plan(cells, _target(args), costs=_costs(args), **options)
     text = f"{found.sentence}\n\n{found.table.to_string(index=False, float_format='{:.3f}'.format)}"
     if args.output is not None:
         with refusals():
@@ -70,9 +127,20 @@ def _plan(args: argparse.Namespace) -> Answer:
     return Answer(text)
 
 
+def _costs(args: argparse.Namespace) -> Costs | None:
+    """What things cost, if that is said."""
+    from scdgd.design import Costs
+
+    given = {name: getattr(args, f"cost_{name}") for name in ("cell", "sample", "sequencing")}
+    return Costs(**given) if any(given.values()) else None
+
+
 def _target(args: argparse.Namespace) -> Target:
     """What is to be reached."""
-    from scdgd.design import FindType, MarkerPower, StableClusters
+    from scdgd.design import ConditionEffect, FindType, MarkerPower, StableClusters
+
+    if args.effect is not None:
+        return ConditionEffect(args.group, fold_change=args.effect, power=args.power, fdr=args.fdr)
 
     if args.stable is not None:
         return StableClusters(ari=args.stable, resolution=args.resolution)
@@ -81,7 +149,7 @@ def _target(args: argparse.Namespace) -> Target:
     return FindType(args.find, n_cells=args.cells, probability=args.probability)
 
 
-def _write(found: Plan, text: str, directory: Path) -> None:
+def _write(found: Plan | DonorPlan, text: str, directory: Path) -> None:
     """The numbers, the picture and the words."""
     import matplotlib as mpl
 

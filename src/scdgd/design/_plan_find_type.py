@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 _N_SIZES = 20
 
 
-def find_type(frequency: TypeFrequency, target: FindType, sizes: np.ndarray | None, interval: float) -> Plan:
+def find_type(
+    frequency: TypeFrequency, target: FindType, sizes: np.ndarray | None, interval: float, also: int | None = None
+) -> Plan:
     r"""Further cells until at least ``m`` are of a type with probability ``p``.
 
     The cells that are needed include what the pilot leaves open: they are the fewest with :math:`P(M_n \ge m) \ge p` under
@@ -35,6 +37,7 @@ def find_type(frequency: TypeFrequency, target: FindType, sizes: np.ndarray | No
         last = next(n for n in (n_upper, n_cells, n_lower, 10 * target.n_cells) if math.isfinite(n))
         grid = np.geomspace(max(1, n_lower / 4), 2 * last, _N_SIZES).round()
         sizes = np.unique(np.append(grid, n_cells if math.isfinite(n_cells) else n_lower)).astype(int)
+    sizes = sizes if also is None else np.union1d(sizes, [also])
     quantiles = [frequency.count_quantiles(int(n), np.array([0.5, tail, 1 - tail])) for n in sizes]
     table = pd.DataFrame(quantiles, columns=["estimate", "lower", "upper"])
     table.insert(0, "n", sizes)

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 
-def groups_of(adata: AnnData, groups: str | Sequence | None, counts: sparse.csr_matrix, seed: int) -> pd.Categorical:
-    """Group of each cell of the pilot, missing where it has none; see :func:`scdgd.design.plan`.
+def groups_of(
+    adata: AnnData, groups: str | Sequence | None, counts: sparse.csr_matrix, seed: int, argument: str = "groups"
+) -> pd.Categorical:
+    """Group of each cell of the pilot, missing where it has none; see :func:`scdgd.design.plan`. `argument` is for messages.
 
     KeyError if there is no such column, ValueError if the groups are not one a cell, or all are missing.
     """
@@ -28,17 +30,19 @@ def groups_of(adata: AnnData, groups: str | Sequence | None, counts: sparse.csr_
         return pd.Categorical(clusters.astype(str), categories=[str(c) for c in np.unique(clusters)])
     if isinstance(groups, str):
         if groups not in adata.obs:
-            msg = f"`groups` names a column of `adata.obs`, but there is no {groups!r}. There are: {list(adata.obs)}."
+            msg = (
+                f"`{argument}` names a column of `adata.obs`, but there is no {groups!r}. There are: {list(adata.obs)}."
+            )
             raise KeyError(msg)
         groups = adata.obs[groups]
     n_groups = len(groups) if np.ndim(groups) else 0
     if n_groups != adata.n_obs:
-        msg = f"`groups` must hold one group for each of the {adata.n_obs} cells, but has {n_groups}."
+        msg = f"`{argument}` must hold one value for each of the {adata.n_obs} cells, but has {n_groups}."
         raise ValueError(msg)
     groups = pd.Categorical(groups)
     groups = groups.rename_categories([str(name) for name in groups.categories])
     if (groups.codes < 0).all():
-        msg = "All cells lack a group: `groups` holds missing values only."
+        msg = f"`{argument}` holds missing values only."
         raise ValueError(msg)
     return groups
 

@@ -27,6 +27,7 @@ def marker_power(
     sizes: np.ndarray | None,
     *,
     interval: float,
+    also: int | None = None,
     seed: int,
     show_progress: bool,
 ) -> Plan:
@@ -41,6 +42,7 @@ def marker_power(
     n_pilot = counts.shape[0]
     if sizes is None:
         sizes = np.unique(np.geomspace(max(2, _SPAN[0] * n_pilot), _SPAN[1] * n_pilot, _N_SIZES).round()).astype(int)
+    sizes = sizes if also is None else np.union1d(sizes, [also])
     options = {"interval": interval, "seed": seed, "show_progress": show_progress}
     table = power_curve(counts[in_1], counts[in_2], n_pilot - n_1 - n_2, sizes.tolist(), target, **options)
     numbers, last = needed(table, target.power), table.iloc[-1]

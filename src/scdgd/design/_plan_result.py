@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
+import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,8 +18,36 @@ if TYPE_CHECKING:
 ASSUMED = "assuming further cells of the same tissue, prepared and sequenced to the same depth as the pilot"
 
 
-@dataclass(frozen=True)
-class Plan:
+#: Rows of a table that are shown.
+_MAX_ROWS = 12
+
+
+class Readable:
+    """A result with a ``sentence`` and a ``table``, which are what is printed."""
+
+    sentence: str
+    table: pd.DataFrame
+
+    def __str__(self) -> str:
+        shown = self._shown().to_string(index=False, float_format="{:.3g}".format)
+        return f"{textwrap.fill(self.sentence, 100)}\n\n{shown}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        table = self._shown().to_html(index=False, border=0, float_format="{:.3g}".format)
+        return f"<p>{html.escape(self.sentence)}</p>{table}"
+
+    def _shown(self) -> pd.DataFrame:
+        """Some rows of the table, from the first to the last."""
+        n = len(self.table)
+        if n <= _MAX_ROWS:
+            return self.table
+        return self.table.iloc[sorted({round(i * (n - 1) / (_MAX_ROWS - 1)) for i in range(_MAX_ROWS)})]
+
+
+@dataclass(frozen=True, repr=False)
+class Plan(Readable):
     """How many further cells an experiment needs, as far as a pilot can say.
 
     Made by :func:`scdgd.design.plan`.
@@ -41,6 +71,8 @@ class Plan:
     """Value of the quantity that is to be reached."""
     sentence: str
     """The answer with its interval and its assumptions."""
+    affordable: dict[str, float] | None = None
+    """What a budget pays: ``n`` further cells, their ``cost``, and ``estimate``, ``lower`` and ``upper`` of the quantity."""
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the quantity by the number of further cells, with its interval, the goal and the cells that are needed.
@@ -107,7 +139,10 @@ def needed_in_words(numbers: tuple[float, float, float], table: pd.DataFrame, in
     if math.isinf(numbers[1]):
         return f"{best} further cells are needed, by the {interval:.0%} interval too"
     about = f"about {best}" if smallest < numbers[0] < math.inf else best
-    return f"{about} further cells are needed ({interval:.0%} interval {low} to {high})"
+    text = f"{about} further cells are needed ({interval:.0%} interval {low} to {high}"
+    if math.isinf(numbers[2]) or numbers[1] == smallest:
+        text += "; to narrow it, tabulate more `sizes` or take a larger pilot"
+    return f"{text})"
 
 
 def _round_numbers(low: float, high: float) -> list[float]:

@@ -36,6 +36,7 @@ def stable_clusters(
     n_replicates: int,
     *,
     interval: float,
+    also: int | None = None,
     seed: int,
     show_progress: bool,
 ) -> Plan:
@@ -44,6 +45,8 @@ def stable_clusters(
     `counts` are the raw counts of the pilot, ``(N, g)``; the rest is as for :func:`scdgd.design.plan`.
     """
     sizes = _checked_sizes(sizes, adata.n_obs, n_replicates)
+    if also is not None:  # not beyond the grid: each replicate has so many cells
+        sizes = np.union1d(sizes, [min(also, sizes.max())])
     model, counts = _generator(model, adata, counts, seed, show_progress)
     options = {"resolution": target.resolution, "n_replicates": int(n_replicates), "seed": seed}
     scores = replicate_scores(model, counts, sizes.tolist(), show_progress=show_progress, **options)

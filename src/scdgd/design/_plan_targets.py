@@ -129,4 +129,86 @@ class MarkerPower:
         Number(above=0.5, below=1)("min_auc", self.min_auc)
 
 
-Target = FindType | StableClusters | MarkerPower
+@dataclass(frozen=True)
+class ConditionEffect:
+    """Genes that change between two conditions are called, from counts summed over the cells of each donor.
+
+    Donors are the replicates: cells of one donor are alike, and more of them cannot stand for more donors.
+
+    Parameters
+    ----------
+    group
+        Group of the pilot whose cells are summed. ``None``: all cells.
+    fold_change
+        Change of a changed gene, up or down, above 1.
+    power
+        Share of the changed genes that shall be called, above 0 and below 1.
+    fdr
+        False discovery rate of Benjamini & Hochberg, above 0 and below 1.
+    share_changed
+        Share of the expressed genes that changes, above 0 and below 1: the fewer they are, the harder to call.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+
+    Examples
+    --------
+    >>> ConditionEffect("B cell", fold_change=1.5)
+    ConditionEffect(group='B cell', fold_change=1.5, power=0.8, fdr=0.05, share_changed=0.05)
+    """
+
+    group: str | None = None
+    fold_change: float = 2.0
+    power: float = 0.8
+    fdr: float = 0.05
+    share_changed: float = 0.05
+
+    def __post_init__(self) -> None:
+        Number(above=1)("fold_change", self.fold_change)
+        for name in ("power", "fdr", "share_changed"):
+            _SHARE(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What an experiment costs, in any currency.
+
+    Parameters
+    ----------
+    cell
+        Preparing one cell.
+    sample
+        One donor's sample.
+    sequencing
+        Sequencing one cell to the depth of the pilot; in proportion at other depths.
+
+    Raises
+    ------
+    ValueError
+        If a cost is negative, or all are zero.
+
+    Examples
+    --------
+    >>> Costs(cell=0.4, sample=300, sequencing=0.3)
+    Costs(cell=0.4, sample=300, sequencing=0.3)
+    """
+
+    cell: float = 0.0
+    sample: float = 0.0
+    sequencing: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("cell", "sample", "sequencing"):
+            Number(least=0)(name, getattr(self, name))
+        if not self.cell + self.sample + self.sequencing:
+            msg = "All costs are zero, so that any experiment can be paid. Say what a cell or a sample costs."
+            raise ValueError(msg)
+
+    def of(self, n_samples: float, cells: float, depth: float = 1.0) -> float:
+        """Cost of `cells` cells of each of `n_samples` samples, at a depth relative to the pilot's."""
+        return n_samples * (self.sample + cells * (self.cell + depth * self.sequencing))
+
+
+Target = FindType | StableClusters | MarkerPower | ConditionEffect
