@@ -30,6 +30,8 @@ def test_pbmc68k_is_ready_for_use():
     assert adata.obs["bulk_labels"].nunique() == 10
     assert adata.obs["bulk_labels"].value_counts()["CD19+ B"] == 95
     assert (np.asarray(adata.X.sum(1)).ravel() < adata.obs["n_counts"]).all()
+    assert adata.obs["gem_well"].cat.categories.tolist() == list("12345678")
+    assert adata.obs["gem_well"].value_counts().between(70, 100).all()
     scdgd.model.SCDGD.setup_anndata(adata)  # a warning would be an error here
 
 

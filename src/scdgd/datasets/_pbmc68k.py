@@ -24,6 +24,8 @@ def pbmc68k() -> AnnData:
     AnnData of 700 cells and 765 genes, counts as CSR in ``X``. ``obs["bulk_labels"]`` holds 10 cell types, those of the
     sorted reference population that each cell correlates with most; they are computed, not measured.
     ``obs["n_counts"]`` is the total count over all genes of the experiment, of which the 765 are about a quarter.
+    ``obs["gem_well"]`` is the channel, of eight, in which a cell was captured, from the suffix of its barcode: real batches of
+    one donor, with hardly a batch effect.
 
     Examples
     --------
@@ -43,5 +45,6 @@ def pbmc68k() -> AnnData:
         obs=reduced.obs[["bulk_labels", "n_counts"]].rename_axis(None),
         var=pd.DataFrame(index=reduced.raw.var_names.rename(None)),
     )
+    adata.obs["gem_well"] = pd.Categorical(adata.obs_names.str.rpartition("-").get_level_values(2))
     adata.uns["source"] = "Zheng et al. 2017, doi:10.1038/ncomms14049, as in scanpy.datasets.pbmc68k_reduced"
     return adata
