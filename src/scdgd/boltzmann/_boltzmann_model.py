@@ -1,4 +1,4 @@
-"""What a Boltzmann machine is asked: representations, clusters, errors, likelihoods, synthetic cells."""
+"""Downstream methods of a Boltzmann machine: representations, clusters, errors, likelihoods, synthetic cells."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ _SHARE = Number(least=0, most=1)
 
 
 class _Rates(Rule):
-    """Rates of three stages, or one of all."""
+    """One rate for each of three stages, or one rate for all."""
 
     words = (
         "a rate, or three (of layer 1, further layers and joint training), each a number or pairs of rate and updates"
@@ -276,7 +276,7 @@ class ContrastiveDivergencePlan(pl.LightningModule):
             score_dispersions(self.module, self._first_probabilities(), **options)
 
     def on_train_end(self) -> None:
-        """The machine is complete, and a second training goes on; a best state that was put back is no average."""
+        """Mark the machine as trained; average the last parameters unless a callback has put back the best state."""
         if not any(getattr(callback, "load_best_on_end", False) for callback in self.trainer.callbacks):
             self._end()
         if self.is_complete:

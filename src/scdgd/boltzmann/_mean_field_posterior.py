@@ -95,7 +95,7 @@ class MeanFieldPosterior(CellPosterior):
         return InformationCoordinates.none(self.module.n_hidden[-1])
 
     def check_coordinates(self) -> None:
-        """There are none."""
+        """Raise: counts have no information about representations, which nothing decodes."""
         msg = (
             "Representations of a Boltzmann machine are probabilities of hidden units, which nothing decodes into counts, so "
             "counts have no information about them that could be a distance. Use `coordinates='latent'`, or a model with a "
@@ -104,11 +104,11 @@ class MeanFieldPosterior(CellPosterior):
         raise NotImplementedError(msg)
 
     def check_importance_weights(self) -> None:
-        """There are none."""
+        """Raise: there are no importance weights of hidden states."""
         self.model.get_importance_weights()
 
     def check_minifiable(self) -> None:
-        """States of hidden units are no moments."""
+        """Raise: states of hidden units cannot be stored as moments."""
         msg = (
             "Minified data keep the mean and variance of each posterior, and expression of a Boltzmann machine is that of states of "
             "binary hidden units, which these do not describe. Keep the counts."
@@ -116,7 +116,7 @@ class MeanFieldPosterior(CellPosterior):
         raise NotImplementedError(msg)
 
     def check_density(self, use: str) -> None:
-        """There is none."""
+        """Raise: representations have no density."""
         msg = (
             f"Hidden units are binary, so representations have no density, which {use} would compare. Compare "
             "the shares of clusters (`get_cluster_assignments`), or use a model with a prior, such as SCDGD."

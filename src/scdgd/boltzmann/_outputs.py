@@ -1,4 +1,4 @@
-"""What scvi-tools' downstream methods read of a module, for a Boltzmann machine."""
+"""Outputs of a Boltzmann machine as scvi-tools' downstream methods read them."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ class BoltzmannOutputsMixin:
         return {MODULE_KEYS.PX_KEY: NegativeBinomial(mu=mean, theta=theta.expand_as(mean), scale=scale)}
 
     def loss(self, *args: Any, **kwargs: Any) -> None:
-        """Not here: the objective contrasts cells with chains."""
+        """Not available: the objective contrasts cells with chains."""
         msg = "The objective is not a sum over cells; see `scdgd.boltzmann.ContrastiveDivergencePlan`."
         raise NotImplementedError(msg)

@@ -31,7 +31,7 @@ class BoltzmannRun(TrainingRun):
     manual_steps = "Lower `lr` in `plan_kwargs` where training diverges."
 
     def check(self) -> None:
-        """There is nothing to stop early by, and chains belong to cells of the model."""
+        """Refuse early stopping, because each stage has another objective, and data modules, because chains belong to cells."""
         if self.given["early_stopping"]:
             msg = (
                 "`early_stopping` has nothing to watch: each stage has another objective. Compare `max_epochs` by "
@@ -45,11 +45,11 @@ class BoltzmannRun(TrainingRun):
             self.trainer.setdefault("check_val_every_n_epoch", 1)
 
     def default_epochs(self) -> int:
-        """110."""
+        """110 epochs."""
         return _DEFAULT_EPOCHS
 
     def try_plan(self) -> ContrastiveDivergencePlan:
-        """There is an epoch for each stage, too."""
+        """As for all models; also check that there is an epoch for each stage."""
         plan = super().try_plan()
         if not bool(self.model.module.is_pretrained):
             plan.stage_ends(self.max_epochs)

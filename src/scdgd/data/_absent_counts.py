@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class AbsentCounts(SparseCounts):
-    """Counts of ``b`` cells that are gone: they have a shape, and whoever reads them is told that they are not zeros.
+    """Placeholder for counts of ``b`` cells that were removed: it has a shape, and reading its values raises an error.
 
     Parameters
     ----------
@@ -29,11 +29,11 @@ class AbsentCounts(SparseCounts):
 
     @property
     def device(self) -> torch.device:
-        """None in particular."""
+        """No device: there are no values."""
         return torch.device("cpu")
 
     def to(self, *args: Any, **kwargs: Any) -> AbsentCounts:
-        """There is nothing to move."""
+        """The same object: there are no values to move."""
         return self
 
     pin_memory = clone = to

@@ -99,11 +99,11 @@ class CellSource(ABC):
             yield first, self.ascending_rows(np.arange(first, last))
 
     def hold(self, positions: np.ndarray) -> None:
-        """Be told that the next minibatches are of the cells at `positions` ``(m,)``, ascending: read them at once."""
+        """Read the cells at `positions` ``(m,)``, ascending, in one go: the next minibatches are made of them."""
         return
 
     def release(self) -> None:
-        """Be told that no more minibatches will be asked for."""
+        """Free what :meth:`hold` has read: no more minibatches follow."""
         return
 
     def fingerprints(self, positions: np.ndarray, *, is_count_data: bool = True) -> np.ndarray:
@@ -138,13 +138,13 @@ class CellsInMemory(CellSource):
         self._counts = counts.tocsr() if sparse.issparse(counts) else counts
 
     def rows(self, positions: np.ndarray) -> sparse.csr_matrix:
-        """As everywhere; any order costs the same."""
+        """See :class:`CellSource`; any order costs the same."""
         return sparse.csr_matrix(as_native(self._counts[positions]))
 
     ascending_rows = rows
 
     def blocks(self, max_elements: int = _MAX_BLOCK_ELEMENTS) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix]]:
-        """As everywhere, by slices."""
+        """See :class:`CellSource`; by slices."""
         return iter_row_blocks(self._counts, max_elements)
 
 
@@ -156,11 +156,11 @@ class CellsInFile(CellSource):
         self._counts = counts
 
     def ascending_rows(self, positions: np.ndarray) -> sparse.csr_matrix:
-        """As everywhere."""
+        """See :class:`CellSource`."""
         return sparse.csr_matrix(as_native(self._counts[positions]))
 
     def blocks(self, max_elements: int = _MAX_BLOCK_ELEMENTS) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix]]:
-        """As everywhere, by slices."""
+        """See :class:`CellSource`; by slices."""
         return iter_row_blocks(self._counts, max_elements)
 
 
@@ -178,11 +178,11 @@ class CellsInCompressedRows(CellsInFile):
         return self._reader.__getstate__()
 
     def ascending_rows(self, positions: np.ndarray) -> sparse.csr_matrix:
-        """As everywhere."""
+        """See :class:`CellSource`."""
         return self._reader[positions]
 
     def hold(self, positions: np.ndarray) -> None:
-        """As everywhere."""
+        """See :class:`CellSource`."""
         self._reader.hold(positions)
 
 
@@ -202,19 +202,19 @@ class CellsOfPanel(CellSource):
         self.runs, self._cells, self._panel = cells.runs, cells, panel
 
     def rows(self, positions: np.ndarray) -> sparse.csr_matrix:
-        """As everywhere."""
+        """See :class:`CellSource`."""
         return self._panel.counts_of(self._cells.rows(positions))
 
     ascending_rows = rows
 
     def blocks(self, max_elements: int = _MAX_BLOCK_ELEMENTS) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix]]:
-        """As everywhere, block by block of the other source."""
+        """See :class:`CellSource`; block by block of the other source."""
         n_columns = self._cells.shape[1]
         for first, block in self._cells.blocks(max_elements * n_columns // max(self.shape[1], n_columns)):
             yield first, self._panel.counts_of(block)
 
     def hold(self, positions: np.ndarray) -> None:
-        """As everywhere."""
+        """See :class:`CellSource`."""
         self._cells.hold(positions)
 
 

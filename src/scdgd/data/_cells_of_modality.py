@@ -36,7 +36,7 @@ class CellsOfModality(CellSource):
         super().__init__((len(self.positions), last - first), cells.names[self.positions], columns, cells.dtypes)
 
     def ascending_rows(self, positions: np.ndarray) -> sparse.csr_matrix:
-        """As everywhere."""
+        """See :class:`CellSource`."""
         return self._cells.ascending_rows(self.positions[positions])[:, self._features]
 
     def among(self, positions: np.ndarray) -> np.ndarray:

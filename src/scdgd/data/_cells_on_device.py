@@ -69,15 +69,15 @@ class CellsOnDevice(CellSource):
             self._panel_of = torch.from_numpy(self.measured.codes).to(device)
 
     def ascending_rows(self, positions: np.ndarray) -> sparse.csr_matrix:
-        """As everywhere, from the other source."""
+        """See :class:`CellSource`; from the other source."""
         return self._cells.ascending_rows(positions)
 
     def blocks(self, *args: int) -> Iterator[tuple[int, np.ndarray | sparse.csr_matrix]]:
-        """As everywhere, from the other source."""
+        """See :class:`CellSource`; from the other source."""
         return self._cells.blocks(*args)
 
     def minibatch(self, positions: np.ndarray) -> dict[str, SparseCounts | torch.Tensor]:
-        """As everywhere, on the device."""
+        """See :class:`CellSource`; on the device."""
         rows = _sent(np.ascontiguousarray(positions), self._device)
         n_entries = lambda indptr: int((indptr[positions + 1] - indptr[positions]).sum())
         x = self._counts.take(rows, n_entries(self._indptr))
@@ -91,7 +91,7 @@ class CellsOnDevice(CellSource):
         return tensors
 
     def release(self) -> None:
-        """Free the memory of the device, whoever still knows this source; it gives no more minibatches."""
+        """Free the memory of the device; the source gives no more minibatches."""
         self._counts, self._blocks, self._columns, self._panels, self._panel_of = None, [], {}, None, None
 
 

@@ -98,11 +98,11 @@ class GeneMaskField(BaseAnnDataField):
         return dict(state_registry)
 
     def get_summary_stats(self, state_registry: dict) -> dict:
-        """None."""
+        """No statistics."""
         return {}
 
     def view_state_registry(self, state_registry: dict) -> None:
-        """None."""
+        """No table."""
         return
 
     def _panels(self, adata: AnnData, levels: Sequence, n_trained: int | None = None) -> list[np.ndarray | None]:

@@ -1,4 +1,4 @@
-"""Why names of genes do not match, as far as the names themselves give it away."""
+"""Likely reasons why names of genes do not match."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def _kept(
 
 
 def _state(counts: Matrix) -> tuple:
-    """What gives away that counts are others than they were: a checksum of all of them, wherever they stand."""
+    """Checksum of all counts, by which a change of them is noticed."""
     if sparse.issparse(counts) or isinstance(counts, np.ndarray):
         blocks = [counts if getattr(counts, "format", "csr") in ("csr", "csc") else counts.tocsr()]
     else:

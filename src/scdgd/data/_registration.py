@@ -1,4 +1,4 @@
-"""What a model knows of the cells that it was set up on, whatever becomes of their AnnData."""
+"""Cells that a model was set up on, remembered independently of later changes of their AnnData."""
 
 from __future__ import annotations
 
@@ -388,7 +388,7 @@ class CellRegistration(AnnDataManager):
         return fingerprints
 
     def _hint(self, cells: AnnData, position: int) -> str:
-        """What gives away that a cell has no counts any more."""
+        """Hint for an error message: what the values of a cell that has no counts any more look like."""
         values = self._now(cells).rows(np.array([position])).data
         fractions = values[values != np.rint(values)] if values.dtype.kind == "f" else []
         if not len(fractions) or not self._field(CountsField).holds_counts:

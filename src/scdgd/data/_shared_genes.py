@@ -1,4 +1,4 @@
-"""What is said of genes that new data lack, or have beside those of a model; and of genes that change in place."""
+"""Messages about genes that new data lack or have in addition, and about genes that were changed in place."""
 
 from __future__ import annotations
 

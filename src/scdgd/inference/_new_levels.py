@@ -1,4 +1,4 @@
-"""Vectors of levels that a model was not trained on, found together with the representations of their cells."""
+"""Offset vectors of batches that a model was not trained on, found together with the representations of their cells."""
 
 from __future__ import annotations
 

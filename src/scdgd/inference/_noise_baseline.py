@@ -1,4 +1,4 @@
-"""What a useless generator looks like."""
+"""The noise baseline: pilot cells with added noise, which any generator should beat."""
 
 from __future__ import annotations
 

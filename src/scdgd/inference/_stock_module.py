@@ -1,4 +1,4 @@
-"""Modules of scvi-tools behind the face that ours have: the one place where it is asked what a module is."""
+"""Adapter that gives modules of scvi-tools the interface of ours; the only place that asks for the type of a module."""
 
 from __future__ import annotations
 

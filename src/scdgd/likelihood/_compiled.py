@@ -1,4 +1,4 @@
-"""Where a compiled kernel stands in for the operations on tensors, and how cells are shared among threads.
+"""When a compiled kernel replaces operations on tensors, and how cells are divided among threads.
 
 numba is imported, and a kernel compiled, when first needed. Without numba, or where a kernel does not apply, everything
 is evaluated with operations on tensors.

@@ -131,7 +131,7 @@ class JointLikelihood(Likelihood):
 
     @classmethod
     def distribution(cls, mean: torch.Tensor, scale: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> NoReturn:
-        """None: it is not one family."""
+        """Not available: modalities have different families."""
         msg = "The values of several modalities have no distribution of one family."
         raise NotImplementedError(msg)
 

@@ -1,4 +1,4 @@
-"""What the evaluation of a count likelihood asks of its family, and what it gets."""
+"""Terms of single counts and their derivatives: what a family computes for the evaluation of a count likelihood."""
 
 from __future__ import annotations
 

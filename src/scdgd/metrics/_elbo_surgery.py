@@ -153,7 +153,7 @@ def elbo_surgery(
 
 
 def _checked_module(model: BaseModelClass) -> LatentModule:
-    """The module behind the face that ours have; NotImplementedError if it has no bound to take apart."""
+    """The module with the interface of ours; NotImplementedError if it has no bound to take apart."""
     module = latent_module(model.module)
     if not (knows_prior(model.module) and hasattr(module, "variational_posterior")):
         msg = (

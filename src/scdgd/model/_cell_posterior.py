@@ -91,7 +91,7 @@ class Decoding(NamedTuple):
 
 
 class CellPosterior:
-    """What kinds of models answer differently when they are read: ``model.posterior``, made anew whenever it is asked for.
+    """How posteriors of cells are read, which differs between kinds of models: ``model.posterior``, made at each access.
 
     As it stands it is that of a module that draws representations by itself.
 

@@ -47,7 +47,7 @@ class ClassPosterior:
     def probabilities(
         self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, n_samples: int
     ) -> np.ndarray:
-        """Probabilities of classes, and of being nobody's, shape ``(n, C + 1)``, not calibrated."""
+        """Probabilities of classes, and of belonging to no class, shape ``(n, C + 1)``, not calibrated."""
         parts = []
         with seeded(0):
             for tensors, rows in self.model.posterior.minibatches(adata, indices, batch_size, "Classes"):

@@ -1,4 +1,4 @@
-"""What all models are asked after training: scvi-tools' downstream methods, with their arguments checked."""
+"""Downstream methods that all models share: those of scvi-tools, with checked arguments."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ _OF_BAYES_FACTORS = Options(
 
 
 class LatentModel(DataModel):
-    """Downstream methods of all models. What differs between kinds of models, :attr:`posterior` is asked.
+    """Downstream methods of all models; :attr:`posterior` computes what differs between kinds of models.
 
     scvi-tools reads models that are not trained, takes a mask of any length, leaves out genes that it does not know, gives
     columns in another order than was asked for, and takes MuData for the matrix of one modality.
@@ -139,7 +139,7 @@ class LatentModel(DataModel):
                 setattr(cls, name, checked(**rules)(method))
 
     def train_encoder(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
-        """Refused: the encoder that :meth:`SCDGD.train_encoder` adds is for models that place new cells by a search.
+        """Not available: :meth:`SCDGD.train_encoder` is for models that place new cells by a search.
 
         Raises
         ------
@@ -833,7 +833,7 @@ class LatentModel(DataModel):
         use_latent_qzm_key: str = "X_latent_qzm",
         use_latent_qzv_key: str = "X_latent_qzv",
     ) -> None:
-        """Put data in the place of the model's that have moments of posteriors and sizes of cells, and no counts.
+        """Replace the model's data by moments of posteriors and sizes of cells, without counts.
 
         The AnnData that was attached stays as it is. Representations, clusters, expression, differential expression and
         samples go on, with normal posteriors of these moments; what needs counts refuses. The model and its minified data are

@@ -57,7 +57,7 @@ class PosteriorOfEncoder(CellPosterior):
         return torch.softmax(log_joint, dim=-1) if soft else log_joint.argmax(dim=-1)
 
     def check_importance_weights(self) -> None:
-        """Weights are for counts whose means are free."""
+        """Raise unless the likelihood is one of counts whose means are free."""
         family = self.module.likelihood
         if not (family.is_of_counts and family.has_free_mean):
             msg = f"Importance weights are for counts, and `gene_likelihood` is {self.module.gene_likelihood!r}. Leave out `weights`."

@@ -1,4 +1,4 @@
-"""Posteriors of the rows of a table: what models with one representation a cell know of their uncertainty."""
+"""Posteriors of cells in models with one representation a cell and no encoder."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         restricts it to these, see :class:`~scdgd.prior.ClassComponents`; cells without a label are free. All cells labelled is the
         supervised model of the paper.
     components_per_class
-        Number of components of each class. `n_components` may be larger: the rest are nobody's, for kinds of cells that no label
+        Number of components of each class. `n_components` may be larger: the rest belong to no class, for kinds of cells that no label
         names.
     decoder
         A network of your own in the place of hidden layers, from ``(b, d)`` to one output a gene: a module, which is copied, or a

@@ -128,6 +128,6 @@ def keep_classes(classes: ClassComponents, codes: torch.Tensor, categories: np.n
         named = ", ".join(map(str, categories[absent[:_MAX_NAMED]]))
         msg = (
             f"{len(absent)} of {len(categories)} classes have no labelled cell among those that train (first: {named}). Their "
-            "components are nobody's, and no cell will be predicted to be of them. Label more cells, or hold out fewer."
+            "components belong to no class, and no cell can be predicted as one of them. Label more cells, or hold out fewer."
         )
         warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)

@@ -257,12 +257,12 @@ class TrainingRun:
         model.held_out_cells_ = held_out
 
     def finish(self) -> None:
-        """What is left to do when the loop has ended: nothing."""
+        """Called when the loop has ended; does nothing unless a kind of models needs it."""
 
     # ------------------------------------------------------------ what differs
 
     def check(self) -> None:
-        """Refuse arguments that the model has no use for; anything goes."""
+        """Refuse arguments that the model cannot use; the base class accepts all."""
 
     def check_cells(self) -> None:
         """Refuse data that have changed, or that cannot train."""
@@ -338,7 +338,7 @@ class TrainingRun:
         for callback in self.trainer.get("callbacks") or ():
             if type(callback).__module__.startswith("ray.") and not n_validation:
                 msg = (
-                    "`scvi.autotune` hears of a training when validation cells were read, and there are none: add "
+                    "`scvi.autotune` compares trainings by validation cells, and there are none: add "
                     "`'train_size': 0.9` to `search_space['train_params']`."
                 )
                 raise ValueError(msg)

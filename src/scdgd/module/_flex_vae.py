@@ -571,7 +571,7 @@ def _couplings(n_hidden: int, n_latent: int) -> torch.nn.Linear:
 
 
 def _check_names(posterior: str, decoder: str | torch.nn.Module | type, mean_activation: str) -> None:
-    """Raise ValueError for parts that there are not."""
+    """Raise ValueError for names of parts that do not exist."""
     check_options(
         posterior=(posterior, get_args(PosteriorName)),
         decoder=(decoder if isinstance(decoder, str) else "nonlinear", get_args(DecoderName)),

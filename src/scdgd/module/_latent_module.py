@@ -1,4 +1,4 @@
-"""What is asked of a module with a continuous latent space, whatever it is made of."""
+"""The interface of a module with a continuous latent space."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class Legend:
         return n_columns * (0.4 + 0.075 * (max(map(len, names), default=0) + len("(1,000)")))
 
     def beside_numbers(self) -> Legend:
-        """What is left to write where categories are numbered on the cells already."""
+        """The legend that remains where categories are already numbered on the cells."""
         return self
 
     def write(self, ax: Axes, panel: Categories, dots: Dots) -> list[Annotation]:
@@ -178,11 +178,11 @@ class OnData(Legend):
     """Names of categories in their midst."""
 
     def width(self, names: Sequence[str]) -> float:
-        """None."""
+        """Zero: names stand on the cells."""
         return 0.0
 
     def beside_numbers(self) -> Legend:
-        """Nothing."""
+        """No legend."""
         return NoLegend()
 
     def write(self, ax: Axes, panel: Categories, dots: Dots) -> list[Annotation]:
@@ -195,7 +195,7 @@ class NoLegend(OnData):
     """No names."""
 
     def write(self, ax: Axes, panel: Categories, dots: Dots) -> list[Annotation]:
-        """Nothing but what crosses are."""
+        """Write only what crosses are."""
         explain(ax)
         return []
 

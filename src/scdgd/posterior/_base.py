@@ -1,4 +1,4 @@
-"""The contract of what a row of the table says of its cell."""
+"""The contract of a row posterior: what a row of the table stores about its cell."""
 
 from __future__ import annotations
 

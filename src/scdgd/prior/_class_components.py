@@ -1,4 +1,4 @@
-"""Components that belong to classes: what a label says of a representation."""
+"""Components that belong to classes: labels restrict which components a cell can come from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ClassComponents(nn.Module):
         r_c \propto w_c\, p_c(z)\, [c \in \mathcal C_y]
 
     The density is that of representation *and* label, so that weights learn how frequent classes are, and
-    :math:`\sum_y p(z, y) = p(z)` where each component has an owner. Components beyond the blocks are nobody's: no labelled cell
+    :math:`\sum_y p(z, y) = p(z)` where each component has an owner. Components beyond the blocks belong to no class: no labelled cell
     is of them, and they are there for kinds of cells that no label names.
 
     Parameters
@@ -45,7 +45,7 @@ class ClassComponents(nn.Module):
     Attributes
     ----------
     owner
-        Class of each component, ``(k,)``, int64; -1 for nobody's.
+        Class of each component, ``(k,)``, int64; -1 for no class.
 
     Examples
     --------
@@ -68,13 +68,13 @@ class ClassComponents(nn.Module):
         self.register_buffer("owner", owner)
 
     def keep(self, classes: Sequence[int] | torch.Tensor) -> None:
-        """Let these classes have their components; those of all others are nobody's until they are kept again."""
+        """Keep the components of these classes; those of all others belong to no class until they are kept again."""
         whole = type(self)(self.n_classes, len(self.owner), self.per_class).owner.to(self.owner.device)
         kept = torch.as_tensor(classes, device=whole.device, dtype=whole.dtype)
         self.owner.copy_(torch.where(torch.isin(whole, kept), whole, NOBODY))
 
     def components_of(self, code: int) -> torch.Tensor:
-        """Components of a class, or those that are nobody's for the code -1."""
+        """Components of a class, or those that belong to no class for the code -1."""
         return (self.owner == code).nonzero().ravel()
 
     def allowed(self, classes: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ class ClassComponents(nn.Module):
         return log_joint.masked_fill(~self.allowed(classes), -torch.inf)
 
     def probabilities(self, responsibilities: torch.Tensor) -> torch.Tensor:
-        r"""Sums :math:`\sum_{c \in \mathcal C_y} r_c` of ``(..., k)``, shape ``(..., C + 1)``; the last is nobody's."""
+        r"""Sums :math:`\sum_{c \in \mathcal C_y} r_c` of ``(..., k)``, shape ``(..., C + 1)``; the last is that of no class."""
         columns = torch.where(self.owner < 0, self.n_classes, self.owner)
         total = responsibilities.new_zeros(*responsibilities.shape[:-1], self.n_classes + 1)
         return total.index_add(-1, columns, responsibilities)

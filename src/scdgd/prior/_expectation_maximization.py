@@ -40,7 +40,7 @@ class ExpectationMaximization(GaussianComponents):
         A mixture that is placed already stays as it is unless a start is likelier. The starts see at most 20,000 random
         cells; a last step of EM sees all.
 
-        Where components belong to classes, those of a class start at the centres of the cells `given` to it, and nobody's
+        Where components belong to classes, those of a class start at the centres of the cells `given` to it, and the others
         among the cells without a label that are far from these (:func:`class_centres`).
 
         Representations `z` are ``(n, d)``, with spreads `posterior_var` around them as for :meth:`e_step`; `seed` is that of

@@ -46,7 +46,7 @@ def class_centres(z: torch.Tensor, given: torch.Tensor, classes: ClassComponents
 
     Those of a class are k-means centres of its cells among ``(n, d)``. Nobody's are found one after the other as k-means++ does
     it, among cells without a label: each is a cell drawn with a chance that grows with the square of its distance from the
-    centres there are. Components of a class without cells, or where all cells have labels, are nobody's here.
+    centres there are. Components of a class without cells, or where all cells have labels, belong to no class here.
     """
     centres = z.new_empty(len(classes.owner), z.shape[1])
     is_free = torch.ones(len(centres), dtype=torch.bool, device=z.device)

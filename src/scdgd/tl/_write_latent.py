@@ -210,7 +210,7 @@ def _reader(model: BaseModelClass, adata: AnnData) -> Callable[[int, int], tuple
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """scvi-tools says of all cells that it sets up that it does; that is a line a block."""
+    """Silence scvi-tools' message of set-up, which would be one line for each block."""
     logger_of_scvi = logging.getLogger("scvi.model.base")
     level = logger_of_scvi.level
     logger_of_scvi.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Training that ends in its best state, and does not end in numbers that are none."""
+"""Training that ends in its best state, and never with parameters that are NaN or infinite."""
 
 from __future__ import annotations
 

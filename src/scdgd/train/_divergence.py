@@ -1,4 +1,4 @@
-"""Training whose numbers become none."""
+"""Training whose losses or parameters become NaN or infinite."""
 
 from __future__ import annotations
 

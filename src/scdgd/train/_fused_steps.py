@@ -14,7 +14,7 @@ _EXCLUDED_BY = ("foreach", "capturable", "differentiable")
 
 
 def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimiser, whose steps are one pass over each parameter where it has such a form and nobody chose another."""
+    """The optimiser in PyTorch's fused form, where it has one and the user has not chosen another."""
     defaults = optimizer.defaults
     if defaults.get("fused", False) is not None or any(defaults.get(name) for name in _EXCLUDED_BY):
         return optimizer

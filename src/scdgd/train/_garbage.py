@@ -1,4 +1,4 @@
-"""Models whose training is over, and that nobody holds any more."""
+"""Memory of models that are no longer referenced after training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COPIES = 4
 
 
 class Garbage:
-    """Frees models, and data, that are held by nothing but Lightning's trainer, whose parts refer to each other.
+    """Frees models and data to which only Lightning's trainer still refers, in reference cycles.
 
     Python looks for such circles by the number of its objects. A model is few of them, whatever the size of its tensors
     and counts, so that a loop of trainings would keep one after the other for long.

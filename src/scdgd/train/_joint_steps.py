@@ -23,7 +23,7 @@ class JointStepsMixin:
     processes = Processes()
 
     def setup(self, stage: str) -> None:
-        """Know the processes of the trainer."""
+        """Take up the processes of the trainer."""
         self.processes = Processes.of(self.trainer)
 
     def on_fit_start(self) -> None:

@@ -170,7 +170,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         return [fused(decoder), fused(prior)]
 
     def setup(self, stage: str) -> None:
-        """Know the processes of the trainer."""
+        """Take up the processes of the trainer."""
         self.processes = Processes.of(self.trainer)
 
     def on_fit_start(self) -> None:
@@ -379,7 +379,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
             self._step_rows(batch, gradient)
 
     def _completed(self, batch: dict, inference_outputs: dict, output: LossOutput) -> LossOutput:
-        """The loss with what a plan adds to that of the module: nothing."""
+        """The loss with further terms of the plan; the base class adds none."""
         return output
 
     def posteriors(self) -> tuple[torch.Tensor, torch.Tensor | float]:
@@ -450,7 +450,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
 
 @contextmanager
 def _constant(module: torch.nn.Module) -> Iterator[None]:
-    """Parameters are constants of what is computed meanwhile: no derivatives that nobody steps along."""
+    """Treat parameters as constants inside the block, so that no unused gradients are computed."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
