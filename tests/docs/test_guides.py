@@ -23,8 +23,10 @@ from tests.conftest import simulate
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = [DOCS / "index.md", *sorted((DOCS / "user_guide").glob("*.md"))]
 BLOCKS = {page.stem: re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL) for page in PAGES}
-#: Numbers of draws and cells, which are smaller in the test.
-LARGE_NUMBER = re.compile(r"\b(n_mc_samples=|n_samples=|sample_cells\(model, |predictive_sample\()[\d_]+")
+#: Numbers of draws, cells and genes, which are smaller in the test.
+LARGE_NUMBER = re.compile(
+    r"\b(n_mc_samples=|n_samples=|min_genes=|n_top_genes=|sample_cells\(model, |predictive_sample\()[\d_]+"
+)
 #: Plans and pilot studies take minutes; `tests/design` has their calls.
 ELSEWHERE = {"design"}
 #: Expressions in the last column of tables of symbols that begin with `model.`
@@ -63,6 +65,7 @@ def namespace(monkeypatch, tmp_path) -> dict:
     monkeypatch.setattr(sc.pp, "neighbors", functools.partial(sc.pp.neighbors, method="gauss"))
     monkeypatch.setattr(sc.tl, "umap", lambda adata: adata.obsm.update(X_umap=next(iter(adata.obsm.values()))[:, :2]))
     monkeypatch.setattr(plt, "show", lambda: None)
+    make_adata().write_h5ad("my_cells.h5ad")
     query = make_adata(seed=1)
     query.obs_names = "query_" + query.obs_names
     return {
@@ -97,6 +100,7 @@ _SLOW = (
     "evaluation",
     "synthetic_cells",
     "uncertainty",
+    "workflow",
 )
 
 
@@ -111,8 +115,16 @@ _SLOW = (
 def test_blocks_of_a_page_run(page, namespace):
     """One after the other, as a reader would; then the symbols of the page are attributes of its model."""
     with patch.dict(scdgd.likelihood.LIKELIHOODS):  # a page registers one
+        if any("seurat_v3" in block for block in BLOCKS[page]):
+            pytest.importorskip("skmisc")
         for block in BLOCKS[page]:
             exec(compile(LARGE_NUMBER.sub(r"\g<1>20", block), f"{page}.md", "exec"), namespace)
     for expression in SYMBOLS.get(page, []):
         assert eval(expression, namespace) is not None
     plt.close("all")
+
+
+@pytest.mark.parametrize("page", [*DOCS.glob("*.md"), *DOCS.glob("[a-z]*/*.md")], ids=lambda page: page.stem)
+def test_no_line_of_a_paragraph_or_formula_becomes_a_quotation(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    assert [line for line in text.splitlines() if line.lstrip().startswith(">")] == []
