@@ -114,9 +114,9 @@ def page() -> str:
     lines = [
         "# Options",
         "",
-        "What arguments may be. The tables are printed from the rules by which models check them before anything changes; a",
-        "message says what was passed, what is accepted, and of a name that is not known the nearest one. Numbers may be of",
-        "any numeric type, NumPy's too: `3.0` is the integer 3, `True` is no number. `None` stands for the default.",
+        "Which values arguments accept. The tables are printed from the rules by which models check arguments before anything",
+        "changes. Error messages say what was passed and what is accepted; for an unknown name they give the nearest known one.",
+        "Numbers may be of any numeric type, NumPy's too: `3.0` is the integer 3, `True` is no number. `None` stands for the default.",
         "",
         "## `setup_anndata` and `setup_mudata`",
         "",
@@ -139,7 +139,7 @@ def page() -> str:
     lines += [
         "#### Of scvi-tools' plan",
         "",
-        "As far as they have an effect; the others are refused.",
+        "Those that have an effect; others raise an error.",
         "",
         *table(of_all),
     ]
