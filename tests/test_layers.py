@@ -20,7 +20,18 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "scdgd"
 #: In the order in which the data go. Packages of a row may import each other.
 LAYERS = (
-    {"_constants", "_lazy", "_compat", "_devices", "_precision", "_options", "_files", "_model_file", "presets"},
+    {
+        "_constants",
+        "_lazy",
+        "_compat",
+        "_devices",
+        "_precision",
+        "_options",
+        "_absent_options",
+        "_files",
+        "_model_file",
+        "presets",
+    },
     {"data", "datasets"},
     {"likelihood"},
     {"prior"},

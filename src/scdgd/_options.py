@@ -108,10 +108,10 @@ class Number(Rule):
 
 
 class Choice(Rule):
-    """One of a few values."""
+    """One of a few values; others that there could be may have a reason why they are not, to follow the argument and its value."""
 
-    def __init__(self, *values: Any) -> None:
-        self.values = values
+    def __init__(self, *values: Any, refused: Mapping[str, str] | None = None) -> None:
+        self.values, self.refused = values, dict(refused or {})
 
     @property
     def words(self) -> str:
@@ -124,6 +124,9 @@ class Choice(Rule):
             same_kind = isinstance(value, str) == isinstance(choice, str) and not _is_flag(value)
             if value is choice or (same_kind and np.ndim(value) == 0 and bool(value == choice)):
                 return choice
+        if isinstance(value, str) and value in self.refused:
+            msg = f"`{name}={str(value)!r}` {self.refused[value]}"
+            raise ValueError(msg)
         return self.refuse(name, value)
 
 

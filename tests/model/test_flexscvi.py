@@ -371,7 +371,7 @@ def test_a_process_that_knows_nothing_loads_a_model(tmp_path):
 def test_published_systems_take_other_parts():
     assert type(make(cls=SCIAF, prior="vmm", n_components=3).module.prior).__name__ == "VampPriorMixture"
     assert make(cls=SCVAMP, posterior="iaf").module.flow is not None
-    with pytest.raises(TypeError, match="prior"):
+    with pytest.raises(ValueError, match="`prior='gaussian_mixture'` is not what makes a model SCVAMP"):
         make(cls=SCVAMP, prior="gaussian_mixture")
 
 

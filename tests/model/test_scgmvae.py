@@ -282,9 +282,9 @@ def test_refusals():
         make(adata, n_components=0)
     with pytest.raises(ValueError, match="81 components need at least as many cells"):
         make(adata, n_components=81)
-    with pytest.raises(TypeError, match="`prior` is fixed"):
+    with pytest.raises(ValueError, match="`prior='vamp'` is not that of SCGMVAE"):
         make(adata, prior="vamp")
-    with pytest.raises(ValueError, match="SCVAE has one component"):
+    with pytest.raises(ValueError, match="is not the one component of SCVAE"):
         make(adata, cls=SCVAE, n_components=3)
     with pytest.raises(ValueError, match="one component"):
         train(make(adata, cls=SCVAE), 1).get_cluster_assignments()

@@ -352,7 +352,7 @@ def test_what_is_wrong_is_named(model_class, wrong):
 def test_other_models_refuse_supervision(model_class):
     adata = some_labels(40)
     model_class.setup_anndata(adata, labels_key="label", unlabeled_category="Unknown")
-    with pytest.raises(TypeError, match="supervision"):
+    with pytest.raises((TypeError, ValueError), match="supervision"):
         model_class(adata, supervision="components")
 
 

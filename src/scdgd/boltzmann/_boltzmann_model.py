@@ -21,7 +21,7 @@ from ._sampler import BoltzmannSampler
 from ._state_sums import all_states
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from scdgd.inference import Library
 
@@ -43,9 +43,11 @@ class BoltzmannModel(LatentModel):
         mc_samples: int = 5_000,
         batch_size: int | None = None,
         return_dist: bool = False,
+        dataloader: Iterable[dict] | None = None,
         *,
         coordinates: Coordinates = "latent",
         layer: int | None = None,
+        **data_loader_kwargs: Any,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         r"""Mean-field probabilities :math:`q^l` of the units of a hidden layer.
 
@@ -61,6 +63,8 @@ class BoltzmannModel(LatentModel):
             Cells per minibatch.
         return_dist
             Whether to return means and variances.
+        dataloader, **data_loader_kwargs
+            As in scvi-tools.
         coordinates
             ``"latent"``: nothing decodes hidden units into counts, so there are no others.
         layer
@@ -83,7 +87,8 @@ class BoltzmannModel(LatentModel):
         if layer not in range(1, self.module.n_layers + 1):
             msg = f"`layer` must be one of 1 ... {self.module.n_layers}, got {layer!r}."
             raise ValueError(msg)
-        q = torch.cat([q[layer - 1] for _, _, q in self.posterior.mean_field(adata, indices, batch_size)])
+        cells = self._minibatches(adata, indices, batch_size, dataloader, data_loader_kwargs)
+        q = torch.cat([q[layer - 1] for _, _, q in self.posterior.mean_field(cells)])
         if return_dist:
             return q.cpu().numpy(), (q * (1 - q)).cpu().numpy()
         return (q if give_mean else torch.bernoulli(q)).cpu().numpy()
@@ -135,7 +140,9 @@ class BoltzmannModel(LatentModel):
         adata: AnnData | None = None,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
+        dataloader: Iterable[dict] | None = None,
         return_mean: bool = True,
+        data_loader_kwargs: dict | None = None,
     ) -> dict[str, float | torch.Tensor]:
         r"""Negative log-likelihood of counts at the mean-field activations, :math:`-\log p(v \mid h^1 = q^1)`.
 
@@ -145,6 +152,8 @@ class BoltzmannModel(LatentModel):
             As for :meth:`get_latent_representation`.
         return_mean
             Whether to return the mean over cells; else values of all cells, shape ``(n,)``.
+        dataloader, data_loader_kwargs
+            As in scvi-tools.
 
         Returns
         -------
@@ -155,7 +164,8 @@ class BoltzmannModel(LatentModel):
         RuntimeError
             If the model is not trained.
         """
-        module, cells = self.module, self.posterior.mean_field(adata, indices, batch_size)
+        cells = self._minibatches(adata, indices, batch_size, dataloader, data_loader_kwargs)
+        module, cells = self.module, self.posterior.mean_field(cells)
         log_prob, shift = module.visible.log_prob, module.shift
         errors = torch.cat([-log_prob(v, shift(q[0]), given.batch, given.size).cpu() for v, given, q in cells])
         return {"reconstruction_loss": float(errors.mean()) if return_mean else errors}
@@ -194,6 +204,8 @@ class BoltzmannModel(LatentModel):
         n_mc_samples: int = 100,
         batch_size: int | None = None,
         return_mean: bool = True,
+        dataloader: Iterable[dict] | None = None,
+        data_loader_kwargs: dict | None = None,
         *,
         n_steps: int = 500,
         seed: int | None = None,
@@ -214,6 +226,8 @@ class BoltzmannModel(LatentModel):
             Number of chains and of intermediate distributions of annealed importance sampling.
         return_mean
             Whether to return the mean over cells.
+        dataloader, data_loader_kwargs
+            As in scvi-tools.
         seed
             Seed of annealed importance sampling; ``None`` continues torch's generator.
 
@@ -229,9 +243,8 @@ class BoltzmannModel(LatentModel):
             If a number of samples or steps is not positive.
         """
         is_exact = self.module.n_even <= _MAX_EVEN
-        return self.posterior.log_likelihood(
-            adata, indices, batch_size, return_mean, n_mc_samples, n_steps, seed, is_exact=is_exact
-        )
+        cells = self._minibatches(adata, indices, batch_size, dataloader, data_loader_kwargs)
+        return self.posterior.log_likelihood(cells, return_mean, n_mc_samples, n_steps, seed, is_exact=is_exact)
 
     @checked(n_steps=Integer(1))
     @torch.inference_mode()
@@ -240,7 +253,9 @@ class BoltzmannModel(LatentModel):
         adata: AnnData | None = None,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
+        dataloader: Iterable[dict] | None = None,
         return_mean: bool = True,
+        data_loader_kwargs: dict | None = None,
         *,
         n_mc_samples: int = 100,
         n_steps: int = 500,
@@ -253,7 +268,7 @@ class BoltzmannModel(LatentModel):
 
         Parameters
         ----------
-        adata, indices, batch_size, return_mean, n_mc_samples, n_steps, seed
+        adata, indices, batch_size, dataloader, return_mean, data_loader_kwargs, n_mc_samples, n_steps, seed
             As for :meth:`get_marginal_ll`.
 
         Returns
@@ -267,9 +282,8 @@ class BoltzmannModel(LatentModel):
         ValueError
             If a number of samples or steps is not positive.
         """
-        return self.posterior.log_likelihood(
-            adata, indices, batch_size, return_mean, n_mc_samples, n_steps, seed, is_exact=False
-        )
+        cells = self._minibatches(adata, indices, batch_size, dataloader, data_loader_kwargs)
+        return self.posterior.log_likelihood(cells, return_mean, n_mc_samples, n_steps, seed, is_exact=False)
 
     def _sampler(self, batch_size: int | None = None) -> BoltzmannSampler:
         """Sampler of synthetic cells, with the attached data if there are any."""

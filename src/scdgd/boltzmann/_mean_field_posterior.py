@@ -15,9 +15,7 @@ from ._conditions import Conditions
 from ._state_sums import MAX_ENUMERATED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from anndata import AnnData
+    from collections.abc import Iterable, Iterator
 
     from scdgd.data import SparseCounts
     from scdgd.model._cell_posterior import Decoding
@@ -27,13 +25,10 @@ class MeanFieldPosterior(CellPosterior):
     """Hidden units of a cell are taken to be independent; there is no prior of them in closed form."""
 
     def mean_field(
-        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None
+        self, minibatches: Iterable[dict[str, torch.Tensor]]
     ) -> Iterator[tuple[SparseCounts, Conditions, list[torch.Tensor]]]:
         """Counts, conditions and probabilities, minibatch by minibatch."""
-        self.model._check_if_trained(warn=False)
-        adata = self.model._validate_anndata(adata)
-        for tensors in self.model._make_data_loader(adata=adata, indices=indices, batch_size=batch_size):
-            yield self.at_mean_field(tensors)
+        return map(self.at_mean_field, minibatches)
 
     def at_mean_field(self, tensors: dict[str, torch.Tensor]) -> tuple[SparseCounts, Conditions, list[torch.Tensor]]:
         """Counts, conditions and probabilities of the cells of a minibatch."""
@@ -61,9 +56,7 @@ class MeanFieldPosterior(CellPosterior):
 
     def log_likelihood(
         self,
-        adata: AnnData | None,
-        indices: Sequence[int] | None,
-        batch_size: int | None,
+        minibatches: Iterable[dict[str, torch.Tensor]],
         return_mean: bool,
         n_chains: int,
         n_steps: int,
@@ -73,7 +66,7 @@ class MeanFieldPosterior(CellPosterior):
     ) -> float | torch.Tensor:
         """Sum over hidden states, exact or bounded, less log Z."""
         module, values, conditions, sums = self.module, [], [], 0.0
-        for v, given, q in self.mean_field(adata, indices, batch_size):
+        for v, given, q in self.mean_field(minibatches):
             values.append(module.log_unnormalised(v, given) if is_exact else module.lower_bound(v, q, given))
             conditions.append(given)
             sums = sums + torch.cat(q, 1).sum(0)
@@ -86,9 +79,9 @@ class MeanFieldPosterior(CellPosterior):
         log_likelihood = (torch.cat(values) - log_z).cpu()
         return float(log_likelihood.mean()) if return_mean else log_likelihood
 
-    def sizes(self, adata: AnnData, indices: Sequence[int] | None, batch_size: int | None) -> torch.Tensor:
+    def sizes(self, minibatches: Iterable[dict[str, torch.Tensor]]) -> torch.Tensor:
         """Total counts over their mean in training, the registered sizes, or ones, shape ``(n, 1)``."""
-        return torch.cat([given.size.cpu() for _, given, _ in self.mean_field(adata, indices, batch_size)]).unsqueeze(1)
+        return torch.cat([given.size.cpu() for _, given, _ in self.mean_field(minibatches)]).unsqueeze(1)
 
     def coordinates(self, genes: np.ndarray | None = None) -> InformationCoordinates:
         """Probabilities of hidden units are compared as they are, whatever the genes."""

@@ -10,6 +10,7 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass, RNASeqMixin
 from scvi.utils import setup_anndata_dsp
 
+from scdgd._absent_options import without
 from scdgd._compat import get_state_registry, is_registered, make_actual
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Flag, Integer, Number, checked_by
@@ -24,6 +25,7 @@ from scdgd.data import (
     SparseCountsSplitter,
 )
 from scdgd.model._arguments import BUILDING_ENCODERS, SETUP
+from scdgd.model._host_options import OF_DECODERS
 from scdgd.model._training_options import TRAINING
 from scdgd.train import InterruptibleTrainRunner
 
@@ -87,6 +89,7 @@ class SCDBM(BoltzmannModel, RNASeqMixin, BaseModelClass):
     _latent_key = "X_scdbm"
     _takes_gene_panels = False
 
+    @without(**OF_DECODERS)
     @checked_by(BUILDING_ENCODERS | {"theta": Number(above=0), "n_particles": Integer(1), "use_library_size": Flag()})
     def __init__(
         self,

@@ -42,6 +42,7 @@ from scdgd.train import OF_TRAINING_PLAN
 
 from ._devices import ACCELERATOR, ONE_DEVICE
 from ._found_minibatches import FoundMinibatches
+from ._host_options import DISPERSIONS_OF_ENCODERS
 from ._training_options import LOADING, OF_LOADING, OF_TRAINER
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ BUILDING: dict[str, Rule] = {
     "decoder": Optional(_Network()),
     "gene_likelihood": _Family(),
     "likelihoods": Optional(Instance(dict, "a dictionary from modalities to likelihoods")),
-    "dispersion": Choice("gene", "gene-batch", "gene-cell"),
+    "dispersion": Choice("gene", "gene-batch", refused=DISPERSIONS_OF_ENCODERS),
     "size_factor": Choice(None, "observed", "max", "mean", "registered", "none"),
     "output_activation": Choice(None, "softmax", "sigmoid", "softplus", "identity"),
     "dispersion_floor": Choice(0, 1),

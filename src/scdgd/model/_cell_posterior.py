@@ -16,7 +16,7 @@ from ._information import coordinates_of
 from ._query_genes import minibatches_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from anndata import AnnData
     from scvi.model.base import BaseModelClass
@@ -144,10 +144,9 @@ class CellPosterior:
         """Counts drawn anew for the cells of a minibatch, shape ``(b, g)``, or ``(b, g, s)`` for several draws."""
         return self.module.sample(tensors, n_samples=n_samples, generative_kwargs={"transform_batch": batch})
 
-    def sizes(self, adata: AnnData, indices: Sequence[int] | None, batch_size: int | None) -> torch.Tensor:
+    def sizes(self, minibatches: Iterable[dict[str, torch.Tensor]]) -> torch.Tensor:
         """Size factor of each cell, shape ``(n, 1)``."""
-        loader = self.model._make_data_loader(adata, indices=indices, batch_size=batch_size)
-        return torch.cat([self.module.log_size(tensors).exp() for tensors in loader])
+        return torch.cat([self.module.log_size(tensors).exp() for tensors in minibatches])
 
     def known_cells(self) -> np.ndarray:
         """Positions of the cells of training, held out or not, among those attached to the model, shape ``(m,)``: all of them."""

@@ -273,18 +273,28 @@ class EncoderModel(LatentModel):
         return self.module.log_likelihood(px_of_cell, tensors).unsqueeze(-1)
 
     def get_marginal_ll(
-        self, *args: Any, return_mean: bool = True, n_mc_samples: int = 1_000, **kwargs: Any
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_mc_samples: int = 1_000,
+        batch_size: int | None = None,
+        return_mean: bool = True,
+        dataloader: Iterable[dict] | None = None,
+        data_loader_kwargs: dict | None = None,
+        n_mc_samples_per_pass: int = 1,
     ) -> float | torch.Tensor:
         """As in scvi-tools; the mean is over cells, not over minibatches of which the last one is smaller.
 
         Parameters
         ----------
-        *args, **kwargs
-            As in scvi-tools.
+        adata, indices, batch_size
+            As for :meth:`get_normalized_expression`.
+        n_mc_samples, n_mc_samples_per_pass
+            Samples of each cell, and how many are decoded together.
         return_mean
             Whether to return the mean over cells.
-        n_mc_samples
-            Samples of each cell.
+        dataloader, data_loader_kwargs
+            As in scvi-tools.
 
         Returns
         -------
@@ -296,7 +306,8 @@ class EncoderModel(LatentModel):
             If the model is not trained.
         """
         self._check_if_trained(warn=False)
-        log_evidence = super().get_marginal_ll(*args, return_mean=False, n_mc_samples=n_mc_samples, **kwargs)
+        given = (adata, indices, n_mc_samples, batch_size, False, dataloader, data_loader_kwargs)
+        log_evidence = super().get_marginal_ll(*given, n_mc_samples_per_pass=n_mc_samples_per_pass)
         return np.float64(log_evidence.mean()) if return_mean else log_evidence
 
 

@@ -15,6 +15,7 @@ from scvi import REGISTRY_KEYS
 from scvi.model import SCVI
 from scvi.module import VAE
 
+from scdgd._absent_options import without
 from scdgd._compat import ADATA_MINIFY_TYPE, freeze_for_query, get_state_registry, n_cells_of, registry_of
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Instance, Optional, checked, checked_by, shown, unknown_name
@@ -32,6 +33,7 @@ from ._arguments import BUILDING_ENCODERS, FREEZING, SURGERY
 from ._devices import device_of
 from ._encoder_model import EncoderModel
 from ._encoder_run import EncoderRun
+from ._host_options import OF_ROWS, OF_SURGERY
 from ._stock_exchange import from_stock, to_stock
 from ._training_options import TRAINING
 from ._values import check_values, holds_counts, network_title
@@ -56,8 +58,6 @@ _N_CELLS_FOR_WARNING, _N_CELLS_PER_COMPONENT = 500, 10
 _MAX_NAMED = 5
 #: Components, if their number is not given: at most so many, and one for so many cells.
 _MOST_COMPONENTS, _CELLS_FOR_ONE = 100, 5
-#: Arguments of models without an encoder.
-_OF_ROWS = ("supervision", "components_per_class")
 #: Arguments of modules that the model gives itself.
 _NOT_OF_USERS = {
     "self",
@@ -152,6 +152,7 @@ class FlexSCVI(EncoderModel, SCVI):
     surgery_: dict | None = None
     n_pretrained_epochs_ = 0
 
+    @without(**OF_ROWS)
     @checked_by(BUILDING_ENCODERS)
     def __init__(
         self,
@@ -174,11 +175,10 @@ class FlexSCVI(EncoderModel, SCVI):
         decoder: DecoderName | nn.Module | type[nn.Module] = "nonlinear",
         **kwargs: Any,
     ) -> None:
-        kwargs = self._check_module_options(kwargs)
         n_components = self._usual_components(n_components, adata, registry)
         k = _checked_components(prior, n_components, math.inf if registry is not None or adata is None else adata.n_obs)
         registry_ = registry_of(type(self), adata) if registry is None and adata is not None else registry
-        kwargs = kwargs if registry_ is None else _of_values(registry_, gene_likelihood, kwargs)
+        kwargs = _of_values(registry_, gene_likelihood, self._check_module_options(kwargs))
         comes_with_sizes = adata is None and not use_observed_lib_size  # scvi-tools reads them off the data
         of_stock = {
             "n_hidden": n_hidden,
@@ -239,14 +239,6 @@ class FlexSCVI(EncoderModel, SCVI):
         return int(np.clip(n_cells // _CELLS_FOR_ONE, 1, _MOST_COMPONENTS))
 
     @classmethod
-    def _refuse_fixed(cls, options: dict, names: Sequence[str]) -> None:
-        """Raise TypeError for options that are what makes this class."""
-        for name in names:
-            if name in options:
-                msg = f"`{name}` is fixed in {cls.__name__}; choose it in `scdgd.model.FlexSCVI`."
-                raise TypeError(msg)
-
-    @classmethod
     def _further_arguments(cls) -> frozenset[str]:
         """Names of arguments of the modules behind the model."""
         takes = [
@@ -260,12 +252,6 @@ class FlexSCVI(EncoderModel, SCVI):
         further = cls._further_arguments()
         of_init = inspect.signature(cls.__init__).parameters
         for name in options:
-            if name in _OF_ROWS:
-                msg = (
-                    f"`{name}` needs representations that are free to follow the labels of their cells, and those of {cls.__name__} come "
-                    "from an encoder. Use `scdgd.model.SCDGD`, or `scvi.model.SCANVI`. Leave it out."
-                )
-                raise TypeError(msg)
             if name not in further:
                 raise TypeError(unknown_name(name, {*further, *of_init}, f"an argument of {cls.__name__}"))
         return {
@@ -494,6 +480,7 @@ class FlexSCVI(EncoderModel, SCVI):
         return SCVI.prepare_query_anndata(adata, reference_model, *args, **kwargs)
 
     @classmethod
+    @without(datamodule=OF_SURGERY["datamodule"])
     @checked(**SURGERY)
     def load_query_data(
         cls,
@@ -595,8 +582,10 @@ def _checked_components(prior: PriorName | type[Prior] | Prior, n_components: in
     return k
 
 
-def _of_values(registry: dict, gene_likelihood: GeneLikelihood, options: dict) -> dict:
-    """Options for the values of a registry; ValueError unless the likelihood is one of them."""
+def _of_values(registry: dict | None, gene_likelihood: GeneLikelihood, options: dict) -> dict:
+    """Options for the values of a registry, if there is one; ValueError unless the likelihood is one of them."""
+    if registry is None:
+        return options
     check_values(registry, gene_likelihood)
     return options if holds_counts(registry) else _without_sizes(options)
 

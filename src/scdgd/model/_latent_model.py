@@ -280,6 +280,21 @@ class LatentModel(DataModel):
             raise ValueError(msg)
         return None, None
 
+    def _minibatches(
+        self,
+        adata: AnnData | None,
+        indices: Sequence[int] | None,
+        batch_size: int | None,
+        dataloader: Iterable[dict] | None,
+        loading: dict | None = None,
+    ) -> Iterable[dict]:
+        """Minibatches of cells of a trained model, by a loader of these options; those of a `dataloader` if it is given."""
+        self._check_if_trained(warn=False)
+        adata, positions = self._cells_to_read(adata, indices, dataloader)
+        if dataloader is not None:
+            return dataloader
+        return self._make_data_loader(adata, positions, batch_size=batch_size, **(loading or {}))
+
     def get_information(self) -> InformationCoordinates:
         """Coordinates in which distances between representations are information of the counts.
 
@@ -383,13 +398,10 @@ class LatentModel(DataModel):
         ValueError
             If `n_samples` is not positive.
         """
-        self._check_if_trained(warn=False)
-        adata, positions = self._cells_to_read(adata, indices, dataloader)
-        if dataloader is None:
-            dataloader = self._make_data_loader(adata, positions, batch_size=batch_size, **kwargs)
+        cells = self._minibatches(adata, indices, batch_size, dataloader, kwargs)
         parts: dict[str, list[torch.Tensor]] = {}
         with torch.inference_mode():
-            for tensors in dataloader:
+            for tensors in cells:
                 for name, value in self.posterior.parameters_of_counts(tensors, n_samples).items():
                     parts.setdefault(name, []).append(value.cpu())
         parameters = {name: torch.cat(part, dim=-2) for name, part in parts.items()}
@@ -438,14 +450,11 @@ class LatentModel(DataModel):
         """
         import sparse as pydata_sparse
 
-        self._check_if_trained(warn=False)
-        adata, positions = self._cells_to_read(adata, indices, dataloader)
+        cells = self._minibatches(adata, indices, batch_size, dataloader, kwargs)
         codes = self._codes_of(transform_batch, "transform_batch")
         genes = slice(None) if gene_list is None else self._positions_of_genes(gene_list)
-        if dataloader is None:
-            dataloader = self._make_data_loader(adata, positions, batch_size=batch_size, **kwargs)
         parts = []
-        for tensors in dataloader:
+        for tensors in cells:
             draws = [
                 self.posterior.replicates(tensors, n_samples, code)[:, genes] for code in track(codes, disable=silent)
             ]
@@ -712,6 +721,8 @@ class LatentModel(DataModel):
         indices: Sequence[int] | None = None,
         give_mean: bool = True,
         batch_size: int | None = None,
+        dataloader: Iterable[dict] | None = None,
+        **data_loader_kwargs: Any,
     ) -> np.ndarray:
         """Size factor of each cell: observed, so `give_mean` makes no difference; one where sizes are not modelled.
 
@@ -721,6 +732,8 @@ class LatentModel(DataModel):
             As for :meth:`get_normalized_expression`.
         give_mean
             Of scvi-tools' signature, without effect.
+        dataloader, **data_loader_kwargs
+            As in scvi-tools.
 
         Returns
         -------
@@ -731,9 +744,8 @@ class LatentModel(DataModel):
         RuntimeError
             If the model is not trained.
         """
-        self._check_if_trained(warn=False)
-        adata = self._validate_anndata(adata)
-        return self.posterior.sizes(adata, indices, batch_size).numpy()
+        cells = self._minibatches(adata, indices, batch_size, dataloader, data_loader_kwargs)
+        return self.posterior.sizes(cells).cpu().numpy()
 
     @torch.inference_mode()
     def get_aggregated_posterior(

@@ -12,6 +12,7 @@ from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.utils import setup_anndata_dsp
 
+from scdgd._absent_options import without
 from scdgd._compat import MODULE_KEYS, get_adata_minify_type, get_state_registry
 from scdgd._constants import MEASURED_KEY
 from scdgd._options import Choice, Either, Flag, Integer, Names, Optional, Options, checked, checked_by
@@ -31,6 +32,7 @@ from scdgd.module._dgd import GENES
 
 from ._arguments import BUILDING, SETUP
 from ._cells import positions_of
+from ._host_options import OF_ENCODERS, OF_ONE_MODALITY
 from ._scdgd import SCDGD
 
 if TYPE_CHECKING:
@@ -106,6 +108,7 @@ class MULTIDGD(SCDGD):
 
     _latent_key = "X_multidgd"
 
+    @without(**OF_ENCODERS, **OF_ONE_MODALITY)
     @checked_by(BUILDING)
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -102,12 +102,12 @@ class PosteriorOfRows(CellPosterior):
         return z
 
     def minibatches(
-        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, what: str
+        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, what: str, **loading: Any
     ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-        """Minibatches, with the rows of the table of their cells."""
+        """Minibatches, with the rows of the table of their cells; `loading` are further arguments of the loader."""
         self.model._check_if_trained(warn=False)
         adata = self.model._validate_anndata(adata)
-        loader = self.model._make_data_loader(adata, indices=indices, batch_size=batch_size)
+        loader = self.model._make_data_loader(adata, indices=indices, batch_size=batch_size, **loading)
         n_cells = len(loader.indices)
         for tensors in track(loader, description=f"{what} of {n_cells} cells", disable=n_cells < _SHOW_CELLS):
             tensors = {key: value.to(self.module.device) for key, value in tensors.items()}

@@ -37,6 +37,7 @@ from ._encoder_distillation import EncoderDistillation
 from ._latent_model import Coordinates, LatentModel
 from ._posterior_of_rows import PosteriorMoments, PosteriorOfRows, moments_of, say_rough
 from ._supervision import UNASSIGNED
+from ._training_options import check_reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -353,6 +354,7 @@ class RowModel(LatentModel):
         *,
         coordinates: Coordinates = "latent",
         full_covariance: bool = False,
+        **data_loader_kwargs: Any,
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Representations of cells, for ``adata.obsm["X_scdgd"]`` (``"X_scvad"`` of :class:`SCVAD`).
 
@@ -382,6 +384,8 @@ class RowModel(LatentModel):
             between cells are information of their counts; variances and covariances are then those of these coordinates.
         full_covariance
             With `return_dist`, return covariances in place of variances.
+        **data_loader_kwargs
+            Of scvi-tools' signature, without effect: representations of cells that are known are not read.
 
         Returns
         -------
@@ -396,6 +400,7 @@ class RowModel(LatentModel):
         """
         self._check_if_trained(warn=False)
         self._refuse_dataloader(dataloader)
+        check_reading(data_loader_kwargs)
         if return_dist and coordinates == "information":
             map_to = self.get_information()
             mean, covariance = self._moments(adata, indices, batch_size, full_covariance=True)
@@ -570,8 +575,9 @@ class RowModel(LatentModel):
         return_mean: bool = True,
         dataloader: None = None,
         *,
+        data_loader_kwargs: dict | None = None,
+        n_mc_samples_per_pass: int | None = None,
         adaptive_rounds: int = N_ROUNDS,
-        **kwargs: Any,
     ) -> torch.Tensor | float:
         r"""Log marginal likelihood :math:`\log p(x) = \log \int p(x \mid z)\, p(z \mid \phi)\, dz` of cells.
 
@@ -590,10 +596,12 @@ class RowModel(LatentModel):
             Whether to return the mean over cells.
         dataloader
             Not supported: cells are found by name.
+        data_loader_kwargs
+            Further arguments of the data loader.
+        n_mc_samples_per_pass
+            Of scvi-tools' signature, without effect.
         adaptive_rounds
             As for :meth:`get_posterior`.
-        **kwargs
-            Of scvi-tools' signature, without effect.
 
         Returns
         -------
@@ -609,8 +617,8 @@ class RowModel(LatentModel):
             If `n_mc_samples` is not positive, or `adaptive_rounds` is negative.
         """
         self._refuse_dataloader(dataloader)
-        log_evidence, pareto_k = [], []
-        for tensors, rows in self.posterior.minibatches(adata, indices, batch_size, "Evidence"):
+        log_evidence, pareto_k, loading = [], [], data_loader_kwargs or {}
+        for tensors, rows in self.posterior.minibatches(adata, indices, batch_size, "Evidence", **loading):
             samples = mended_samples(self.module, tensors, rows, n_mc_samples, adaptive_rounds)
             log_evidence.append(samples.read(ImportanceSamples.log_evidence))
             pareto_k.append(samples.read(ImportanceSamples.pareto_k))
@@ -630,6 +638,7 @@ class RowModel(LatentModel):
         n_mc_samples: int = 200,
         n_mc_samples_per_pass: int | None = None,
         batch_size: int | None = None,
+        **data_loader_kwargs: Any,
     ) -> np.ndarray:
         r"""Weights of representations by how well they explain the cells of a group, as in scVI but with our prior.
 
@@ -657,6 +666,8 @@ class RowModel(LatentModel):
             Of scvi-tools' signature, without effect.
         batch_size
             Cells taken together.
+        **data_loader_kwargs
+            Further arguments of the data loader.
 
         Returns
         -------
@@ -677,7 +688,8 @@ class RowModel(LatentModel):
         log_ratio, log_q = [], []
         anchors = anchor_cells(indices, max_cells)
         kept = self.posterior.kept(adata, anchors)
-        for tensors, rows in self.posterior.minibatches(adata, anchors, batch_size, "Importance weights"):
+        what = "Importance weights"
+        for tensors, rows in self.posterior.minibatches(adata, anchors, batch_size, what, **data_loader_kwargs):
             samples = self.posterior.weighted(kept, tensors, rows, n_mc_samples)
             log_ratio.append(log_prob_of_pairs(self.module, tensors, z) - samples.log_evidence())  # (m, a)
             log_q.append(torch.cat([samples.log_proposal_density(part.unsqueeze(1)) for part in z.split(256)]))

@@ -14,6 +14,7 @@ from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, VAEMixin
 
+from scdgd._absent_options import without
 from scdgd._compat import get_state_registry, is_registered
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Choice, Instance, Options, checked, checked_by, shown, unknown_name
@@ -30,6 +31,7 @@ from ._arguments import BUILDING, FREEZING, REFERENCE
 from ._cell_rows import CellRows
 from ._data_model import DataModel
 from ._devices import ACCELERATOR, ONE_DEVICE
+from ._host_options import OF_ENCODERS, OF_SURGERY
 from ._new_levels import NewLevels
 from ._representation_run import RepresentationRun
 from ._row_model import RowModel
@@ -62,7 +64,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
     mixture over the latent space, so clusters are part of the model. See :class:`~scdgd.module.DGDModule` for the
     objective. The defaults are ours (the user guide says how they were chosen); the published forms are
     ``SCDGD(adata, **scdgd.presets.SCHUSTER_2023["model"])`` with ``train(**scdgd.presets.SCHUSTER_2023["train"])``,
-    and ``SCHUSTER_2023_CODE``.
+    and ``SCHUSTER_2023_CODE``. Further options of :class:`scvi.model.SCVI` are taken where they say what is so anyway, such as
+    ``latent_distribution="normal"``; others are refused with the reason.
 
     Parameters
     ----------
@@ -160,6 +163,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
     _hyperprior_weight = _HYPERPRIOR_WEIGHT
     _former_arguments: ClassVar[dict[str, Any]] = {"batch_representation": "one-hot"}
 
+    @without(**OF_ENCODERS)
     @checked_by(BUILDING)
     def __init__(
         self,
@@ -188,11 +192,10 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
     ) -> None:
         super().__init__(adata, registry)
         config = NewCellsConfig(**NEW_CELLS("new_cells", new_cells or {}))
-        size_factor, output_activation = self._usual_sizes(gene_likelihood, size_factor, output_activation, dispersion)
+        size_factor, output_activation = self._usual_sizes(gene_likelihood, size_factor, output_activation)
         self.supervision = Supervision.of(self.registry_, supervision, components_per_class, prior)
         made = self._make_prior(prior, n_components, n_latent, prior_kwargs)
         n_cells, k = self.summary_stats.n_trained_cells, made.n_components
-        hyperprior_weight = self._check_hyperprior_weight(hyperprior_weight or {}, made)
         networks = {"n_hidden": n_hidden, "n_layers": n_layers, "activation": activation, "decoder": decoder}
         self.module = self._module_cls(
             self.summary_stats.n_vars,
@@ -207,7 +210,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
             dispersion_floor=dispersion_floor,
             size_factor=size_factor,
             posterior=self._posterior_of_scale(noise_scale),
-            hyperprior_weight={**self._hyperprior_weight, **hyperprior_weight},
+            hyperprior_weight=self._hyperprior_weights(hyperprior_weight or {}, made),
         )
         self.module.posterior_sampler = posterior_draws
         self.cells, self.levels = CellRows(self.module, config), NewLevels(self.module, self.registry_)
@@ -243,26 +246,21 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         return {"n_batch": n_batch, "n_cats_per_cov": n_cats_per_cov, "batch_representation": representation}
 
     def _usual_sizes(
-        self, gene_likelihood: GeneLikelihood, size_factor: str | None, output_activation: str | None, dispersion: str
+        self, gene_likelihood: GeneLikelihood, size_factor: str | None, output_activation: str | None
     ) -> tuple[str, str]:
         """Size factor and output activation, the usual ones of the data if not given; ValueError if they are not possible."""
         has_size_factor = is_registered(self.registry_, REGISTRY_KEYS.SIZE_FACTOR_KEY)
         size_factor, output_activation = usual_size_and_link(
             family_of(gene_likelihood), size_factor, output_activation, has_registered=has_size_factor
         )
-        if dispersion == "gene-cell":
-            msg = (
-                "`dispersion='gene-cell'` makes dispersions depend on representations, which are found as if they did "
-                "not. Use 'gene' or 'gene-batch'."
-            )
-            raise ValueError(msg)
         check_values(self.registry_, gene_likelihood)
         if size_factor == "registered" and not has_size_factor:
             msg = "`size_factor='registered'` needs `setup_anndata(adata, size_factor_key=...)`."
             raise ValueError(msg)
         return size_factor, output_activation
 
-    def _check_hyperprior_weight(self, given: dict[str, str], prior: Prior) -> dict[str, str]:
+    def _hyperprior_weights(self, given: dict[str, str], prior: Prior) -> dict[str, str]:
+        """How often each hyper-prior is counted; ValueError for one that the prior does not have."""
         terms = list(prior.hyper_log_prob())
         weights = dict.fromkeys((*self._hyperprior_weight, *terms), Choice("once", "per_cell"))
         given = Options(weights, of="the prior")("hyperprior_weight", given)
@@ -272,7 +270,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
                 "`prior='softball'` has those of means and variances."
             )
             raise ValueError(msg)
-        return given
+        return {**self._hyperprior_weight, **given}
 
     def _warn_if_degenerate(self) -> None:
         prior = self.module.prior
@@ -440,6 +438,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         return padded_to(adata, genes, inplace=inplace)
 
     @classmethod
+    @without(**OF_SURGERY)
     @checked(
         adata=Instance((AnnData, MuData), "an AnnData (or MuData) with the genes of the reference"),
         reference_model=REFERENCE,

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 
+from scdgd._absent_options import Absent, without
 from scdgd._compat import get_state_registry
-from scdgd._options import Integer, checked_by
+from scdgd._options import checked_by
 from scdgd.likelihood import name_of
 from scdgd.metrics import n_used_components
 from scdgd.module import GMVAE
@@ -18,6 +19,7 @@ from scdgd.train import GMVAEPlan
 
 from ._arguments import BUILDING_ENCODERS
 from ._flexscvi import FlexSCVI
+from ._host_options import OF_MIXTURES
 from ._posterior_of_encoder import PosteriorOfEncoder
 
 if TYPE_CHECKING:
@@ -82,9 +84,8 @@ class SCGMVAE(FlexSCVI):
     Raises
     ------
     ValueError
-        If an option is unknown or out of range, or there are more components than cells.
-    TypeError
-        If a prior, a posterior or an option of them is named.
+        If an option is unknown or out of range, there are more components than cells, or a prior, a posterior or an option of them is
+        named.
 
     Examples
     --------
@@ -101,6 +102,7 @@ class SCGMVAE(FlexSCVI):
     _posterior_cls = PosteriorOfMixture
     _latent_key = "X_scgmvae"
 
+    @without(**OF_MIXTURES)
     @checked_by(BUILDING_ENCODERS)
     def __init__(
         self,
@@ -119,10 +121,6 @@ class SCGMVAE(FlexSCVI):
         max_components_per_cell: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self._refuse_fixed(
-            kwargs,
-            ("prior", "prior_kwargs", "posterior", "posterior_kwargs", "latent_distribution", "n_prior_samples"),
-        )
         from_labels = isinstance(component_weights, str) and component_weights == "labels"
         super().__init__(
             adata,
@@ -218,9 +216,7 @@ class SCVAE(SCGMVAE):
 
     _latent_key = "X_scvae"
 
+    @without(n_components=Absent("is not the one component of SCVAE. Use `scdgd.model.SCGMVAE`.", (1,)))
     def __init__(self, adata: AnnData | None = None, registry: dict | None = None, **kwargs: Any) -> None:
-        if Integer(1)("n_components", kwargs.pop("n_components", 1)) != 1:
-            msg = "SCVAE has one component; use `scdgd.model.SCGMVAE` for more."
-            raise ValueError(msg)
         super().__init__(adata, registry, n_components=1, **kwargs)
         self.init_params_ = self._get_init_params(locals())

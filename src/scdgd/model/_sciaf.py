@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scdgd._absent_options import without
+
 from ._flexscvi import FlexSCVI
+from ._host_options import fixed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,6 +38,7 @@ class SCIAF(FlexSCVI):
 
     _latent_key = "X_sciaf"
 
+    @without(posterior=fixed("iaf", "SCIAF"))
     def __init__(
         self,
         adata: AnnData | None = None,
@@ -43,6 +47,5 @@ class SCIAF(FlexSCVI):
         prior: PriorName | type[Prior] | Prior = "normal",
         **kwargs: Any,
     ) -> None:
-        self._refuse_fixed(kwargs, ("posterior",))
         super().__init__(adata, registry, prior=prior, posterior="iaf", **kwargs)
         self.init_params_ = self._get_init_params(locals())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from scdgd._absent_options import without
 from scdgd._options import checked_by
 from scdgd.posterior import Gaussian
 
 from ._arguments import BUILDING
+from ._host_options import OF_ENCODERS
 from ._scdgd import SCDGD
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class SCVAD(SCDGD):
     _latent_key = "X_scvad"
     _hyperprior_weight = {"log_var": "once", "weights": "once", "means": "once"}
 
+    @without(**OF_ENCODERS)
     @checked_by(BUILDING)
     def __init__(
         self,

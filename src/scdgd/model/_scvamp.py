@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scdgd._absent_options import without
+
 from ._flexscvi import FlexSCVI
+from ._host_options import fixed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,6 +37,7 @@ class SCVAMP(FlexSCVI):
 
     _latent_key = "X_scvamp"
 
+    @without(prior=fixed("vamp", "SCVAMP"))
     def __init__(
         self,
         adata: AnnData | None = None,
@@ -42,7 +46,6 @@ class SCVAMP(FlexSCVI):
         n_components: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self._refuse_fixed(kwargs, ("prior",))
         n_components = self._usual_components(n_components, adata, registry)
         super().__init__(adata, registry, prior="vamp", n_components=n_components, **kwargs)
         self.init_params_ = self._get_init_params(locals())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scdgd._absent_options import without
 from scdgd._options import checked
 
 from ._arguments import BUILDING_ENCODERS
 from ._flexscvi import FlexSCVI
+from ._host_options import fixed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,6 +39,7 @@ class SCVMM(FlexSCVI):
 
     _latent_key = "X_scvmm"
 
+    @without(prior=fixed("vmm", "SCVMM"))
     @checked(encode_covariates=BUILDING_ENCODERS["encode_covariates"])
     def __init__(
         self,
@@ -47,7 +50,6 @@ class SCVMM(FlexSCVI):
         encode_covariates: bool = True,
         **kwargs: Any,
     ) -> None:
-        self._refuse_fixed(kwargs, ("prior",))
         n_components = self._usual_components(n_components, adata, registry)
         super().__init__(
             adata, registry, prior="vmm", n_components=n_components, encode_covariates=encode_covariates, **kwargs

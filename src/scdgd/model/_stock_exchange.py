@@ -50,8 +50,6 @@ def from_stock(cls: type[SCVI], stock: SCVI, adata: AnnData | None, options: dic
     made_with = stock.init_params_
     given = made_with["non_kwargs"] | made_with["kwargs"].get("kwargs", {})
     given["encode_covariates"] = stock.module.encode_covariates
-    if given["latent_distribution"] == "normal":  # as all of these classes have it, some as all they have
-        del given["latent_distribution"]
     repeated = sorted(given.keys() & options.keys())
     if repeated:
         msg = f"{repeated} are those of the stock model, whose networks are taken over. Leave them out."

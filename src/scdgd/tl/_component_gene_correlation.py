@@ -114,7 +114,9 @@ def component_gene_correlation(
         raise ValueError(msg)
     values, measured = _values(model, adata, chosen, columns)
     if normalized:
-        size_factors = model.posterior.sizes(adata, chosen, None).cpu().numpy().astype(np.float64).ravel()
+        size_factors = (
+            model.posterior.sizes(model._make_data_loader(adata, chosen)).cpu().numpy().astype(np.float64).ravel()
+        )
         values.data = values.data / size_factors[values.indices]
     correlation, p_value = _spearman(values, measured, probability[:, names])
     q_value = np.full_like(p_value, np.nan)

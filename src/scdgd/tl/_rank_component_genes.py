@@ -127,7 +127,7 @@ def rank_component_genes(
         others = {k: [j for j in range(len(names)) if int(names[j]) in siblings[int(names[k])]] for k in wanted}
     manager = model.get_anndata_manager(adata, required=True)
     strata = np.asarray(manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel().astype(int)
-    sizes = model.posterior.sizes(adata, None, None).cpu().numpy().ravel().astype(float)
+    sizes = model.posterior.sizes(model._make_data_loader(adata)).cpu().numpy().ravel().astype(float)
     sums = GroupSums.of(registered_cells(manager).blocks(), codes, strata, sizes / np.median(sizes))
     with undisturbed():
         mean, variance = _decoded(model, adata, codes)

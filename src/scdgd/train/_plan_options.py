@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scvi.train import TrainingPlan
 
+from scdgd._absent_options import Absent, check_absent
 from scdgd._options import Choice, Flag, Function, Instance, Integer, ListOf, Number, Optional, Options, Rule, Text
 
 if TYPE_CHECKING:
@@ -41,18 +42,15 @@ OF_TRAINING_PLAN: dict[str, Rule] = {
     "on_epoch": Optional(Flag()),
 }
 
+_OWN = "would be without effect: this plan has optimisers and schedules of its own. Leave it out."
 #: Of those, what the automatic steps of Lightning need, and plans that step by themselves have no use for.
-_OF_AUTOMATIC_STEPS = (
-    "optimizer",
-    "optimizer_creator",
-    "update_only_decoder",
-    "reduce_lr_on_plateau",
-    "lr_factor",
-    "lr_patience",
-    "lr_threshold",
-    "lr_scheduler_metric",
-    "lr_min",
-)
+_OF_AUTOMATIC_STEPS = {
+    "optimizer": Absent(_OWN, ("Adam",)),
+    "optimizer_creator": Absent(_OWN, (None,)),
+    "update_only_decoder": Absent(_OWN, (False,)),
+    "reduce_lr_on_plateau": Absent(_OWN, (False,)),
+    **dict.fromkeys(("lr_factor", "lr_patience", "lr_threshold", "lr_scheduler_metric", "lr_min"), Absent(_OWN)),
+}
 
 
 def check_further(plan: type, options: dict[str, Any], of_loss: Iterable[str] = (), *, is_manual: bool = False) -> dict:
@@ -80,10 +78,4 @@ def check_further(plan: type, options: dict[str, Any], of_loss: Iterable[str] = 
     if least > most:
         msg = f"`min_kl_weight` must be at most `max_kl_weight`, got {least} and {most}."
         raise ValueError(msg)
-    unused = [name for name in _OF_AUTOMATIC_STEPS if name in checked] if is_manual else []
-    if unused:
-        msg = (
-            f"{unused} would be without effect: {plan.__name__} has optimisers and schedules of its own. Leave it out."
-        )
-        raise ValueError(msg)
-    return checked
+    return check_absent(_OF_AUTOMATIC_STEPS, checked) if is_manual else checked
