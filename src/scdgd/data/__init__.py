@@ -1,7 +1,7 @@
 """What enters: registry fields, count validation, the splitter."""
 
 from ._backed_counts import BackedCounts, Runs
-from ._categories import BatchField, LabelsField, MuDataBatchField, MuDataLabelsField, categorise, code_of
+from ._categories import BatchField, LabelsField, MuDataBatchField, MuDataLabelsField, categorise, code_of, column_of
 from ._cell_source import (
     CellsInCompressedRows,
     CellsInFile,
@@ -95,6 +95,7 @@ __all__ = [
     "categorise",
     "cell_source",
     "code_of",
+    "column_of",
     "check_counts",
     "counts_of",
     "find_rows",

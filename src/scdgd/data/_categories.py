@@ -136,6 +136,14 @@ class MissingColumnError(ValueError, KeyError):
         return ValueError.__str__(self) if len(self.args) != 1 else str(self.args[0])
 
 
+def column_of(obs: pd.DataFrame, key: str | None, argument: str, where: str = "adata.obs") -> pd.Series:
+    """The column of a table of cells that an argument names; :class:`MissingColumnError` if there is none."""
+    if key not in obs:
+        msg = f"`{argument}` must be one of the columns of `{where}`, {list(obs.columns)}, got {key!r}."
+        raise MissingColumnError(msg)
+    return obs[key]
+
+
 def require_column(adata: AnnData, key: str, what: str) -> None:
     """Raise :class:`MissingColumnError` unless there is a column, and ValueError unless there is only one of that name."""
     if key not in adata.obs:

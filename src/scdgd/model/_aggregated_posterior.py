@@ -8,7 +8,7 @@ import torch
 from scvi import settings
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, StudentT
 
-from scdgd.data import categorise
+from scdgd.data import categorise, column_of
 
 _MAX_NAMED = 5
 
@@ -23,10 +23,7 @@ def aggregated(mean: torch.Tensor, var: torch.Tensor, dof: float | None) -> Mixt
 
 def samples_of(obs: pd.DataFrame, key: str | None) -> tuple[np.ndarray, list[str]]:
     """Sample of each cell, shape ``(n,)``, and names of the samples."""
-    if key not in obs:
-        msg = f"`sample_key` must be one of the columns of `adata.obs`, {list(obs.columns)}, got {key!r}."
-        raise ValueError(msg)
-    missing = obs[key].isna().to_numpy()
+    missing = column_of(obs, key, "sample_key").isna().to_numpy()
     if missing.any():
         first = ", ".join(map(str, obs.index[missing][:_MAX_NAMED]))
         msg = (

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scdgd._options import shown
+from scdgd.data import column_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,10 +118,7 @@ def comparisons(
     if groupby is None:
         msg = "Name what is compared: a column of groups, `groupby='cell_type'`, or cells, `idx1=...`."
         raise ValueError(msg)
-    if groupby not in obs:
-        msg = f"`groupby` must be one of the columns of `adata.obs`, {list(obs.columns)}, got {groupby!r}."
-        raise ValueError(msg)
-    return list(_of_column(obs[groupby], groupby, group1, group2, within))
+    return list(_of_column(column_of(obs, groupby, "groupby"), groupby, group1, group2, within))
 
 
 def _of_column(column: pd.Series, groupby: str, group1: Any, group2: Any, within: np.ndarray) -> Iterator[Comparison]:

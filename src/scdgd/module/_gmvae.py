@@ -241,6 +241,20 @@ class GMVAE(FlexVAE):
             outputs |= {COMPONENTS_KEY: components, LOG_QY_KEY: log_qy}
         return outputs
 
+    def _cached_inference(
+        self, *args: Any, enumerate_components: bool = False, **kwargs: Any
+    ) -> dict[str, torch.Tensor | Distribution | None]:
+        """Of moments that minified data keep, which those of a model with one component do, enumerated too."""
+        outputs = super()._cached_inference(*args, **kwargs)
+        if not enumerate_components:
+            return outputs
+        z, qz = outputs[MODULE_KEYS.Z_KEY].unsqueeze(0), outputs[MODULE_KEYS.QZ_KEY]
+        qz = Normal(qz.loc.unsqueeze(0), qz.scale.unsqueeze(0), validate_args=False)
+        log_qy = z.new_zeros(z.shape[:-1])
+        of_one = {COMPONENTS_KEY: torch.zeros_like(log_qy, dtype=torch.int64), LOG_QY_KEY: log_qy}
+        library = outputs[MODULE_KEYS.LIBRARY_KEY].unsqueeze(0)
+        return outputs | of_one | {MODULE_KEYS.Z_KEY: z, MODULE_KEYS.QZ_KEY: qz, MODULE_KEYS.LIBRARY_KEY: library}
+
     def _encoder_inputs(
         self,
         x: SparseCounts | torch.Tensor,

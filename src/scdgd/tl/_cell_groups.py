@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from scdgd.data import column_of
+
 if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
@@ -26,10 +28,8 @@ class CellGroups(NamedTuple):
         if groupby is None and not hasattr(model, "get_cluster_assignments"):
             msg = f"A {type(model).__name__} has no clusters: name a column of groups, `groupby`."
             raise ValueError(msg)
-        if groupby is not None and groupby not in adata.obs:
-            msg = f"`groupby` must be one of the columns of `adata.obs`, {list(adata.obs.columns)}, got {groupby!r}."
-            raise ValueError(msg)
-        groups = adata.obs[groupby] if groupby is not None else model.get_cluster_assignments(adata)
+        named = groupby is not None
+        groups = column_of(adata.obs, groupby, "groupby") if named else model.get_cluster_assignments(adata)
         groups = pd.Categorical(groups).remove_unused_categories()
         return cls(groups.codes.astype(int), list(groups.categories))
 

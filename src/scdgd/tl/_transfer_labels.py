@@ -12,7 +12,7 @@ from scvi import REGISTRY_KEYS
 
 from scdgd._compat import get_state_registry
 from scdgd._options import Anything, Flag, Instance, Integer, Optional, Text, checked, shown
-from scdgd.data import categorise
+from scdgd.data import categorise, column_of
 from scdgd.inference import nearest, shares_above, undisturbed
 from scdgd.model._query_genes import measured_with, panels_of, with_counts
 
@@ -172,10 +172,8 @@ def labelled_cells(
     obs, (registered, no_label) = model.adata.obs, registered_labels(model)
     if labels is None:
         labels_key = labels_key or registered
-        if labels_key not in obs:
-            msg = f"`labels_key` must be one of the columns of `model.adata.obs`, {list(obs.columns)}, got {labels_key!r}."
-            raise ValueError(msg)
-        values, where = obs[labels_key], f"model.adata.obs['{labels_key}']"
+        values = column_of(obs, labels_key, "labels_key", "model.adata.obs")
+        where = f"model.adata.obs['{labels_key}']"
         unlabeled_category = no_label if unlabeled_category is None and labels_key == registered else unlabeled_category
     else:
         values, where = pd.Series(np.asarray(labels).ravel()), "`labels`"
