@@ -68,12 +68,6 @@ def make_actual(adata: AnnData) -> None:
     if not isinstance(adata, AnnData):
         msg = f"`adata` must be an AnnData, got {type(adata).__name__}."
         raise TypeError(msg)
-    if not issubclass(type(adata), AnnData):  # it only says that it is one
-        msg = (
-            f"Counts of a {type(adata).__name__} are not all in one matrix. Join them, `anndata.concat(adatas)`, or on the disk, "
-            "`anndata.experimental.concat_on_disk(paths, path)` and `scdgd.data.read_backed(path)`."
-        )
-        raise TypeError(msg)
     if adata.is_view:
         adata._init_as_actual(adata.copy())
 

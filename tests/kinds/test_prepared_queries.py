@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scvi
 from anndata.experimental import AnnCollection
 from lightning.pytorch.callbacks import ModelCheckpoint
 from scvi.dataloaders import CollectionAdapter
 from scvi.train import SaveCheckpoint
 
 from scdgd._constants import PADDED_KEY
+from tests.model.test_contract import data
 
-from .models import OURS, every_model, every_model_slowly, trained
+from .models import OURS, assert_same_state, every_model, every_model_slowly, fitted, state_of, train, trained
 
 ROWS = ("SCDGD", "SCVAD")
 
@@ -84,12 +86,51 @@ def test_the_best_state_comes_back(name, tmp_path):
         np.testing.assert_array_equal(value, model.module.state_dict()[key], err_msg=key)
 
 
+def collected(adata, n_first: int = 9) -> AnnCollection:
+    """Two parts, the genes of the second in another order."""
+    order = np.roll(np.arange(adata.n_vars), 3)
+    return AnnCollection([adata[:n_first].copy(), adata[n_first:, order].copy()], join_vars="inner", label="part")
+
+
 @every_model
-def test_collections_are_to_be_joined(name):
-    _, new = trained(name)
-    collection = CollectionAdapter(AnnCollection([new[:9], new[9:]], join_obs="inner", label="of"))
-    with pytest.raises(TypeError, match=r"concat_on_disk.*read_backed"):
-        OURS[name][0].setup_anndata(collection, batch_key="of")
+def test_collections_are_read_as_one(name):
+    """New cells of a collection are those that they are together, and so is a query of them."""
+    model, new = trained(name)
+    collection = collected(new)
+    z = model.get_latent_representation(new)
+    for cells in (collection, CollectionAdapter(collection)):
+        np.testing.assert_allclose(model.get_latent_representation(cells), z, rtol=1e-4, atol=1e-5)
+    if name != "SCDBM":
+        query = OURS[name][0].load_query_data(collection, model, accelerator="cpu")
+        assert list(query.adata.obs_names) == list(new.obs_names)
+        assert query.adata.obs["part"].nunique() == 2
+
+
+@every_model_slowly
+def test_models_train_on_collections(name, tmp_path):
+    """As on the same cells together, bit for bit; a saved model takes the collection again."""
+    together, keys = data()[0], {"batch_key": "batch", "labels_key": "cell_type"}
+    plain = fitted(name, together, keys)
+    collection = collected(together)  # with what tells modalities apart
+    scvi.settings.seed = 0
+    model_class, options = OURS[name]
+    model_class.setup_anndata(collection, **keys)
+    model = train(model_class(collection, **options))
+    assert_same_state(state_of(model), state_of(plain))
+    model.save(tmp_path / "model")
+    again = model_class.load(tmp_path / "model", adata=CollectionAdapter(collection), accelerator="cpu")
+    np.testing.assert_allclose(
+        again.get_latent_representation(), plain.get_latent_representation(), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["SCDGD", "SCVMM"])
+def test_collections_are_not_padded(name):
+    model, new = trained(name)
+    collection = AnnCollection([new[:9].copy(), new[9:].copy()])
+    assert OURS[name][0].prepare_query_anndata(collection, model) is None
+    with pytest.raises(ValueError, match="genes cannot be brought into the order .* find genes by name"):
+        OURS[name][0].prepare_query_anndata(collected(new[:, 2:].copy()), model)
 
 
 @every_model

@@ -1,5 +1,6 @@
 """What enters: registry fields, count validation, the splitter."""
 
+from ._ann_collection import Cells, as_anndata, is_prepared_collection
 from ._backed_counts import BackedCounts, Runs
 from ._categories import BatchField, LabelsField, MuDataBatchField, MuDataLabelsField, categorise, code_of, column_of
 from ._cell_source import (
@@ -45,6 +46,9 @@ from ._stacked_counts import StackedCounts
 from ._write_collection import write_collection
 
 __all__ = [
+    "Cells",
+    "as_anndata",
+    "is_prepared_collection",
     "MinibatchesTogether",
     "minibatches_of",
     "BackedCounts",

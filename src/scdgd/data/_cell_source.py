@@ -169,7 +169,7 @@ class CellsInCompressedRows(CellsInFile):
 
     def __init__(self, counts: Matrix, *args: Any) -> None:
         super().__init__(counts, *args)
-        self._reader = counts.reader() if isinstance(counts, StackedCounts) else BackedCounts(counts)
+        self._reader = BackedCounts(counts)
         self.runs = self._reader.runs
 
     blocks = CellSource.blocks
@@ -184,6 +184,28 @@ class CellsInCompressedRows(CellsInFile):
     def hold(self, positions: np.ndarray) -> None:
         """See :class:`CellSource`."""
         self._reader.hold(positions)
+
+
+class CellsInParts(CellSource):
+    """Cells of several sources, one after another."""
+
+    def __init__(self, counts: StackedCounts, *args: Any) -> None:
+        super().__init__(counts.shape, *args)
+        self._counts = counts
+        self._parts = [source_of(part, panel) for part, panel in zip(counts.parts, counts.panels, strict=True)]
+        self.runs = max((part.runs for part in self._parts if part.runs is not None), default=None)
+
+    def ascending_rows(self, positions: np.ndarray) -> sparse.csr_matrix:
+        """As everywhere."""
+        here = zip(self._parts, self._counts.split(positions), strict=True)
+        blocks = [part.ascending_rows(some) for part, some in here if len(some)]
+        nothing = sparse.csr_matrix((0, self.shape[1]), dtype=self._counts.dtype)
+        return sparse.vstack(blocks, format="csr") if blocks else nothing
+
+    def hold(self, positions: np.ndarray) -> None:
+        """As everywhere."""
+        for part, some in zip(self._parts, self._counts.split(positions), strict=True):
+            part.hold(some)
 
 
 class CellsOfPanel(CellSource):
@@ -232,6 +254,8 @@ def cell_source(counts: Matrix | CellSource, *args: Any) -> CellSource:
         return counts
     if isinstance(counts, np.ndarray) or sparse.issparse(counts):
         return CellsInMemory(counts, *args)
+    if isinstance(counts, StackedCounts):
+        return CellsInParts(counts, *args)
     return (CellsInCompressedRows if BackedCounts.can_read(counts) else CellsInFile)(counts, *args)
 
 

@@ -14,8 +14,8 @@ from scipy import sparse
 from scvi.utils import track
 from threadpoolctl import threadpool_limits
 
-from scdgd._options import Choice, Flag, Instance, Integer, Names, Number, Optional, PathLike, Text, checked
-from scdgd.data import check_counts, counts_of, in_memory
+from scdgd._options import Choice, Flag, Integer, Names, Number, Optional, PathLike, Text, checked
+from scdgd.data import Cells, check_counts, counts_of, in_memory
 from scdgd.metrics import ReferenceEmbedding, leiden_clusters
 from scdgd.pl._figure import finish, get_axes, plotting
 
@@ -101,7 +101,7 @@ class PilotStudy:
     """
 
     @checked(
-        adata=Instance(AnnData, "an AnnData"),
+        adata=Cells(AnnData, "an AnnData"),
         n_repeats=Integer(1),
         n_synthetic=Optional(Integer(_LEAST_CELLS)),
         seed=Integer(0),

@@ -10,7 +10,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scdgd._options import SEED, Either, Flag, Instance, Integer, ListOf, Number, Optional, Text, checked
-from scdgd.data import check_counts, counts_of, in_memory
+from scdgd.data import Cells, check_counts, counts_of, in_memory
 
 from ._plan_budget import cells_paid, thinned, within_budget
 from ._plan_condition_effect import Pilot, condition_effect
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @checked(
-    pilot_adata=Instance(AnnData, "an AnnData"),
+    pilot_adata=Cells(AnnData, "an AnnData"),
     target=Optional(
         Instance(
             (FindType, StableClusters, MarkerPower, ConditionEffect),

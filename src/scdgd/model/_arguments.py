@@ -32,7 +32,7 @@ from scdgd._options import (
     Text,
     rules_of,
 )
-from scdgd.data import MODALITIES
+from scdgd.data import MODALITIES, Cells
 from scdgd.inference import NEW_CELLS, StartName
 from scdgd.likelihood import ALL_LIKELIHOODS, LIKELIHOODS, VALUE_LIKELIHOODS, CountLikelihood, ValueLikelihood
 from scdgd.likelihood._link import MeanActivation
@@ -106,7 +106,7 @@ class _Registry(Rule):
         return value
 
 
-CELLS = Optional(Instance((AnnData, MuData), "an AnnData (or MuData) with the genes of the model"))
+CELLS = Optional(Cells((AnnData, MuData), "an AnnData (or MuData) with the genes of the model"))
 POSITIONS = Anything("positions of cells from 0, or a mask")
 COLUMN = Optional(Text("the name of one column"))
 #: Totals that single precision holds, with all that is made of them.
@@ -115,7 +115,7 @@ GROUP = Anything("a value of the column `groupby`")
 
 #: Arguments of set-up, the same in all models.
 SETUP: dict[str, Rule] = {
-    "adata": Instance(AnnData, "an AnnData"),
+    "adata": Cells(AnnData, "an AnnData"),
     "mdata": Instance(MuData, "a MuData (for an AnnData there is `setup_anndata`)"),
     "layer": Optional(Text("the name of one layer")),
     "batch_key": COLUMN,
@@ -211,7 +211,7 @@ _REGISTRY = Optional(_Registry())
 
 #: Arguments of the constructors of models without an encoder.
 BUILDING: dict[str, Rule] = {
-    "adata": Optional(Instance((AnnData, MuData), "an AnnData (or MuData) that was set up")),
+    "adata": Optional(Cells((AnnData, MuData), "an AnnData (or MuData) that was set up")),
     "registry": _REGISTRY,
     "n_components": Either(Integer(1), Choice("auto", "labels")),
     "n_latent": Integer(1),
@@ -249,7 +249,7 @@ _OF_LAYERS: dict[str, Rule] = {
 }
 #: Arguments of the constructors of models with an encoder, and of scvi-tools' and our modules behind them.
 BUILDING_ENCODERS: dict[str, Rule] = {
-    "adata": Optional(Instance(AnnData, "an AnnData that was set up")),
+    "adata": Optional(Cells(AnnData, "an AnnData that was set up")),
     "registry": _REGISTRY,
     "n_hidden": Either(Integer(1), ListOf(Integer(1), least=1)),
     "n_latent": Integer(1),
@@ -308,7 +308,7 @@ FREEZING: dict[str, Rule] = {
 }
 #: Arguments of `load_query_data` of models with an encoder.
 SURGERY: dict[str, Rule] = {
-    "adata": Instance(AnnData, "an AnnData with the genes of the reference"),
+    "adata": Cells(AnnData, "an AnnData with the genes of the reference"),
     "reference_model": REFERENCE,
     "inplace_subset_query_vars": Flag(),
     "accelerator": ACCELERATOR,

@@ -39,6 +39,7 @@ from scdgd.data import (
     LabelsField,
     SizeFactorField,
     StackedCounts,
+    as_anndata,
     unchanged_if_refused,
 )
 from scdgd.train import pack_history
@@ -95,13 +96,14 @@ class DataModel:
 
     @adata.setter
     def adata(self, adata: AnnData | MuData) -> None:
-        BaseModelClass.adata.fset(self, adata)
+        BaseModelClass.adata.fset(self, as_anndata(adata))
         self.module.minified_data_type = getattr(self, "minified_data_type", None)
 
     def _validate_anndata(self, adata: AnnData | MuData | None = None, copy_if_view: bool = True) -> AnnData | MuData:
         if adata is None and self.adata is None:
             msg = "The model was loaded without data: pass `adata`, or attach one with `model.adata = adata`."
             raise ValueError(msg)
+        adata = as_anndata(adata)
         if not isinstance(adata, AnnData | MuData | None):
             msg = f"`adata` must be an AnnData (or MuData) with the genes of the model, got {type(adata).__name__}."
             raise TypeError(msg)
@@ -342,7 +344,7 @@ class DataModel:
         if save_anndata and isinstance(getattr(self.adata, "X", None), StackedCounts):
             msg = (
                 "The counts are in a collection, which AnnData does not write. Leave out `save_anndata=True`, and load the model with "
-                "`adata=scdgd.data.read_backed(path)`."
+                "the collection: `adata=scdgd.data.read_backed(path)`, or `adata=AnnCollection(adatas, ...)`."
             )
             raise NotImplementedError(msg)
         check_storable(self.init_params_)

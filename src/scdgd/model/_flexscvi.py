@@ -19,7 +19,7 @@ from scdgd._absent_options import without
 from scdgd._compat import ADATA_MINIFY_TYPE, freeze_for_query, get_state_registry, n_cells_of, registry_of
 from scdgd._constants import CHECKPOINT_FORMAT
 from scdgd._options import Instance, Optional, checked, checked_by, shown, unknown_name
-from scdgd.data import SparseCountsLoader, SparseCountsSplitter
+from scdgd.data import Cells, SparseCountsLoader, SparseCountsSplitter, as_anndata, is_prepared_collection
 from scdgd.likelihood import name_of
 from scdgd.metrics import n_used_components
 from scdgd.module import FlexVAE
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
 
+    import pandas as pd
     import torch
     from lightning.pytorch import LightningDataModule
     from torch import nn
@@ -401,7 +402,7 @@ class FlexSCVI(EncoderModel, SCVI):
     @classmethod
     @checked(
         scvi_model=Instance(SCVI, "a trained `scvi.model.SCVI`"),
-        adata=Optional(Instance(AnnData, "an AnnData with the genes of the stock model")),
+        adata=Optional(Cells(AnnData, "an AnnData with the genes of the stock model")),
     )
     def from_scvi_model(cls, scvi_model: SCVI, adata: AnnData | None = None, **kwargs: Any) -> Self:
         """A model with the networks of a trained :class:`scvi.model.SCVI`, which is left as it is.
@@ -458,8 +459,11 @@ class FlexSCVI(EncoderModel, SCVI):
 
     @staticmethod
     def prepare_query_anndata(
-        adata: AnnData, reference_model: str | os.PathLike | FlexSCVI, *args: Any, **kwargs: Any
-    ) -> Any:
+        adata: AnnData,
+        reference_model: str | os.PathLike | FlexSCVI,
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+    ) -> AnnData | pd.Index | None:
         """As in scvi-tools: the genes of a reference in their order, zeros for those that are missing.
 
         Parameters
@@ -468,16 +472,27 @@ class FlexSCVI(EncoderModel, SCVI):
             New cells.
         reference_model
             Trained model, or the folder of a saved one.
-        *args, **kwargs
+        return_reference_var_names, inplace
             As in scvi-tools.
 
         Returns
         -------
         As in scvi-tools.
+
+        Raises
+        ------
+        ValueError
+            If no gene is shared, or the data are a collection of other genes, which needs no preparation.
         """
         if isinstance(reference_model, os.PathLike):
             reference_model = os.fspath(reference_model)
-        return SCVI.prepare_query_anndata(adata, reference_model, *args, **kwargs)
+        adata = as_anndata(adata)
+        genes = SCVI.prepare_query_anndata(adata, reference_model, return_reference_var_names=True)
+        if return_reference_var_names:
+            return genes
+        if is_prepared_collection(adata, genes):
+            return None if inplace else adata
+        return SCVI.prepare_query_anndata(adata, reference_model, inplace=inplace)
 
     @classmethod
     @without(datamodule=OF_SURGERY["datamodule"])

@@ -18,6 +18,7 @@ from mudata import MuData
 from scvi import settings
 
 from scdgd._options import Anything, Choice, Either, Flag, Instance, Optional, PathLike, Rule, Text, shown
+from scdgd.data import Cells
 from scdgd.prior._registry import current_name
 from scdgd.train import unpack_history
 
@@ -37,7 +38,7 @@ SAVING: dict[str, Rule] = {
 }
 LOADING: dict[str, Rule] = {
     "dir_path": PathLike("the path of a folder"),
-    "adata": Optional(Either(Instance((AnnData, MuData), "an AnnData or MuData"), Choice(False))),
+    "adata": Optional(Either(Cells((AnnData, MuData), "an AnnData or MuData"), Choice(False))),
     "accelerator": ACCELERATOR,
     "device": ONE_DEVICE,
     "prefix": PREFIX,

@@ -17,8 +17,17 @@ from scvi.model.base import BaseMinifiedModeModelClass, RNASeqMixin, VAEMixin
 from scdgd._absent_options import without
 from scdgd._compat import get_state_registry, is_registered
 from scdgd._constants import CHECKPOINT_FORMAT
-from scdgd._options import Choice, Instance, Options, checked, checked_by, shown, unknown_name
-from scdgd.data import SparseCountsLoader, SparseCountsSplitter, has_levels, levels_of, padded_to
+from scdgd._options import Choice, Options, checked, checked_by, shown, unknown_name
+from scdgd.data import (
+    Cells,
+    SparseCountsLoader,
+    SparseCountsSplitter,
+    as_anndata,
+    has_levels,
+    is_prepared_collection,
+    levels_of,
+    padded_to,
+)
 from scdgd.inference import NEW_CELLS, NewCellsConfig, posterior_draws
 from scdgd.likelihood import family_of, name_of
 from scdgd.module import DGDModule, usual_size_and_link
@@ -426,7 +435,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         Raises
         ------
         ValueError
-            If no gene is shared.
+            If no gene is shared, or the data are a collection of other genes, which needs no preparation.
         """
         if isinstance(reference_model, str | os.PathLike):
             registry = DataModel.load_registry(reference_model)
@@ -435,12 +444,15 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
             genes = pd.Index(reference_model.get_var_names())
         if return_reference_var_names:
             return genes
+        adata = as_anndata(adata)
+        if is_prepared_collection(adata, genes):
+            return None if inplace else adata
         return padded_to(adata, genes, inplace=inplace)
 
     @classmethod
     @without(**OF_SURGERY)
     @checked(
-        adata=Instance((AnnData, MuData), "an AnnData (or MuData) with the genes of the reference"),
+        adata=Cells((AnnData, MuData), "an AnnData (or MuData) with the genes of the reference"),
         reference_model=REFERENCE,
         accelerator=ACCELERATOR,
         device=ONE_DEVICE,

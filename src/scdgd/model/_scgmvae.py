@@ -11,7 +11,7 @@ from scvi import REGISTRY_KEYS
 
 from scdgd._absent_options import Absent, without
 from scdgd._compat import get_state_registry
-from scdgd._options import checked_by
+from scdgd._options import checked, checked_by
 from scdgd.likelihood import name_of
 from scdgd.metrics import n_used_components
 from scdgd.module import GMVAE
@@ -217,6 +217,7 @@ class SCVAE(SCGMVAE):
     _latent_key = "X_scvae"
 
     @without(n_components=Absent("is not the one component of SCVAE. Use `scdgd.model.SCGMVAE`.", (1,)))
+    @checked(adata=BUILDING_ENCODERS["adata"])
     def __init__(self, adata: AnnData | None = None, registry: dict | None = None, **kwargs: Any) -> None:
         super().__init__(adata, registry, n_components=1, **kwargs)
         self.init_params_ = self._get_init_params(locals())

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scdgd._absent_options import without
+from scdgd._options import checked
 
+from ._arguments import BUILDING_ENCODERS
 from ._flexscvi import FlexSCVI
 from ._host_options import fixed
 
@@ -39,6 +41,7 @@ class SCIAF(FlexSCVI):
     _latent_key = "X_sciaf"
 
     @without(posterior=fixed("iaf", "SCIAF"))
+    @checked(adata=BUILDING_ENCODERS["adata"])
     def __init__(
         self,
         adata: AnnData | None = None,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scdgd._absent_options import without
+from scdgd._options import checked
 
+from ._arguments import BUILDING_ENCODERS
 from ._flexscvi import FlexSCVI
 from ._host_options import fixed
 
@@ -38,6 +40,7 @@ class SCVAMP(FlexSCVI):
     _latent_key = "X_scvamp"
 
     @without(prior=fixed("vamp", "SCVAMP"))
+    @checked(adata=BUILDING_ENCODERS["adata"])
     def __init__(
         self,
         adata: AnnData | None = None,

@@ -40,7 +40,7 @@ class SCVMM(FlexSCVI):
     _latent_key = "X_scvmm"
 
     @without(prior=fixed("vmm", "SCVMM"))
-    @checked(encode_covariates=BUILDING_ENCODERS["encode_covariates"])
+    @checked(adata=BUILDING_ENCODERS["adata"], encode_covariates=BUILDING_ENCODERS["encode_covariates"])
     def __init__(
         self,
         adata: AnnData | None = None,

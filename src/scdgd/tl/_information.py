@@ -8,7 +8,8 @@ import numpy as np
 from anndata import AnnData
 from mudata import MuData
 
-from scdgd._options import Instance, Integer, Optional, Text, checked
+from scdgd._options import Integer, Optional, Text, checked
+from scdgd.data import Cells
 
 from ._of_models import check_trained, coordinates_of, latent_key
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @checked(
-    adata=Optional(Instance((AnnData, MuData), "an AnnData (or MuData) with the genes of the model")),
+    adata=Optional(Cells((AnnData, MuData), "an AnnData (or MuData) with the genes of the model")),
     key_added=Optional(Text("a name in `obsm`")),
     batch_size=Optional(Integer(1)),
 )

@@ -10,7 +10,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy.special import entr
 
-from scdgd._options import Instance, Number, Optional, Text, checked
+from scdgd._options import Number, Optional, Text, checked
+from scdgd.data import Cells
 
 from ._of_models import check_trained, coordinates_if_any, latent_key
 from ._spread import position_of
@@ -35,7 +36,7 @@ _SHOW_CELLS = 2_000
 
 @checked(
     **OF_LABELS,
-    query=Instance(AnnData, "an AnnData with genes of the model"),
+    query=Cells(AnnData, "an AnnData with genes of the model"),
     prefix=Optional(Text("a text that names begin with")),
     false_alarm_rate=Number(above=0, below=1),
     unknown=Text("the label of cells that are unlike the reference"),

@@ -11,8 +11,8 @@ from scipy.special import entr
 from scvi import REGISTRY_KEYS
 
 from scdgd._compat import get_state_registry
-from scdgd._options import Anything, Flag, Instance, Integer, Optional, Text, checked, shown
-from scdgd.data import categorise, column_of
+from scdgd._options import Anything, Flag, Integer, Optional, Text, checked, shown
+from scdgd.data import Cells, categorise, column_of
 from scdgd.inference import nearest, shares_above, undisturbed
 from scdgd.model._query_genes import measured_with, panels_of, with_counts
 
@@ -126,7 +126,7 @@ def transfer_labels(
     """
     check_trained(model, "transfer_labels")
     labelled = labelled_cells(model, labels_key, labels, unlabeled_category)
-    Instance(AnnData, "an AnnData with genes of the model")("query", query)
+    Cells(AnnData, "an AnnData with genes of the model")("query", query)
     with undisturbed():
         z = np.asarray(model.get_latent_representation(query, batch_size=batch_size))
         transfer = Transfer.of(model, labelled, n_neighbors, batch_size)

@@ -12,8 +12,8 @@ import numpy as np
 from anndata import AnnData
 from scvi.utils import track
 
-from scdgd._options import Instance, Integer, ListOf, Optional, PathLike, checked
-from scdgd.data import cell_source, code_of, counts_of, levels_of
+from scdgd._options import Integer, ListOf, Optional, PathLike, checked
+from scdgd.data import Cells, cell_source, code_of, counts_of, levels_of
 from scdgd.train import fingerprint
 
 from ._latent_store import LatentStore, Shard, join
@@ -33,7 +33,7 @@ _COMPARED = 64
 
 @checked(
     path=PathLike("the path of a Zarr store"),
-    adata=Optional(Instance(AnnData, "an AnnData with genes of the model")),
+    adata=Optional(Cells(AnnData, "an AnnData with genes of the model")),
     shard=Optional(ListOf((Integer(1), Integer(1)))),
     block_cells=Integer(1),
 )
