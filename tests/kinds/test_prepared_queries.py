@@ -48,7 +48,7 @@ def test_padded_genes_leave_the_likelihood(name, dense, tmp_path):
     assert some.n_vars == 8
     query.train(1, accelerator="cpu")
     assert query.trainer is None
-    with pytest.raises(TypeError, match="all else is frozen"):
+    with pytest.raises(ValueError, match="all else is frozen"):
         type(model).load_query_data(some, model, freeze_expression=False)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scvi
+import torch
 from scipy import sparse
 from scvi.criticism import create_criticism_report
 from scvi.train import SaveCheckpoint, ScibCallback
@@ -317,7 +318,7 @@ def early_stopping(model, adata, new):
 
 def from_registry(model, adata, new):
     """Without data, of a registry."""
-    model_class, options = type(model), MODELS[type(model).__name__ if type(model).__name__ != "SCVI" else "scVI"][1]
+    model_class, options = MODELS[name_of(model)]
     assert model_class(registry=model.registry, **options).summary_stats.n_vars == adata.n_vars
 
 
@@ -349,8 +350,7 @@ def to_stock(model, adata, new):
 
 def to_solo(model, adata, new):
     """Which takes no covariates."""
-    name = "scVI" if type(model) is scvi.model.SCVI else type(model).__name__
-    plain = fit(name, data()[0], {"batch_key": "batch", "labels_key": "cell_type"})
+    plain = fit(name_of(model), data()[0], {"batch_key": "batch", "labels_key": "cell_type"})
     solo = scvi.external.SOLO.from_scvi_model(plain, restrict_to_batch="batch_0")
     solo.train(**{**TRAINING, "max_epochs": 1})
     assert set(solo.predict(soft=False)) <= {"singlet", "doublet"}
@@ -360,8 +360,7 @@ def criticism(model, adata, new):
     """Of dense counts: those of scvi-tools 1.4.2 takes no sparse ones."""
     dense = adata.copy()
     dense.X = dense.X.toarray()
-    name = "scVI" if type(model) is scvi.model.SCVI else type(model).__name__
-    of_dense = fit(name, dense, {"labels_key": "cell_type"})
+    of_dense = fit(name_of(model), dense, {"labels_key": "cell_type"})
     Path("report").mkdir(exist_ok=True)
     create_criticism_report(of_dense, label_key="cell_type", n_samples=2, save_folder="report")
     assert Path("report/metrics.json").exists()
@@ -378,6 +377,68 @@ def hub(model, adata, new):
     np.testing.assert_allclose(
         again.get_latent_representation(), model.get_latent_representation(), rtol=1e-4, atol=1e-5
     )
+
+
+# Options of scvi-tools that are not its defaults.
+
+
+def name_of(model) -> str:
+    return "scVI" if type(model) is scvi.model.SCVI else type(model).__name__
+
+
+def built_with(**options):
+    """The row of a constructor that takes `options`."""
+
+    def row(model, adata, new):
+        model_class, usual = MODELS[name_of(model)]
+        usual = usual if "n_hidden" not in options else {}
+        model_class(model.adata, **usual | options)
+
+    return row
+
+
+def trained_with(**options):
+    """The row of a training that takes `options`."""
+
+    def row(model, adata, new):
+        copy.deepcopy(model).train(**TRAINING | options)
+
+    return row
+
+
+def extended_with(**options):
+    """The row of a query that takes `options`."""
+
+    def row(model, adata, new):
+        type(model).load_query_data(new.copy(), model, accelerator="cpu", **options)
+
+    return row
+
+
+def other_minibatches(model, adata, new):
+    """`get_latent_representation(dataloader=...)`."""
+    loader = list(model._make_data_loader(model.adata))
+    assert len(model.get_latent_representation(dataloader=loader)) == model.adata.n_obs
+
+
+def evidence_of_minibatches(model, adata, new):
+    """`get_marginal_ll(dataloader=...)`."""
+    loader = list(model._make_data_loader(model.adata))
+    assert np.isfinite(model.get_marginal_ll(dataloader=loader, n_mc_samples=5))
+
+
+def untrained(model, adata, new):
+    """What scvi-tools warns of, if at all."""
+    model_class, options = MODELS[name_of(model)]
+    try:
+        model_class(model.adata, **options).get_likelihood_parameters()
+    except RuntimeError as error:
+        raise NotImplementedError(error) from error
+
+
+def unknown_genes(model, adata, new):
+    """scvi-tools leaves them out."""
+    model.get_normalized_expression(gene_list=["gene_1", "another"])
 
 
 ROWS = {
@@ -425,7 +486,54 @@ OF_SCVI_TOOLS = {
     "`scvi.criticism.create_criticism_report`": criticism,
     "`scvi.hub.HubModel`, by `scdgd.tl.hub_model`": hub,
 }
-TABLES = {**ROWS, **OF_SCVI_TOOLS}
+#: Options of scvi-tools, as its users write them.
+OF_STOCK = {
+    "`n_hidden=8`": built_with(n_hidden=8),
+    "`n_latent=4, n_layers=2`": built_with(n_latent=4, n_layers=2),
+    "`dropout_rate=0.2`": built_with(dropout_rate=0.2),
+    "`dispersion='gene-batch'`": built_with(dispersion="gene-batch"),
+    "`dispersion='gene-label'`": built_with(dispersion="gene-label"),
+    "`dispersion='gene-cell'`": built_with(dispersion="gene-cell"),
+    "`gene_likelihood='zinb'`": built_with(gene_likelihood="zinb"),
+    "`gene_likelihood='normal'`, of counts": built_with(gene_likelihood="normal"),
+    "`use_observed_lib_size=False`": built_with(use_observed_lib_size=False),
+    "`latent_distribution='normal'`": built_with(latent_distribution="normal"),
+    "`latent_distribution='ln'`": built_with(latent_distribution="ln"),
+    "`encode_covariates=True`": built_with(encode_covariates=True),
+    "`deeply_inject_covariates=False`": built_with(deeply_inject_covariates=False),
+    "`batch_representation='embedding'`": built_with(batch_representation="embedding"),
+    "`batch_embedding_kwargs={'embedding_dim': 2}`": built_with(batch_embedding_kwargs={"embedding_dim": 2}),
+    "`use_batch_norm='none'`": built_with(use_batch_norm="none"),
+    "`use_layer_norm='both'`": built_with(use_layer_norm="both"),
+    "`log_variational=False`": built_with(log_variational=False),
+    "`var_activation=torch.nn.Softplus()`": built_with(var_activation=torch.nn.Softplus()),
+    "`extra_encoder_kwargs={'bias': False}`": built_with(extra_encoder_kwargs={"bias": False}),
+    "`extra_decoder_kwargs={'bias': False}`": built_with(extra_decoder_kwargs={"bias": False}),
+    "`extra_payload_autotune=True`": built_with(extra_payload_autotune=True),
+    "`train(plan_kwargs={'optimizer': 'AdamW'})`": trained_with(plan_kwargs={"optimizer": "AdamW"}),
+    "`train(plan_kwargs={'update_only_decoder': True})`": trained_with(plan_kwargs={"update_only_decoder": True}),
+    "`train(plan_kwargs={'reduce_lr_on_plateau': True})`": trained_with(
+        train_size=0.8, check_val_every_n_epoch=1, plan_kwargs={"reduce_lr_on_plateau": True}
+    ),
+    "`train(plan_kwargs={'n_epochs_kl_warmup': 2})`": trained_with(plan_kwargs={"n_epochs_kl_warmup": 2}),
+    "`train(plan_kwargs={'on_step': True, 'on_epoch': True})`": trained_with(
+        plan_kwargs={"on_step": True, "on_epoch": True}
+    ),
+    "`train(gradient_clip_val=1.0)`": trained_with(gradient_clip_val=1.0),
+    "`train(accumulate_grad_batches=2)`": trained_with(accumulate_grad_batches=2),
+    "`train(callbacks=[SaveCheckpoint(monitor='elbo_validation')])`, as it is": trained_with(
+        callbacks=[SaveCheckpoint(monitor="elbo_validation")], check_val_every_n_epoch=1
+    ),
+    "`load_query_data(freeze_expression=False)`": extended_with(freeze_expression=False),
+    "`load_query_data(unfrozen=True)`": extended_with(unfrozen=True),
+    "`get_latent_representation(dataloader=...)`": other_minibatches,
+    "`get_marginal_ll(dataloader=...)`": evidence_of_minibatches,
+    "`get_likelihood_parameters` of an untrained model": untrained,
+    "`get_normalized_expression(gene_list=...)` with unknown genes": unknown_genes,
+}
+TABLES = (ROWS, OF_SCVI_TOOLS, OF_STOCK)
+#: All rows.
+LABELS = [label for table in TABLES for label in table]
 
 
 #: Rows that change the model or the data.
@@ -464,17 +572,19 @@ def column(name: str, *tables: dict) -> dict[str, str | None]:
 def page(columns: dict[str, dict[str, str]]) -> str:
     """Page with all columns; reasons are numbered notes below the table."""
     reasons = dict.fromkeys(
-        text for label in TABLES for cells in columns.values() if (text := cells[label]) not in ("✓", "–")
+        text for label in LABELS for cells in columns.values() if (text := cells[label]) not in ("✓", "–")
     )
     number, lines = {text: f"({i})" for i, text in enumerate(reasons, start=1)}, []
-    for head, table in ((HEAD, ROWS), (HEAD_OF_SCVI_TOOLS, OF_SCVI_TOOLS)):
+    for head, table in zip((HEAD, HEAD_OF_SCVI_TOOLS, HEAD_OF_STOCK), TABLES, strict=True):
         lines += [head, "| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
         for label in table:
             cells = (columns[name][label] for name in columns)
             lines.append(f"| {label} | " + " | ".join(number.get(text, text) for text in cells) + " |")
         lines.append("")
     lines += [HEAD_OF_SCDBM, "| | |", "|---|---|"]
-    lines += [f"| {label} | {_NOT_THERE.get(text, text)} |" for label, text in columns["SCDBM"].items() if text != "✓"]
+    lines += [
+        f"| {label} | {_NOT_THERE.get(text, text)} |" for label in LABELS if (text := columns["SCDBM"][label]) != "✓"
+    ]
     lines += ["", NOTES, *(f"- {number[text]} {text}" for text in reasons)]
     return "\n".join(lines) + "\n"
 
@@ -491,6 +601,11 @@ model, checks shapes and promises, and fails if this page says anything else.
 HEAD_OF_SCVI_TOOLS = """## What scvi-tools does with models
 
 Functions and classes of scvi-tools that take a trained model.
+"""
+HEAD_OF_STOCK = """## Options of scvi-tools
+
+Options of `scvi.model.SCVI` other than its defaults, passed to each model. An option that a model does not have is accepted if it
+describes what the model does anyway, and raises an error otherwise.
 """
 HEAD_OF_SCDBM = """## What SCDBM does not do
 
@@ -514,7 +629,7 @@ def written(name: str) -> dict[str, str]:
 def check(name: str, table: dict) -> None:
     """The page says of a model what is so; rows that cannot be tried here are not compared."""
     found, said = column(name, table), written(name)
-    assert said.keys() == TABLES.keys()
+    assert list(said) == LABELS
     assert found == {label: None if found[label] is None else said[label] for label in table}
 
 
@@ -535,10 +650,21 @@ def test_what_scvi_tools_builds_on_models(name, tmp_path, monkeypatch):
     check(name, OF_SCVI_TOOLS)
 
 
+@pytest.mark.filterwarnings("ignore")  # of scvi-tools, on small data
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in ("SCDGD", "SCVMM", "SCDBM") else pytest.mark.slow) for name in MODELS],
+)
+def test_options_of_scvi_tools(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check(name, OF_STOCK)
+
+
 if __name__ == "__main__":
     import tempfile
 
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        text = page({name: column(name, ROWS, OF_SCVI_TOOLS) for name in MODELS})
+        columns = {name: column(name, *TABLES) for name in MODELS}
+    text = page({name: written(name) | {k: v for k, v in columns[name].items() if v is not None} for name in MODELS})
     PAGE.write_text(text)

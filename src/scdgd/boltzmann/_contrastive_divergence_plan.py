@@ -9,9 +9,10 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
+from scdgd._absent_options import Absent, without
 from scdgd._options import Choice, Either, Flag, Integer, ListOf, Number, Optional, Rule, checked
 from scdgd.data import first_cells
-from scdgd.train import TrainingDivergedError
+from scdgd.train import OF_TRAINING_PLAN, TrainingDivergedError
 from scdgd.train._training_cells import training_cells
 
 from ._calibration import calibrate_hidden
@@ -38,8 +39,13 @@ _MAX_PARAMETER = 1e6
 _N_CELLS_FOR_FREE_ENERGY = 1_000
 #: What tells where in its stages a training is.
 _NOW = ("_stage", "_n_updates", "_first_epoch", "_random_of_cells")
-
-
+_OF_OTHERS = "is of scvi-tools' plan, and the stages of a Boltzmann machine have one of their own. Leave it out."
+#: Options of scvi-tools' plan that this one lacks.
+_OF_SCVI_TOOLS = {
+    name: Absent(_OF_OTHERS, (False,) if isinstance(rule, Flag) else (None,))
+    for name, rule in OF_TRAINING_PLAN.items()
+    if name not in ("lr", "optimizer")
+}
 _SHARE = Number(least=0, most=1)
 
 
@@ -128,6 +134,7 @@ class ContrastiveDivergencePlan(pl.LightningModule):
         If an option is unknown or out of range, or there are fewer epochs than stages.
     """
 
+    @without(**_OF_SCVI_TOOLS)
     @checked(
         lr=_Rates(),
         optimizer=Choice("adam", "sgd"),

@@ -49,8 +49,16 @@ OF_ENCODERS = {
         (None,),
     ),
 }
+_FROZEN = "is for models with an encoder. Training a query of this model moves representations of its cells only; all else is frozen. Leave it out."
 #: Of a query of such a model.
 OF_SURGERY = {
+    "unfrozen": Absent(_FROZEN, (False,)),
+    **dict.fromkeys(("freeze_expression", "freeze_decoder_first_layer"), Absent(_FROZEN, (True,))),
+    # there are no such parts
+    **dict.fromkeys(
+        ("freeze_dropout", "freeze_batchnorm_encoder", "freeze_batchnorm_decoder", "freeze_classifier"),
+        Absent(_FROZEN, (True, False)),
+    ),
     "registry": Absent(
         "is in the place of data, and a query of this model places the cells of its `adata`. Leave it out.", (None,)
     ),
@@ -103,9 +111,11 @@ OF_DECODERS = {
         "is `use_library_size` here: whether cells have a size, the registered one or their total."
     ),
     "gene_likelihood": Absent(
-        "is not the likelihood of this machine, whose visible units are negative binomial.", ("nb",)
+        "is not the likelihood of this machine, whose visible units are negative binomial. Leave it out.", ("nb",)
     ),
-    "dispersion": Absent("is not that of this machine, whose genes have an inverse dispersion each.", ("gene",)),
+    "dispersion": Absent(
+        "is not that of this machine, whose genes have an inverse dispersion each. Leave it out.", ("gene",)
+    ),
     "dropout_rate": Absent(
         "drops units of a network, and those of this machine are random anyway. Leave it out.", (0,)
     ),
@@ -114,7 +124,7 @@ OF_DECODERS = {
     ),
     "log_variational": Absent(_NO_ENCODER),
     "batch_representation": Absent(
-        "is not that of this machine, whose batches have visible biases of their own.", ("one-hot",)
+        "is not that of this machine, whose batches have visible biases of their own. Leave it out.", ("one-hot",)
     ),
     "batch_embedding_kwargs": Absent(
         "is of vectors of batches, and here visible units have biases of batches. Leave it out.", (None,)

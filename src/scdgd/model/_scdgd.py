@@ -36,7 +36,7 @@ from scdgd.prior import Prior
 from scdgd.prior._registry import make_prior, title_of
 from scdgd.train import InterruptibleTrainRunner, RepresentationPlan
 
-from ._arguments import BUILDING, FREEZING, REFERENCE
+from ._arguments import BUILDING, REFERENCE
 from ._cell_rows import CellRows
 from ._data_model import DataModel
 from ._devices import ACCELERATOR, ONE_DEVICE
@@ -479,8 +479,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         accelerator, device
             Where the model is put, as in scvi-tools.
         **kwargs
-            Passed to :meth:`load` with a folder. Of scvi-tools' arguments `inplace_subset_query_vars` is taken, and what freezes,
-            for all is frozen.
+            Passed to :meth:`load` with a folder. Of scvi-tools' arguments `inplace_subset_query_vars` is taken, and others where they
+            say what is so: all is frozen.
 
         Returns
         -------
@@ -490,7 +490,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         Raises
         ------
         ValueError
-            If genes are missing, or batches unknown to a reference with ``batch_representation="one-hot"``; they are named.
+            If genes are missing, or batches unknown to a reference with ``batch_representation="one-hot"``; they are named. If something
+            is not to be frozen.
         TypeError
             If there is no such argument, or the reference is no such model.
         RuntimeError
@@ -501,16 +502,9 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         takes = {*inspect.signature(cls.load_query_data).parameters, *of_load} - {"dir_path"}
         if kwargs.pop("inplace_subset_query_vars", False):
             cls.prepare_query_anndata(adata, reference_model)
-        for name, value in kwargs.items():
-            if name in FREEZING and value != (name != "unfrozen"):
-                msg = (
-                    f"`{name}` is for models with an encoder. Training a query of {cls.__name__} moves representations of its "
-                    "cells only; all else is frozen. Leave it out."
-                )
-                raise TypeError(msg)
-            if name not in takes | FREEZING.keys():
+        for name in kwargs:
+            if name not in takes:
                 raise TypeError(unknown_name(name, takes, f"an argument of {cls.__name__}.load_query_data"))
-        kwargs = {name: value for name, value in kwargs.items() if name not in FREEZING}  # all is frozen
         if not isinstance(reference_model, cls | str | os.PathLike):
             msg = f"`reference_model` must be a {cls.__name__} or the folder of a saved one, got {shown(reference_model)}."
             raise TypeError(msg)
