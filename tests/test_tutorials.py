@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "tutorials"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MAX_BYTES = 600_000
+MAX_COLUMNS = 95  # of code that fits the page without a scroll bar
 #: Absolute paths of any machine, and the folders of this one wherever they stand.
 HERE = "|".join(re.escape(f"{folder}/") for folder in (ROOT, Path.home(), tempfile.gettempdir()))
 MACHINE = re.compile(r"(?<![\w./+-])/[\w.-]+/|file:/|site-packages|[A-Z]:\\\\|" + HERE)
@@ -77,6 +78,11 @@ def test_it_has_a_title_and_plain_metadata(path):
     ids = [cell["id"] for cell in notebook["cells"]]
     assert len(set(ids)) == len(ids)
     assert path.stat().st_size < MAX_BYTES
+
+
+def test_its_code_fits_the_page(path):
+    lines = source_of(path, "code").splitlines()
+    assert [line for line in lines if len(line) > MAX_COLUMNS] == []
 
 
 def test_it_is_stored_as_it_ran_from_top_to_bottom(path):
