@@ -77,7 +77,7 @@ class Tier(NamedTuple):
 
 
 TIERS = {
-    "quick": Tier(("pbmc68k",), (128, 256), 1, 3, 1),
+    "quick": Tier(("pbmc68k",), (128,), 1, 3, 1),
     "standard": Tier(("scdbm_pbmc_hvg1000",), (PLATE, 3 * PLATE, 6 * PLATE), 5, None, 2),
     "full": Tier(("scdbm_pbmc_hvg1000",), tuple(PLATE * plates for plates in range(1, 7)), 30, None, -1),
 }
