@@ -24,7 +24,7 @@ CONSTRAIN = $$($(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.v
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-latest lint docs tutorials bench-quick clean
+.PHONY: help demo test test-all test-latest lint docs tutorials bench-quick release-check clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -57,6 +57,9 @@ tutorials: $(INSTALLED) ## run every tutorial and store its outputs (SHORT=1: qu
 
 bench-quick: $(INSTALLED) ## run every benchmark in its short form, two at a time
 	OMP_NUM_THREADS=1 $(BIN)/python .ci/bench_quick.py
+
+release-check: $(INSTALLED) ## check all of a release that needs no account: archives, and the wheel on every Python here
+	.ci/release-check
 
 clean: ## remove outputs and caches, keep the environments
 	rm -rf build dist demo_output docs/_build docs/generated docs/tutorials lightning_logs .pytest_cache .ruff_cache .coverage htmlcov

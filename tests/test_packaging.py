@@ -115,3 +115,17 @@ def test_read_the_docs_builds_what_make_docs_builds():
     options = re.search(r"-m sphinx (.*) docs", command)[1]
     assert f"-m sphinx {options} docs docs/_build/html" in (ROOT / "Makefile").read_text()
     assert "docs" in PROJECT["project"]["optional-dependencies"]
+
+
+def test_recipe_of_conda_forge_has_our_dependencies():
+    recipe = yaml.safe_load((ROOT / "docs" / "ecosystem" / "conda-forge" / "recipe.yaml").read_text())
+    renamed = {"pytorch": "torch", "python-igraph": "igraph", "matplotlib-base": "matplotlib"}
+    listed = [line.split(" ") for line in recipe["requirements"]["run"] if not line.startswith("python ")]
+    assert sorted(f"{renamed.get(name, name)}{bound}" for name, bound in listed) == sorted(
+        PROJECT["project"]["dependencies"]
+    )
+    assert recipe["context"]["version"] == PROJECT["project"]["version"].removesuffix(".dev0")
+    assert f">={recipe['context']['python_min']}" == PROJECT["project"]["requires-python"]
+    about = recipe["about"]
+    assert (about["license"], about["summary"]) == (PROJECT["project"]["license"], PROJECT["project"]["description"])
+    assert f"scdgd = {PROJECT['project']['scripts']['scdgd']}" in recipe["build"]["python"]["entry_points"]
