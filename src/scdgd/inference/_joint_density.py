@@ -196,7 +196,8 @@ class JointDensity:
         for part in self._in_parts(z):
             batch, library = self.covariates[MODULE_KEYS.BATCH_INDEX_KEY], self.library.expand(len(part), -1, -1)
             output = self._outputs_alike(part).unsqueeze(1).expand(-1, len(self), -1)
-            parts.append(self.observation.likelihood_of(output, library, batch, self.measured).log_prob(self.x))
+            px = self.observation.likelihood_of(output, library, batch, self.measured)
+            parts.append(self._log_prob(px).to(z.dtype))
         return torch.cat(parts)
 
     def _pairs_of_one(self, z: torch.Tensor) -> torch.Tensor:
@@ -219,10 +220,15 @@ class JointDensity:
         return max(1, _devices.entries_together(self.library.device) // self.x.n_genes)
 
     def _log_likelihood(self, z: torch.Tensor) -> torch.Tensor:
-        px = self.observation.likelihood(z, self.library.expand(len(z), -1, -1), **self.covariates)
-        if self.log_constant is None:  # the same at all representations
+        return self._log_prob(
+            self.observation.likelihood(z, self.library.expand(len(z), -1, -1), **self.covariates)
+        ).to(z.dtype)
+
+    def _log_prob(self, px: CountLikelihood) -> torch.Tensor:
+        """Log probability of the counts, in double; what does not depend on representations is evaluated once."""
+        if self.log_constant is None:
             self.log_constant = px.log_constant(self.x)
-        return (px.log_kernel(self.x) + self.log_constant).to(z.dtype)
+        return px.log_kernel(self.x) + self.log_constant
 
     @property
     def _genes(self) -> GeneSubset:

@@ -423,7 +423,9 @@ class CountLikelihood(Likelihood):
         together = max(1, _devices.entries_together(log_profile.device) // (len(counts) * counts.n_genes))
         profiles = log_profile.unsqueeze(1).split(together)
         parameters = cls.at_size(parameters, log_size)
-        return torch.cat([cls(profile + log_size, *parameters).log_prob(counts) for profile in profiles])
+        constant = cls(log_profile[:1].expand(len(counts), -1), *parameters).log_constant(counts)  # of all profiles
+        kernels = torch.cat([cls(profile + log_size, *parameters).log_kernel(counts) for profile in profiles])
+        return (kernels + constant).to(log_profile.dtype)
 
     def log_constant(self, counts: SparseCounts) -> torch.Tensor:
         """Terms of counts and parameters that do not depend on the mean, counts ``(b, g)`` to ``(b,)``, in double."""
