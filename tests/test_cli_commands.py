@@ -138,7 +138,7 @@ def test_plan_of_donors_within_a_budget(fitted, capsys):
     expected = scdgd.design.plan(cells, target, donors="donor", costs=costs, budget=9_000)
     assert expected.sentence in capsys.readouterr().out
     assert main(call) == 1
-    assert "depends on `costs`" in capsys.readouterr().err
+    assert "--cost-cell 0.5" in capsys.readouterr().err
 
 
 def test_compare_goes_on_where_it_stopped(fitted, tmp_path, capsys, monkeypatch):

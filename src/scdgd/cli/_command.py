@@ -17,7 +17,13 @@ logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 #: How arguments that messages of the package name are given on the command line.
-_OPTIONS = {"`n_components`": "--n-components", "`setup_anndata(adata, layer='counts')`": "--layer counts"}
+_OPTIONS = {
+    "`n_components`": "--n-components",
+    "`costs`, such as `costs=Costs(cell=0.5, sample=200)`": "costs, such as --cost-cell 0.5 --cost-sample 200",
+    "`donors=`": "--donors",
+    "`n_donors=`": "--n-donors",
+    "`setup_anndata(adata, layer='counts')`": "--layer counts",
+}
 
 
 class UserError(Exception):

@@ -18,14 +18,14 @@ _LOOKED_AT = 1_000_000
 def check_counts(adata: AnnData, path: Path | None, *, layer: str | None, raw: bool) -> None:
     """`UserError` if there are no counts where they are said to be, which names where there are some."""
     if raw and adata.raw is None:
-        msg = f"{_name(path)} has no .raw. Leave --raw out{_instead(adata)}."
+        msg = f"{_name(path)} has no .raw{_instead(adata) or '; leave --raw out'}."
         raise UserError(msg)
     if layer is not None and layer not in adata.layers:
         msg = f"There is no layer '{layer}'; the layers are {_layers(adata)}."
         raise UserError(msg)
     where, values = _at(adata, layer, raw)
     if values is None:
-        msg = f"X of {_name(path)} is empty{_instead(adata) or '. It has no counts'}."
+        msg = f"X of {_name(path)} is empty{_instead(adata) or ', and nothing else of this file has counts'}."
         raise UserError(msg)
     problem = _problem(values)
     if problem is not None:
@@ -33,7 +33,7 @@ def check_counts(adata: AnnData, path: Path | None, *, layer: str | None, raw: b
         gene = (adata.raw if raw else adata).var_names[column]
         msg = (
             f"{where} of {_name(path)} has {what}, first in cell {adata.obs_names[row]}, gene {gene}: {value:g}. "
-            f"The model needs raw counts{_instead(adata) or ', and no layer of this file, nor .raw, has them'}."
+            f"The model needs raw counts{_instead(adata) or '; no layer of this file, nor .raw, has them'}."
         )
         raise UserError(msg)
 
@@ -61,7 +61,7 @@ def _instead(adata: AnnData) -> str:
         found.insert(0, "neither --layer nor --raw")
     if adata.raw is not None and _problem(adata.raw.X) is None:
         found.append("--raw")
-    return f", which are found with {' or '.join(found)}" if found else ""
+    return f"; counts are found with {' or '.join(found)}" if found else ""
 
 
 def _problem(matrix: Any) -> tuple[str, int, int, float] | None:
