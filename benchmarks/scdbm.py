@@ -98,7 +98,10 @@ def boltzmann(
     module = model.module
     given = scdgd.boltzmann.Conditions(torch.zeros(1, dtype=torch.int64), torch.ones(1))
     with torch.inference_mode():
-        sums = [torch.cat(q, 1).sum(0) for _, _, q in model.posterior.mean_field(model._minibatches(None, None, None, None, {}))]
+        sums = [
+            torch.cat(q, 1).sum(0)
+            for _, _, q in model.posterior.mean_field(model._minibatches(None, None, None, None, {}))
+        ]
         activations = (sum(sums) / train.n_obs).split(module.n_hidden)
         torch.manual_seed(seed)
         base = scdgd.boltzmann.without_weights(module, module.mean_counts, list(activations))
