@@ -15,7 +15,7 @@ from anndata import AnnData
 
 from scdgd._compat import layer_names
 from scdgd._summary import Summary
-from scdgd.data import counts_of
+from scdgd.data._layers import counts_of, raw_matrix_of
 from scdgd.metrics import batch_mixing, held_out_log_likelihood, n_used_components
 from scdgd.model import SCDGD
 from scdgd.tl._annotate import write_results
@@ -83,7 +83,7 @@ def build(adata: AnnData, job: Job) -> SCDGD:
 def cells_of(adata: AnnData, job: Job, columns: list[str]) -> AnnData:
     """The counts and genes of a job, in the same layer, and some columns of ``obs``; nothing else of `adata`."""
     source = adata.raw if job.raw else adata
-    counts = source.X if job.raw else counts_of(adata, job.layer)
+    counts = raw_matrix_of(adata) if job.raw else counts_of(adata, job.layer)
     cells = AnnData(
         X=counts if job.layer is None else None,
         obs=adata.obs[columns].copy(),

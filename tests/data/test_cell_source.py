@@ -194,11 +194,14 @@ def _reads_counts(node: ast.AST) -> bool:
 
 
 def test_counts_are_taken_out_of_an_anndata_in_one_room():
-    """By sources of cells and by `counts_of`; sets that come with the package make theirs themselves."""
+    """By sources of cells and by `counts_of`; sets that come with the package make theirs themselves.
+
+    The command line looks at a file before it imports the package that has models.
+    """
     found = [
         f"{path.relative_to(SOURCE)}:{node.lineno}"
         for path in FILES
-        if path.relative_to(SOURCE).parts[0] not in ("data", "datasets")
+        if path.relative_to(SOURCE).parts[0] not in ("data", "datasets") and path != SOURCE / "cli" / "_counts.py"
         for node in ast.walk(ast.parse(path.read_text()))
         if _reads_counts(node)
     ]

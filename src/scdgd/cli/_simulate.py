@@ -54,12 +54,13 @@ def _simulate(args: argparse.Namespace) -> Answer:
 
     with refusals():
         from scdgd import tl
+        from scdgd.data import counts_of
 
         model = load(args.model, adata.raw.to_adata() if args.raw and adata.raw is not None else adata)
         options = {"mode": args.mode, "component": args.component, "batch": args.batch, "library": args.library}
         synthetic = tl.sample_cells(model, args.n_cells, seed=args.seed, **options)
         write_cells(synthetic, args.output)
-    totals = synthetic.X.sum(axis=1)
+    totals = counts_of(synthetic).sum(axis=1)
     rows = [
         ("cells", f"{synthetic.n_obs:,}"),
         ("genes", f"{synthetic.n_vars:,}"),

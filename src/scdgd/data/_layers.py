@@ -43,5 +43,5 @@ def counts_of(adata: AnnData, layer: str | None = None) -> Matrix:
 
 
 def raw_matrix_of(adata: AnnData) -> Matrix:
-    """What stands in ``adata.raw``, of whatever genes it has, shape ``(n, c)``, for pictures: no model reads it."""
+    """What stands in ``adata.raw``, of whatever genes it has, shape ``(n, c)``: for pictures, and for counts that are kept there."""
     return adata.raw.X
