@@ -35,9 +35,10 @@ class Tier(NamedTuple):
     genes: int
     epochs: int
     repeats: int
+    models: tuple[str, ...] = ("SCDGD", "FlexSCVI")
 
 
-TIERS = {"quick": Tier(60, 20, 30, 2, 1), "standard": Tier(5_000, 1_000, 2_000, 10, 3)}
+TIERS = {"quick": Tier(60, 20, 30, 2, 1, ("SCDGD",)), "standard": Tier(5_000, 1_000, 2_000, 10, 3)}
 GROUPS = {"groupby": "cell_type", "group1": "A", "silent": True}
 
 
@@ -204,7 +205,7 @@ def compare(args: argparse.Namespace, folder: Path) -> list[list[str]]:
     workers += [Worker(args.against, args.tier, folder, "other")] if args.against else []
     workers[-1].prepare()
     names = [worker.start() for worker in workers][0]
-    for model in args.models or models():
+    for model in args.models or tier.models:
         for call in [name for name in names if not args.only or any(part in name for part in args.only)]:
             seconds = [[worker(model, call) for worker in workers] for _ in range(args.repeats or tier.repeats)]
             if isinstance(seconds[0][0], str):
