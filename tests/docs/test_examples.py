@@ -16,6 +16,7 @@ import pytest
 import scanpy as sc
 import scvi
 import torch
+from anndata import AnnData
 
 import scdgd
 from scdgd.design import default_models
@@ -127,8 +128,17 @@ def of_three_epochs(train):  # SCDBM has three stages
     return shortened
 
 
-#: Where `model` is another one than an `SCDGD`.
+def registered_cells() -> AnnData:
+    """Cells that no other example has had."""
+    cells = scdgd.datasets.pbmc68k()[:200].copy()
+    sc.pp.filter_genes(cells, min_cells=1)
+    scdgd.model.SCDGD.setup_anndata(cells)
+    return cells
+
+
+#: Where `model` is another one than an `SCDGD`, or cells are registered and nothing else.
 OTHER_MODELS = {
+    "scdgd.train._laplace_plan.LaplacePlan": lambda _: {"adata": registered_cells()},
     "scdgd.metrics._elbo_surgery.elbo_surgery": lambda stage: {"model": stage.variational},
     "scdgd.tl._information.information_coordinates": lambda stage: {"model": stage.stock, "adata": stage.stock.adata},
 }
