@@ -10,9 +10,9 @@ conditions, with at most n cells each, thinned to a depth. A share of the genes 
 called genes that was not changed. Thinning lowers the mean of a changed gene by the root of the fold (of both groups, geometrically), so that
 predictions are for that much less depth.
 
-onek1k_40donor is the only set here with donors; kang_ifnb2800 has none in its table. A first form of the method predicted .11 too much on ten
-other draws of this set: it took the mean number of cells for that of each donor, and logs of few counts for those of many. Both were
-mended (.05 too much, before predictions knew what thinning does to the mean); nothing was changed after the run on this page, of draws of its own.
+onek1k_40donor is the only set here with donors; kang_ifnb2800 has none in its table. A first form of the method predicted too much on other draws of this
+set: it took the mean number of cells for that of each donor, and logs of few counts for those of many. Both were mended, and predictions
+were told what thinning does to the mean, before the run on this page, of draws of its own; nothing was changed after it.
 """
 
 from __future__ import annotations

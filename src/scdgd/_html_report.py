@@ -48,6 +48,8 @@ class Page:
         Figures by name; they are closed when they are written.
     captions
         What each of them shows.
+    umap_keys
+        Keys of the UMAP and of its neighbours; see :func:`scdgd._report.umap_keys`.
     source, output, model
         Names of the input, of the file of results and of the folder of the saved model, if there is one.
     """
@@ -57,6 +59,7 @@ class Page:
     clusters: pd.DataFrame
     figures: dict[str, Figure]
     captions: dict[str, str]
+    umap_keys: tuple[str, str]
     source: str
     output: Path
     model: Path | None = None
@@ -133,28 +136,27 @@ class Page:
         return f"<p>{escape(text)}</p>"
 
     def _next_steps(self) -> str:
-        read = "read_zarr" if self.output.suffix == ".zarr" else "read_h5ad"
-        lines = ["import scanpy as sc", "import scdgd", "", f'adata = sc.{read}("{self.output.name}")']
-        if read == "read_zarr":
-            lines[0:1] = ["import anndata as ad", "import scanpy as sc"]
-            lines[-1] = f'adata = ad.read_zarr("{self.output.name}")'
-        lines += ['sc.pl.embedding(adata, "X_umap", color="scdgd_cluster")'] if self.job.umap else []
-        lines += (
-            ['sc.tl.leiden(adata, neighbors_key="neighbors")  # other clusters, of the same space']
-            if self.job.umap
-            else []
-        )
+        read, basis, neighbors = "zarr" if self.output.suffix == ".zarr" else "h5ad", *self.umap_keys
+        lines = [
+            "import anndata as ad",
+            "import scanpy as sc",
+            "import scdgd",
+            "",
+            f'adata = ad.read_{read}("{self.output.name}")',
+        ]
+        if self.job.umap:
+            lines += [
+                f'sc.pl.embedding(adata, "{basis}", color="scdgd_cluster")',
+                f'sc.tl.leiden(adata, neighbors_key="{neighbors}")  # other clusters, of the same space',
+            ]
         if self.model is None:
             return "\n".join([*lines, "", "# with --save-model DIR: differential expression, new cells, uncertainty"])
-        cells = "adata.raw.to_adata()" if self.job.raw else "adata"
+        lines += ["", f"cells = {'adata.raw.to_adata()' if self.job.raw else 'adata'}"]
         return "\n".join(
             [
                 *lines,
-                "",
-                f'model = scdgd.model.SCDGD.load("{self.model.name}", adata={cells})',
-                'model.differential_expression(groupby="scdgd_cluster")'
-                if not self.job.raw
-                else "tree = scdgd.tl.component_tree(model)",
+                f'model = scdgd.model.SCDGD.load("{self.model.name}", adata=cells)',
+                'model.differential_expression(groupby="scdgd_cluster")',
                 "scdgd.tl.annotate(model, uncertainty=True)  # how sure the place of each cell is",
                 "scdgd.tl.map(model, new_cells)  # cells of another experiment, genes by name",
             ]

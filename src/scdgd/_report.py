@@ -347,6 +347,14 @@ def _draw_test_cells(cells: AnnData, job: Job) -> np.ndarray:
     return is_test
 
 
+def umap_keys(adata: AnnData) -> tuple[str, str]:
+    """Where the UMAP of this job is in ``obsm``, and its neighbours in ``uns``: beside those that were there before."""
+    return (
+        "X_scdgd_umap" if "X_scdgd_umap" in adata.obsm else "X_umap",
+        "scdgd_neighbors" if "scdgd_neighbors" in adata.uns else "neighbors",
+    )
+
+
 #: Pictures of a report, and what they show.
 CAPTIONS = {
     "latent": "Cells in the plane: a UMAP of the representations in coordinates of information. Neighbours mean something, distances "
@@ -367,7 +375,7 @@ def draw(adata: AnnData, model: SCDGD, job: Job) -> dict[str, Figure]:
 
     logger.info("Drawing")
     color = [_CLUSTER_KEY] if job.labels_key is None else [_CLUSTER_KEY, job.labels_key]
-    basis = "X_scdgd_umap" if "X_scdgd_umap" in adata.obsm else "X_umap"
+    basis, _ = umap_keys(adata)
     found = {
         "latent": pl.latent(
             adata, model, basis=basis, color=color, n_samples=_N_SAMPLES, seed=job.seed, return_fig=True

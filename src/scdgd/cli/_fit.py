@@ -115,14 +115,14 @@ def _demo(args: argparse.Namespace) -> Answer:
         paths = _Paths(args.data.name, args.data, args.output / f"{args.data.stem}.h5ad", args.output)
     check_output(paths.output, paths.source, overwrite=True)
 
-    def read() -> AnnData:
-        if args.data is not None:
-            return read_cells(args.data)
-        from scdgd.datasets import pbmc68k
+    return _run(args, _packaged_cells if args.data is None else lambda: read_cells(args.data), paths)
 
-        return pbmc68k()
 
-    return _run(args, read, paths)
+def _packaged_cells() -> AnnData:
+    """Those of the demo."""
+    from scdgd.datasets import pbmc68k
+
+    return pbmc68k()
 
 
 def _run(args: argparse.Namespace, read: Callable[[], AnnData], paths: _Paths) -> Answer:
@@ -164,7 +164,8 @@ def _write(
             written.append(paths.model)
         summary = dataclasses.replace(summary, seconds_total=time.perf_counter() - started)
         if paths.report is not None:
-            page = Page(job, summary, clusters, figures, _report.CAPTIONS, paths.name, paths.output, paths.model)
+            drawn = (figures, _report.CAPTIONS, _report.umap_keys(adata))
+            page = Page(job, summary, clusters, *drawn, paths.name, paths.output, paths.model)
             page.write(paths.report)
             write_summary(summary, paths.report)
             written.append(paths.report)

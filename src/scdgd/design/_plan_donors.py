@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -53,27 +52,9 @@ class DonorPlan(Readable):
         -------
         The Axes.
         """
-        from scdgd.pl._figure import bare, get_axes
-
-        ax = get_axes(ax, 1, (6.0, 4.0))[0]
+        at = (self.n_donors, f"{self.n_donors:.0f} donors")
+        ax = self._drawn(ax, "n_donors", self.target.power, self.interval, at)
+        ax.set(xlabel="donors in each condition", ylabel="share of changed genes called", ylim=(0, 1))
         n = self.table["n_donors"]
-        ax.fill_between(
-            n,
-            self.table["lower"],
-            self.table["upper"],
-            color="C0",
-            alpha=0.2,
-            linewidth=0,
-            label=f"{self.interval:.0%} interval",
-        )
-        ax.plot(n, self.table["estimate"], "o-", color="C0", markersize=3, label="estimate")
-        ax.axhline(self.target.power, color="0.4", linestyle="--", linewidth=1, label="goal")
-        if math.isfinite(self.n_donors):
-            ax.axvline(self.n_donors, color="C3", linewidth=1, label=f"{self.n_donors:.0f} donors")
-        ax.set(xscale="log", xlabel="donors in each condition", ylabel="share of changed genes called", ylim=(0, 1))
         ax.set_xticks([k for k in (2, 5, 10, 20, 50, 100, 200) if n.min() <= k <= n.max()], minor=False)
-        ax.xaxis.set_major_formatter("{x:.0f}")
-        ax.xaxis.set_minor_formatter("")
-        ax.legend(frameon=False)
-        bare(ax)
         return ax

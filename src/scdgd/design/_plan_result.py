@@ -45,6 +45,25 @@ class Readable:
             return self.table
         return self.table.iloc[sorted({round(i * (n - 1) / (_MAX_ROWS - 1)) for i in range(_MAX_ROWS)})]
 
+    def _drawn(self, ax: Axes | None, column: str, goal: float, interval: float, at: tuple[float, str]) -> Axes:
+        """Estimate and interval by a column of the table, on a logarithmic axis, with the goal, and a line `at` what is needed, if finite."""
+        from scdgd.pl._figure import bare, get_axes
+
+        ax = get_axes(ax, 1, (6.0, 4.0))[0]
+        n, (needed, label) = self.table[column], at
+        band = {"color": "C0", "alpha": 0.2, "linewidth": 0, "label": f"{interval:.0%} interval"}
+        ax.fill_between(n, self.table["lower"], self.table["upper"], **band)
+        ax.plot(n, self.table["estimate"], "o-", color="C0", markersize=3, label="estimate")
+        ax.axhline(goal, color="0.4", linestyle="--", linewidth=1, label="goal")
+        if math.isfinite(needed):
+            ax.axvline(needed, color="C3", linewidth=1, label=label)
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(lambda value, _: cells(value))
+        ax.xaxis.set_minor_formatter("")
+        ax.legend(frameon=False)
+        bare(ax)
+        return ax
+
 
 @dataclass(frozen=True, repr=False)
 class Plan(Readable):
@@ -86,22 +105,10 @@ class Plan(Readable):
         -------
         The Axes.
         """
-        from scdgd.pl._figure import bare, get_axes
-
-        ax = get_axes(ax, 1, (6.0, 4.0))[0]
-        n = self.table["n"]
-        label = f"{self.interval:.0%} interval"
-        ax.fill_between(n, self.table["lower"], self.table["upper"], color="C0", alpha=0.2, linewidth=0, label=label)
-        ax.plot(n, self.table["estimate"], "o-", color="C0", markersize=3, label="estimate")
-        ax.axhline(self.goal, color="0.4", linestyle="--", linewidth=1, label="goal")
-        if math.isfinite(self.n_cells):
-            ax.axvline(self.n_cells, color="C3", linewidth=1, label=f"{cells(self.n_cells)} cells")
-        ax.set(xscale="log", xlabel="further cells", ylabel=self.quantity)
-        ax.set_xticks(_round_numbers(n.min(), n.max()), minor=False)
-        ax.xaxis.set_major_formatter(lambda value, _: cells(value))
-        ax.xaxis.set_minor_formatter("")
-        ax.legend(frameon=False)
-        bare(ax)
+        at = (self.n_cells, f"{cells(self.n_cells)} cells")
+        ax = self._drawn(ax, "n", self.goal, self.interval, at)
+        ax.set(xlabel="further cells", ylabel=self.quantity)
+        ax.set_xticks(_round_numbers(self.table["n"].min(), self.table["n"].max()), minor=False)
         return ax
 
 
