@@ -51,7 +51,7 @@ class Tier(NamedTuple):
 
 TIERS = {
     "quick": Tier((FIVE,), 1, 3, 300, 200, 256, 1),
-    "standard": Tier((FIVE, "zheng_facs"), 2, 60, 1_000, 500, 1_280, 5),
+    "standard": Tier((FIVE, "zheng_facs"), 3, 60, 1_000, 500, 1_280, 5),
     "full": Tier((FIVE, *TRUTH, "kang_ifnb2800", "paul15", "pbmc3k"), 5, 200, 10_000, 2_000, 5_120, 10),
 }
 

@@ -49,7 +49,7 @@ class Tier(NamedTuple):
 
 TIERS = {
     "quick": Tier(("pbmc68k",), 1, 3, 200, 200),
-    "standard": Tier(TRUTH, 2, 100, 1_000, 500),
+    "standard": Tier(TRUTH, 3, 100, 1_000, 500),
     "full": Tier((*TRUTH, "kang_ifnb2800", "paul15", "pbmc3k"), 5, 500, None, 2_000),
 }
 COLUMNS = {
