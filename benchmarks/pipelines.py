@@ -1,6 +1,7 @@
 """From counts to clusters in one space: SCDGD as it is by default, against scVI or Harmony and then Leiden.
 
     python benchmarks/pipelines.py --data DIR --standard --out docs/benchmarks_pipelines.md
+    python benchmarks/pipelines.py --data DIR --standard --picture docs/_static/pipelines.png     # the front picture alone
 
 What people do with a set of several batches, epochs by default: `SCDGD`, whose clusters come with it; scVI (negative
 binomial) and Leiden; Harmony (30 iterations, of 20 principal components of log-normalised counts) and Leiden. Leiden, at resolution 1, also
@@ -16,14 +17,18 @@ onek1k_40donor took no part in that.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import scanpy as sc
 import scvi
 from _ledger import Ledger, markdown, mean_sd
 from _sets import load_batches, train_test_split
 from _tiers import cpu_seconds, one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from anndata import AnnData
 from integration import (
     HAS_HARMONY,
     N_MIXING,
@@ -41,8 +46,6 @@ from scdgd.model import SCDGD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from anndata import AnnData
 
 OURS, OURS_LEIDEN, SCVI, HARMONY = "SCDGD", "SCDGD + Leiden", "scVI + Leiden", "Harmony + Leiden"
 
@@ -148,11 +151,36 @@ def report(rows: pd.DataFrame, tier: Tier) -> str:
     return "\n".join(text)
 
 
+def draw(name: str, data: Path | None, tier: Tier, path: Path) -> None:
+    """UMAPs of the training cells of a set (seed 0): a column for each representation, batches above and labels below."""
+    train, _ = train_test_split(load_batches(name, data, tier.max_cells, tier.max_genes, 0), 0)
+    spaces = [space for space in SPACES if space != HARMONY or HAS_HARMONY]
+    fig, axes = plt.subplots(2, len(spaces), figsize=(11.5, 5.4), squeeze=False, layout="constrained")
+    for column, space in zip(axes.T, spaces, strict=True):
+        scvi.settings.seed = 0
+        cells = AnnData(obs=train.obs[["batch", "cell_type"]], obsm={"X": SPACES[space](train.copy(), tier).z})
+        sc.pp.neighbors(cells, use_rep="X")
+        sc.tl.umap(cells)
+        cells = cells[np.random.default_rng(0).permutation(len(cells))].copy()  # no batch is drawn over the others
+        for ax, key in zip(column, ("batch", "cell_type"), strict=True):
+            legend = "right margin" if space == spaces[-1] else "none"
+            sc.pl.umap(cells, color=key, ax=ax, show=False, size=22, legend_loc=legend, legend_fontsize=9)
+            ax.set(title="", xlabel="", ylabel="")
+        column[0].set_title(space.removesuffix(" + Leiden"))
+    for ax, kind in zip(axes[:, 0], ("batches", "cell types"), strict=True):
+        ax.set_ylabel(kind)
+    fig.savefig(path, dpi=130)
+
+
 def main() -> None:
     parser = tier_parser(__doc__, TIERS)
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--picture", type=Path, help="draw the first set of the tier in each space, and nothing else")
     args, ledger = tier_and_ledger(parser, TIERS, "pipelines")
     tier = TIERS[args.tier]
+    if args.picture:
+        draw(tier.sets[0], args.data, tier, args.picture)
+        return
     jobs = [(name, seed, args.data, tier, ledger.path) for seed in range(tier.seeds) for name in tier.sets]
     run_jobs(run, jobs, args.jobs)
     rows = ledger.read().drop_duplicates(["set", "seed", "method"], keep="last")

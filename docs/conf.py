@@ -123,6 +123,12 @@ def describe_value(app, what, name, obj, options, lines) -> None:
     lines[:] = next(filter(None, comments), [])
 
 
+def keep_spread_together(app, document_name, source) -> None:
+    """No line ends between a number and its spread."""
+    source[0] = source[0].replace(" ± ", "\u00a0±\u00a0")
+
+
 def setup(app) -> None:
     """Connect the hooks."""
+    app.connect("source-read", keep_spread_together)
     app.connect("autodoc-process-docstring", describe_value)

@@ -64,7 +64,7 @@ def test_it_trains_clusters_and_generates(tmp_path):
     z = torch.as_tensor(model.get_latent_representation())
     np.testing.assert_allclose(soft, model.module.prior.responsibilities(z).detach(), rtol=1e-5)
     assert model.prior_predictive_sample(7, component=1, seed=0).obs["component"].tolist() == ["1"] * 7
-    assert "StudentMixture with 3 components" in model._model_summary_string
+    assert "StudentMixture of 3 components" in model._model_summary_string
     model.save(tmp_path / "model")
     again = FlexSCVI.load(tmp_path / "model", adata=model.adata, accelerator="cpu")
     np.testing.assert_array_equal(again.get_latent_representation(), z)

@@ -123,9 +123,10 @@ class SCDBM(BoltzmannModel, RNASeqMixin, BaseModelClass):
             n_particles=n_particles,
             uses_size=use_library_size,
         )
-        self._model_summary_string = (
-            f"SCDBM: hidden layers {self.module.n_hidden}, {n_batch} batches, {n_particles} chains, "
-            f"{'with' if use_library_size else 'without'} size factors"
+        self._describe(
+            layers=f"{', '.join(map(str, self.module.n_hidden))} hidden units",
+            chains=f"{n_particles:,}",
+            size_factors="of cells" if use_library_size else "none",
         )
         self.checkpoint_format_ = CHECKPOINT_FORMAT
         self.init_params_ = self._get_init_params(locals())

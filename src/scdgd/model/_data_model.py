@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -46,6 +47,7 @@ from scdgd.train import pack_history
 
 from ._arguments import SETUP
 from ._cells import positions_of
+from ._description import describe
 from ._devices import device_of
 from ._saving import HISTORY, LOADING, PREFIX, SAVING, check_storable, initialised, plain, read_data
 from ._training_options import check_reading
@@ -78,6 +80,8 @@ class DataModel:
     _keeps_new_levels = False
     #: Whether cells may lack genes of the model, each with its own panel; a model that needs all genes refuses it in words.
     _takes_gene_panels: ClassVar[bool] = True
+    #: Parts of the model by name, in words; see :meth:`_describe`.
+    _parts: Mapping[str, str] = MappingProxyType({})
     #: Arguments of the constructor that files of earlier versions do not have, and what they meant.
     _former_arguments: ClassVar[dict[str, Any]] = {}
 
@@ -88,6 +92,17 @@ class DataModel:
             msg = f"{type(self).__name__} stands on data: pass the AnnData that `{type(self).__name__}.setup_anndata` set up."
             raise ValueError(msg)
         super().__init__(adata, registry, *args, **kwargs)
+
+    def _describe(self, **parts: str) -> None:
+        """Keep what is printed of the model's parts; scvi-tools' summary has it in a line."""
+        self._parts = {name.replace("_", " "): text for name, text in parts.items()}
+        self._model_summary_string = f"{type(self).__name__}: " + "; ".join(f"{k} {v}" for k, v in self._parts.items())
+
+    def __repr__(self) -> str:
+        return str(describe(self, self._parts))
+
+    def _repr_html_(self) -> str:
+        return describe(self, self._parts).to_html()
 
     @property
     def adata(self) -> AnnData | MuData | None:

@@ -36,7 +36,7 @@ from ._encoder_run import EncoderRun
 from ._host_options import OF_ROWS, OF_SURGERY
 from ._stock_exchange import from_stock, to_stock
 from ._training_options import TRAINING
-from ._values import check_values, holds_counts, network_title
+from ._values import check_values, holds_counts, layers_title, network_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -205,13 +205,13 @@ class FlexSCVI(EncoderModel, SCVI):
         )
         if comes_with_sizes:
             self.module.expect_sizes(self.summary_stats.n_batch)
-        self._stock_options = of_stock
-        with_components = f" with {k} components" if class_of(prior).has_components else ""
-        self._model_summary_string = (
-            f"{type(self).__name__}: prior {title_of(prior)}{with_components}, posterior {posterior}, {n_latent} latent dimensions, "
-            f"hidden {n_hidden} x {n_layers}, {network_title(decoder)} decoder, {name_of(gene_likelihood)}, dispersion {dispersion}"
+        self._stock_options, self.checkpoint_format_ = of_stock, CHECKPOINT_FORMAT
+        self._describe(
+            representation=f"{n_latent} dimensions, posterior {posterior}",
+            prior=f"{title_of(prior)} of {k} components" if class_of(prior).has_components else title_of(prior),
+            networks=f"{layers_title(n_layers, n_hidden)}, {network_title(decoder)} decoder",
+            likelihood=f"{name_of(gene_likelihood)}, dispersion {dispersion}",
         )
-        self.checkpoint_format_ = CHECKPOINT_FORMAT
         self.init_params_ = self._get_init_params(locals())
 
     @property

@@ -155,11 +155,12 @@ class MULTIDGD(SCDGD):
             components_per_class=components_per_class,
         )
         self._weigh_modalities(modality_weights)
-        of_modalities = ", ".join(f"{n} {name}" for name, n in self.modalities.items())
-        self._model_summary_string = (
-            f"{type(self).__name__}: {self.summary_stats.n_trained_cells} cells, features {of_modalities}, "
-            f"{self.module.prior.n_components} components, {n_latent} latent dimensions, decoders {n_layers} x {n_hidden}, "
-            f"likelihoods {self.module.gene_likelihood}"
+        self._describe(
+            **self._parts
+            | {
+                "modalities": ", ".join(f"{name} ({n:,})" for name, n in self.modalities.items()),
+                "likelihood": f"{self.module.gene_likelihood}, dispersion {dispersion}",
+            }
         )
         self.init_params_ = self._get_init_params(locals())
 

@@ -46,7 +46,7 @@ from ._representation_run import RepresentationRun
 from ._row_model import RowModel
 from ._supervision import Supervision
 from ._training_options import TRAINING
-from ._values import check_values, network_title
+from ._values import check_values, layers_title, network_title
 
 if TYPE_CHECKING:
     from torch import nn
@@ -169,6 +169,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
     _train_runner_cls = InterruptibleTrainRunner
     _posterior_of_scale = staticmethod(_with_noise)
     _latent_key = "X_scdgd"
+    _representation_is = "a point for each cell"
     _hyperprior_weight = _HYPERPRIOR_WEIGHT
     _former_arguments: ClassVar[dict[str, Any]] = {"batch_representation": "one-hot"}
 
@@ -200,15 +201,13 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         decoder: nn.Module | type[nn.Module] | None = None,
     ) -> None:
         super().__init__(adata, registry)
-        config = NewCellsConfig(**NEW_CELLS("new_cells", new_cells or {}))
         size_factor, output_activation = self._usual_sizes(gene_likelihood, size_factor, output_activation)
         self.supervision = Supervision.of(self.registry_, supervision, components_per_class, prior)
         made = self._make_prior(prior, n_components, n_latent, prior_kwargs)
-        n_cells, k = self.summary_stats.n_trained_cells, made.n_components
         networks = {"n_hidden": n_hidden, "n_layers": n_layers, "activation": activation, "decoder": decoder}
         self.module = self._module_cls(
             self.summary_stats.n_vars,
-            n_cells,
+            self.summary_stats.n_trained_cells,
             made,
             n_continuous=self.summary_stats.get("n_extra_continuous_covs", 0),
             **self._module_options(batch_representation),
@@ -222,14 +221,16 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
             hyperprior_weight=self._hyperprior_weights(hyperprior_weight or {}, made),
         )
         self.module.posterior_sampler = posterior_draws
-        self.cells, self.levels = CellRows(self.module, config), NewLevels(self.module, self.registry_)
+        self.cells = CellRows(self.module, NewCellsConfig(**NEW_CELLS("new_cells", new_cells or {})))
+        self.levels = NewLevels(self.module, self.registry_)
         self._warn_if_degenerate()
         self.checkpoint_format_, self.is_query_ = CHECKPOINT_FORMAT, False
         vars(self).update(dict.fromkeys(RepresentationRun.attributes))
-        self._model_summary_string = (
-            f"{type(self).__name__}: {n_cells} cells, {self.summary_stats.n_vars} genes, {k} components, "
-            f"{n_latent} latent dimensions, decoder {network_title(decoder) or f'{n_layers} x {n_hidden}'}, {name_of(gene_likelihood)}, "
-            f"dispersion {dispersion}, size factor {size_factor}, prior {title_of(prior)}"
+        self._describe(
+            representation=f"{n_latent} dimensions, {self._representation_is}",
+            prior=f"{title_of(prior)} of {made.n_components} components",
+            decoder=network_title(decoder) or layers_title(n_layers, n_hidden),
+            likelihood=f"{name_of(gene_likelihood)}, dispersion {dispersion}, size factor {size_factor}",
         )
         self.init_params_ = self._get_init_params(locals())
 

@@ -12,7 +12,6 @@ from scvi import REGISTRY_KEYS
 from scdgd._absent_options import Absent, without
 from scdgd._compat import get_state_registry
 from scdgd._options import checked, checked_by
-from scdgd.likelihood import name_of
 from scdgd.metrics import n_used_components
 from scdgd.module import GMVAE
 from scdgd.train import GMVAEPlan
@@ -140,10 +139,6 @@ class SCGMVAE(FlexSCVI):
         )
         if from_labels and self.adata is not None:  # a saved model has them among its parameters
             self.module.prior.weight_logits.data.copy_(self._label_frequencies().log())
-        self._model_summary_string = (
-            f"{type(self).__name__}: {n_components} components, {n_latent} latent dimensions, hidden {n_hidden} x "
-            f"{n_layers}, {name_of(gene_likelihood)}, dispersion {dispersion}"
-        )
         self.init_params_ = self._get_init_params(locals())
 
     def _label_frequencies(self) -> torch.Tensor:

@@ -49,6 +49,7 @@ class SCVAD(SCDGD):
 
     _posterior_of_scale = Gaussian
     _latent_key = "X_scvad"
+    _representation_is = "mean and variance for each cell"
     _hyperprior_weight = {"log_var": "once", "weights": "once", "means": "once"}
 
     @without(**OF_ENCODERS)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from scvi import REGISTRY_KEYS
 from torch import nn
 
 from scdgd._compat import get_state_registry
 from scdgd.data import CountsField
 from scdgd.likelihood import GeneLikelihood, family_of, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def holds_counts(registry: dict) -> bool:
@@ -28,6 +33,12 @@ def check_values(registry: dict, gene_likelihood: GeneLikelihood) -> None:
     if largest > family.largest:
         msg = f"`gene_likelihood={name!r}` is for {family.values_are}, but the largest is {largest:g}. {family.remedy}"
         raise ValueError(msg)
+
+
+def layers_title(n_layers: int, n_hidden: int | Sequence[int]) -> str:
+    """What hidden layers are called in a summary."""
+    widths = [n_hidden] * n_layers if isinstance(n_hidden, int) else list(n_hidden)
+    return f"hidden layer{'s'[: len(widths) - 1]} of {', '.join(map(str, widths))}"
 
 
 def network_title(network: str | nn.Module | type[nn.Module] | None) -> str | None:
