@@ -75,21 +75,21 @@ def components(
     show: bool | None = None,
     return_fig: bool = False,
 ) -> Axes | Figure:
-    """Heat map of labels and components: how the cells of each label are spread over the components.
+    """Heat map of labels and clusters: how the cells of each label are spread over the clusters.
 
-    Each row shows shares of one label's cells; shares of 5% or more are written out, in percent. Components that hold
-    less than `min_share` of all cells are summed up as "other".
+    Clusters are components of the mixture, or what they make together. Each row shows shares of one label's cells; shares
+    of 5% or more are written out, in percent. Clusters that hold less than `min_share` of all cells are summed up as "other".
 
     Parameters
     ----------
     data
-        AnnData with clusters, or numbers of cells, labels in rows and components in columns.
+        AnnData with clusters, or numbers of cells, labels in rows and clusters in columns.
     labels_key
         Column of ``adata.obs`` with labels; ``None`` for bars of all cells.
     cluster_key
-        Column of ``adata.obs`` with components.
+        Column of ``adata.obs`` with clusters.
     min_share
-        Least share of all cells of a component with a column of its own.
+        Least share of all cells of a cluster with a column of its own.
     cmap
         Colour map of shares between 0 and 1.
     ax
@@ -125,7 +125,7 @@ def components(
     is_wide = max(len(str(name)) for name in shares.columns) > _WIDEST_HORIZONTAL_NAME
     ax.set_xticks(range(n_columns), shares.columns, rotation=90 if is_wide else 0)
     has_rest = "other" in shares
-    ax.set_xlabel(f"component (other: those with less than {min_share:.0%} of the cells)" if has_rest else "component")
+    ax.set_xlabel(f"cluster (other: those with less than {min_share:.0%} of the cells)" if has_rest else "cluster")
     return finish(axes, is_single=True, save=save, show=show, return_fig=return_fig)
 
 
