@@ -24,7 +24,7 @@ CONSTRAIN = $$($(BIN)/python -c 'import sys; print("-c constraints.txt" if sys.v
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-latest lint docs tutorials bench-quick release-check clean
+.PHONY: help demo test test-all test-latest test-oldest lint docs tutorials bench-quick release-check clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -45,9 +45,13 @@ test-all: $(INSTALLED) ## run all tests that need no GPU
 test-latest: ## run the quick tests on the newest Python and the newest releases
 	.ci/test-latest
 
-lint: $(INSTALLED) ## check style and format
+test-oldest: ## run the quick tests on the oldest releases that pyproject.toml allows
+	.ci/test-oldest
+
+lint: $(INSTALLED) ## check style, format and workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/zizmor --offline --quiet .github/workflows
 
 docs: $(DOCS_INSTALLED) ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
