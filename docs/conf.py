@@ -31,6 +31,7 @@ extensions = [
     "sphinx_autodoc_typehints",
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
+    "sphinxext.opengraph",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
@@ -97,6 +98,12 @@ suppress_warnings = [
     "toc.empty_glob",
     *([] if has_all_tutorials else ["myst.xref_missing"]),
 ]
+
+# what is shown where a page is linked to
+ogp_site_url = "https://scdgd.readthedocs.io/en/stable/"
+ogp_image = "_static/pipelines.png"
+ogp_image_alt = "Cells of two batches in the spaces of SCDGD, scVI and Harmony"
+ogp_social_cards = {"enable": False}
 
 html_theme = "sphinx_book_theme"
 html_title = project
