@@ -134,7 +134,7 @@ def unknown_plan_option():
 
 @provokes(ValueError)
 def nothing_to_stop_by():
-    train(make_model(simulate(20, 10)), early_stopping=True, early_stopping_monitor="elbo_validation")
+    train(make_model(simulate(20, 10)), train_size=1.0, early_stopping=True, early_stopping_monitor="elbo_validation")
 
 
 # --- training ---

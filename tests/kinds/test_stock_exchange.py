@@ -60,21 +60,50 @@ def test_with_a_normal_prior_it_is_the_same_model():
 @every_model_slowly
 def test_scanvi_begins_with_them_or_the_reason_is_said(name):
     model, _ = trained(name)
-    of_rows = name in (*ROWS, "SCDBM")
-    with pytest.raises(NotImplementedError, match="has none" if of_rows else "to_scvi_model"):
-        scvi.model.SCANVI.from_scvi_model(model, "unknown")
-    if of_rows:
+    if name in (*ROWS, "SCDBM"):
         assert not hasattr(model, "to_scvi_model")
+        with pytest.raises(NotImplementedError, match="this one has none"):
+            scvi.model.SCANVI.from_scvi_model(model, "unknown")
         return
     if name in ("SCIAF", "SCGMVAE"):
-        with pytest.raises(ValueError, match="flows|networks are not those"):
-            model.to_scvi_model()
+        for take in (lambda: scvi.model.SCANVI.from_scvi_model(model, "unknown"), model.to_scvi_model):
+            with pytest.raises(ValueError, match="posteriors are flows|components have encoders of their own"):
+                take()
         return
     z = model.get_latent_representation()
-    scanvi = scvi.model.SCANVI.from_scvi_model(model.to_scvi_model(), "unknown")
-    np.testing.assert_allclose(model.get_latent_representation(), z, rtol=1e-6)
+    for taken in (model, model.to_scvi_model()):
+        scanvi = scvi.model.SCANVI.from_scvi_model(taken, "unknown")
+        for key in ("z_encoder.mean_encoder.weight", "decoder.px_scale_decoder.0.weight", "px_r"):
+            np.testing.assert_array_equal(scanvi.module.state_dict()[key], model.module.state_dict()[key])
     scanvi.train(1, **QUIET)
     assert scanvi.predict().shape == (model.adata.n_obs,)
+    np.testing.assert_allclose(model.get_latent_representation(), z, rtol=1e-6)
+
+
+def test_scanvi_takes_genes_and_arguments_as_they_are_or_not_at_all(tmp_path):
+    adata = simulate(60, 8)
+    model = fitted("FlexSCVI", adata, {"labels_key": "cell_type"})
+    model.save(tmp_path / "model")
+    without_data = FlexSCVI.load(tmp_path / "model", adata=False)
+    for one in (model, without_data):
+        scvi.model.SCANVI.from_scvi_model(one, "unknown", adata=adata.copy())
+        with pytest.raises(ValueError, match="in another order"):
+            scvi.model.SCANVI.from_scvi_model(one, "unknown", adata=adata[:, ::-1].copy())
+        one.get_latent_representation(adata[:, ::-1].copy())
+    for given in ({"unlabeled_category": "type_0"}, {"standardize_covariates": False}):
+        other = fitted("FlexSCVI", adata, {"labels_key": "cell_type", **given})
+        with pytest.raises(ValueError, match=f"{next(iter(given))}=.*to_scvi_model"):
+            scvi.model.SCANVI.from_scvi_model(other, "type_0")
+        scvi.model.SCANVI.from_scvi_model(other.to_scvi_model(), "type_0")
+
+
+@pytest.mark.parametrize(
+    "option", [{"activation": "silu"}, {"normalize_input": True}, {"mean_activation": "exp"}, {"k_max": 2}]
+)
+def test_networks_that_scvi_tools_would_read_differently_are_refused(option):
+    model = fitted("FlexSCVI", simulate(60, 8), **option)
+    with pytest.raises(ValueError, match=f"made with `{next(iter(option))}="):
+        model.to_scvi_model()
 
 
 def test_what_does_not_fit_is_refused():

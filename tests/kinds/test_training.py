@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from scvi import REGISTRY_KEYS
+from scvi.train import SaveCheckpoint
 
 from tests.conftest import simulate
 from tests.model.test_contract import data
@@ -120,6 +121,23 @@ def test_early_stopping_without_validation_cells(name):
     with pytest.raises(ValueError, match="needs validation cells, and there are none"):
         train(model, train_size=1.0, early_stopping=True, early_stopping_monitor="elbo_validation")
     assert not model.is_trained_
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_watches_validation_cells_holds_some_out_and_says_so(name, caplog, tmp_path):
+    model = built(name, data()[0])
+    n_cells, watching = model.adata.n_obs, {"early_stopping_monitor": "elbo_validation"}
+    train(model, early_stopping=False, **watching, train_size=0.9)
+    assert "held out" not in caplog.text
+    train(model, early_stopping=True, **watching)
+    assert "`early_stopping_monitor='elbo_validation'` is of cells that do not train" in caplog.text
+    n_validation = n_cells - int(np.ceil(0.9 * n_cells))
+    assert len(model.validation_indices_) == n_validation
+    caplog.clear()
+    train(model, callbacks=[SaveCheckpoint(dirpath=tmp_path, monitor="elbo_validation")], check_val_every_n_epoch=1)
+    assert f"so {n_validation} of {n_cells} are held out" in caplog.text
+    train(model, early_stopping=True)
+    assert model.trainer.early_stopping_callbacks[0].monitor == "elbo_train"
 
 
 @every_model

@@ -338,14 +338,17 @@ def _encoder_of(model):
 
 
 def to_scanvi(model, adata, new):
-    scvi.model.SCANVI.from_scvi_model(model, "unknown").train(**{**TRAINING, "max_epochs": 1})
+    """Without covariates, which it takes in their units."""
+    plain = fit(name_of(model), data()[0], {"batch_key": "batch", "labels_key": "cell_type"})
+    scanvi = scvi.model.SCANVI.from_scvi_model(plain, "unknown")
+    np.testing.assert_array_equal(_encoder_of(scanvi), _encoder_of(plain))
+    scanvi.train(**{**TRAINING, "max_epochs": 1})
 
 
 def to_stock(model, adata, new):
-    """By way of a stock model; SCANVI takes covariates in their units."""
     model.to_scvi_model  # noqa: B018
-    other = fit(type(model).__name__, data()[0], {"batch_key": "batch", "labels_key": "cell_type"})
-    scvi.model.SCANVI.from_scvi_model(other.to_scvi_model(), "unknown").train(**{**TRAINING, "max_epochs": 1})
+    plain = fit(name_of(model), data()[0], {"batch_key": "batch", "labels_key": "cell_type"})
+    np.testing.assert_array_equal(_encoder_of(plain.to_scvi_model()), _encoder_of(plain))
 
 
 def to_solo(model, adata, new):
@@ -481,7 +484,7 @@ OF_SCVI_TOOLS = {
     "a model of a `registry`, without data": from_registry,
     "`from_scvi_model(scvi.model.SCVI)`": from_scvi_model,
     "`scvi.model.SCANVI.from_scvi_model(model)`": to_scanvi,
-    "…, of `model.to_scvi_model()`": to_stock,
+    "`to_scvi_model()`": to_stock,
     "`scvi.external.SOLO.from_scvi_model(model)`": to_solo,
     "`scvi.criticism.create_criticism_report`": criticism,
     "`scvi.hub.HubModel`, by `scdgd.tl.hub_model`": hub,

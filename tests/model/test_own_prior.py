@@ -138,10 +138,10 @@ def test_a_model_that_was_saved_under_a_former_name_loads_without_a_word(tmp_pat
     adata = simulate(60, 15)
     FlexSCVI.setup_anndata(adata)
     model = FlexSCVI(adata, prior="gaussian_mixture", n_components=3, n_latent=2, n_hidden=8)
-    model.init_params_["non_kwargs"]["prior"] = "gmm"
+    model._constructed_with["non_kwargs"]["prior"] = "gmm"
     model.save(tmp_path / "model")
     again = FlexSCVI.load(tmp_path / "model", adata=adata, accelerator="cpu")
-    assert again.init_params_["non_kwargs"]["prior"] == "gaussian_mixture"
+    assert again._constructed_with["non_kwargs"]["prior"] == "gaussian_mixture"
     assert again.module.prior.covariance_type == "full"
 
 

@@ -143,7 +143,7 @@ def test_validation_cells_get_representations_but_change_nothing_else(adata):
 def test_impossible_monitors_are_refused(adata):
     model = make_model(adata)
     with pytest.raises(ValueError, match="needs validation cells"):
-        train(model, 2, early_stopping=True, early_stopping_monitor="elbo_validation")
+        train(model, 2, train_size=1.0, early_stopping=True, early_stopping_monitor="elbo_validation")
 
 
 def test_prior_of_representations_is_not_silently_off(adata):

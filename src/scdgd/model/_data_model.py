@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,7 +90,8 @@ class DataModel:
         self, adata: AnnData | MuData | None = None, registry: dict | None = None, *args: Any, **kwargs: Any
     ) -> None:
         if adata is None and registry is None:
-            msg = f"{type(self).__name__} stands on data: pass the AnnData that `{type(self).__name__}.setup_anndata` set up."
+            name = type(self).__name__
+            msg = f"{name} stands on data: pass the AnnData that `{name}.setup_anndata` set up, or the `registry` of one that was."
             raise ValueError(msg)
         super().__init__(adata, registry, *args, **kwargs)
 
@@ -103,6 +105,11 @@ class DataModel:
 
     def _repr_html_(self) -> str:
         return describe(self, self._parts).to_html()
+
+    @property
+    def _constructed_with(self) -> dict[str, dict[str, Any]]:
+        """Arguments of the constructor, as scvi-tools keeps them."""
+        return self.init_params_
 
     @property
     def adata(self) -> AnnData | MuData | None:
@@ -298,10 +305,22 @@ class DataModel:
                 known = [*setup_method_args["setup_args"], *_OF_TRANSFER]
                 raise TypeError(unknown_name(name, known, f"an argument of {cls.__name__}.setup_anndata"))
         of_minified = getattr(cls, "_get_fields_for_adata_minification", None)
+        name, given = setup_method_args["setup_method_name"], setup_method_args["setup_args"]
+        setup_method_args = setup_method_args | {"setup_args": cls._noted(name, given)}
         manager = CellRegistration(fields=fields, setup_method_args=setup_method_args, of_minified=of_minified)
         with unchanged_if_refused(data):
             manager.register_fields(data, **options)
         register_manager(cls, manager)
+
+    @classmethod
+    def _noted(cls, setup_method_name: str, setup_args: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of set-up without those at their defaults that scvi-tools does not have, which its models would not know."""
+        own = {
+            name: parameter.default
+            for name, parameter in inspect.signature(getattr(cls, setup_method_name)).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+        return {name: value for name, value in setup_args.items() if name not in own or value is not own[name]}
 
     @checked_by(SAVING)
     def save(
@@ -362,7 +381,7 @@ class DataModel:
                 "the collection: `adata=scdgd.data.read_backed(path)`, or `adata=AnnCollection(adatas, ...)`."
             )
             raise NotImplementedError(msg)
-        check_storable(self.init_params_)
+        check_storable(self._constructed_with)
         attributes = {name: value for name, value in self._get_user_attributes() if name.endswith("_")}
         history = attributes[HISTORY]
         attributes[HISTORY] = pack_history(history) if isinstance(history, Mapping) else history
@@ -423,6 +442,8 @@ class DataModel:
         content = read_model(folder, prefix, device)
         attributes = dict(content[ATTRIBUTES_KEY])
         registry = attributes.pop("registry_")
+        setup_method = registry.get("setup_method_name", "setup_anndata")
+        registry["setup_args"] = cls._noted(setup_method, registry["setup_args"])  # earlier versions noted all
         saved = registry.get("model_name", cls.__name__)
         if saved not in (cls.__name__, *(allowed_classes_names_list or ())):
             msg = (
@@ -430,7 +451,7 @@ class DataModel:
                 f"{cls.__name__}. Call `load` of that class."
             )
             raise ValueError(msg)
-        is_mudata = registry.get("setup_method_name") == "setup_mudata"
+        is_mudata = setup_method == "setup_mudata"
         adata = cls._as_registered(adata, registry)
         if adata is None:
             adata = read_data(find_data(folder, prefix, content, is_mudata=is_mudata), is_mudata=is_mudata)
@@ -439,8 +460,7 @@ class DataModel:
             if get_adata_minify_type(adata) is not None and not is_registered(registry, REGISTRY_KEYS.MINIFY_TYPE_KEY):
                 msg = "It appears you are trying to load a non-minified model with minified adata"
                 raise ValueError(msg)
-            method = getattr(cls, registry.get("setup_method_name", "setup_anndata"))
-            method(adata, source_registry=registry, **registry["setup_args"])
+            getattr(cls, setup_method)(adata, source_registry=registry, **registry["setup_args"])
         model = initialised(cls, adata, registry, attributes)
         state = content[STATE_KEY]
         state.pop("pyro_param_store", None)

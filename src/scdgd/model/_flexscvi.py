@@ -34,7 +34,7 @@ from ._devices import device_of
 from ._encoder_model import EncoderModel
 from ._encoder_run import EncoderRun
 from ._host_options import OF_ROWS, OF_SURGERY
-from ._stock_exchange import from_stock, to_stock
+from ._stock_exchange import check_for_scanvi, from_stock, stock_arguments, to_stock
 from ._training_options import TRAINING
 from ._values import check_values, holds_counts, layers_title, network_title
 
@@ -146,10 +146,7 @@ class FlexSCVI(EncoderModel, SCVI):
     _data_loader_cls = SparseCountsLoader
     _train_runner_cls = InterruptibleTrainRunner
     _latent_key = "X_flexscvi"
-    _for_scanvi = (
-        "SCANVI begins with a stock model, and would not know the arguments of this one. Hand over its networks: "
-        "`SCANVI.from_scvi_model(model.to_scvi_model(), unlabeled_category, ...)`."
-    )
+    _is_asked_by_scanvi = False
     surgery_: dict | None = None
     n_pretrained_epochs_ = 0
 
@@ -213,6 +210,46 @@ class FlexSCVI(EncoderModel, SCVI):
             likelihood=f"{name_of(gene_likelihood)}, dispersion {dispersion}",
         )
         self.init_params_ = self._get_init_params(locals())
+
+    @property
+    def init_params_(self) -> dict[str, dict[str, Any]]:
+        """Arguments by which :class:`scvi.model.SCVI` has the same networks; SCANVI makes models of them.
+
+        Those of this model, the prior among them, are in its files.
+        """
+        return stock_arguments(self._stock_options)
+
+    @init_params_.setter
+    def init_params_(self, arguments: dict[str, dict[str, Any]]) -> None:
+        self._arguments = arguments
+
+    @property
+    def _constructed_with(self) -> dict[str, dict[str, Any]]:
+        return self._arguments
+
+    def _get_user_attributes(self) -> list[tuple[str, Any]]:
+        """As in scvi-tools, which makes queries of them; with all arguments of the constructor."""
+        attributes = dict(super()._get_user_attributes())
+        return list({**attributes, "init_params_": self._constructed_with}.items())
+
+    def _check_if_trained(self, *args: Any, **kwargs: Any) -> None:
+        self._is_asked_by_scanvi = False
+        super()._check_if_trained(*args, **kwargs)
+
+    def _check_for_scanvi(self) -> None:
+        check_for_scanvi(self, self._stock_options)
+        self._is_asked_by_scanvi = True
+
+    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
+        """As in scvi-tools; SCANVI, which has asked whether the model is trained, takes columns of other data as they stand."""
+        validated = super()._validate_anndata(adata, copy_if_view)
+        if self._is_asked_by_scanvi and not self.get_anndata_manager(validated).panel.is_as_model:
+            msg = (
+                "`scvi.model.SCANVI` takes the columns of `adata` for the genes of the model, but they are others or in another order. "
+                "Pass `adata[:, model.get_var_names()].copy()`."
+            )
+            raise ValueError(msg)
+        return validated
 
     @property
     def mean_profile_(self) -> torch.Tensor | None:
@@ -442,7 +479,8 @@ class FlexSCVI(EncoderModel, SCVI):
     def to_scvi_model(self) -> SCVI:
         """A :class:`scvi.model.SCVI` with the networks of this model and a standard normal prior, for all that takes only that.
 
-        Such as ``scvi.model.SCANVI.from_scvi_model(model.to_scvi_model(), "unknown")``.
+        :class:`scvi.model.SCANVI` begins with the model itself, ``SCANVI.from_scvi_model(model, "unknown")``, unless its data were set
+        up with arguments that scvi-tools does not have.
 
         Returns
         -------

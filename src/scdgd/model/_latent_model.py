@@ -103,17 +103,19 @@ class LatentModel(DataModel):
     #: Names of cells that were attached in training and that no training has seen, in order.
     held_out_cells_: np.ndarray | None = None
 
-    #: Why SCANVI cannot begin with this model, and what to do.
-    _for_scanvi = (
-        "SCANVI begins with the encoder of a model, and this one has none. Learn from labels with "
-        "`SCDGD(adata, supervision='components')`, or begin with `scvi.model.SCVI`."
-    )
-
     def _check_if_trained(self, warn: bool = True, message: str = _UNTRAINED) -> None:
         """As in scvi-tools; SCANVI, which asks in these words before it makes a model of the arguments of this one, is told more."""
         if message.startswith("Passed in scvi model"):
-            raise NotImplementedError(self._for_scanvi)
+            self._check_for_scanvi()
         super()._check_if_trained(warn, message)
+
+    def _check_for_scanvi(self) -> None:
+        """Raise an error unless SCANVI can begin with this model."""
+        msg = (
+            "SCANVI begins with the encoder of a model, and this one has none. Learn from labels with "
+            "`SCDGD(adata, supervision='components')`, or begin with `scvi.model.SCVI`."
+        )
+        raise NotImplementedError(msg)
 
     @property
     def _holds_reference(self) -> bool:

@@ -36,6 +36,8 @@ _FULL_EPOCHS_UP_TO = 50_000
 _MIN_EPOCHS = 10
 _MIXTURE_START = 0.4
 _POLISHED_TOGETHER = 512
+#: Share of the cells that train where cells that do not are watched, as in scvi-tools.
+_TRAIN_SIZE = 0.9
 #: Cells by whose information modalities are weighed.
 _BALANCED_BY = 256
 
@@ -72,8 +74,26 @@ class RepresentationRun(TrainingRun):
             raise ValueError(msg)
         if self.given["plan_cls"] is not None:
             self.model._training_plan_cls = self.given["plan_cls"]
+        self.watched = None
+        if self.given["train_size"] is None:
+            self.watched = None if "external_indexing" in self.loading else self._watched_validation()
+            self.given["train_size"] = 1.0 if self.watched is None else _TRAIN_SIZE
         if self.is_shared:
             self._check_shared()
+
+    def _watched_validation(self) -> str | None:
+        """What asks for a metric of validation cells, in words; ``None`` if nothing does."""
+        named = {
+            "early_stopping_monitor": self.given["early_stopping"],
+            "checkpointing_monitor": self.trainer.get("enable_checkpointing"),
+        }
+        watched = {f"`{name}": self.trainer.get(name) for name, is_used in named.items() if is_used}
+        for callback in self.trainer.get("callbacks") or ():
+            if type(callback).__module__.startswith("ray."):
+                return "`scvi.autotune`"
+            watched[f"`monitor of {type(callback).__name__}"] = getattr(callback, "monitor", None)
+        asked = (f"{name}={metric!r}`" for name, metric in watched.items() if "validation" in str(metric))
+        return next(asked, None)
 
     def _check_shared(self) -> None:
         """Refuse what several processes do not do."""
@@ -112,15 +132,23 @@ class RepresentationRun(TrainingRun):
         return int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / len(self.rows), _MIN_EPOCHS, _DEFAULT_EPOCHS))
 
     def split_options(self) -> dict[str, Any]:
-        """All cells train, unless the user says otherwise."""
+        """All cells train, unless the user says otherwise, or asks for what only cells that do not train can tell."""
         n, given = len(self.rows), self.given
         split = self.loading.pop("external_indexing", None)
         split = split if self.resumed is None else self.resumed["split"]
         if split is None:
-            sizes = given["train_size"] or 1.0, given["validation_size"]
+            sizes = given["train_size"], given["validation_size"]
             split = split_cells(n, *sizes, given["shuffle_set_split"], self.split_seed)
         self.train, validation, test = complete_split(n, split)
         self.held_out = np.sort(np.concatenate([validation, test]))
+        if self.watched is not None:
+            logger.warning(
+                "%s is of cells that do not train, so %s of %s are held out. They get their representations when training has "
+                "ended. `train_size` chooses how many train.",
+                self.watched,
+                len(self.held_out),
+                n,
+            )
         indexing = (
             {"external_indexing": [self.train, validation, test]}
             if len(self.held_out) or self.resumed is not None

@@ -300,7 +300,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         max_epochs: int | None = None,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
-        train_size: float | None = 1.0,
+        train_size: float | None = None,
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
         load_sparse_tensor: bool = False,
@@ -322,7 +322,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
     ) -> None:
         """Train the model, on *all* cells unless told otherwise.
 
-        Differences from scvi-tools' defaults: ``train_size=1``, because only cells that take part have a
+        Differences from scvi-tools' defaults: all cells train, because only cells that take part have a
         representation of their own (held-out cells get theirs from the frozen model); ``max_epochs`` is 50, less
         above 50,000 cells; early stopping watches ``elbo_train`` if there are no validation cells. The mixture starts
         as the broad prior N(0, I) and is placed on the learned representations after 40% of the epochs.
@@ -349,7 +349,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
             networks and mixture are in all of them, each owns its rows and sees their cells, `batch_size` at a time, so that a
             step is on as many minibatches as there are processes.
         train_size, validation_size, shuffle_set_split
-            As in scvi-tools; ``None`` for all cells. Cells outside the training set never touch decoder or prior.
+            As in scvi-tools; ``None`` for all cells, or for 0.9 of them, with a warning, where early stopping or a callback watches a
+            metric of validation cells by name. Cells outside the training set never touch decoder or prior.
         load_sparse_tensor
             Without effect: counts are always sparse.
         batch_size

@@ -26,7 +26,17 @@ _OF_SETUP = (
     "categorical_covariate_keys",
     "continuous_covariate_keys",
 )
-_CATEGORIES = (REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
+#: Arguments of networks that scvi-tools has.
+_OF_NETWORKS = {*inspect.signature(VAE.__init__).parameters, *inspect.signature(SCVI.__init__).parameters}
+#: Options that scvi-tools does not have, and the values by which networks are its own.
+_AS_STOCK = {
+    "activation": ("relu",),
+    "norm_after_activation": (False,),
+    "normalize_input": (False,),
+    "mean_activation": (None, "softmax"),
+    "k_max": (0,),
+}
+_LIKELIHOODS = ("zinb", "nb", "poisson", "normal")
 
 
 def from_stock(cls: type[SCVI], stock: SCVI, adata: AnnData | None, options: dict[str, Any]) -> SCVI:
@@ -57,11 +67,21 @@ def from_stock(cls: type[SCVI], stock: SCVI, adata: AnnData | None, options: dic
     setup = {name: stock.registry["setup_args"].get(name) for name in _OF_SETUP}
     cls.setup_anndata(adata, **setup, standardize_covariates=False)  # as its encoder has read them
     model = cls(adata, **given, **options)
-    _check_same_data(model.registry, stock.registry)
+    _check_same_data(model.registry, stock.registry, labels=stock.module.dispersion == "gene-label")
     _put(model, stock.module.state_dict(), f"a {cls.__name__} has")
     model.is_trained_ = not model.module.prior.has_components
     model.module.eval()
     return model
+
+
+def stock_arguments(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of the options of a model, those by which scvi-tools makes the same networks, as its models keep them."""
+    of_stock = {name: value for name, value in options.items() if name in _OF_NETWORKS and value is not None}
+    named = inspect.signature(SCVI.__init__).parameters
+    return {
+        "non_kwargs": {name: value for name, value in of_stock.items() if name in named},
+        "kwargs": {"kwargs": {name: value for name, value in of_stock.items() if name not in named}},
+    }
 
 
 def to_stock(model: SCVI, options: dict[str, Any]) -> SCVI:
@@ -74,32 +94,15 @@ def to_stock(model: SCVI, options: dict[str, Any]) -> SCVI:
     """
     model._check_if_trained(warn=False)
     adata = model._validate_anndata(None)
-    setup, registry = model.registry["setup_args"], model.registry
-    refused = {
-        "its posteriors are flows": model.module.flow is not None,
-        "its posteriors have correlations": model.module.couplings is not None,
-        "the data were set up with `is_count_data=False`": not setup.get("is_count_data", True),
-        "cells lack genes": model.adata_manager.measured is not None,
-        "columns of the data are not the genes of the model": not model.adata_manager.panel.is_as_model,
-        "its encoder reads standardised covariates (`standardize_covariates=True`)": setup["standardize_covariates"]
-        and is_registered(registry, REGISTRY_KEYS.CONT_COVS_KEY),
-        "the data are minified": model.minified_data_type is not None,
-    }
-    for reason, is_so in refused.items():
-        if is_so:
-            msg = f"`scvi.model.SCVI` cannot take over this {type(model).__name__}: {reason}."
-            raise ValueError(msg)
-    SCVI.setup_anndata(adata, **{name: setup.get(name) for name in _OF_SETUP})
-    of_stock = {*inspect.signature(VAE.__init__).parameters, *inspect.signature(SCVI.__init__).parameters}
-    options = {name: value for name, value in options.items() if name in of_stock}
-    if options["gene_likelihood"] not in ("zinb", "nb", "poisson", "normal") or np.ndim(options["n_hidden"]):
-        msg = (
-            f"`scvi.model.SCVI` cannot take over this {type(model).__name__}: it has neither "
-            f"`gene_likelihood={options['gene_likelihood']!r}` nor layers of several widths."
-        )
+    check_as_stock(model, options, "scvi.model.SCVI")
+    if model.minified_data_type is not None:
+        msg = f"`scvi.model.SCVI` cannot take over this {type(model).__name__}: the data are minified."
         raise ValueError(msg)
-    stock = SCVI(adata, **options)
-    _check_same_data(stock.registry, registry)
+    setup = model.registry["setup_args"]
+    SCVI.setup_anndata(adata, **{name: setup.get(name) for name in _OF_SETUP})
+    arguments = stock_arguments(options)
+    stock = SCVI(adata, **arguments["non_kwargs"], **arguments["kwargs"]["kwargs"])
+    _check_same_data(stock.registry, model.registry, labels=options["dispersion"] == "gene-label")
     state = model.module.state_dict()
     wanted = stock.module.state_dict()
     _put(stock, {name: state[name] for name in wanted.keys() & state.keys()}, "a stock model has")
@@ -108,11 +111,57 @@ def to_stock(model: SCVI, options: dict[str, Any]) -> SCVI:
     return stock
 
 
-def _check_same_data(one: dict, other: dict) -> None:
-    """Raise ValueError unless two registries have the same genes, and the same categories in the same order."""
+def check_for_scanvi(model: SCVI, options: dict[str, Any]) -> None:
+    """Raise ValueError where SCANVI, which reads arguments and data of a model by itself, would make another one of it."""
+    check_as_stock(model, options, "scvi.model.SCANVI")
+    own = {name: value for name, value in model.registry["setup_args"].items() if name not in _OF_SETUP}
+    if own:
+        given = ", ".join(f"{name}={value!r}" for name, value in own.items())
+        msg = (
+            f"`scvi.model.SCANVI` cannot set up data as those of this {type(model).__name__} were (`{given}`). Begin with its "
+            "networks in a stock model: `SCANVI.from_scvi_model(model.to_scvi_model(), ...)`."
+        )
+        raise ValueError(msg)
+
+
+def check_as_stock(model: SCVI, options: dict[str, Any], taker: str) -> None:
+    """Raise ValueError, with the reason, unless scvi-tools has such networks and such a likelihood, and reads the data alike."""
+    module, registry, manager = model.module, model.registry, model.adata_manager
+    setup, likelihood = registry["setup_args"], options["gene_likelihood"]
+    others = [
+        f"`{name}={options[name]!r}`"
+        for name, as_stock in _AS_STOCK.items()
+        if name in options and options[name] not in as_stock
+    ]
+    refused = {
+        "its posteriors are flows": module.flow is not None,
+        "its posteriors have correlations": module.couplings is not None,
+        "its components have encoders of their own": hasattr(module, "y_encoder"),
+        "its decoder is linear": module.has_linear_decoder,
+        "its encoder or decoder is a network of your own": module.has_own("encoder") or module.has_own("decoder"),
+        "its hidden layers are of several widths": np.ndim(options["n_hidden"]) > 0,
+        f"its networks are made with {', '.join(others)}": len(others) > 0,
+        f"its likelihood is `gene_likelihood={likelihood!r}`": likelihood not in _LIKELIHOODS,
+        "the data were set up with `is_count_data=False`": not setup.get("is_count_data", True),
+        "cells lack genes": manager is not None and manager.measured is not None,
+        "columns of its data are not its genes in their order": manager is not None and not manager.panel.is_as_model,
+        "its encoder reads standardised covariates (`standardize_covariates=True`)": setup.get(
+            "standardize_covariates", True
+        )
+        and is_registered(registry, REGISTRY_KEYS.CONT_COVS_KEY),
+    }
+    for reason, is_so in refused.items():
+        if is_so:
+            msg = f"`{taker}` cannot take over this {type(model).__name__}: {reason}."
+            raise ValueError(msg)
+
+
+def _check_same_data(one: dict, other: dict, *, labels: bool) -> None:
+    """Raise ValueError unless two registries have the same genes, and the same categories, those of `labels` too, in the same order."""
+    columns = [REGISTRY_KEYS.BATCH_KEY, *([REGISTRY_KEYS.LABELS_KEY] if labels else [])]
     genes = (np.asarray(get_state_registry(r, REGISTRY_KEYS.X_KEY)["column_names"]).astype(str) for r in (one, other))
     categories = [
-        [list(get_state_registry(r, key).get("categorical_mapping", ())) for key in _CATEGORIES]
+        [list(get_state_registry(r, key).get("categorical_mapping", ())) for key in columns]
         + [[list(m) for m in get_state_registry(r, REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {}).values()]]
         for r in (one, other)
     ]

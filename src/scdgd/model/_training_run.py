@@ -364,8 +364,8 @@ class TrainingRun:
         loading = dict(self.loading)
         indexing = loading.pop("external_indexing", None)
         said = {
-            **model.init_params_["non_kwargs"],
-            **model.init_params_["kwargs"],
+            **model._constructed_with["non_kwargs"],
+            **model._constructed_with["kwargs"],
             **self.given,
             "max_epochs": self.max_epochs,
             "external_indexing": None
