@@ -369,6 +369,29 @@ def criticism(model, adata, new):
     assert Path("report/metrics.json").exists()
 
 
+def autotune(model, adata, new):
+    """One trial; all but SCDBM hold cells out by themselves for what is compared."""
+    pytest.importorskip("scib_metrics")
+    tune, tuning = pytest.importorskip("ray.tune"), pytest.importorskip("scvi.autotune", exc_type=ImportError)
+    name, (model_class, options) = name_of(model), MODELS[name_of(model)]
+    metric, further = ("free_energy_validation", {"train_size": 0.8}) if name == "SCDBM" else ("elbo_validation", {})
+    space = {
+        "model_params": {key: tune.choice([value]) for key, value in options.items()},
+        "train_params": {"max_epochs": 3, "accelerator": "cpu", **further},
+    }
+    model_class.setup_anndata(cells := data()[0], batch_key="batch")
+    scvi.settings.logging_dir, before = Path.cwd(), scvi.settings.logging_dir
+    try:
+        trial = tuning.run_autotune(
+            model_class, cells, metric, "min", space, 1, scheduler="fifo", searcher="random", seed=0, resources={"cpu": 1},
+            ignore_reinit_error=True,
+        ).result_grid[0]  # fmt: skip
+    finally:
+        scvi.settings.logging_dir = before
+    assert trial.error is None
+    assert trial.metrics[metric] > 0
+
+
 def hub(model, adata, new):
     """By `scdgd.tl.hub_model`; the saved model and its data come back."""
     if type(model) is scvi.model.SCVI:
@@ -487,6 +510,7 @@ OF_SCVI_TOOLS = {
     "`to_scvi_model()`": to_stock,
     "`scvi.external.SOLO.from_scvi_model(model)`": to_solo,
     "`scvi.criticism.create_criticism_report`": criticism,
+    "`scvi.autotune.run_autotune`, by validation cells": autotune,
     "`scvi.hub.HubModel`, by `scdgd.tl.hub_model`": hub,
 }
 #: Options of scvi-tools, as its users write them.
@@ -539,6 +563,8 @@ TABLES = (ROWS, OF_SCVI_TOOLS, OF_STOCK)
 LABELS = [label for table in TABLES for label in table]
 
 
+#: Rows that take long: one compiles what sparse counts take, 17 seconds of the first model, the other starts processes.
+_SLOW = (criticism, autotune)
 #: Rows that change the model or the data.
 _ON_COPIES = (minified, save_checkpoint, early_stopping, from_scvi_model, criticism)
 
@@ -650,15 +676,16 @@ def test_the_page_is_true(name, tmp_path, monkeypatch):
 )
 def test_what_scvi_tools_builds_on_models(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check(name, {label: row for label, row in OF_SCVI_TOOLS.items() if row is not criticism})
+    check(name, {label: row for label, row in OF_SCVI_TOOLS.items() if row not in _SLOW})
 
 
-@pytest.mark.slow  # 17 seconds of the first model go into compiling what sparse counts take
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("row", _SLOW)
 @pytest.mark.parametrize("name", MODELS)
-def test_criticism(name, tmp_path, monkeypatch):
+def test_rows_that_take_long(name, row, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check(name, {label: row for label, row in OF_SCVI_TOOLS.items() if row is criticism})
+    check(name, {label: one for label, one in OF_SCVI_TOOLS.items() if one is row})
 
 
 @pytest.mark.filterwarnings("ignore")  # of scvi-tools, on small data

@@ -24,6 +24,7 @@ from ._class_posterior import ClassPosterior
 from ._information import some_of
 from ._merged_components import LEVEL, tree_of
 from ._supervision import codes_of_rows, keep_classes
+from ._training_options import is_of_tuning
 from ._training_run import TrainingRun
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class RepresentationRun(TrainingRun):
         }
         watched = {f"`{name}": self.trainer.get(name) for name, is_used in named.items() if is_used}
         for callback in self.trainer.get("callbacks") or ():
-            if type(callback).__module__.startswith("ray."):
+            if is_of_tuning(callback):
                 return "`scvi.autotune`"
             watched[f"`monitor of {type(callback).__name__}"] = getattr(callback, "monitor", None)
         asked = (f"{name}={metric!r}`" for name, metric in watched.items() if "validation" in str(metric))

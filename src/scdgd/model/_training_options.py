@@ -244,6 +244,11 @@ def _check_config(name: str, value: Any) -> None:
         raise TypeError(msg)
 
 
+def is_of_tuning(callback: pl.Callback) -> bool:
+    """Whether a callback reports to `scvi.autotune`, which makes its class of one of ray."""
+    return any(kind.__module__.startswith("ray.") for kind in type(callback).__mro__)
+
+
 def check_monitor(argument: str, monitor: str, plan: type, n_validation: int) -> None:
     """Refuse, by ValueError, a monitored metric that no epoch will have: there is none, or no validation cells are there for it.
 

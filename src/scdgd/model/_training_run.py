@@ -30,7 +30,7 @@ from scdgd.train import (
 
 from ._cells import complete_split
 from ._devices import device_of, strategy_of
-from ._training_options import check_loading, check_minibatches, check_monitor, check_trainer, merged_plan
+from ._training_options import check_loading, check_minibatches, check_monitor, check_trainer, is_of_tuning, merged_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -336,7 +336,7 @@ class TrainingRun:
             if name in self.trainer:
                 check_monitor(name, self.trainer[name], type(plan), n_validation)
         for callback in self.trainer.get("callbacks") or ():
-            if type(callback).__module__.startswith("ray.") and not n_validation:
+            if is_of_tuning(callback) and not n_validation:
                 msg = (
                     "`scvi.autotune` compares trainings by validation cells, and there are none: add "
                     "`'train_size': 0.9` to `search_space['train_params']`."
