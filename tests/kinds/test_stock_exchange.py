@@ -128,5 +128,7 @@ def test_what_does_not_fit_is_refused():
         model.to_scvi_model()
     with pytest.raises(ValueError, match="gene_likelihood='zip'"):
         fitted("FlexSCVI", adata, gene_likelihood="zip").to_scvi_model()
+    with pytest.raises(ValueError, match="has no `dispersion='gene-label'`"):
+        scvi.model.SCANVI.from_scvi_model(fitted("FlexSCVI", adata, KEYS, dispersion="gene-label"), "unknown")
     with pytest.raises(ValueError, match="posteriors have correlations"):
         fitted("FlexSCVI", adata, posterior="full").to_scvi_model()

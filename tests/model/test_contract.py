@@ -396,6 +396,7 @@ def hub(model, adata, new):
     """By `scdgd.tl.hub_model`; the saved model and its data come back."""
     if type(model) is scvi.model.SCVI:
         return
+    pytest.importorskip("huggingface_hub")
     of_hub = pytest.importorskip("scvi.hub", exc_type=ImportError)
     model.save("hub", overwrite=True, save_anndata=True)
     scdgd.tl.hub_model("hub", license_info="cc-by-4.0").save(overwrite=True)
@@ -460,6 +461,19 @@ def untrained(model, adata, new):
         model_class(model.adata, **options).get_likelihood_parameters()
     except RuntimeError as error:
         raise NotImplementedError(error) from error
+
+
+def without_registry(model, adata, new):
+    """Without data and without a registry, as scvi-tools has models that a data module trains."""
+    model_class, options = MODELS[name_of(model)]
+    model_class(adata=None, **options)
+
+
+def empty_cells(model, adata, new):
+    """A cell of which nothing was counted."""
+    cells = new.copy()
+    cells.X = sparse.csr_matrix(cells.X.toarray() * (np.arange(cells.n_obs) > 0)[:, None])
+    type(model).setup_anndata(cells)
 
 
 def unknown_genes(model, adata, new):
@@ -557,6 +571,8 @@ OF_STOCK = {
     "`get_marginal_ll(dataloader=...)`": evidence_of_minibatches,
     "`get_likelihood_parameters` of an untrained model": untrained,
     "`get_normalized_expression(gene_list=...)` with unknown genes": unknown_genes,
+    "a model of `adata=None`, without a registry": without_registry,
+    "`setup_anndata` of a cell without counts": empty_cells,
 }
 TABLES = (ROWS, OF_SCVI_TOOLS, OF_STOCK)
 #: All rows.
@@ -622,7 +638,8 @@ HEAD = """# What each model offers
 
 Every model has the same methods, with the arguments and shapes of scvi-tools. A call that makes no sense for a model raises an error
 that gives the reason and what to do instead. The table is not written by hand: `tests/model/test_contract.py` makes every call on every
-model, checks shapes and promises, and fails if this page says anything else.
+model, checks shapes and promises, and fails if this page says anything else. The oldest supported scvi-tools and the newest give the
+same table; rows of `scvi.hub` and `scvi.autotune` are compared where the packages that these need are installed.
 
 ✓ works, – the method does not exist, a number is an error, whose text is below. The last column is stock `scvi.model.SCVI`.
 """
@@ -640,7 +657,22 @@ HEAD_OF_SCDBM = """## What SCDBM does not do
 
 A Boltzmann machine has binary hidden units and no decoder, so more calls than elsewhere make no sense:
 """
-NOTES = """## Reasons
+NOTES = """## What is different on purpose
+
+Code that was written for `scvi.model.SCVI` and looks closely meets these differences, which raise no error:
+
+- A model keeps the batches, labels and covariates of its cells; another set-up of the same AnnData does not change them.
+- Continuous covariates are standardised, and `get_from_registry` gives what the networks read. `standardize_covariates=False` leaves
+  them as they are.
+- `load` and reading methods take cells whose genes stand in another order, lack some, or have others, and labels that are not known.
+- A last minibatch of one cell, on which batch norm cannot train, joins the one before it; scvi-tools refuses to train.
+- `SCDGD`, `SCVAD` and `MULTIDGD` have no `z_encoder`. `SCGMVAE`, `SCVAE` and models without an encoder are negative binomial unless told
+  otherwise, so parameters of their likelihood have no `"dropout"`.
+- Plans of priors and rows take more arguments of the loss than scvi-tools' and, with parameters of the prior in groups of their own,
+  log their rates under `"lr-Adam/pg1"` and so on.
+- Errors have words of their own.
+
+## Reasons
 """
 _NOT_THERE = {"–": "is not there"}
 

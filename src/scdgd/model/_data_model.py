@@ -90,8 +90,7 @@ class DataModel:
         self, adata: AnnData | MuData | None = None, registry: dict | None = None, *args: Any, **kwargs: Any
     ) -> None:
         if adata is None and registry is None:
-            name = type(self).__name__
-            msg = f"{name} stands on data: pass the AnnData that `{name}.setup_anndata` set up, or the `registry` of one that was."
+            msg = "A model stands on data: pass the AnnData that `setup_anndata` of its class set up, or the `registry` of one that was."
             raise ValueError(msg)
         super().__init__(adata, registry, *args, **kwargs)
 

@@ -114,6 +114,9 @@ def to_stock(model: SCVI, options: dict[str, Any]) -> SCVI:
 def check_for_scanvi(model: SCVI, options: dict[str, Any]) -> None:
     """Raise ValueError where SCANVI, which reads arguments and data of a model by itself, would make another one of it."""
     check_as_stock(model, options, "scvi.model.SCANVI")
+    if options["dispersion"] == "gene-label":
+        msg = f"`scvi.model.SCANVI` cannot take over this {type(model).__name__}: it has no `dispersion='gene-label'`."
+        raise ValueError(msg)
     own = {name: value for name, value in model.registry["setup_args"].items() if name not in _OF_SETUP}
     if own:
         given = ", ".join(f"{name}={value!r}" for name, value in own.items())
@@ -134,6 +137,7 @@ def check_as_stock(model: SCVI, options: dict[str, Any], taker: str) -> None:
         if name in options and options[name] not in as_stock
     ]
     refused = {
+        "the data were set up with `is_count_data=False`": not setup.get("is_count_data", True),
         "its posteriors are flows": module.flow is not None,
         "its posteriors have correlations": module.couplings is not None,
         "its components have encoders of their own": hasattr(module, "y_encoder"),
@@ -142,7 +146,6 @@ def check_as_stock(model: SCVI, options: dict[str, Any], taker: str) -> None:
         "its hidden layers are of several widths": np.ndim(options["n_hidden"]) > 0,
         f"its networks are made with {', '.join(others)}": len(others) > 0,
         f"its likelihood is `gene_likelihood={likelihood!r}`": likelihood not in _LIKELIHOODS,
-        "the data were set up with `is_count_data=False`": not setup.get("is_count_data", True),
         "cells lack genes": manager is not None and manager.measured is not None,
         "columns of its data are not its genes in their order": manager is not None and not manager.panel.is_as_model,
         "its encoder reads standardised covariates (`standardize_covariates=True`)": setup.get(
