@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import scvi
 import torch
-from _ledger import markdown
+from _benchmark import timed
+from _fits import trained
 from _sets import NOT_MERGED, load, most_variable, train_test_split
+from _tables import markdown
 from scvi import REGISTRY_KEYS
 
 from scdgd.inference import NewCellsConfig, place_new_cells
 from scdgd.model import SCDGD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import pandas as pd
 
 DOC = """From an encoder (`train_encoder`) against the exact path from component means, the same held-out cells, interleaved.
 *Gap*: mean of log p(x, z) at the result of the exact path less that at the result of the row, in nats and as a share of
@@ -25,21 +31,15 @@ the distance between the two. Queries are cells with all genes of the model, or 
 measured (a mask, not zeros); the exact path is that of the same query."""
 
 
-class Job(NamedTuple):
-    name: str
+class Queries(NamedTuple):
+    """Sizes of a set, and of the training of its model and its encoder."""
+
     n_genes: int
     max_cells: int
     epochs: int | None = None
     encoder_epochs: int | None = None
-    seeds: tuple[int, ...] = (0, 1)
     n_random: int = 500
 
-
-TIERS = {
-    "quick": [Job("pbmc68k", 300, 300, 3, 3, (0,), 100)],
-    "standard": [Job(name, 1_000, 1_875) for name in ("zheng_facs", "kang_ifnb2800", "pbmc_3tech")],
-}
-TIERS["full"] = TIERS["standard"]
 
 EXACT = "components, exact path"
 ENCODER = NewCellsConfig(start="encoder")
@@ -64,48 +64,41 @@ HEADER = [
 ]
 
 
-def section(tier: str, data: Path | None, rounds: int) -> str:
+def section(rows: pd.DataFrame) -> str:
     """The table."""
-    rows = []
-    for job in TIERS[tier]:
-        runs = [run(job, data, seed, rounds) for seed in job.seeds]
-        for query, method in runs[0]:
-            rows.append([job.name, query, method, *_cells([of_seed[query, method] for of_seed in runs])])
-            print(" | ".join(rows[-1]), flush=True)
-    return f"## From an encoder\n\n{DOC}\n\n{markdown(HEADER, rows)}"
+    lines = []
+    for key, of_seeds in rows.groupby(["set", "query", "method"], sort=False):
+        mean, sd = (getattr(of_seeds[COLUMNS], of)(**how) for of, how in (("mean", {}), ("std", {"ddof": 0})))
+        lines.append(
+            [
+                *key,
+                f"{mean['gap']:+.3f} ± {sd['gap']:.3f}",
+                f"{100 * mean['share']:+.3f}% ± {100 * sd['share']:.3f}",
+                f"{mean['tail']:.2f}",
+                f"{mean['rate']:.0f}",
+                f"{mean['speed']:.1f} ± {sd['speed']:.1f}",
+                f"{mean['trained_in']:.0f}",
+            ]
+        )
+    return f"## From an encoder\n\n{DOC}\n\n{markdown(HEADER, lines)}"
 
 
-def _cells(runs: list[tuple[float, ...]]) -> list[str]:
-    gap, share, tail, rate, speed, seconds = zip(np.mean(runs, axis=0), np.std(runs, axis=0), strict=True)
-    return [
-        "{:+.3f} ± {:.3f}".format(*gap),
-        f"{100 * share[0]:+.3f}% ± {100 * share[1]:.3f}",
-        f"{tail[0]:.2f}",
-        f"{rate[0]:.0f}",
-        "{:.1f} ± {:.1f}".format(*speed),
-        f"{seconds[0]:.0f}",
-    ]
+COLUMNS = ["gap", "share", "tail", "rate", "speed", "trained_in"]
 
 
-def run(job: Job, data: Path | None, seed: int, rounds: int) -> dict[tuple[str, str], tuple[float, ...]]:
-    """For each query and method, what :func:`_cells` prints, for one model and its encoder."""
-    scvi.settings.seed = seed
-    adata = most_variable(load(job.name, data, job.max_cells, seed), job.n_genes)
+def run(name: str, sizes: Queries, data: Path | None, seed: int, rounds: int) -> Iterator[dict]:
+    """A row for each query and method, for one model and its encoder."""
+    adata = most_variable(load(name, data, sizes.max_cells, seed), sizes.n_genes)
     fitted, test = train_test_split(adata, seed)
-    SCDGD.setup_anndata(fitted, batch_key="batch" if "batch" in fitted.obs else None)
-    model = SCDGD(fitted, **NOT_MERGED)
-    model.train(job.epochs, accelerator="cpu", enable_progress_bar=False)
-    start = time.process_time()
-    model.train_encoder(job.encoder_epochs, show_progress=False)
-    trained_in = time.process_time() - start
-    genes = np.sort(np.random.default_rng(seed).permutation(test.n_vars)[: job.n_random])
+    model = trained(SCDGD, fitted, sizes.epochs, **NOT_MERGED)
+    _, trained_in = timed(lambda: model.train_encoder(sizes.encoder_epochs, show_progress=False))
+    genes = np.sort(np.random.default_rng(seed).permutation(test.n_vars)[: sizes.n_random])
     some = test[:, genes].copy()
-    queries = {"all genes": test, f"{job.n_random} random genes": some[np.asarray(some.X.sum(1)).ravel() > 1].copy()}
-    return {
-        (query, method): (*line, trained_in)
-        for query, cells in queries.items()
-        for method, line in compare(model.module.eval(), _minibatches(model, cells), rounds).items()
-    }
+    queries = {"all genes": test, f"{sizes.n_random} random genes": some[np.asarray(some.X.sum(1)).ravel() > 1].copy()}
+    for query, cells in queries.items():
+        for method, line in compare(model.module.eval(), _minibatches(model, cells), rounds).items():
+            figures = dict(zip(COLUMNS, (*line, trained_in), strict=True))
+            yield {"set": name, "query": query, "method": method, **figures}
 
 
 def compare(module: torch.nn.Module, batches: list[dict], rounds: int) -> dict[str, tuple[float, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scanpy as sc
@@ -10,6 +10,11 @@ from anndata import AnnData
 from scipy import sparse
 
 import scdgd
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
 
 #: Sets whose labels are measured (sorting, genotype), not computed or assigned by eye.
 TRUTH = ("zheng_facs", "mix5cl_10x_500hvg")
@@ -25,8 +30,8 @@ VMM_PUBLISHED = {"prior_kwargs": {"responsibilities": "expected"}, "batch_norm_d
 VMM_PUBLISHED_PLAN = {"n_warm_start_epochs": 0}
 
 
-def load(name: str, data: Path | None, max_cells: int | None, seed: int = 0) -> AnnData:
-    """Counts with ``obs.cell_type`` (and ``obs.batch``), at most `max_cells` random cells and 2,000 variable genes."""
+def load(name: str, data: Path | None, max_cells: int | None = None, seed: int = 0, n_genes: int = N_GENES) -> AnnData:
+    """Counts with ``obs.cell_type`` (and ``obs.batch``), at most `max_cells` random cells and `n_genes` variable genes."""
     if name == "pbmc68k":
         adata = scdgd.datasets.pbmc68k()
         adata.obs["cell_type"] = adata.obs["bulk_labels"]
@@ -35,8 +40,8 @@ def load(name: str, data: Path | None, max_cells: int | None, seed: int = 0) -> 
     if max_cells is not None and adata.n_obs > max_cells:
         adata = adata[np.sort(np.random.default_rng(seed).choice(adata.n_obs, max_cells, replace=False))].copy()
     sc.pp.filter_genes(adata, min_cells=1)
-    if adata.n_vars > N_GENES:
-        sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=N_GENES)
+    if adata.n_vars > n_genes:
+        sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=n_genes)
         adata = adata[:, adata.var["highly_variable"]].copy()
     sc.pp.filter_cells(adata, min_counts=2)
     adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).astype("category")
@@ -56,13 +61,43 @@ def most_variable(adata: AnnData, n_genes: int) -> AnnData:
     return adata
 
 
-def train_test_split(adata: AnnData, seed: int) -> tuple[AnnData, AnnData]:
+class Split(NamedTuple):
+    """Cells of a set to train on and to score."""
+
+    train: AnnData
+    test: AnnData
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the training cells."""
+        of_labels = self.train.obs["cell_type"].nunique()
+        return {"cells": self.train.n_obs, "genes": self.train.n_vars, "types": of_labels}
+
+
+def heading(rows: pd.DataFrame, name: str) -> str:
+    """Set and sizes, from the rows of a set with :attr:`Split.sizes`."""
+    cells, genes, types = rows[["cells", "genes", "types"]].iloc[0]
+    measured = "; labels are measured" if name in TRUTH else ""
+    return f"**{name}**: {cells} training cells × {genes} genes, {types} types{measured}"
+
+
+def batch_key(adata: AnnData) -> dict[str, str]:
+    """Argument of ``setup_anndata`` where cells have several batches."""
+    return {"batch_key": "batch"} if "batch" in adata.obs and adata.obs["batch"].nunique() > 1 else {}
+
+
+def train_test_split(adata: AnnData, seed: int) -> Split:
     """80% of the cells to train on and 20% to score, drawn by `seed`."""
     order = np.random.default_rng(seed).permutation(adata.n_obs)
     cut = int(0.8 * adata.n_obs)
     train, test = adata[np.sort(order[:cut])].copy(), adata[np.sort(order[cut:])].copy()
     seen = np.asarray(train.X.sum(axis=0)).ravel() > 0
-    return train[:, seen].copy(), test[:, seen].copy()
+    return Split(train[:, seen].copy(), test[:, seen].copy())
+
+
+def split_cells(name: str, seed: int, tier: Any, data: Path | None) -> Split:
+    """Of a set cut to ``tier.max_cells`` and ``tier.max_genes``; the same cells for all seeds."""
+    return train_test_split(most_variable(load(name, data, tier.max_cells), tier.max_genes), seed)
 
 
 # ---------------------------------------------------------------- batches

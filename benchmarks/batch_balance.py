@@ -1,28 +1,30 @@
 """What it costs to balance batches while a model trains.
 
+    python benchmarks/batch_balance.py --standard
+
 CPU seconds of a whole training of `SCDGD`, at its default epochs for so many cells, with and without the balance, on
-simulated cells; and those of a balance alone, at the sizes named.
-
-Call:
-
-    python benchmarks/batch_balance.py [--quick | --standard | --full]
-
-Trainings are interleaved, on one thread. The share is of the medians.
+simulated cells; and those of a balance alone, at the sizes named. Trainings take turns, on one thread. The share is of the medians.
 """
 
 from __future__ import annotations
 
-from statistics import median
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import scvi
-import torch
+from _benchmark import Benchmark, Job, cpu_seconds, rotated
+from _fits import built, fit_model
 from _sets import NOT_MERGED
-from _tiers import cpu_seconds, one_quiet_thread, tier_choice
 
 import scdgd
 from scdgd.train import BatchBalance, BatchBalancer, Processes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+    from anndata import AnnData
+
+WITH, WITHOUT, ALONE = "with", "without", "alone"
 
 
 class Tier(NamedTuple):
@@ -41,12 +43,21 @@ TIERS = {
 }
 
 
-def training_seconds(adata, balance: bool) -> float:
-    scvi.settings.seed = 0
-    scdgd.model.SCDGD.setup_anndata(adata, batch_key="batch")
-    model = scdgd.model.SCDGD(adata, **NOT_MERGED)
-    options = {"batch_balance": None if balance else False, "accelerator": "cpu", "enable_progress_bar": False}
-    return cpu_seconds(lambda: model.train(**options))
+def grid(tier: Tier) -> list[Job]:
+    """Trainings, and balances alone, by their numbers of cells."""
+    trainings = [(seed, m) for seed in range(tier.n_repeats) for m in rotated((WITH, WITHOUT), seed)]
+    return [*(Job("training", *job) for job in trainings), *(Job(str(n), 0, ALONE) for n in tier.sizes)]
+
+
+def cells(name: str, seed: int, tier: Tier, data: None) -> AnnData:
+    return scdgd.datasets.simulate(
+        tier.n_cells, tier.n_genes, n_types=5, n_batches=tier.n_batches, batch_sd=0.3, seed=0
+    )
+
+
+def training_seconds(adata: AnnData, balance: bool) -> float:
+    model = built(scdgd.model.SCDGD, adata, **NOT_MERGED)
+    return fit_model(model, batch_balance=None if balance else False)
 
 
 def balance_seconds(n_cells: int, n_batches: int) -> float:
@@ -62,24 +73,26 @@ def balance_seconds(n_cells: int, n_batches: int) -> float:
     return cpu_seconds(lambda: balancer._shifts(mixture(), y, balancer.levels["batch"]))
 
 
-def main() -> None:
-    tier = TIERS[tier_choice(__doc__, TIERS).parse_args().tier]
-    one_quiet_thread()
-    adata = scdgd.datasets.simulate(
-        tier.n_cells, tier.n_genes, n_types=5, n_batches=tier.n_batches, batch_sd=0.3, seed=0
-    )
-    seconds = {True: [], False: []}
-    for _ in range(tier.n_repeats):
-        for balance in seconds:
-            seconds[balance].append(training_seconds(adata, balance))
-    with_it, without = median(seconds[True]), median(seconds[False])
-    print(f"{tier.n_cells} cells x {tier.n_genes} genes, {tier.n_batches} batches, {tier.n_repeats} trainings each")
-    print(f"CPU seconds without {without:.1f}, with {with_it:.1f}: {with_it / without - 1:+.1%}")
-    for n_cells in tier.sizes:
-        took = balance_seconds(n_cells, tier.n_batches)
-        print(f"one balance of {n_cells} cells: {took:.2f} s, {took / n_cells * 1e6:.1f} microseconds a cell")
+def run(adata: AnnData, job: Job, tier: Tier) -> Iterator[dict]:
+    if job.method == ALONE:
+        yield {"seconds": balance_seconds(int(job.set), tier.n_batches)}
+    else:
+        yield {"seconds": training_seconds(adata.copy(), job.method == WITH)}
 
+
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    of_training = rows.groupby("method")["seconds"].median()
+    with_it, without = of_training[WITH], of_training[WITHOUT]
+    text = [
+        f"{tier.n_cells} cells x {tier.n_genes} genes, {tier.n_batches} batches, {tier.n_repeats} trainings each",
+        f"CPU seconds without {without:.1f}, with {with_it:.1f}: {with_it / without - 1:+.1%}",
+    ]
+    for name, took in rows[rows["method"] == ALONE].set_index("set")["seconds"].items():
+        text.append(f"one balance of {name} cells: {took:.2f} s, {took / int(name) * 1e6:.1f} microseconds a cell")
+    return "\n\n".join(text)
+
+
+BENCHMARK = Benchmark("batch_balance", "Cost of balance", __doc__, TIERS, grid, run, report, cells)
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
-    main()
+    BENCHMARK.main()

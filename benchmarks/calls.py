@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from _ledger import markdown
-from _tiers import one_quiet_thread, tier_choice
+from _benchmark import commit, one_quiet_thread, tier_parser, versions
+from _tables import markdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -222,7 +222,7 @@ def compare(args: argparse.Namespace, folder: Path) -> list[list[str]]:
 
 
 def main() -> None:
-    parser = tier_choice(__doc__, TIERS)
+    parser = tier_parser(__doc__, TIERS)
     parser.add_argument("--against", type=Path, help="folder `src` of another version of the package")
     parser.add_argument("--only", nargs="+", help="calls whose name has one of these texts")
     parser.add_argument("--models", nargs="+", help="names of models")
@@ -239,7 +239,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows = compare(args, Path(folder))
         header = ["model", "call", "seconds", *(["seconds, other", "ratio", "difference"] if args.against else [])]
-        print(markdown(header, rows))
+        print(markdown(header, rows), f"{versions()}; commit {commit()}", sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -11,23 +11,26 @@ epochs). Every method runs at its defaults, with the batches of a set that has a
 
 from __future__ import annotations
 
-import time
-import warnings
-from pathlib import Path
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 import scanpy as sc
 import scvi
-from _ledger import Ledger, markdown, mean_sd
+from _benchmark import Benchmark, Job, timed
+from _fits import principal_components, trained
 from _sets import REAL_BATCHES, load, load_batches
-from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from _tables import markdown, mean_sd
 from _types import NULLS, simulate_types
 from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
 
 from scdgd.model import SCDGD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 _BINS = (0.5, 0.7, 0.9, 0.99, 1.001)
 
@@ -70,24 +73,16 @@ TIERS = {
 }
 
 
-def simulated(name: str) -> AnnData:
-    """Cells of a simulation by its name, such as ``types_7_3`` or ``gradient_1_2``."""
-    form, n_types, seed = name.split("_")
-    return simulate_types(int(n_types), int(seed), "plain" if form == "types" else form)
+def is_simulated(name: str) -> bool:
+    return name.split("_")[0] in ("types", *NULLS)
 
 
-def set_of(name: str, data: Path | None, max_cells: int) -> AnnData:
-    adata = load_batches(name, data, max_cells) if name in REAL_BATCHES else load(name, data, max_cells)
-    return adata
-
-
-def trained(adata: AnnData, n_components: int | str, seed: int, epochs: int | None) -> SCDGD:
-    scvi.settings.seed = seed
-    has_batches = "batch" in adata.obs and adata.obs["batch"].nunique() > 1
-    SCDGD.setup_anndata(adata, batch_key="batch" if has_batches else None)
-    model = SCDGD(adata, n_components=n_components)
-    model.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False)
-    return model
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> AnnData:
+    """A set, or cells of a simulation by its name, such as ``types_7_3`` or ``gradient_1_2``."""
+    if is_simulated(name):
+        form, n_types, seed_of_cells = name.split("_")
+        return simulate_types(int(n_types), int(seed_of_cells), "plain" if form == "types" else form)
+    return (load_batches if name in REAL_BATCHES else load)(name, data, tier.max_cells)
 
 
 def leiden(x: np.ndarray, seed: int) -> np.ndarray:
@@ -100,20 +95,11 @@ def leiden(x: np.ndarray, seed: int) -> np.ndarray:
 def clusters_of(method: str, adata: AnnData, seed: int, epochs: int | None) -> np.ndarray:
     """Cluster of each cell."""
     if method == "Leiden, PCA":
-        cells = adata.copy()
-        sc.pp.normalize_total(cells)
-        sc.pp.log1p(cells)
-        return leiden(sc.pp.pca(cells.X, n_comps=50, random_state=seed), seed)
+        return leiden(principal_components(adata, 50, seed), seed)
     if method == "Leiden, scVI":
-        scvi.settings.seed = seed
-        cells = adata.copy()
-        has_batches = "batch" in cells.obs and cells.obs["batch"].nunique() > 1
-        scvi.model.SCVI.setup_anndata(cells, batch_key="batch" if has_batches else None)
-        model = scvi.model.SCVI(cells)
-        model.train(max_epochs=200, accelerator="cpu", enable_progress_bar=False)
-        return leiden(model.get_latent_representation(), seed)
+        return leiden(trained(scvi.model.SCVI, adata.copy(), 200).get_latent_representation(), seed)
     n_components = {"auto": "auto", "20": 20, "types": adata.obs["cell_type"].nunique()}[method]
-    return trained(adata, n_components, seed, epochs).get_cluster_assignments()
+    return trained(SCDGD, adata.copy(), epochs, n_components=n_components).get_cluster_assignments()
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -128,41 +114,30 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, floa
     return columns
 
 
-def run(job: tuple) -> None:
-    tier, data, path, name, seed, method = job
-    one_quiet_thread()
-    ledger = Ledger(path)
-    if ledger.has(set=name, seed=seed, method=method):
-        return
-    is_simulated = name.split("_")[0] in ("types", *NULLS)
-    adata = simulated(name) if is_simulated else set_of(name, data, tier.max_cells)
-    labels, start = adata.obs["cell_type"].astype(str).to_numpy(), time.process_time()
-    row = {"set": name, "seed": seed, "method": method, "n_types": len(np.unique(labels))}
-    further = dict.fromkeys(f"{what}_{i}" for i in range(len(_BINS) - 1) for what in ("n", "sure", "right"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if is_simulated:
-            model = trained(adata, "auto", seed, tier.epochs)
-            clusters, further = (
-                model.get_cluster_assignments(),
-                reliability(model.get_cluster_assignments(soft=True), labels),
-            )
-        else:
-            clusters = clusters_of(method, adata, seed, tier.epochs)
-    row |= {"n_clusters": len(np.unique(clusters)), "ari": adjusted_rand_score(labels, clusters)}
-    ledger.add({**row, "seconds": time.process_time() - start, **further})
-    print(name, seed, method, row["n_clusters"], round(row["ari"], 3), flush=True)
+def run(adata: AnnData, job: Job, tier: Tier) -> Iterator[dict]:
+    labels, further = adata.obs["cell_type"].astype(str).to_numpy(), {}
+    if is_simulated(job.set):
+        model, seconds = timed(lambda: trained(SCDGD, adata.copy(), tier.epochs, n_components="auto"))
+        clusters, further = (
+            model.get_cluster_assignments(),
+            reliability(model.get_cluster_assignments(soft=True), labels),
+        )
+    else:
+        clusters, seconds = timed(partial(clusters_of, job.method, adata, job.seed, tier.epochs))
+    found = {"n_types": len(np.unique(labels)), "n_clusters": len(np.unique(clusters))}
+    yield {**found, "ari": adjusted_rand_score(labels, clusters), "seconds": seconds, **further}
 
 
-def jobs_of(tier: Tier, data: Path | None, path: Path) -> list[tuple]:
+def grid(tier: Tier) -> list[Job]:
+    """Simulated cells of each kind once; methods with the seeds they have, more on some sets."""
     names = [f"types_{1 + i % 15}_{i}" for i in range(tier.n_simulated)]
     names += [f"{NULLS[i % len(NULLS)]}_1_{i}" for i in range(tier.n_nulls)]
-    jobs = [(name, 0, "auto") for name in names]
+    jobs = [Job(name, 0, "auto") for name in names]
     for seed in range(max(tier.seeds.values())):
         methods = [method for method, n_seeds in tier.seeds.items() if seed < n_seeds]
         names = [name for name in tier.sets if seed < 3 or name in FIVE_SEEDS]
-        jobs += [(name, seed, method) for name in names for method in methods]
-    return [(tier, data, path, *job) for job in jobs]
+        jobs += [Job(name, seed, method) for name in names for method in methods]
+    return jobs
 
 
 def simulated_table(rows: pd.DataFrame) -> str:
@@ -205,30 +180,27 @@ def real_table(rows: pd.DataFrame, column: str, digits: int) -> str:
     return markdown(["set (types)", *METHODS.values()], lines)
 
 
-def main() -> None:
-    args, ledger = tier_and_ledger(tier_parser(__doc__, TIERS), TIERS, "clusters")
-    tier = TIERS[args.tier]
-    run_jobs(run, jobs_of(tier, args.data, ledger.path), 1)
-    rows = ledger.read()
-    is_simulated = rows["set"].str.split("_").str[0].isin(("types", *NULLS))
-    text = "\n\n".join(
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    simulated = rows["set"].map(is_simulated)
+    seeds = ", ".join(f"{METHODS[m]}: {n}" for m, n in tier.seeds.items())
+    return "\n\n".join(
         [
             "## Simulated numbers of types",
-            simulated_table(rows[is_simulated]),
+            simulated_table(rows[simulated]),
             "How often a cell is of the type that most cells of its cluster have, by the probability of its cluster:",
-            reliability_table(rows[is_simulated]),
+            reliability_table(rows[simulated]),
             "## Agreement with labels",
-            f"ARI, mean and standard deviation over seeds ({', '.join(f'{METHODS[m]}: {n}' for m, n in tier.seeds.items())}; at most 3 "
-            f"but for {', '.join(FIVE_SEEDS)}).",
-            real_table(rows[~is_simulated], "ari", 3),
+            f"ARI, mean and standard deviation over seeds ({seeds}; at most 3 but for {', '.join(FIVE_SEEDS)}).",
+            real_table(rows[~simulated], "ari", 3),
             "Number of clusters:",
-            real_table(rows[~is_simulated], "n_clusters", 1),
+            real_table(rows[~simulated], "n_clusters", 1),
             "Seconds of one core, training and clusters:",
-            real_table(rows[~is_simulated], "seconds", 1),
+            real_table(rows[~simulated], "seconds", 1),
         ]
     )
-    write_page(args.out, "Clusters", "clusters", __doc__, args.tier, text)
 
+
+BENCHMARK = Benchmark("clusters", "Clusters", __doc__, TIERS, grid, run, report, cells)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

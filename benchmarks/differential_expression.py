@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import scanpy as sc
 import scvi
-from _ledger import markdown
-from _tiers import cpu_seconds, one_quiet_thread, page_parser, write_page
+from _benchmark import Benchmark, Job, cpu_seconds
+from _fits import trained
+from _tables import markdown
 
 import scdgd
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
     from anndata import AnnData
 
 OURS = {
@@ -33,8 +37,9 @@ MODES = {
     "vanilla": {"mode": "vanilla"},
     "change": {"mode": "change"},
     "change, batches": {"mode": "change", "batch_correction": True},
+    "importance": {"mode": "change", "weights": "importance"},
 }
-IMPORTANCE = {"importance": {"mode": "change", "weights": "importance"}}
+IMPORTANCE, MARKERS = "importance", "markers"
 WITHOUT_WEIGHTS = ("SCDBM",)
 # so that few cells still make groups that stock scVI can compare
 THREE_TYPES = dict.fromkeys(("CD19+ B", "CD34+", "CD56+ NK"), 1.0)
@@ -58,44 +63,55 @@ TIERS = {
 }
 
 
-def trained(model_class: type, adata: AnnData, options: dict, epochs: int) -> scvi.model.base.BaseModelClass:
-    adata = adata.copy()
-    model_class.setup_anndata(adata)
+class Cells(NamedTuple):
+    """What is compared, and stock scVI of it."""
+
+    adata: AnnData
+    stock: scvi.model.SCVI
+
+
+def grid(tier: Tier) -> list[Job]:
+    """Models in every mode; importance weights on few cells; markers."""
+    jobs = [("cells", name, mode) for name in OURS for mode in MODES if mode != IMPORTANCE]
+    jobs += [("few cells", name, IMPORTANCE) for name in OURS if name not in WITHOUT_WEIGHTS]
+    jobs = [Job(cells, 0, f"{name}: {mode}") for cells, name, mode in jobs if name not in tier.left_out]
+    return [*jobs, Job("cells", 0, MARKERS)]
+
+
+def cells(name: str, seed: int, tier: Tier, data: None) -> Cells:
+    if name == "cells":
+        adata = scdgd.datasets.simulate(tier.cells, tier.genes, type_proportions=tier.types, seed=0)
+    else:
+        adata = scdgd.datasets.simulate(*tier.weighted, type_proportions=THREE_TYPES, seed=0)
+    return Cells(adata, fitted(scvi.model.SCVI, adata, {"gene_likelihood": "nb"}, tier.epochs))
+
+
+def fitted(model_class: type, adata: AnnData, options: dict, epochs: int) -> scvi.model.base.BaseModelClass:
     scvi.settings.seed = 0
-    model = model_class(adata, **options)
-    model.train(epochs, accelerator="cpu", enable_progress_bar=False)
-    return model
+    return trained(model_class, adata.copy(), epochs, **options)
 
 
-def seconds_of_comparison(model: scvi.model.base.BaseModelClass, how: dict) -> float:
+def seconds_of_comparison(model: scvi.model.base.BaseModelClass, groupby: str, mode: str) -> float:
     """Seconds that every group against the rest takes."""
-    return cpu_seconds(lambda: model.differential_expression(groupby="cell_type", silent=True, **how))
+    return cpu_seconds(lambda: model.differential_expression(groupby=groupby, silent=True, **MODES[mode]))
 
 
-def table(adata: AnnData, epochs: int, modes: dict[str, dict], left_out: tuple[str, ...] = ()) -> str:
-    """Ratios to stock scVI's seconds, for each model and mode."""
-    stock, lines = trained(scvi.model.SCVI, adata, {"gene_likelihood": "nb"}, epochs), []
-    for name, (model_class, options) in OURS.items():
-        if name in left_out:
-            continue
-        for mode, how in modes.items():
-            model = trained(model_class, adata, options, epochs)
-            of_stock, first, again = (seconds_of_comparison(asked, how) for asked in (stock, model, model))
-            lines.append([name, mode, f"{of_stock:.1f}", *(f"{s:.1f} ({s / of_stock:.2f})" for s in (first, again))])
-            print(*lines[-1], flush=True)
-    return markdown(["model", "mode", "stock scVI, s", "first, s (ratio)", "again, s (ratio)"], lines)
+def run(cells: Cells, job: Job, tier: Tier) -> Iterator[dict]:
+    if job.method == MARKERS:
+        yield from markers(cells, tier.epochs)
+        return
+    name, mode = job.method.split(": ")
+    model = fitted(OURS[name][0], cells.adata, OURS[name][1], tier.epochs)
+    seconds = [seconds_of_comparison(asked, "cell_type", mode) for asked in (cells.stock, model, model)]
+    yield {"method": name, "mode": mode, **dict(zip(("stock", "first", "again"), seconds, strict=True))}
 
 
-def markers(adata: AnnData, epochs: int) -> str:
-    """Seconds of ten clusters against the rest, stock scVI's, and genes among the best 20 that Wilcoxon's test has, too."""
-    model = trained(scdgd.model.SCDGD, adata, {"n_components": 10}, epochs)
-    stock, logs, ours = trained(scvi.model.SCVI, adata, {"gene_likelihood": "nb"}, epochs), adata.copy(), model.adata
-    times = [cpu_seconds(lambda: scdgd.tl.rank_component_genes(model)) for _ in range(2)]
-    stock.adata.obs["cell_type"] = ours.obs["scdgd_cluster"].to_numpy()
-    lines = []
-    for mode in ("vanilla", "change"):
-        of_stock = seconds_of_comparison(stock, {"mode": mode})
-        lines.append([mode, f"{of_stock:.1f}", *(f"{s:.2f} ({s / of_stock:.2f})" for s in times)])
+def markers(cells: Cells, epochs: int) -> Iterator[dict]:
+    """Seconds of clusters against the rest, stock scVI's, and shares of the best 20 genes that Wilcoxon's test has, too."""
+    model, stock = fitted(OURS["SCDGD"][0], cells.adata, OURS["SCDGD"][1], epochs), cells.stock
+    first, again = (cpu_seconds(lambda: scdgd.tl.rank_component_genes(model)) for _ in range(2))
+    stock.adata.obs["cluster"] = model.adata.obs["scdgd_cluster"].to_numpy()
+    ours, logs = model.adata, cells.adata.copy()
     sc.pp.normalize_total(logs)
     sc.pp.log1p(logs)
     scdgd.tl.rank_component_genes(model, groupby="cell_type")
@@ -105,22 +121,33 @@ def markers(adata: AnnData, epochs: int) -> str:
         for one in (ours, logs)
     ]
     shared = [len(best[0][group] & best[1][group]) / 20 for group in best[0]]
-    text = markdown(["stock scVI's mode", "stock scVI, s", "markers, first, s (ratio)", "again, s (ratio)"], lines)
-    return f"{text}\n\nBest 20 shared with Wilcoxon: {sum(shared) / len(shared):.2f} in the mean, {min(shared):.2f} at least."
+    for mode in ("vanilla", "change"):
+        row = {"mode": mode, "stock": seconds_of_comparison(stock, "cluster", mode), "first": first, "again": again}
+        yield {**row, "shared_mean": sum(shared) / len(shared), "shared_min": min(shared)}
 
 
-def main() -> None:
-    args = page_parser(__doc__, TIERS).parse_args()
-    one_quiet_thread()
-    tier = TIERS[args.tier]
-    cells = scdgd.datasets.simulate(tier.cells, tier.genes, type_proportions=tier.types, seed=0)
-    few_cells = scdgd.datasets.simulate(*tier.weighted, type_proportions=THREE_TYPES, seed=0)
-    without_weights = (*tier.left_out, *WITHOUT_WEIGHTS)
-    text = [table(cells, tier.epochs, MODES, tier.left_out), table(few_cells, tier.epochs, IMPORTANCE, without_weights)]
-    text.append(markers(cells, tier.epochs))
-    page = "differential_expression"
-    write_page(args.out, "Differential expression", page, __doc__, args.tier, "\n\n".join(text))
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    """Ratios to stock scVI's seconds."""
+    text = []
+    of_markers = rows["method"] == MARKERS
+    for some in (rows[~of_markers & (rows["set"] == name)] for name in ("cells", "few cells")):
+        lines = [[row.method, row.mode, *shown(row, 1)] for row in some.itertuples()]
+        text.append(markdown(["model", "mode", "stock scVI, s", "first, s (ratio)", "again, s (ratio)"], lines))
+    lines = [[row.mode, *shown(row, 2)] for row in rows[of_markers].itertuples()]
+    text.append(
+        markdown(["stock scVI's mode", "stock scVI, s", "markers, first, s (ratio)", "again, s (ratio)"], lines)
+    )
+    mean, least = rows.loc[of_markers, ["shared_mean", "shared_min"]].iloc[0]
+    text.append(f"Best 20 shared with Wilcoxon: {mean:.2f} in the mean, {least:.2f} at least.")
+    return "\n\n".join(text)
 
+
+def shown(row: NamedTuple, digits: int) -> list[str]:
+    ours = (f"{seconds:.{digits}f} ({seconds / row.stock:.2f})" for seconds in (row.first, row.again))
+    return [f"{row.stock:.1f}", *ours]
+
+
+BENCHMARK = Benchmark("differential_expression", "Differential expression", __doc__, TIERS, grid, run, report, cells)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

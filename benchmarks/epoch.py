@@ -9,14 +9,14 @@ the hidden layer, the prior and the loop of the trainer.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import scvi
 import torch
-from _ledger import markdown
+from _benchmark import Benchmark, Job, cpu_seconds
 from _sets import NOT_MERGED
-from _tiers import cpu_seconds, one_quiet_thread, page_parser, write_page
+from _tables import markdown
 from anndata import AnnData
 from scipy import sparse
 
@@ -24,6 +24,11 @@ from scdgd.data import SparseCountsLoader
 from scdgd.inference._row_adam import RowAdam
 from scdgd.likelihood._fused import fused_log_prob
 from scdgd.model import SCDGD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
 
 MEAN_COUNT = 0.105  # of a gene in a cell, for nine zeros in ten
 
@@ -58,7 +63,6 @@ class Epoch:
         self.batch_size = batch_size
         adata = counts(n_cells, n_genes)
         SCDGD.setup_anndata(adata)
-        scvi.settings.seed = 0
         self.model = SCDGD(adata, **NOT_MERGED)
         self.train(1)
         output = self.model.module.decoder.output
@@ -150,40 +154,39 @@ def share_of_placement(n_cells: int, n_genes: int, n_epochs: int | None) -> floa
     return sum(spent) / total
 
 
-def report(tier: Tier) -> str:
+PARTS = ("products", "loader", "likelihood", "optimisers", "rest", "epoch")
+
+
+def grid(tier: Tier) -> list[Job]:
+    cases = [Job(" ".join(map(str, case)), 0, "epoch") for case in tier.cases]
+    return [*cases, Job(cases[0].set, 0, "placement")]
+
+
+def run(cells: None, job: Job, tier: Tier) -> Iterator[dict]:
+    n_cells, n_genes, batch_size = map(int, job.set.split())
+    if job.method == "placement":
+        yield {"share": share_of_placement(n_cells, n_genes, tier.default_epochs)}
+        return
+    times = of_epoch(Epoch(n_cells, n_genes, batch_size), tier)
+    yield {"genes": n_genes, "minibatch": batch_size, **times, "rest": 2 * times["epoch"] - sum(times.values())}
+
+
+def report(rows: pd.DataFrame, tier: Tier) -> str:
     """Table of what an epoch costs, and the share of placing the mixture."""
-    lines = []
-    for n_cells, n_genes, batch_size in tier.cases:
-        times = of_epoch(Epoch(n_cells, n_genes, batch_size), tier)
-        rest = times["epoch"] - sum(times[name] for name in times if name != "epoch")
-        shown = [times[name] for name in ("products", "loader", "likelihood", "optimisers")] + [rest, times["epoch"]]
-        ratio = times["epoch"] / times["products"]
-        lines.append([f"{n_genes:,}", batch_size, *(f"{t:.1f}" for t in shown), f"{ratio:.1f}"])
-        print(*lines[-1], flush=True)
-    header = [
-        "genes",
-        "minibatch",
-        "products",
-        "loader",
-        "likelihood",
-        "optimisers",
-        "rest",
-        "epoch",
-        "epoch / products",
+    lines = [
+        [f"{row['genes']:,.0f}", f"{row['minibatch']:.0f}", *(f"{row[part]:.1f}" for part in PARTS)]
+        + [f"{row['epoch'] / row['products']:.1f}"]
+        for _, row in rows[rows["method"] == "epoch"].iterrows()
     ]
     n_cells, n_genes, _ = tier.cases[0]
-    share = share_of_placement(n_cells, n_genes, tier.default_epochs)
+    share = rows.loc[rows["method"] == "placement", "share"].iloc[0]
     placement = (
         f"Placing the mixture takes {share:.0%} of a default training of {n_cells:,} cells of {n_genes:,} genes."
     )
-    return f"{markdown(header, lines)}\n\n{placement}"
+    return f"{markdown(['genes', 'minibatch', *PARTS, 'epoch / products'], lines)}\n\n{placement}"
 
 
-def main() -> None:
-    args = page_parser(__doc__, TIERS).parse_args()
-    one_quiet_thread()
-    write_page(args.out, "An epoch", "epoch", __doc__, args.tier, report(TIERS[args.tier]))
-
+BENCHMARK = Benchmark("epoch", "An epoch", __doc__, TIERS, grid, run, report)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import scanpy as sc
-from _ledger import markdown
+from _tables import markdown
 from anndata import AnnData
 from scipy import sparse
 

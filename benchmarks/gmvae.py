@@ -16,15 +16,16 @@ probability in q(y | x). Labels score; they choose nothing.
 
 from __future__ import annotations
 
-import time
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 import scvi
-from _ledger import Ledger, markdown, mean_sd
-from _sets import TRUTH, load, most_variable, train_test_split
-from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from _benchmark import Benchmark, Job, every, in_turns
+from _fits import QUIET, built, fit_model
+from _sets import TRUTH, Split, split_cells, train_test_split
+from _tables import markdown, mean_sd, spread_table
 from anndata import AnnData
 from scipy import sparse, stats
 from sklearn.metrics import adjusted_rand_score
@@ -32,6 +33,10 @@ from sklearn.metrics import adjusted_rand_score
 import scdgd
 from scdgd.metrics import n_used_components
 from scdgd.model import SCGMVAE, SCVAE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 FIVE = "five populations"
 N_ELBO_DRAWS, N_IMPORTANCE_SAMPLES = 5, 100
@@ -99,43 +104,50 @@ def five_populations(n_cells: int, seed: int) -> AnnData:
     return adata
 
 
-def cells_of(name: str, data, tier: Tier, seed: int) -> AnnData:
+def grid(tier: Tier) -> list[Job]:
+    """Cost first, before other processes share the cores."""
+    return [Job("simulated", 0, "cost"), *every(VARIANTS)(tier)]
+
+
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> Split | None:
+    if name == "simulated":
+        return None
     if name == FIVE:
-        return five_populations(4 * tier.max_cells, seed)
-    return most_variable(load(name, data, tier.max_cells), tier.max_genes)
+        return train_test_split(five_populations(4 * tier.max_cells, seed), seed)
+    return split_cells(name, seed, tier, data)
 
 
-def build(name: str, train: AnnData, variant: Variant, seed: int) -> SCGMVAE:
-    scvi.settings.seed = seed
-    SCGMVAE.setup_anndata(train, batch_key="batch" if "batch" in train.obs else None)
+def build(name: str, train: AnnData, variant: Variant) -> SCGMVAE:
     sizes = {"n_components": 10, "n_latent": 10, "gene_likelihood": "nb"}
     if name == FIVE:
         sizes = {"n_components": 5, "n_latent": 2, "gene_likelihood": "poisson"}
-    return SCGMVAE(train, **{**sizes, **variant.model})
+    return built(SCGMVAE, train, **{**sizes, **variant.model})
 
 
 def elbo_of(model: SCGMVAE, test: AnnData) -> float:
     return np.mean([float(model.get_elbo(test)) for _ in range(N_ELBO_DRAWS)])
 
 
-def fit(name: str, variant: Variant, train: AnnData, test: AnnData, seed: int, epochs: int) -> dict:
+def run(split: Split | None, job: Job, tier: Tier) -> Iterator[dict]:
     """Train one model and score it."""
-    train, test = train.copy(), test.copy()
-    model = build(name, train, variant, seed)
-    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
-    start = time.process_time()
-    model.train(epochs, train_size=1.0, plan_kwargs=variant.plan, **quiet)
-    seconds = (time.process_time() - start) / epochs
+    if split is None:
+        yield from cost(tier)
+        return
+    variant, train, test = VARIANTS[job.method], split.train.copy(), split.test.copy()
+    model = build(job.set, train, variant)
+    seconds = fit_model(model, tier.epochs, train_size=1.0, plan_kwargs=variant.plan, logger=False)
     qy = model.get_cluster_assignments(test, soft=True)
-    scores = {
+    yield {
+        **split.sizes,
         "elbo": elbo_of(model, test),
         "iwae": float(model.get_marginal_ll(test, n_mc_samples=N_IMPORTANCE_SAMPLES, n_mc_samples_per_pass=20)),
         "used": n_used_components(qy.argmax(1)),
         "sure": float(np.median(qy.max(1))),
         "ari": adjusted_rand_score(test.obs["cell_type"], qy.argmax(1)),
-        "seconds": seconds,
+        "bayes": adjusted_rand_score(test.obs["cell_type"], test.obs["bayes"]) if job.set == FIVE else np.nan,
+        "seconds": seconds / tier.epochs,
+        **(truncated(model, test) if job.method == DEFAULT else {}),
     }
-    return scores | (truncated(model, test) if variant == VARIANTS[DEFAULT] else {})
 
 
 def truncated(model: SCGMVAE, test: AnnData) -> dict:
@@ -148,49 +160,26 @@ def truncated(model: SCGMVAE, test: AnnData) -> dict:
     return {f"loss_{m}": bounds[m] - bounds[k] for m in (1, 2, 3, 5)}
 
 
-def run(job: tuple) -> None:
-    """All variants on one split; finished ones are skipped."""
-    name, seed, data, tier, path = job
-    one_quiet_thread()
-    ledger = Ledger(path)
-    train, test = train_test_split(cells_of(name, data, tier, seed), seed)
-    best = adjusted_rand_score(test.obs["cell_type"], test.obs["bayes"]) if name == FIVE else np.nan
-    for method in np.roll(list(VARIANTS), seed):
-        if ledger.has(set=name, seed=seed, method=method):
-            continue
-        scores = fit(name, VARIANTS[method], train, test, seed, tier.epochs)
-        row = dict.fromkeys([*COLUMNS, *(f"loss_{m}" for m in (1, 2, 3, 5))]) | scores
-        ledger.add(
-            {"set": name, "seed": seed, "method": method, "cells": train.n_obs, "genes": train.n_vars, "bayes": best}
-            | row
-        )
-        print(f"{name} seed {seed} {method}: IWAE {scores['iwae']:.2f}, used {scores['used']}", flush=True)
-
-
 def remedies(rows: pd.DataFrame, name: str, epochs: int) -> str:
     """Mean ± standard deviation over seeds on one set."""
     rows = rows[rows["set"] == name]
-    lines = []
-    for method in VARIANTS:
-        r = rows[rows["method"] == method]
-        lines.append([method, *(mean_sd(r[c].astype(float), digits) for c, (_, digits) in COLUMNS.items()), len(r)])
-    cells, genes = rows[["cells", "genes"]].iloc[0]
+    cells, genes = rows[["cells", "genes"]].iloc[0].astype(int)
     bayes = f"; ARI of the Bayes classifier {mean_sd(rows.drop_duplicates('seed')['bayes'], 3)}" if name == FIVE else ""
     head = f"\n**{name}**: {cells} training cells × {genes} genes, {epochs} epochs{bayes}\n"
-    return head + "\n" + markdown(["variant", *(title for title, _ in COLUMNS.values()), "seeds"], lines)
+    return head + "\n" + spread_table(rows, COLUMNS, VARIANTS, head="variant")
 
 
 def truncations(rows: pd.DataFrame) -> str:
     rows, lines = rows[rows["method"] == DEFAULT], []
     for name, r in rows.groupby("set", sort=False):
-        lines.append([name, *(mean_sd(r[f"loss_{m}"].astype(float), 2) for m in (1, 2, 3, 5)), len(r)])
+        lines.append([name, *(mean_sd(r[f"loss_{m}"], 2) for m in (1, 2, 3, 5)), len(r)])
     return markdown(["set", *(f"likeliest {m}" for m in (1, 2, 3, 5)), "seeds"], lines)
 
 
-def cost(tier: Tier) -> str:
+def cost(tier: Tier) -> Iterator[dict]:
     """Ratios of epochs to those of stock scVI and of SCVAE."""
     adata = scdgd.datasets.simulate(tier.cost_cells, 2_000, seed=0)
-    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "train_size": 1.0}
+    quiet = {**QUIET, "logger": False, "train_size": 1.0}
     models = {}
     for family in ("nb", "zinb"):
         for cls, label, options in (
@@ -203,44 +192,35 @@ def cost(tier: Tier) -> str:
             own = adata.copy()
             cls.setup_anndata(own)
             models[label, family] = cls(own, gene_likelihood=family, **options)
-    seconds = {key: [] for key in models}
-    for _ in range(tier.cost_rounds + 1):  # the first one warms up
-        for key, model in models.items():
-            start = time.process_time()
-            model.train(2, **quiet)
-            seconds[key].append(time.process_time() - start)
-    lines = []
-    for (label, family), values in seconds.items():
-        ratio = {
-            other: np.median(np.array(values[1:]) / np.array(seconds[other, family][1:]))
-            for other in ("stock scVI", "SCVAE")
-        }
-        lines.append([label, family, *(f"{ratio[other]:.2f}" for other in ("stock scVI", "SCVAE"))])
-    return markdown(["model", "likelihood", "epoch : stock scVI's", "epoch : SCVAE's"], lines)
+    seconds = in_turns({key: partial(model.train, 2, **quiet) for key, model in models.items()}, tier.cost_rounds)
+    for (label, family), of_model in seconds.items():
+        ratios = {other: np.median(of_model / seconds[other, family]) for other in ("stock scVI", "SCVAE")}
+        yield {"method": label, "likelihood": family, **ratios}
 
 
-def main() -> None:
-    parser = tier_parser(__doc__, TIERS)
-    args, ledger = tier_and_ledger(parser, TIERS, "gmvae")
-    tier = TIERS[args.tier]
-    one_quiet_thread()
-    costs = cost(tier)  # before other processes share the cores
-    jobs = [(name, seed, args.data, tier, ledger.path) for seed in range(tier.seeds) for name in tier.sets]
-    run_jobs(run, jobs, n_processes=1 if args.tier == "quick" else 2)
-    rows = ledger.read()
-    parts = [remedies(rows, name, tier.epochs) for name in tier.sets]
-    text = "\n".join(
+def costs(rows: pd.DataFrame) -> str:
+    others = ["stock scVI", "SCVAE"]
+    rows = rows[rows["run"] == "cost"]
+    lines = [
+        [row["method"], row["likelihood"], *(f"{row[other]:.2f}" for other in others)] for _, row in rows.iterrows()
+    ]
+    return markdown(["model", "likelihood", *(f"epoch : {other}'s" for other in others)], lines)
+
+
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    return "\n".join(
         [
             "\n## Remedies",
-            *parts,
+            *(remedies(rows, name, tier.epochs) for name in tier.sets),
             "\n## Cost\n\n2,000 genes, minibatches of 128, one thread.\n",
-            costs,
+            costs(rows),
             "\n## Truncated sums\n\nBound with the likeliest components less that with all, nats per test cell.\n",
             truncations(rows),
         ]
     )
-    write_page(args.out, "Benchmark: GMVAE", "gmvae", __doc__, args.tier, text)
 
+
+BENCHMARK = Benchmark("gmvae", "Benchmark: GMVAE", __doc__, TIERS, grid, run, report, cells, n_jobs=2)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

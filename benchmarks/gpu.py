@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import scvi
 import torch
-from _tiers import one_quiet_thread, tier_choice
+from _benchmark import commit, one_quiet_thread, tier_parser, versions
 from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 
@@ -186,7 +186,7 @@ def run(name: str, adata: ad.AnnData, new: ad.AnnData, tier: Tier) -> dict:
 
 
 def main() -> None:
-    parser = tier_choice(__doc__, TIERS)
+    parser = tier_parser(__doc__, TIERS)
     parser.add_argument("--genes", type=int, nargs="+", help="numbers of genes, if not those of the tier")
     parser.add_argument("--budget", type=float, default=270.0, help="seconds after which no further case begins")
     args = parser.parse_args()
@@ -211,7 +211,8 @@ def main() -> None:
             gc.collect()
             if DEVICE.type == "cuda":
                 torch.cuda.empty_cache()
-    print(json.dumps({"device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu", "results": results}))
+    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
+    print(json.dumps({"device": device, "commit": commit(), "versions": versions(), "results": results}))
 
 
 if __name__ == "__main__":

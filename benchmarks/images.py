@@ -27,8 +27,6 @@ the published ones but in the full tier, since steps are few; convolutions train
 from __future__ import annotations
 
 import functools
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import anndata as ad
@@ -36,8 +34,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from _ledger import Ledger, markdown, mean_sd
-from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from _benchmark import OUT, Benchmark, Job, cpu_seconds, every
+from _tables import plural, spread_table
 from scipy import linalg, stats
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -50,9 +48,11 @@ from scdgd.module import ConvolutionalDecoder, ConvolutionalEncoder
 from scdgd.presets import JIANG_2017, SCHUSTER_2023_IMAGES, STIRN_2024_IMAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-OUT = Path(__file__).parent / "out"
+    from matplotlib.figure import Figure
+
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 N_DIGITS, N_SURGERY = 10, 500
 
@@ -72,18 +72,16 @@ class Tier(NamedTuple):
     """Of the convolutional models."""
     faster: float
     """Factor of the learning rates of the priors' models."""
-    seeds: tuple[int, ...]
+    seeds: int
     n_drawn: int
 
 
 TIERS = {
-    "quick": Tier(("bars",), 60, 30, 2, (8,), 1, 2, 32, 10.0, (0,), 30),
-    "short": Tier(("mnist70k",), 1_000, 500, 8, (500, 500, 2000), 60, 40, 32, 10.0, (0,), 1_000),
-    "standard": Tier(
-        ("mnist70k", "fashion_sprite900"), 2_000, 1_000, 16, (500, 500, 2000), 60, 60, 32, 10.0, (0, 1, 2), 2_000
-    ),
+    "quick": Tier(("bars",), 60, 30, 2, (8,), 1, 2, 32, 10.0, 1, 30),
+    "short": Tier(("mnist70k",), 1_000, 500, 8, (500, 500, 2000), 60, 40, 32, 10.0, 1, 1_000),
+    "standard": Tier(("mnist70k", "fashion_sprite900"), 2_000, 1_000, 16, (500, 500, 2000), 60, 60, 32, 10.0, 3, 2_000),
     "full": Tier(
-        ("mnist70k", "fashion_sprite900"), 60_000, 10_000, 64, (500, 500, 2000), 500, 500, 256, 1.0, (0, 1, 2), 10_000
+        ("mnist70k", "fashion_sprite900"), 60_000, 10_000, 64, (500, 500, 2000), 500, 500, 256, 1.0, 3, 10_000
     ),
 }
 
@@ -204,6 +202,10 @@ METHODS = {
 }
 
 
+TRAINING_IMAGES = "training images"
+GRID = (*METHODS, TRAINING_IMAGES)
+
+
 class Classifier(nn.Module):
     """Convolutions whose last hidden layer are the features of the Fréchet distance."""
 
@@ -270,20 +272,33 @@ def clusters_of(
     return None, KMeans(N_DIGITS, n_init=5, random_state=0).fit(z_train).predict(z_test.astype(z_train.dtype))
 
 
-def run(name: str, folder: Path | None, tier: Tier, method: str, seed: int) -> dict:
+class Shared(NamedTuple):
+    """Images of a split, and the classifier of the set, which only scores."""
+
+    images: Images
+    network: Classifier
+
+
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> Shared:
+    return Shared(read_images(name, data, tier, seed), classifier(name, data, tier))
+
+
+def run(shared: Shared, job: Job, tier: Tier) -> Iterator[dict]:
     """Train a method and score it."""
-    chosen, images = METHODS[method], read_images(name, folder, tier, seed)
+    images, network = shared
+    sizes = {"n_train": len(images.train), "n_test": len(images.test)}
+    if job.method == TRAINING_IMAGES:  # in the place of drawn ones
+        yield {**sizes, "frechet": frechet(network, images.train[: tier.n_drawn], images.test)}
+        return
+    chosen = METHODS[job.method]
     scale = (lambda x: 2 * x - 1) if chosen.is_gaussian else (lambda x: x)
     train = annotated(scale(images.train), images.y_train, "train")
     test = annotated(scale(images.test), images.y_test, "test")
-    torch.manual_seed(seed)
-    scdgd_keys = {"labels_key": "digit"} if method == "DGD, supervised" else {}
-    chosen.model_class.setup_anndata(train, is_count_data=False, **scdgd_keys)
-    model, training = chosen.make(train, tier, seed)
-    start = time.process_time()
-    model.train(**training, **QUIET)
+    of_labels = {"labels_key": "digit"} if job.method == "DGD, supervised" else {}
+    chosen.model_class.setup_anndata(train, is_count_data=False, **of_labels)
+    model, training = chosen.make(train, tier, job.seed)
+    seconds = cpu_seconds(lambda: model.train(**training, **QUIET))
     n_epochs = len(model.history["elbo_train"])
-    seconds = (time.process_time() - start) / n_epochs
     z_train, z_test = model.get_latent_representation(), model.get_latent_representation(test)
     soft, clusters = clusters_of(model, test, z_train, z_test)
     expected = means_at(model, torch.as_tensor(z_test), is_gaussian=chosen.is_gaussian)
@@ -296,13 +311,11 @@ def run(name: str, folder: Path | None, tier: Tier, method: str, seed: int) -> d
         if chosen.has_bound
         else None
     )
-    keep_figures(name, method, seed, model, images, expected, drawn, components, is_gaussian=chosen.is_gaussian)
+    keep_figures(job, model, images, expected, drawn, components, is_gaussian=chosen.is_gaussian)
     y = images.y_test
     of_bound = ("evidence", "log_likelihood", "rate", "marginal_kl", "mutual_information", "posterior_predictive")
-    return {
-        "set": name,
-        "seed": seed,
-        "method": method,
+    yield {
+        **sizes,
         "n_epochs": n_epochs,
         "bce": np.nan if chosen.is_gaussian else bce,
         "rmse": np.sqrt(((images.test - expected) ** 2).mean()),
@@ -311,28 +324,21 @@ def run(name: str, folder: Path | None, tier: Tier, method: str, seed: int) -> d
         "nmi_merged": np.nan if soft is None else normalized_mutual_info_score(y, merged_labels(soft, y)),
         "nmi": normalized_mutual_info_score(y, clusters),
         "used": np.nan if soft is None else len(np.unique(clusters)),
-        "frechet": frechet(classifier(name, folder, tier), drawn, images.test),
+        "frechet": frechet(network, drawn, images.test),
         "w": np.mean([stats.shapiro(column).statistic for column in z_train[:5_000].T]),
-        "seconds": seconds,
+        "seconds": seconds / n_epochs,
         **{term: np.nan if bound is None else getattr(bound, term) for term in of_bound},
     }
-
-
-def reference(name: str, folder: Path | None, tier: Tier, seed: int) -> dict:
-    """Training images in the place of drawn ones."""
-    images = read_images(name, folder, tier, seed)
-    score = frechet(classifier(name, folder, tier), images.train[: tier.n_drawn], images.test)
-    return {"set": name, "seed": seed, "method": "training images", "frechet": score}
 
 
 # ------------------------------------------------------------------ figures
 
 
-def figures_file(name: str, method: str, seed: int) -> Path:
-    return OUT / "images" / f"{name}_{''.join(c if c.isalnum() else '_' for c in method)}_{seed}.npz"
+def figures_file(job: Job) -> Path:
+    return OUT / "images" / f"{job.set}_{''.join(c if c.isalnum() else '_' for c in job.method)}_{job.seed}.npz"
 
 
-def keep_figures(name, method, seed, model, images, expected, drawn, components, *, is_gaussian) -> None:
+def keep_figures(job: Job, model, images, expected, drawn, components, *, is_gaussian) -> None:
     """Store what figures show: drawn images by component, reconstructions, and a way between two held-out images."""
     weights = model.module.given_prior().weights.detach().numpy()
     counts = np.round(10 * weights / weights.max()).astype(int)
@@ -345,7 +351,7 @@ def keep_figures(name, method, seed, model, images, expected, drawn, components,
     z = torch.as_tensor(of_training[[0, len(of_training) // 2]])  # sets may stand in the order of their labels
     steps = torch.linspace(0, 1, 10).unsqueeze(1)
     way = means_at(model, (1 - steps) * z[:1] + steps * z[1:], is_gaussian=is_gaussian)
-    path = figures_file(name, method, seed)
+    path = figures_file(job)
     path.parent.mkdir(parents=True, exist_ok=True)
     some = np.linspace(0, len(images.test) - 1, 10).astype(int)
     np.savez_compressed(path, tiles=tiles, original=images.test[some], reconstructed=expected[some], way=way)
@@ -358,124 +364,86 @@ def tiled(images: np.ndarray) -> np.ndarray:
     return images.reshape(rows, columns, side, side).transpose(0, 2, 1, 3).reshape(rows * side, columns * side)
 
 
-def draw_figures(name: str, seed: int, path: Path) -> None:
-    """A picture of drawn images by component, of reconstructions, and of the way between two images."""
-    shown = [method for method in METHODS if figures_file(name, method, seed).exists()]
-    stored = {method: np.load(figures_file(name, method, seed)) for method in shown}
-    with_components = [method for method in shown if stored[method]["tiles"].shape[1] > 1]
-    fig, axes = plt.subplots(2, (len(with_components) + 1) // 2, figsize=(14, 7.5), squeeze=False)
+def drawn_images(stored: dict[str, dict]) -> Figure:
+    """Columns of drawn images, one for each component."""
+    fig, axes = plt.subplots(2, (len(stored) + 1) // 2, figsize=(14, 7.5), squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
-    for ax, method in zip(axes.T.flat, with_components, strict=False):
-        ax.imshow(tiled(stored[method]["tiles"]), cmap="gray_r", vmin=0, vmax=1)
+    for ax, (method, kept) in zip(axes.T.flat, stored.items(), strict=False):
+        ax.imshow(tiled(kept["tiles"]), cmap="gray_r", vmin=0, vmax=1)
         ax.set_title(method, fontsize=9)
     fig.tight_layout()
-    fig.savefig(path.with_name(f"{path.stem}_drawn.png"), dpi=80)
-    fig, axes = plt.subplots(len(shown) + 1, 2, figsize=(10, 0.55 * (len(shown) + 1)))
+    return fig
+
+
+def reconstructed_images(stored: dict[str, dict]) -> Figure:
+    """Held-out images and their reconstructions, and the way between two training images."""
+    fig, axes = plt.subplots(len(stored) + 1, 2, figsize=(10, 0.55 * (len(stored) + 1)))
     for ax in axes.flat:
         ax.axis("off")
-    first = next(iter(stored.values()))
-    axes[0, 0].imshow(tiled(first["original"][None]), cmap="gray_r", vmin=0, vmax=1)
+    axes[0, 0].imshow(tiled(next(iter(stored.values()))["original"][None]), cmap="gray_r", vmin=0, vmax=1)
     axes[0, 0].set_title("held-out images, and reconstructions", fontsize=8)
     axes[0, 1].set_title("between two training images", fontsize=8)
-    for row, method in zip(axes[1:], shown, strict=True):
+    for row, (method, kept) in zip(axes[1:], stored.items(), strict=True):
         for ax, key in zip(row, ("reconstructed", "way"), strict=True):
-            ax.imshow(tiled(stored[method][key][None]), cmap="gray_r", vmin=0, vmax=1)
+            ax.imshow(tiled(kept[key][None]), cmap="gray_r", vmin=0, vmax=1)
         row[0].text(-0.02, 0.5, method, transform=row[0].transAxes, ha="right", va="center", fontsize=7)
-    fig.savefig(
-        OUT / "images" / f"{name}_{seed}_reconstructed.png", dpi=80, bbox_inches="tight"
-    )  # shows images of the set
-    plt.close("all")
+    return fig
+
+
+def figures(rows: pd.DataFrame, tier: Tier) -> dict[str, tuple[str, Figure]]:
+    """Drawn images of the first seed; reconstructions show images of the set, and stay beside the ledger."""
+    found = {}
+    for name, of_set in rows[rows["seed"] == 0].groupby("set", sort=False):
+        files = {method: figures_file(Job(name, 0, method)) for method in METHODS if method in set(of_set["method"])}
+        stored = {method: np.load(file) for method, file in files.items()}
+        reconstructed_images(stored).savefig(OUT / "images" / f"{name}_reconstructed.png", dpi=80, bbox_inches="tight")
+        caption = f"{name}: expected pixels of drawn images, a column for each of the 20 largest components, of 10 w / max w images"
+        several = {method: kept for method, kept in stored.items() if kept["tiles"].shape[1] > 1}
+        found[f"benchmarks_images_{name}_drawn"] = caption, drawn_images(several)
+    return found
 
 
 # ------------------------------------------------------------------- tables
 
 COLUMNS = {
-    "epochs": ("n_epochs", 0),
-    "BCE": ("bce", 4),
-    "RMSE": ("rmse", 4),
-    "ARI": ("ari", 3),
+    "n_epochs": ("epochs", 0),
+    "bce": ("BCE", 4),
+    "rmse": ("RMSE", 4),
+    "ari": ("ARI", 3),
     "accuracy": ("accuracy", 3),
-    "NMI merged": ("nmi_merged", 3),
-    "NMI": ("nmi", 3),
+    "nmi_merged": ("NMI merged", 3),
+    "nmi": ("NMI", 3),
     "used": ("used", 1),
-    "Fréchet": ("frechet", 2),
-    "W": ("w", 4),
-    "s an epoch": ("seconds", 1),
+    "frechet": ("Fréchet", 2),
+    "w": ("W", 4),
+    "seconds": ("s an epoch", 1),
 }
 BOUND = {
-    "posterior predictive": ("posterior_predictive", 1),
+    "posterior_predictive": ("posterior predictive", 1),
     "evidence": ("evidence", 1),
-    "E log p(x given z)": ("log_likelihood", 1),
+    "log_likelihood": ("E log p(x given z)", 1),
     "rate": ("rate", 1),
-    "marginal KL": ("marginal_kl", 1),
-    "information": ("mutual_information", 2),
+    "marginal_kl": ("marginal KL", 1),
+    "mutual_information": ("information", 2),
 }
 
 
-def table(rows: pd.DataFrame, columns: dict[str, tuple[str, int]]) -> str:
-    """Mean, and standard deviation over seeds, of each method."""
-    lines = []
-    for method in [*METHODS, "training images"]:
-        of_method = rows[rows["method"] == method]
-        cells = [mean_sd(of_method[key], digits) for key, digits in columns.values()]
-        if len(of_method) and set(cells) != {"–"}:
-            lines.append([method, *cells])
-    return markdown(["model", *columns], lines)
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    text = []
+    for name, of_set in rows.groupby("set", sort=False):
+        n_train, n_test = of_set[["n_train", "n_test"]].iloc[0]
+        seeds = plural(tier.seeds, "seed")
+        text += [
+            f"## {name}\n\n{n_train:,} training images, {n_test:,} held out, {tier.n_channels} channels, {seeds}.",
+            spread_table(of_set, COLUMNS, GRID, head="model", seeds=False),
+            "The bound:",
+            spread_table(of_set, BOUND, METHODS, head="model", seeds=False),
+        ]
+    return "\n\n".join(text)
 
 
-def run_job(job: tuple) -> None:
-    """Train and score a method on a set, unless the ledger has it."""
-    name, seed, method, folder, tier, path = job
-    one_quiet_thread()
-    ledger = Ledger(path)
-    if not ledger.has(set=name, seed=seed, method=method):
-        began = time.process_time()
-        ledger.add(run(name, folder, tier, method, seed))
-        print(f"{name}, {method}, seed {seed}: {time.process_time() - began:.0f} s", flush=True)
-
-
-def section(name: str, rows: pd.DataFrame, tier: Tier, folder: Path | None, figures: Path, page: Path | None) -> str:
-    """Tables of a set, and its pictures."""
-    rows = pd.concat([rows, pd.DataFrame([reference(name, folder, tier, seed) for seed in tier.seeds])])
-    rows = rows[rows["set"] == name]
-    images = read_images(name, folder, tier, 0)
-    draw_figures(name, tier.seeds[0], figures)
-    n_seeds = f"{len(tier.seeds)} seed{'s' if len(tier.seeds) > 1 else ''}"
-    text = f"""## {name}
-
-{len(images.train):,} training images, {len(images.test):,} held out, {tier.n_channels} channels, {n_seeds}.
-
-{table(rows, COLUMNS)}
-
-The bound:
-
-{table(rows, BOUND)}
-"""
-    if page:
-        text += f"""
-Drawn images: expected pixels, a column for each of the 20 largest components with 10 w / max w rows.
-
-![Drawn images of {name}](_static/{figures.name}_drawn.png)
-"""
-    return text
-
-
-def main() -> None:
-    one_quiet_thread()
-    parser = tier_parser(__doc__.split("\n\n", 1)[0], TIERS)
-    parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
-    args, ledger = tier_and_ledger(parser, TIERS, "images")
-    tier = TIERS[args.tier]
-    jobs = [(name, s, m, args.data, tier, ledger.path) for s in tier.seeds for name in tier.sets for m in METHODS]
-    run_jobs(run_job, jobs, args.jobs)
-    pages = []
-    for name in tier.sets:
-        figures = args.out.parent / "_static" / f"{args.out.stem}_{name}" if args.out else OUT / "images" / name
-        figures.parent.mkdir(parents=True, exist_ok=True)
-        pages.append(section(name, ledger.read(), tier, args.data, figures, args.out))
-    write_page(args.out, "Images", "images", __doc__, args.tier, "\n" + "\n".join(pages))
-
+BENCHMARK = Benchmark("images", "Images", __doc__, TIERS, every(GRID), run, report, cells, figures)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -16,24 +16,26 @@ SCDGD has 20 components, each a cluster.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 import scanpy as sc
 import scvi
-from _ledger import Ledger, markdown, mean_sd
+from _benchmark import Benchmark, Job
+from _fits import neighbor_accuracy, principal_components, trained
 from _sets import NOT_MERGED, OTHERS, TRUTH, load, most_variable
-from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from _tables import markdown, plural, spread_table
 from sklearn.metrics import adjusted_rand_score, silhouette_score
-from sklearn.neighbors import NearestNeighbors
 
 import scdgd
 from scdgd.metrics import cross_batch_accuracy, leiden_clusters, neighbor_prediction, split_counts
 from scdgd.model import SCDGD
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from anndata import AnnData
 
 N_LATENT, EPSILON = 20, 0.8
@@ -67,26 +69,28 @@ TIERS = {
 }
 
 
-def run(job: tuple) -> None:
-    """Both models and PCA on one split; finished ones are skipped."""
-    name, seed, data, tier, path = job
-    one_quiet_thread()
-    ledger = Ledger(path)
-    wanted = (*MODELS, "PCA") if seed < tier.scvi_seeds else ("SCDGD", "PCA")
-    methods = [m for m in wanted if not ledger.has(set=name, seed=seed, method=f"{m}, z")]
-    if not methods:
-        return
+class Counts(NamedTuple):
+    """Parts of each cell's counts."""
+
+    inferred: AnnData
+    scored: AnnData
+
+
+def grid(tier: Tier) -> list[Job]:
+    """scVI on fewer seeds."""
+    methods = {seed: (*MODELS, "PCA") if seed < tier.scvi_seeds else ("SCDGD", "PCA") for seed in range(tier.seeds)}
+    return [Job(name, seed, method) for seed in methods for name in tier.sets for method in methods[seed]]
+
+
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> Counts:
     adata = most_variable(load(name, data, tier.max_cells), tier.max_genes)
-    inferred, scored = split_counts(adata, epsilon=EPSILON, seed=seed)
-    for method in methods:
-        scvi.settings.seed = seed
-        start = time.process_time()
-        spaces = embedded(method, inferred.copy(), tier)
-        seconds = time.process_time() - start
-        for space, positions in spaces.items():
-            found = scores(positions, inferred, scored, seed)
-            ledger.add({"set": name, "seed": seed, "method": f"{method}, {space}", **size_of(inferred), **found})
-        print(f"{name} seed {seed} {method}: {seconds:.0f} s of one core", flush=True)
+    return Counts(*split_counts(adata, epsilon=EPSILON, seed=seed))
+
+
+def run(counts: Counts, job: Job, tier: Tier) -> Iterator[dict]:
+    """A row of each space."""
+    for space, positions in embedded(job.method, counts.inferred.copy(), tier).items():
+        yield {"method": f"{job.method}, {space}", **size_of(counts.inferred), **scores(positions, *counts, job.seed)}
 
 
 def size_of(adata: AnnData) -> dict[str, int]:
@@ -97,18 +101,13 @@ def size_of(adata: AnnData) -> dict[str, int]:
 def embedded(method: str, train: AnnData, tier: Tier) -> dict[str, np.ndarray]:
     """Positions of the cells, by the name of the space."""
     if method == "PCA":
-        sc.pp.normalize_total(train)
-        sc.pp.log1p(train)
-        sc.pp.pca(train, n_comps=N_LATENT)
-        return {"z": train.obsm["X_pca"]}
+        return {"z": principal_components(train, N_LATENT)}
     model_class, options, epochs = {
         "SCDGD": (SCDGD, NOT_MERGED, tier.epochs),
         "scVI": (scvi.model.SCVI, {"gene_likelihood": "nb"}, tier.scvi_epochs),
     }[method]
     sc.pp.filter_genes(train, min_cells=1)
-    model_class.setup_anndata(train, batch_key="batch" if size_of(train)["batches"] > 1 else None)
-    model = model_class(train, n_latent=N_LATENT, **options)
-    model.train(epochs, accelerator="cpu", enable_progress_bar=False, train_size=1.0)
+    model = trained(model_class, train, epochs, {"train_size": 1.0}, n_latent=N_LATENT, **options)
     z = model.get_latent_representation()
     return {"z": z, "y": scdgd.tl.information_coordinates(model).to_information(z)}
 
@@ -119,21 +118,13 @@ def scores(z: np.ndarray, inferred: AnnData, scored: AnnData, seed: int) -> dict
     batch = inferred.obs["batch"].to_numpy() if size_of(inferred)["batches"] > 1 else None
     few = inferred.n_obs - 1 if batch is None else inferred.obs["batch"].value_counts().min() - 1
     return {
-        "k15": accuracy(z, labels, 15),
-        "k30": accuracy(z, labels, 30),
+        "k15": neighbor_accuracy(z, labels, 15),
+        "k30": neighbor_accuracy(z, labels, 30),
         "cross": np.nan if batch is None else cross_batch_accuracy(z, batch, labels, n_neighbors=15).accuracy,
         "asw": silhouette_score(z, labels),
         "ari": adjusted_rand_score(labels, leiden_clusters(z, resolution=1.0, n_neighbors=15, seed=seed)),
         "counts": neighbor_prediction(z, scored.X, batch, n_neighbors=int(min(30, few))).gain,
     }
-
-
-def accuracy(z: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of cells whose label most of their nearest others have."""
-    types, codes = np.unique(labels, return_inverse=True)
-    near = codes[NearestNeighbors(n_neighbors=k).fit(z).kneighbors(return_distance=False)]
-    votes = np.stack([(near == t).sum(axis=1) for t in range(len(types))], axis=1)
-    return float((votes.argmax(axis=1) == codes).mean())
 
 
 # ---------------------------------------------------------------- page
@@ -176,42 +167,27 @@ def rule_table(gains: pd.DataFrame) -> str:
     return markdown(header, lines)
 
 
-def set_table(rows: pd.DataFrame) -> str:
-    shown = [column for column in COLUMNS if rows[column].notna().any()]
-    lines = []
-    for method in dict.fromkeys(rows["method"]):
-        of_method = rows[rows["method"] == method]
-        name = "PCA" if method == "PCA, z" else method
-        lines.append([name, *(mean_sd(of_method[column], COLUMNS[column][1]) for column in shown)])
-    return markdown(["", *(COLUMNS[column][0] for column in shown)], lines)
-
-
-def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
+def report(rows: pd.DataFrame, tier: Tier) -> str:
     gains = differences(rows)
     text = [
-        f"Tier `{tier_name}`: at most {tier.max_cells or 'all'} cells and {tier.max_genes:,} genes of a set; mean ± standard "
-        f"deviation over {tier.seeds} seed{'s' if tier.seeds > 1 else ''}, of scVI over {tier.scvi_seeds}; SCDGD for {tier.epochs or 'its default'} epochs, scVI "
+        f"At most {tier.max_cells or 'all'} cells and {tier.max_genes:,} genes of a set; mean ± standard "
+        f"deviation over {plural(tier.seeds, 'seed')}, of scVI over {tier.scvi_seeds}; SCDGD for {tier.epochs or 'its default'} epochs, scVI "
         f"(negative binomial) for {tier.scvi_epochs}.\n\n## What coordinates of information change\n",
         summary(gains),
         "\n## The rule without labels\n\nIn how many runs y has the better score, and in how many the space with the better score "
         "also predicts held-out counts better; then the mean difference from z of y, taken always or where counts say so.\n",
         rule_table(gains),
     ]
-    for name in (name for name in tier.sets if name in set(rows["set"])):
-        of_set = rows[rows["set"] == name]
+    for name, of_set in rows.groupby("set", sort=False):
         cells, genes, types, batches = of_set[["cells", "genes", "types", "batches"]].iloc[0]
         within = f", {batches} batches" if batches > 1 else ""
-        text += [f"\n## {name}\n\n{cells} cells × {genes} genes, {types} types{within}\n", set_table(of_set)]
-    return "\n".join(text) + "\n"
+        text.append(f"\n## {name}\n\n{cells} cells × {genes} genes, {types} types{within}\n")
+        of_set = of_set.replace({"method": {"PCA, z": "PCA"}})
+        text.append(spread_table(of_set, COLUMNS, of_set["method"].unique(), head="", seeds=False))
+    return "\n".join(text)
 
 
-def main() -> None:
-    args, ledger = tier_and_ledger(tier_parser(__doc__, TIERS), TIERS, "information")
-    tier = TIERS[args.tier]
-    run_jobs(run, [(name, seed, args.data, tier, ledger.path) for seed in range(tier.seeds) for name in tier.sets], 1)
-    rows = ledger.read().drop_duplicates(["set", "seed", "method"], keep="last")
-    write_page(args.out, "Coordinates of information", "information", __doc__, args.tier, report(rows, args.tier, tier))
-
+BENCHMARK = Benchmark("information", "Coordinates of information", __doc__, TIERS, grid, run, report, cells)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -34,26 +34,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 import scvi
-from _ledger import Ledger, markdown, mean_sd
+from _benchmark import Benchmark, Job, rotated
+from _fits import fit_model, neighbor_accuracy, principal_components, trained
 from _sets import (
     NOT_MERGED,
     REAL_BATCHES,
     SIMULATED_BATCHES,
     VMM_PUBLISHED,
     VMM_PUBLISHED_PLAN,
+    Split,
     load_batches,
     train_test_split,
 )
-from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from _tables import markdown, plural, spread_table
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 
 from scdgd.metrics import batch_mixing, cross_batch_accuracy, held_out_log_likelihood, leiden_clusters, neighbors_kept
 from scdgd.model import SCDGD, SCVAD, SCVMM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from anndata import AnnData
 
@@ -106,10 +108,8 @@ class Method(NamedTuple):
 
 def fit_ours(cls: type, of_model: dict, **options) -> Callable[[AnnData, Tier], Fit]:
     def fit(train: AnnData, tier: Tier) -> Fit:
-        cls.setup_anndata(train, batch_key="batch")
-        model = cls(train, n_latent=N_LATENT, **of_model)
         epochs = tier.encoder_epochs if cls is SCVMM else tier.epochs
-        model.train(epochs, accelerator="cpu", enable_progress_bar=False, **options)
+        model = trained(cls, train, epochs, options, n_latent=N_LATENT, **of_model)
         return Fit(model.get_latent_representation(), model, model.get_cluster_assignments())
 
     return fit
@@ -125,34 +125,23 @@ def fit_scvi(is_default: bool) -> Callable[[AnnData, Tier], Fit]:
 
 
 def trained_scvi(train: AnnData, epochs: int | None) -> scvi.model.SCVI:
-    scvi.model.SCVI.setup_anndata(train, batch_key="batch")
-    model = scvi.model.SCVI(train, n_latent=N_LATENT, gene_likelihood="nb")
-    model.train(epochs, accelerator="cpu", enable_progress_bar=False, train_size=1.0)
-    return model
+    options = {"n_latent": N_LATENT, "gene_likelihood": "nb"}
+    return trained(scvi.model.SCVI, train, epochs, {"train_size": 1.0}, **options)
 
 
 def fit_scanvi(train: AnnData, tier: Tier) -> Fit:
     """scANVI on top of scVI, with the labels of all training cells."""
     options = {"labels_key": "cell_type", "unlabeled_category": "none"}
     model = scvi.model.SCANVI.from_scvi_model(trained_scvi(train, tier.encoder_epochs), adata=train, **options)
-    # None: scvi-tools' choice
-    model.train(tier.default_epochs, accelerator="cpu", enable_progress_bar=False, train_size=1.0)
+    fit_model(model, tier.default_epochs, train_size=1.0)  # None: scvi-tools' choice
     return Fit(model.get_latent_representation(), model)
-
-
-def principal_components(train: AnnData) -> np.ndarray:
-    pca = train.copy()
-    sc.pp.normalize_total(pca)
-    sc.pp.log1p(pca)
-    sc.pp.pca(pca, n_comps=N_LATENT)
-    return pca.obsm["X_pca"]
 
 
 def fit_harmony(**options) -> Callable[[AnnData, Tier], Fit]:
     def fit(train: AnnData, tier: Tier) -> Fit:
         import harmonypy
 
-        pcs, seed = principal_components(train), scvi.settings.seed
+        pcs, seed = principal_components(train, N_LATENT), scvi.settings.seed
         z = harmonypy.run_harmony(pcs, train.obs, "batch", random_state=seed, verbose=False, **options).Z_corr
         return Fit(np.asarray(z if z.shape == pcs.shape else z.T))
 
@@ -169,7 +158,7 @@ METHODS = {
     "scANVI": Method(fit_scanvi, is_slow=True, uses_labels=True),
     HARMONY: Method(fit_harmony(), is_there=HAS_HARMONY),
     HARMONY_LONG: Method(fit_harmony(max_iter_harmony=30, epsilon_harmony=-np.inf), is_there=HAS_HARMONY),
-    "PCA": Method(lambda train, tier: Fit(principal_components(train))),
+    "PCA": Method(lambda train, tier: Fit(principal_components(train, N_LATENT))),
 }
 
 
@@ -188,7 +177,7 @@ def scores(fit: Fit, train: AnnData, test: AnnData, pcs: np.ndarray, seed: int, 
         **scib_scores(z, train, pcs, kbet),
         "mixing": mixing.score,
         "alien": mixing.unmatched_share,
-        "accuracy": accuracy(z, labels.to_numpy()),
+        "accuracy": neighbor_accuracy(z, labels.to_numpy(), N_NEIGHBORS),
         "cross": cross.accuracy,
         "asw": batch_asw(z, batch.to_numpy(), labels.to_numpy()),
         "ari": adjusted_rand_score(labels, clusters),
@@ -204,14 +193,6 @@ def neighbors(z: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     distances, indices = NearestNeighbors(n_neighbors=n - 1).fit(z).kneighbors()
     own = np.arange(len(z))[:, None]
     return np.hstack([np.zeros_like(own, dtype=float), distances]), np.hstack([own, indices])
-
-
-def accuracy(z: np.ndarray, labels: np.ndarray) -> float:
-    """Share of cells whose label most of the nearest others have."""
-    types, codes = np.unique(labels, return_inverse=True)
-    near = codes[neighbors(z, N_NEIGHBORS + 1)[1][:, 1:]]
-    votes = np.stack([(near == t).sum(axis=1) for t in range(len(types))], axis=1)
-    return float((votes.argmax(axis=1) == codes).mean())
 
 
 def batch_asw(z: np.ndarray, batch: np.ndarray, labels: np.ndarray) -> float:
@@ -260,42 +241,42 @@ def scib_scores(z: np.ndarray, train: AnnData, pcs: np.ndarray, kbet: bool) -> d
 # ---------------------------------------------------------------- runs
 
 
-def todo(ledger: Ledger, name: str, seed: int, tier: Tier) -> list[str]:
-    """Methods that are to run on this split, in an order that rotates with the seed."""
-    wanted = [m for m, method in METHODS.items() if method.is_there and (seed < tier.slow_seeds or not method.is_slow)]
-    return [str(m) for m in np.roll(wanted, seed) if not ledger.has(set=name, seed=seed, method=m)]
+class Cells(NamedTuple):
+    """A split, and principal components of its training cells."""
+
+    split: Split
+    pcs: np.ndarray
 
 
-def run(job: tuple) -> None:
-    """All methods on one split; finished ones are skipped."""
-    name, seed, data, tier, path = job
-    one_quiet_thread()
-    ledger = Ledger(path)
-    methods = todo(ledger, name, seed, tier)
-    if not methods:
-        return
-    adata = load_batches(name, data, tier.max_cells, tier.max_genes, seed)
-    train, test = train_test_split(adata, seed)
-    pcs = principal_components(train)
+def grid(tier: Tier) -> list[Job]:
+    """Slow methods on fewer seeds."""
+    methods = [m for m, method in METHODS.items() if method.is_there]
+    jobs = []
+    for seed in range(tier.seeds):
+        wanted = [m for m in methods if seed < tier.slow_seeds or not METHODS[m].is_slow]
+        jobs += [Job(name, seed, method) for name in tier.sets for method in rotated(wanted, seed)]
+    return jobs
+
+
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> Cells:
+    split = train_test_split(load_batches(name, data, tier.max_cells, tier.max_genes, seed), seed)
+    pcs = principal_components(split.train, N_LATENT)
     gc.freeze()  # scib-metrics collects garbage before each score
-    sizes = {"cells": train.n_obs, "genes": train.n_vars}
-    sizes |= {"types": train.obs["cell_type"].nunique(), "batches": train.obs["batch"].nunique()}
-    for method in methods:
-        scvi.settings.seed = seed
-        cells, start, start_cpu = train.copy(), time.perf_counter(), time.process_time()
-        fit = METHODS[method].fit(cells, tier)
-        seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
-        epochs = len(fit.model.history[next(iter(fit.model.history))]) if fit.model is not None else None
-        row = {"set": name, "seed": seed, "method": method, **sizes, **scores(fit, cells, test, pcs, seed, tier.kbet)}
-        ledger.add({**row, "epochs": epochs, "seconds": seconds, "cpu_seconds": cpu})
-        shown = ", ".join(
-            f"{c} {row[c]:.3f}" for c in ("total", "bio", "batch", "mixing", "accuracy") if row[c] is not None
-        )
-        print(
-            f"{name} seed {seed} {method}: {shown}, {seconds:.0f} s ({cpu:.0f} s of one core), "
-            f"scored in {time.perf_counter() - start - seconds:.0f} s",
-            flush=True,
-        )
+    return Cells(split, pcs)
+
+
+def run(cells: Cells, job: Job, tier: Tier) -> Iterator[dict]:
+    train, test = cells.split.train.copy(), cells.split.test
+    start, start_cpu = time.perf_counter(), time.process_time()
+    fit = METHODS[job.method].fit(train, tier)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    yield {
+        **cells.split.sizes,
+        "batches": train.obs["batch"].nunique(),
+        **scores(fit, train, test, cells.pcs, job.seed, tier.kbet),
+        "epochs": None if fit.model is None else len(fit.model.history[next(iter(fit.model.history))]),
+        **{"seconds": seconds, "cpu_seconds": cpu},
+    }
 
 
 # ---------------------------------------------------------------- page
@@ -325,30 +306,11 @@ def title(method: str) -> str:
     return f"{method} (uses labels)" if METHODS[method].uses_labels else method
 
 
-def methods_of(rows: pd.DataFrame) -> list[str]:
-    return [method for method in METHODS if method in set(rows["method"])]
-
-
-def set_table(rows: pd.DataFrame) -> str:
-    columns = [c for c in COLUMNS if rows[c].notna().any()]
-    lines = []
-    for method in methods_of(rows):
-        of_method = rows[rows["method"] == method]
-        lines.append([title(method), *(mean_sd(of_method[c], COLUMNS[c][1]) for c in columns), len(of_method)])
-    return markdown(["method", *(COLUMNS[c][0] for c in columns), "seeds"], lines)
-
-
-def summary_table(rows: pd.DataFrame, sets: list[str]) -> str:
+def summary_table(rows: pd.DataFrame) -> str:
     """Means over sets, with the spread of that mean over the seeds that have all sets."""
-    columns = [c for c in SUMMARY if rows[c].notna().any()]
-    lines = []
-    for method in methods_of(rows):
-        of_method = rows[rows["method"] == method]
-        n_sets = of_method.groupby("seed")["set"].nunique()
-        whole = n_sets.index[n_sets == len(sets)]
-        by_seed = of_method[of_method["seed"].isin(whole)].groupby("seed")[columns].mean()
-        lines.append([title(method), *(mean_sd(by_seed[c], COLUMNS[c][1]) for c in columns), len(by_seed)])
-    return markdown(["method", *(COLUMNS[c][0] for c in columns), "seeds"], lines)
+    n_sets = rows.groupby(["method", "seed"])["set"].transform("nunique")
+    by_seed = rows[n_sets == rows["set"].nunique()].groupby(["method", "seed"])[list(SUMMARY)].mean().reset_index()
+    return spread_table(by_seed, {c: COLUMNS[c] for c in SUMMARY}, METHODS, shown=title)
 
 
 def paired(rows: pd.DataFrame, column: str, other: str, sets: list[str] | None = None) -> pd.Series:
@@ -419,14 +381,13 @@ def wins_and_losses(rows: pd.DataFrame, sets: list[str]) -> str:
     return markdown(["set", "score", OURS, "higher"], lines)
 
 
-def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
-    sets = [name for name in tier.sets if name in set(rows["set"])]
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    sets = list(rows["set"].unique())
     scib = f"scib-metrics {importlib.metadata.version('scib-metrics')}" if HAS_SCIB else "none"
-    slow = [m for m in METHODS if METHODS[m].is_slow]
-    of_slow = f"of {', '.join(slow)} over {tier.slow_seeds}"
+    of_slow = f"of {', '.join(m for m in METHODS if METHODS[m].is_slow)} over {tier.slow_seeds}"
     text = [
-        f"Tier `{tier_name}`: at most {tier.max_cells or 'all'} cells and {tier.max_genes:,} genes of a set; mean ± standard "
-        f"deviation over {tier.seeds} seed{'s' if tier.seeds > 1 else ''}, {of_slow}. "
+        f"At most {tier.max_cells or 'all'} cells and {tier.max_genes:,} genes of a set; mean ± standard "
+        f"deviation over {plural(tier.seeds, 'seed')}, {of_slow}. "
         f"Each seed is a split of the cells and a start. scIB: {scib}, {'with' if tier.kbet else 'without'} kBET.",
         *(
             f"Without the package {package}, {'scIB columns are' if what == 'total' else 'the lines of Harmony are'} missing."
@@ -437,33 +398,20 @@ def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
         "Differences are of SCDGD, paired by set and seed.\n",
         bars(rows),
         "\n## Means over sets\n\n± standard deviation over seeds.\n",
-        summary_table(rows, sets),
+        summary_table(rows),
     ]
-    for name in sets:
-        of_set = rows[rows["set"] == name]
+    for name, of_set in rows.groupby("set", sort=False):
         cells, genes, types, batches = of_set[["cells", "genes", "types", "batches"]].iloc[0]
         text += [f"\n## {name}\n\n{cells} training cells × {genes} genes, {types} types, {batches} batches\n"]
-        text.append(set_table(of_set))
+        text.append(spread_table(of_set, COLUMNS, METHODS, shown=title))
     text += [
         "\n## Where another method is ahead\n\nPCA, which integrates nothing, and scANVI, which sees labels, apart.\n",
         wins_and_losses(rows, sets),
     ]
-    return "\n".join(text) + "\n"
+    return "\n".join(text)
 
 
-def main() -> None:
-    parser = tier_parser(__doc__, TIERS)
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    parser.add_argument("--sets", nargs="+", choices=ALL_SETS, metavar="SET", help="run these sets only")
-    args, ledger = tier_and_ledger(parser, TIERS, "integration")
-    tier = TIERS[args.tier]
-    sets = [name for name in tier.sets if args.sets is None or name in args.sets]
-    run_jobs(
-        run, [(name, seed, args.data, tier, ledger.path) for seed in range(tier.seeds) for name in sets], args.jobs
-    )
-    rows = ledger.read().drop_duplicates(["set", "seed", "method"], keep="last")
-    write_page(args.out, "Integration", "integration", __doc__, args.tier, report(rows, args.tier, tier))
-
+BENCHMARK = Benchmark("integration", "Integration", __doc__, TIERS, grid, run, report, cells, n_jobs=2)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import scvi
 import torch
-from _ledger import markdown
+from _benchmark import Benchmark, Job, in_turns
+from _ledger import COLUMNS
 from _sets import NOT_MERGED
-from _tiers import cpu_seconds, one_quiet_thread, page_parser, write_page
+from _tables import markdown
 from scvi.distributions import NegativeBinomial as DenseNegativeBinomial
 from scvi.distributions import Poisson as DensePoisson
 from scvi.distributions import ZeroInflatedNegativeBinomial as DenseZeroInflatedNegativeBinomial
@@ -28,7 +29,9 @@ from scdgd.data import SparseCounts
 from scdgd.likelihood import LIKELIHOODS, NegativeBinomial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
+
+    import pandas as pd
 
 N_HIDDEN = 64
 DEPTH = 0.07  # counts per gene and cell, for 95% zeros
@@ -154,67 +157,48 @@ class ReplicaCase:
         self._evaluate(self.outputs, self.weights)
 
 
-def interleave(contestants: dict[str, Callable], n_rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each round, contestants taking turns; the first round is not counted."""
-    seconds = {name: [] for name in contestants}
-    for _ in range(n_rounds + 1):
-        for name, contestant in contestants.items():
-            seconds[name].append(cpu_seconds(contestant))
-    return {name: np.array(values[1:]) for name, values in seconds.items()}
-
-
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> str:
     """Ratio of medians, with the quartiles of the ratios of single rounds."""
     low, high = np.quantile(numerator / denominator, [0.25, 0.75])
     return f"{np.median(numerator) / np.median(denominator):.2f} ({low:.2f} to {high:.2f})"
 
 
-def minibatches(genes: tuple[int, ...], n_rounds: int) -> str:
-    rows = []
+def minibatches(genes: tuple[int, ...], n_rounds: int) -> Iterator[dict]:
     for n_genes in genes:
         for n_cells in (128, 512):
             case = Case(n_cells, n_genes)
-            seconds = interleave(
-                {name: getattr(case, name) for name in ("scdgd", "scvi_tools", "published", "matrix_products")},
-                n_rounds,
-            )
-            rows.append(
-                [
-                    n_genes,
-                    n_cells,
-                    f"{float((case.dense == 0).float().mean()):.3f}",
-                    f"{1e3 * np.median(seconds['scdgd']):.1f}",
-                    ratio(seconds["scvi_tools"], seconds["scdgd"]),
-                    ratio(seconds["published"], seconds["scdgd"]),
-                    ratio(seconds["scdgd"], seconds["matrix_products"]),
-                ]
-            )
-    header = ["genes", "cells", "zeros", "scdgd, ms", "scvi-tools / scdgd", "published / scdgd", "scdgd / products"]
-    return markdown(header, rows)
+            contestants = ("scdgd", "scvi_tools", "published", "matrix_products")
+            seconds = in_turns({name: getattr(case, name) for name in contestants}, n_rounds)
+            yield {
+                "genes": n_genes,
+                "cells": n_cells,
+                "zeros": f"{float((case.dense == 0).float().mean()):.3f}",
+                "scdgd, ms": f"{1e3 * np.median(seconds['scdgd']):.1f}",
+                "scvi-tools / scdgd": ratio(seconds["scvi_tools"], seconds["scdgd"]),
+                "published / scdgd": ratio(seconds["published"], seconds["scdgd"]),
+                "scdgd / products": ratio(seconds["scdgd"], seconds["matrix_products"]),
+            }
 
 
-def families(genes: tuple[int, ...], n_rounds: int) -> str:
-    rows = []
+def families(genes: tuple[int, ...], n_rounds: int) -> Iterator[dict]:
     for n_genes in genes:
         for name in LIKELIHOODS:
             case = FamilyCase(128, n_genes, name)
-            seconds = interleave({"scdgd": case.scdgd, "dense": case.in_dense}, n_rounds)
-            milliseconds = f"{1e3 * np.median(seconds['scdgd']):.1f}"
-            rows.append([name, n_genes, 128, milliseconds, ratio(seconds["dense"], seconds["scdgd"])])
-    return markdown(["family", "genes", "cells", "scdgd, ms", "dense / scdgd"], rows)
+            seconds = in_turns({"scdgd": case.scdgd, "dense": case.in_dense}, n_rounds)
+            row = {"family": name, "genes": n_genes, "cells": 128}
+            row["scdgd, ms"] = f"{1e3 * np.median(seconds['scdgd']):.1f}"
+            yield row | {"dense / scdgd": ratio(seconds["dense"], seconds["scdgd"])}
 
 
-def replicas(genes: tuple[int, ...], n_rounds: int) -> str:
-    rows = []
+def replicas(genes: tuple[int, ...], n_rounds: int) -> Iterator[dict]:
     for n_genes in genes:
         case = ReplicaCase(128, n_genes)
-        seconds = interleave({name: getattr(case, name) for name in ("one", "all", "all_weighted")}, n_rounds)
-        tenfold = 10 * seconds["one"]
-        rows.append([n_genes, 128, ratio(seconds["all"], tenfold), ratio(seconds["all_weighted"], tenfold)])
-    return markdown(["genes", "cells", "ten / 10 x one", "ten, weighted / 10 x one"], rows)
+        seconds = in_turns({name: getattr(case, name) for name in ("one", "all", "all_weighted")}, n_rounds)
+        row = {"genes": n_genes, "cells": 128, "ten / 10 x one": ratio(seconds["all"], 10 * seconds["one"])}
+        yield row | {"ten, weighted / 10 x one": ratio(seconds["all_weighted"], 10 * seconds["one"])}
 
 
-def epochs(n_cells: int, n_genes: int, n_rounds: int) -> str:
+def epochs(n_cells: int, n_genes: int, n_rounds: int) -> Iterator[dict]:
     """An epoch of each model, in turns: what three epochs take longer than one, because a training also starts and ends."""
     quiet = {"accelerator": "cpu", "enable_progress_bar": False, "train_size": 1.0}
     adata = scdgd.datasets.simulate(n_cells, n_genes, seed=0)
@@ -226,38 +210,51 @@ def epochs(n_cells: int, n_genes: int, n_rounds: int) -> str:
         model_class.setup_anndata(own)
         model = model_class(own, **options)
         trains |= {(name, n_epochs): partial(model.train, n_epochs, **quiet) for n_epochs in (1, 3)}
-    seconds = interleave(trains, n_rounds)
+    seconds = in_turns(trains, n_rounds)
     epoch = {name: (seconds[name, 3] - seconds[name, 1]) / 2 for name in models}
-    rows = [
-        [name, n_cells, n_genes, f"{np.median(of_model):.2f}", ratio(of_model, epoch["scVI"])]
-        for name, of_model in epoch.items()
-    ]
-    return markdown(["model", "cells", "genes", "epoch, s", "epoch / scVI's"], rows)
+    for name, of_model in epoch.items():
+        row = {"model": name, "cells": n_cells, "genes": n_genes, "epoch, s": f"{np.median(of_model):.2f}"}
+        yield row | {"epoch / scVI's": ratio(of_model, epoch["scVI"])}
 
 
-def report(tier: Tier) -> str:
-    """All tables."""
-    return f"""{minibatches(tier.genes, tier.rounds)}
-
-Other families:
-
-{families(tier.genes, tier.rounds)}
-
-Ten decoder outputs of each cell, negative binomial; weighted: log probabilities count differently:
-
-{replicas(tier.genes, tier.rounds)}
-
-One training epoch, minibatches of 128 cells, negative binomial counts:
-
-{epochs(*tier.epoch, min(tier.rounds, 3))}"""
+#: Rows and text above each table.
+TABLES = {
+    "minibatches": (lambda tier: minibatches(tier.genes, tier.rounds), ""),
+    "families": (lambda tier: families(tier.genes, tier.rounds), "Other families:"),
+    "replicas": (
+        lambda tier: replicas(tier.genes, tier.rounds),
+        "Ten decoder outputs of each cell, negative binomial; weighted: log probabilities count differently:",
+    ),
+    "epochs": (
+        lambda tier: epochs(*tier.epoch, min(tier.rounds, 3)),
+        "One training epoch, minibatches of 128 cells, negative binomial counts:",
+    ),
+}
 
 
-def main() -> None:
-    args = page_parser(__doc__, TIERS).parse_args()
-    one_quiet_thread()
-    scvi.settings.seed = 0
-    write_page(args.out, "The count likelihood", "likelihood", __doc__, args.tier, report(TIERS[args.tier]))
+def run(cells: None, job: Job, tier: Tier) -> Iterator[dict]:
+    return TABLES[job.method][0](tier)
 
+
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    parts = []
+    for name, (_, above) in TABLES.items():
+        table = rows[rows["method"] == name].drop(columns=list(COLUMNS)).dropna(axis=1, how="all")
+        table = table.astype(dict.fromkeys(("genes", "cells"), int))
+        table = table[sorted(table, key=lambda column: column not in ("family", "model"))]
+        parts += [above, markdown(list(table), table.to_numpy().tolist())]
+    return "\n\n".join(parts).strip()
+
+
+BENCHMARK = Benchmark(
+    "likelihood",
+    "The count likelihood",
+    __doc__,
+    TIERS,
+    lambda tier: [Job("minibatch", 0, name) for name in TABLES],
+    run,
+    report,
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

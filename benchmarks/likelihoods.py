@@ -14,27 +14,29 @@ are CPU seconds of training, one thread a run; the order of the models rotates w
 
 from __future__ import annotations
 
-import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scvi
-from _ledger import Ledger, markdown, mean_sd
-from _sets import TRUTH, load, most_variable, train_test_split
-from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
-from anndata import AnnData
+from _benchmark import Benchmark, Job, every
+from _fits import built, fit_model
+from _sets import TRUTH, Split, heading, split_cells
+from _tables import markdown, spread_table
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from scdgd.metrics import n_used_components
 from scdgd.model import SCGMVAE, SCVAE
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 FAMILIES = {
     **{name: {"gene_likelihood": name} for name in ("nb", "zinb", "poisson", "zip", "constrained_poisson")},
     **{f"{name}, rates": {"gene_likelihood": name, "mean_activation": "rate"} for name in ("nb", "poisson")},
 }
 MODELS = {"VAE": SCVAE, "GMVAE": SCGMVAE}
+METHODS = [f"{model}: {family}" for family in FAMILIES for model in MODELS]
 N_COMPONENTS, N_LATENT = 10, 10
 N_ELBO_DRAWS, N_IMPORTANCE_SAMPLES = 5, 100
 
@@ -63,23 +65,21 @@ COLUMNS = {
 }
 
 
-def fit(model: str, family: str, train: AnnData, test: AnnData, seed: int, epochs: int) -> dict:
+def run(split: Split, job: Job, tier: Tier) -> Iterator[dict]:
     """Train one model and score it."""
-    scvi.settings.seed = seed
-    cls, train, test = MODELS[model], train.copy(), test.copy()
-    cls.setup_anndata(train, batch_key="batch" if "batch" in train.obs else None)
+    model, family = job.method.split(": ")
+    cls, train, test = MODELS[model], split.train.copy(), split.test.copy()
     options = {"n_components": N_COMPONENTS} if cls is SCGMVAE else {}
-    fitted = cls(train, n_latent=N_LATENT, **FAMILIES[family], **options)
-    start = time.process_time()
-    fitted.train(epochs, accelerator="cpu", train_size=1.0, logger=False, enable_progress_bar=False)
-    seconds = (time.process_time() - start) / epochs
+    fitted = built(cls, train, n_latent=N_LATENT, **FAMILIES[family], **options)
+    seconds = fit_model(fitted, tier.epochs, train_size=1.0, logger=False) / tier.epochs
     types = train.obs["cell_type"]
     if cls is SCGMVAE:
         clusters = fitted.get_cluster_assignments()
     else:
-        k_means = KMeans(types.nunique(), n_init=10, random_state=seed)
+        k_means = KMeans(types.nunique(), n_init=10, random_state=job.seed)
         clusters = k_means.fit_predict(fitted.get_latent_representation())
-    return {
+    yield {
+        **split.sizes,
         "elbo": np.mean([float(fitted.get_elbo(test)) for _ in range(N_ELBO_DRAWS)]),
         "iwae": float(fitted.get_marginal_ll(test, n_mc_samples=N_IMPORTANCE_SAMPLES, n_mc_samples_per_pass=20)),
         "used": n_used_components(clusters) if cls is SCGMVAE else np.nan,
@@ -89,36 +89,14 @@ def fit(model: str, family: str, train: AnnData, test: AnnData, seed: int, epoch
     }
 
 
-def run(job: tuple) -> None:
-    """All models on one split; finished ones are skipped."""
-    name, seed, data, tier, path = job
-    one_quiet_thread()
-    ledger = Ledger(path)
-    methods = [f"{model}: {family}" for family in FAMILIES for model in MODELS]
-    train, test = train_test_split(most_variable(load(name, data, tier.max_cells), tier.max_genes), seed)
-    for method in np.roll(methods, seed):
-        if ledger.has(set=name, seed=seed, method=method):
-            continue
-        model, family = method.split(": ")
-        scores = fit(model, family, train, test, seed, tier.epochs)
-        sizes = {"cells": train.n_obs, "genes": train.n_vars, "types": train.obs["cell_type"].nunique()}
-        ledger.add({"set": name, "seed": seed, "method": method, **sizes, **scores})
-        print(f"{name} seed {seed} {method}: IWAE {scores['iwae']:.2f}, ARI {scores['ari']:.3f}", flush=True)
-
-
 def table(rows: pd.DataFrame, name: str, epochs: int) -> str:
     """Mean ± standard deviation over seeds on one set."""
-    rows, lines = rows[rows["set"] == name].copy(), []
-    for model in MODELS:
-        of_nb = rows[rows["method"] == f"{model}: nb"].set_index("seed")["iwae"]
-        for family in FAMILIES:
-            r = rows[rows["method"] == f"{model}: {family}"].copy()
-            r["gain"] = r["iwae"] - r["seed"].map(of_nb)
-            lines.append([model, family, *(mean_sd(r[c], digits) for c, (_, digits) in COLUMNS.items()), len(r)])
-    cells, genes, types = rows[["cells", "genes", "types"]].iloc[0]
-    measured = "; labels are measured" if name in TRUTH else ""
-    head = f"\n**{name}**: {cells} training cells × {genes} genes, {types} types{measured}, {epochs} epochs\n"
-    return head + "\n" + markdown(["model", "likelihood", *(title for title, _ in COLUMNS.values()), "seeds"], lines)
+    rows = rows[rows["set"] == name]
+    of_nb = {model: rows[rows["method"] == f"{model}: nb"].set_index("seed")["iwae"] for model in MODELS}
+    gains = [row.iwae - of_nb[row.method.split(": ")[0]][row.seed] for row in rows.itertuples()]
+    names = sorted(METHODS, key=lambda method: list(MODELS).index(method.split(": ")[0]))
+    lines = spread_table(rows.assign(gain=gains), COLUMNS, names, head="model: likelihood")
+    return f"\n{heading(rows, name)}, {epochs} epochs\n\n{lines}"
 
 
 def ranking(rows: pd.DataFrame) -> str:
@@ -132,17 +110,14 @@ def ranking(rows: pd.DataFrame) -> str:
     return markdown(["set", "seed", "model", "likelihoods by IWAE", "NB first"], lines)
 
 
-def main() -> None:
-    parser = tier_parser(__doc__, TIERS)
-    args, ledger = tier_and_ledger(parser, TIERS, "likelihoods")
-    tier = TIERS[args.tier]
-    jobs = [(name, seed, args.data, tier, ledger.path) for seed in range(tier.seeds) for name in tier.sets]
-    run_jobs(run, jobs, n_processes=1 if args.tier == "quick" else 2)
-    rows = ledger.read()
+def report(rows: pd.DataFrame, tier: Tier) -> str:
     parts = [table(rows, name, tier.epochs) for name in tier.sets]
-    text = "\n".join([*parts, "\nThe published finding, that the negative binomial is best:\n", ranking(rows)])
-    write_page(args.out, "Benchmark: count likelihoods", "likelihoods", __doc__, args.tier, text)
+    return "\n".join([*parts, "\nThe published finding, that the negative binomial is best:\n", ranking(rows)])
 
+
+BENCHMARK = Benchmark(
+    "likelihoods", "Benchmark: count likelihoods", __doc__, TIERS, every(METHODS), run, report, split_cells, n_jobs=2
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

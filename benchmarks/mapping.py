@@ -34,15 +34,15 @@ SCDGD has 20 components, each a cluster.
 from __future__ import annotations
 
 import functools
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import scvi
-from _ledger import Ledger, markdown, mean_sd
-from _sets import N_GENES, NOT_MERGED, load, most_variable, train_test_split
-from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from _benchmark import Benchmark, Job, cpu_seconds, timed
+from _fits import fit_model, trained, transfer_accuracy
+from _sets import N_GENES, NOT_MERGED, Split, load, most_variable, train_test_split
+from _tables import markdown, mean_sd, plural
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -50,7 +50,8 @@ import scdgd
 from scdgd.model import SCDGD, FlexSCVI
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from anndata import AnnData
 
@@ -87,24 +88,6 @@ TIERS = {
 }
 
 
-def load_set(name: str, data, tier: Tier, seed: int) -> AnnData:
-    if name == "simulated":
-        adata = scdgd.datasets.simulate(tier.max_cells, tier.max_genes, seed=400 + seed)
-    else:
-        adata = most_variable(load(name, data, tier.max_cells, seed), min(tier.max_genes, N_GENES))
-    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).astype("category")
-    return adata
-
-
-def batch_of(adata: AnnData) -> dict[str, str]:
-    return {"batch_key": "batch"} if "batch" in adata.obs and adata.obs["batch"].nunique() > 1 else {}
-
-
-def accuracy(z: np.ndarray, labels: np.ndarray, z_query: np.ndarray, truth: np.ndarray) -> float:
-    classifier = KNeighborsClassifier(min(N_NEIGHBORS, len(z))).fit(z, labels)
-    return float((classifier.predict(z_query) == truth).mean())
-
-
 # ---------------------------------------------------------------- panels
 
 
@@ -113,12 +96,9 @@ def batch_size(cells: AnnData) -> int:
     return 127 if cells.n_obs % 128 == 1 else 128
 
 
-def trained(cls: type, cells: AnnData, epochs: int | None, **options) -> Any:
-    cls.setup_anndata(cells, **batch_of(cells))
-    model = cls(cells, n_latent=N_LATENT, **(NOT_MERGED if cls is SCDGD else {}), **options)
-    of_encoder = {} if cls is SCDGD else {"train_size": 1.0, "batch_size": batch_size(cells)}
-    model.train(epochs, accelerator="cpu", enable_progress_bar=False, **of_encoder)
-    return model
+def fitted(cls: type, cells: AnnData, epochs: int | None, **options) -> Any:
+    training = {} if cls is SCDGD else {"train_size": 1.0, "batch_size": batch_size(cells)}
+    return trained(cls, cells, epochs, training, n_latent=N_LATENT, **(NOT_MERGED if cls is SCDGD else {}), **options)
 
 
 class Mapped(NamedTuple):
@@ -129,19 +109,15 @@ class Mapped(NamedTuple):
 
 
 def map_panel(model: Any, query: AnnData) -> Mapped:
-    start = time.process_time()
-    z = model.get_latent_representation(query)
-    seconds = time.process_time() - start
+    z, seconds = timed(lambda: model.get_latent_representation(query))
     return Mapped(z, model.get_normalized_expression(query, return_numpy=True), seconds)
 
 
 def map_padded(model: scvi.model.SCVI, query: AnnData) -> Mapped:
     query = query.copy()
-    start = time.process_time()
-    scvi.model.SCVI.prepare_query_anndata(query, model)
-    z = model.get_latent_representation(query)
-    seconds = time.process_time() - start
-    return Mapped(z, model.get_normalized_expression(query, return_numpy=True), seconds)
+    padding = cpu_seconds(lambda: scvi.model.SCVI.prepare_query_anndata(query, model))
+    mapped = map_panel(model, query)
+    return mapped._replace(seconds=padding + mapped.seconds)
 
 
 class PanelMethod(NamedTuple):
@@ -150,10 +126,10 @@ class PanelMethod(NamedTuple):
 
 
 PANEL_METHODS = {
-    "SCDGD": PanelMethod(lambda cells, tier: trained(SCDGD, cells, tier.epochs), map_panel),
-    "FlexSCVI": PanelMethod(lambda cells, tier: trained(FlexSCVI, cells, tier.encoder_epochs), map_panel),
+    "SCDGD": PanelMethod(lambda cells, tier: fitted(SCDGD, cells, tier.epochs), map_panel),
+    "FlexSCVI": PanelMethod(lambda cells, tier: fitted(FlexSCVI, cells, tier.encoder_epochs), map_panel),
     "scVI, padded": PanelMethod(
-        lambda cells, tier: trained(scvi.model.SCVI, cells, tier.encoder_epochs, gene_likelihood="nb"), map_padded
+        lambda cells, tier: fitted(scvi.model.SCVI, cells, tier.encoder_epochs, gene_likelihood="nb"), map_padded
     ),
 }
 
@@ -186,46 +162,35 @@ def imputed(shares: np.ndarray, query: AnnData, absent: np.ndarray) -> float:
     return float(((observed * expected).sum(0) / np.maximum(norm, 1e-12)).mean())
 
 
-def run_panels(name: str, seed: int, adata: AnnData, tier: Tier, ledger: Ledger) -> None:
-    train, query = train_test_split(adata, seed)
+def run_panels(method: str, cells: Cells, seed: int, tier: Tier) -> Iterator[dict]:
+    train, query = cells.split
     labels, truth = train.obs["cell_type"].to_numpy(), query.obs["cell_type"].to_numpy()
-    for method, (fit, mapped) in PANEL_METHODS.items():
-        if ledger.has(part="panels", set=name, seed=seed, method=method):
-            continue
-        scvi.settings.seed = seed
-        model, rows = fit(train.copy(), tier), []
-        z = model.get_latent_representation()
-        for panel in (ALL_GENES, *tier.panels):
-            genes = genes_of(panel, train, seed)
-            cells = query[:, genes].copy()
-            enough = np.asarray(cells.X.sum(axis=1)).ravel() > 0  # a cell without a count cannot be mapped
-            found = mapped(model, cells[enough].copy())
-            absent = np.setdiff1d(np.arange(train.n_vars), genes)
-            row = {
-                "panel": " ".join(map(str, panel)) if panel != ALL_GENES else "all",
-                "score": accuracy(z, labels, found.z, truth[enough]) * enough.mean(),
-                "second": imputed(found.shares, query[enough].copy(), absent) if len(absent) else None,
-                "seconds": found.seconds,
-            }
-            rows.append(row)
-            show("panels", name, seed, method, row)
-        for row in rows:
-            add(ledger, "panels", name, seed, method, row)
-        if isinstance(model, SCDGD):
-            run_posteriors(name, seed, model, query, ledger)
+    fit, mapped = PANEL_METHODS[method]
+    model = fit(train.copy(), tier)
+    z = model.get_latent_representation()
+    for panel in (ALL_GENES, *tier.panels):
+        genes = genes_of(panel, train, seed)
+        part = query[:, genes].copy()
+        enough = np.asarray(part.X.sum(axis=1)).ravel() > 0  # a cell without a count cannot be mapped
+        found = mapped(model, part[enough].copy())
+        absent = np.setdiff1d(np.arange(train.n_vars), genes)
+        yield {
+            "task": " ".join(map(str, panel)) if panel != ALL_GENES else "all",
+            "score": transfer_accuracy(z, labels, found.z, truth[enough]) * enough.mean(),
+            "second": imputed(found.shares, query[enough].copy(), absent) if len(absent) else None,
+            "seconds": found.seconds,
+        }
+    if isinstance(model, SCDGD):
+        yield from posteriors(model, query)
 
 
-def run_posteriors(name: str, seed: int, model: SCDGD, query: AnnData, ledger: Ledger) -> None:
+def posteriors(model: SCDGD, query: AnnData) -> Iterator[dict]:
     """Shares of cells with heavy-tailed weights, from one proposal and from proposals that learn."""
     model.get_latent_representation(query)  # placed before time is taken
     for rounds, method in ((0, "one proposal"), (5, "proposals that learn")):
-        start = time.process_time()
-        posterior = model.get_posterior(query, adaptive_rounds=rounds)
-        seconds = time.process_time() - start
-        score = float((posterior.pareto_k > 0.7).mean())
-        row = {"panel": "posterior", "score": score, "second": None, "seconds": seconds}
-        show("posteriors", name, seed, method, row)
-        add(ledger, "posteriors", name, seed, method, row)
+        found, seconds = timed(lambda rounds=rounds: model.get_posterior(query, adaptive_rounds=rounds))
+        score = float((found.pareto_k > 0.7).mean())
+        yield {"part": "posteriors", "method": method, "task": "posterior", "score": score, "seconds": seconds}
 
 
 # ---------------------------------------------------------------- labels
@@ -252,19 +217,17 @@ class Predicted(NamedTuple):
 
 
 def supervised(cells: AnnData, tier: Tier) -> SCDGD:
-    SCDGD.setup_anndata(cells, labels_key="shown", unlabeled_category=NO_LABEL, **batch_of(cells))
-    model = SCDGD(cells, n_latent=N_LATENT, n_components="labels", supervision="components")
-    model.train(tier.epochs, accelerator="cpu", enable_progress_bar=False)
-    return model
+    setup = {"labels_key": "shown", "unlabeled_category": NO_LABEL}
+    options = {"n_latent": N_LATENT, "n_components": "labels", "supervision": "components"}
+    return trained(SCDGD, cells, tier.epochs, setup=setup, **options)
 
 
 def scanvi(cells: AnnData, tier: Tier, base: scvi.model.SCVI | None = None) -> scvi.model.SCANVI:
     """On top of scVI, which has not seen labels."""
-    base = trained(scvi.model.SCVI, cells, tier.encoder_epochs, gene_likelihood="nb") if base is None else base
+    base = fitted(scvi.model.SCVI, cells, tier.encoder_epochs, gene_likelihood="nb") if base is None else base
     options = {"labels_key": "shown", "unlabeled_category": NO_LABEL}
     model = scvi.model.SCANVI.from_scvi_model(base, adata=cells, **options)
-    options = {"enable_progress_bar": False, "train_size": 1.0, "batch_size": batch_size(cells)}
-    model.train(tier.scanvi_epochs, accelerator="cpu", **options)
+    fit_model(model, tier.scanvi_epochs, train_size=1.0, batch_size=batch_size(cells))
     return model
 
 
@@ -317,7 +280,7 @@ class Unsupervised:
 
     def _trained(self, cls: type, epochs: int | None, **options) -> Any:
         scvi.settings.seed = self.seed
-        return trained(cls, self.adata.copy(), epochs, **options)
+        return fitted(cls, self.adata.copy(), epochs, **options)
 
     @functools.cached_property
     def scdgd(self) -> SCDGD:
@@ -328,35 +291,54 @@ class Unsupervised:
         return self._trained(scvi.model.SCVI, self.tier.encoder_epochs, gene_likelihood="nb")
 
 
-def run_labels(name: str, seed: int, adata: AnnData, tier: Tier, ledger: Ledger) -> None:
-    truth, models = adata.obs["cell_type"].to_numpy(), Unsupervised(adata, tier, seed)
-    methods = {
-        COMPONENTS: lambda cells: of_supervised(cells, tier),
-        TRANSFER: lambda cells: of_neighbors(models.scdgd, cells),
-        NEAREST: lambda cells: of_nearest(models.scdgd.get_latent_representation(), cells.obs["shown"]),
-        SCANVI: lambda cells: of_scanvi(cells, tier, models.scvi),
-        NEAREST_SCVI: lambda cells: of_nearest(models.scvi.get_latent_representation(), cells.obs["shown"]),
-    }
+class Labels(NamedTuple):
+    """How labels are predicted from those that are shown, and how unlike all classes cells without one are."""
+
+    predict: Callable[[AnnData, Unsupervised, Tier], Predicted]
+    is_asked_for_unknown: bool = False
+
+
+LABEL_METHODS = {
+    COMPONENTS: Labels(lambda cells, models, tier: of_supervised(cells, tier)),
+    TRANSFER: Labels(lambda cells, models, tier: of_neighbors(models.scdgd, cells), True),
+    NEAREST: Labels(
+        lambda cells, models, tier: of_nearest(models.scdgd.get_latent_representation(), cells.obs["shown"])
+    ),
+    SCANVI: Labels(lambda cells, models, tier: of_scanvi(cells, tier, models.scvi), True),
+    NEAREST_SCVI: Labels(
+        lambda cells, models, tier: of_nearest(models.scvi.get_latent_representation(), cells.obs["shown"])
+    ),
+}
+
+
+def run_labels(method: str, shared: Cells, seed: int, tier: Tier) -> Iterator[dict]:
+    """With each share of the labels, and with those of a type hidden."""
+    adata, models, labels = shared.adata, shared.models, LABEL_METHODS[method]
+    truth = adata.obs["cell_type"].to_numpy()
     for share in tier.shares:
         cells = adata.copy()
         cells.obs["shown"] = hide(adata.obs["cell_type"], share, seed)
         without = (cells.obs["shown"] == NO_LABEL).to_numpy()
-        for method, predict in methods.items():
-            if ledger.has(part="labels", set=name, seed=seed, method=method, panel=f"{share:.0%}"):
-                continue
-            scvi.settings.seed = seed
-            start = time.process_time()
-            probabilities = predict(cells.copy()).probabilities[without]
-            predicted = probabilities.columns.to_numpy()[probabilities.to_numpy().argmax(axis=1)]
-            row = {
-                "panel": f"{share:.0%}",
-                "score": f1_score(truth[without], predicted, average="macro"),
-                "second": calibration_error(probabilities, truth[without]),
-                "seconds": time.process_time() - start,
-            }
-            show("labels", name, seed, method, row)
-            add(ledger, "labels", name, seed, method, row)
-    run_hidden_from_labels(name, seed, adata, tier, ledger, models)
+        scvi.settings.seed = seed
+        found, seconds = timed(lambda cells=cells: labels.predict(cells.copy(), models, tier))
+        probabilities = found.probabilities[without]
+        predicted = probabilities.columns.to_numpy()[probabilities.to_numpy().argmax(axis=1)]
+        yield {
+            "task": f"{share:.0%}",
+            "score": f1_score(truth[without], predicted, average="macro"),
+            "second": calibration_error(probabilities, truth[without]),
+            "seconds": seconds,
+        }
+    if labels.is_asked_for_unknown:
+        hidden, cells = hidden_type(adata, seed), adata.copy()
+        cells.obs["shown"] = hide(adata.obs["cell_type"], 0.2, seed, hidden)
+        without = (cells.obs["shown"] == NO_LABEL).to_numpy()
+        scvi.settings.seed = seed
+        found, seconds = timed(lambda: labels.predict(cells, models, tier).unknown[without])
+        score = roc_auc_score((cells.obs["cell_type"] == hidden).to_numpy()[without], found)
+        method = {TRANSFER: "SCDGD"}.get(method, method)
+        row = {"part": "unknown", "method": method, "task": FROM_LABELS, "score": score, "seconds": seconds}
+        yield row | {"hidden": hidden}
 
 
 # ---------------------------------------------------------------- unknown
@@ -379,10 +361,8 @@ class Unlike(NamedTuple):
 
 def unlike_scdgd(train: AnnData, query: AnnData, tier: Tier, held_out: float = 0.0) -> Unlike:
     """With a share of the training cells held out, which the query is then compared with."""
-    SCDGD.setup_anndata(train, **batch_of(train))
-    model = SCDGD(train, n_latent=N_LATENT, **NOT_MERGED)
     sizes = {"train_size": 1 - held_out, "validation_size": held_out} if held_out else {}
-    model.train(tier.epochs, accelerator="cpu", enable_progress_bar=False, **sizes)
+    model = trained(SCDGD, train, tier.epochs, sizes, n_latent=N_LATENT, **NOT_MERGED)
     novelty = model.get_novelty(query, false_alarm_rate=0.05)
     return Unlike(novelty["score"].to_numpy(), novelty["is_novel"].to_numpy())
 
@@ -401,95 +381,66 @@ UNLIKE = {
 }
 
 
-def run_hidden_from_labels(
-    name: str, seed: int, adata: AnnData, tier: Tier, ledger: Ledger, models: Unsupervised
-) -> None:
-    hidden, cells = hidden_type(adata, seed), adata.copy()
-    cells.obs["shown"] = hide(adata.obs["cell_type"], 0.2, seed, hidden)
-    without = (cells.obs["shown"] == NO_LABEL).to_numpy()
-    tasks = {
-        "SCDGD": lambda: Unlike(of_neighbors(models.scdgd, cells).unknown[without]),
-        SCANVI: lambda: Unlike(of_scanvi(cells, tier, models.scvi).unknown[without]),
-    }
-    truth = (cells.obs["cell_type"] == hidden).to_numpy()[without]
-    run_unknown(name, seed, FROM_LABELS, hidden, tasks, truth, ledger)
-
-
-def run_hidden_from_reference(name: str, seed: int, adata: AnnData, tier: Tier, ledger: Ledger) -> None:
-    hidden = hidden_type(adata, seed)
-    train, query = train_test_split(adata, seed)
+def run_unknown(method: str, cells: Cells, seed: int, tier: Tier) -> Iterator[dict]:
+    """No cell of a type trains."""
+    hidden, (train, query) = hidden_type(cells.adata, seed), cells.split
     train = train[(train.obs["cell_type"] != hidden).to_numpy()].copy()
     seen = np.asarray(train.X.sum(axis=0)).ravel() > 0
     train, query = train[:, seen].copy(), query[:, seen].copy()
     query = query[np.asarray(query.X.sum(axis=1)).ravel() > 0].copy()
-    tasks = {m: lambda f=f: f(train.copy(), query.copy(), tier) for m, f in UNLIKE.items()}
     truth = (query.obs["cell_type"] == hidden).to_numpy()
-    run_unknown(name, seed, FROM_REFERENCE, hidden, tasks, truth, ledger)
-
-
-def run_unknown(
-    name: str, seed: int, where: str, hidden: str, tasks: dict[str, Callable], truth: np.ndarray, ledger: Ledger
-) -> None:
-    for method, score in tasks.items():
-        if ledger.has(part="unknown", set=name, seed=seed, method=method, panel=where):
-            continue
-        scvi.settings.seed = seed
-        start = time.process_time()
-        found = score()
-        row = {"panel": where, "score": roc_auc_score(truth, found.score), "second": None}
-        if found.is_novel is not None:
-            row |= {"second": float(found.is_novel[~truth].mean()), "found": float(found.is_novel[truth].mean())}
-        row |= {"seconds": time.process_time() - start, "hidden": hidden}
-        show("unknown", name, seed, method, row)
-        add(ledger, "unknown", name, seed, method, row)
+    scvi.settings.seed = seed
+    unlike, seconds = timed(lambda: UNLIKE[method](train, query.copy(), tier))
+    row = {"task": FROM_REFERENCE, "score": roc_auc_score(truth, unlike.score), "seconds": seconds, "hidden": hidden}
+    if unlike.is_novel is not None:
+        row |= {"second": float(unlike.is_novel[~truth].mean()), "found": float(unlike.is_novel[truth].mean())}
+    yield row
 
 
 # ---------------------------------------------------------------- runs and page
 
-PARTS = {"panels": run_panels, "labels": run_labels, "unknown": run_hidden_from_reference}
+
+class Cells(NamedTuple):
+    """Cells of a set, a split of them, and models of all of them."""
+
+    adata: AnnData
+    split: Split
+    models: Unsupervised
 
 
-def show(part: str, name: str, seed: int, method: str, row: dict) -> None:
-    second = "" if row["second"] is None else f", {row['second']:.3f}"
-    print(
-        f"{part} {name} seed {seed} {method}, {row['panel']}: {row['score']:.3f}{second}, {row['seconds']:.1f} s",
-        flush=True,
-    )
+class Part(NamedTuple):
+    run: Callable[[str, Cells, int, Tier], Iterator[dict]]
+    methods: tuple[str, ...]
 
 
-def add(ledger: Ledger, part: str, name: str, seed: int, method: str, row: dict) -> None:
-    ledger.add({"part": part, "set": name, "seed": seed, "method": method, "hidden": "", "found": None, **row})
+PARTS = {
+    "panels": Part(run_panels, tuple(PANEL_METHODS)),
+    "labels": Part(run_labels, tuple(LABEL_METHODS)),
+    "unknown": Part(run_unknown, tuple(UNLIKE)),
+}
 
 
-def run(job: tuple) -> None:
-    part, name, seed, data, tier, path = job
-    one_quiet_thread()
-    PARTS[part](name, seed, load_set(name, data, tier, seed), tier, Ledger(path))
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> Cells:
+    if name == "simulated":
+        adata = scdgd.datasets.simulate(tier.max_cells, tier.max_genes, seed=400 + seed)
+    else:
+        adata = most_variable(load(name, data, tier.max_cells, seed), min(tier.max_genes, N_GENES))
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).astype("category")
+    return Cells(adata, train_test_split(adata, seed), Unsupervised(adata, tier, seed))
 
 
-def in_order(rows: pd.DataFrame, tier: Tier) -> pd.DataFrame:
-    """Rows in the order of sets, seeds and methods, in whichever order they were run."""
-    methods = [
-        *PANEL_METHODS,
-        COMPONENTS,
-        TRANSFER,
-        NEAREST,
-        NEAREST_SCVI,
-        *UNLIKE,
-        "one proposal",
-        "proposals that learn",
-    ]
-    ranks = {"set": tier.sets, "method": list(dict.fromkeys(methods))}
-    rank = lambda column: column.map(ranks[column.name].index) if column.name in ranks else column
-    return rows.sort_values(["set", "seed", "method"], key=rank, kind="stable").reset_index(drop=True)
+def run(cells: Cells, job: Job, tier: Tier) -> Iterator[dict]:
+    part, method = job.method.split(": ")
+    for row in PARTS[part].run(method, cells, job.seed, tier):
+        yield {"part": part, "method": method, "second": None, "hidden": None, "found": None, **row}
 
 
 def table(rows: pd.DataFrame, columns: dict[str, tuple[str, int]]) -> str:
     lines = []
-    for (name, panel), of_task in rows.groupby(["set", "panel"], sort=False):
+    for (name, task), of_task in rows.groupby(["set", "task"], sort=False):
         for method, of_method in of_task.groupby("method", sort=False):
             values = [mean_sd(of_method[c], digits) for c, (_, digits) in columns.items()]
-            lines.append([name, panel, method, *values, len(of_method)])
+            lines.append([name, task, method, *values, len(of_method)])
     return markdown(["set", "task", "method", *(title for title, _ in columns.values()), "seeds"], lines)
 
 
@@ -507,7 +458,7 @@ def aims(rows: pd.DataFrame) -> str:
     """What was asked for, and whether it is met."""
     lines = []
     panels = rows[rows["part"] == "panels"].pivot_table(
-        index=["set", "panel"], columns="method", values=["score", "second"], sort=False
+        index=["set", "task"], columns="method", values=["score", "second"], sort=False
     )
     for name, panel in panels.index:
         whole = panels.loc[(name, "all"), ("score", "SCDGD")]
@@ -521,28 +472,28 @@ def aims(rows: pd.DataFrame) -> str:
             )
             lines.append(line(f"{name}, {panel}: imputed, SCDGD less padded scVI", gain, 0))
     labels = rows[rows["part"] == "labels"]
-    f1 = labels.pivot_table(index=["set", "panel", "seed"], columns="method", values="score")
-    for share in labels["panel"].unique():
-        of_share = f1.xs(share, level="panel")
+    f1 = labels.pivot_table(index=["set", "task", "seed"], columns="method", values="score")
+    for share in labels["task"].unique():
+        of_share = f1.xs(share, level="task")
         for other in (SCANVI, NEAREST):
             gain = (of_share[COMPONENTS] - of_share[other]).groupby("set").mean()
             lines.append(line(f"{share} of labels: F1 above that of {other}, mean over sets", gain.mean(), 0))
-        error = labels[(labels["panel"] == share) & (labels["method"] == COMPONENTS)]["second"].mean()
+        error = labels[(labels["task"] == share) & (labels["method"] == COMPONENTS)]["second"].mean()
         lines.append(line(f"{share} of labels: ECE, mean over sets", error, 0.05, at_most=True))
     for where in (FROM_LABELS, FROM_REFERENCE):
-        of_task = rows[(rows["part"] == "unknown") & (rows["panel"] == where) & (rows["method"] != SCANVI)]
+        of_task = rows[(rows["part"] == "unknown") & (rows["task"] == where) & (rows["method"] != SCANVI)]
         for method, found in of_task.groupby("method")["score"]:
             lines.append(line(f"hidden {where}: AUROC of {method}, mean over sets", found.mean(), 0.9))
     return markdown(["aim", "figure", "asked for", ""], lines)
 
 
-def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
+def report(rows: pd.DataFrame, tier: Tier) -> str:
     of_part = {part: rows[rows["part"] == part] for part in (*PARTS, "posteriors")}
     hidden = of_part["unknown"].groupby(["set", "seed"])["hidden"].first()
     return "\n".join(
         [
-            f"Tier `{tier_name}`: at most {tier.max_cells or 'all'} cells and {tier.max_genes:,} genes; mean ± standard deviation "
-            f"over {tier.seeds} seed{'s' if tier.seeds > 1 else ''}, each a draw of cells, labels and starts.",
+            f"At most {tier.max_cells or 'all'} cells and {tier.max_genes:,} genes; mean ± standard deviation "
+            f"over {plural(tier.seeds, 'seed')}, each a draw of cells, labels and starts.",
             "\n## Aims\n",
             aims(rows),
             "\n## Panels\n",
@@ -559,17 +510,18 @@ def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
     )
 
 
-def main() -> None:
-    parser = tier_parser(__doc__, TIERS)
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="run these parts only")
-    args, ledger = tier_and_ledger(parser, TIERS, "mapping")
-    tier = TIERS[args.tier]
-    jobs = [(part, name, seed) for seed in range(tier.seeds) for name in tier.sets for part in args.parts]
-    run_jobs(run, [(*job, args.data, tier, ledger.path) for job in jobs], args.jobs)
-    rows = in_order(ledger.read().drop_duplicates(["part", "set", "seed", "method", "panel"], keep="last"), tier)
-    write_page(args.out, "Mapping", "mapping", __doc__, args.tier, report(rows, args.tier, tier))
-
+RUNS = [f"{part}: {method}" for part, of in PARTS.items() for method in of.methods]
+BENCHMARK = Benchmark(
+    "mapping",
+    "Mapping",
+    __doc__,
+    TIERS,
+    lambda tier: [Job(name, seed, of) for seed in range(tier.seeds) for name in tier.sets for of in RUNS],
+    run,
+    report,
+    cells,
+    n_jobs=2,
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

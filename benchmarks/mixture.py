@@ -12,18 +12,16 @@ of hidden layers and are not balanced.
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 import scvi
 import torch
-from _ledger import Ledger, markdown, mean_sd
-from _sets import COLUMNS_ONLY, NOT_BALANCED, TRUTH, load, train_test_split
-from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
-from anndata import AnnData
+from _benchmark import Benchmark, Job, every
+from _fits import QUIET, built, silent
+from _sets import COLUMNS_ONLY, NOT_BALANCED, TRUTH, Split, heading, split_cells
+from _tables import markdown, plural, spread_table
 from lightning.pytorch.callbacks import Callback
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
@@ -33,6 +31,9 @@ from scdgd.metrics import held_out_log_likelihood, n_used_components
 from scdgd.model import SCDGD, SCVAD
 from scdgd.posterior import Point
 from scdgd.train import LaplacePlan, RepresentationPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 N_LATENT = 20
 LAPLACE_EVERY = 3
@@ -55,24 +56,6 @@ TIERS = {
 }
 
 
-class Silent:
-    """Training without a history, which takes half of the time of small minibatches; the result is the same."""
-
-    def log(self, *args, **kwargs) -> None:
-        pass
-
-    def compute_and_log_metrics(self, *args, **kwargs) -> None:
-        pass
-
-
-class SilentPlan(Silent, RepresentationPlan):
-    pass
-
-
-class SilentLaplacePlan(Silent, LaplacePlan):
-    pass
-
-
 class Variant(NamedTuple):
     cls: type[SCDGD] = SCDGD
     prior_kwargs: dict = {}
@@ -80,17 +63,7 @@ class Variant(NamedTuple):
     train: dict = {}
     plan: dict = {}
     another_seed: bool = False
-    plan_cls: type[RepresentationPlan] = SilentPlan
-
-
-def cells_of(name: str, data: Path | None, tier: Tier) -> AnnData:
-    """The set as other benchmarks load it, but with fewer genes: the most variable."""
-    adata = load(name, data, tier.max_cells)
-    if adata.n_vars > tier.max_genes and "highly_variable_rank" in adata.var:
-        most_variable = adata.var["highly_variable_rank"].rank(method="first") <= tier.max_genes
-        adata = adata[:, most_variable.to_numpy()].copy()
-        sc.pp.filter_cells(adata, min_counts=2)
-    return adata
+    plan_cls: type[RepresentationPlan] = RepresentationPlan
 
 
 class LaplacePoint(Point):
@@ -132,7 +105,7 @@ VARIANTS = {
     "MAP, softball, random start": Variant(model=SOFTBALL),
     "MAP, plain mixture": Variant(model={"noise_scale": 0.0}),
     "MAP, Laplace in the M-step": Variant(LaplaceSCDGD, model={"noise_scale": 0.0}),
-    "MAP, Laplace term": Variant(model={"noise_scale": 0.0}, plan_cls=SilentLaplacePlan),
+    "MAP, Laplace term": Variant(model={"noise_scale": 0.0}, plan_cls=LaplacePlan),
 }
 
 
@@ -203,37 +176,27 @@ class Recorder(Callback):
 
 
 def build(variant: Variant, train) -> SCDGD:
-    variant.cls.setup_anndata(train, labels_key="cell_type", batch_key="batch" if "batch" in train.obs else None)
-    model = variant.cls(
-        train,
-        n_components="labels",
-        n_latent=N_LATENT,
-        prior_kwargs=variant.prior_kwargs,
-        **COLUMNS_ONLY | variant.model,
-    )
-    model._training_plan_cls = variant.plan_cls
+    options = {"n_components": "labels", "n_latent": N_LATENT, "prior_kwargs": variant.prior_kwargs}
+    model = built(variant.cls, train, setup={"labels_key": "cell_type"}, **options, **COLUMNS_ONLY | variant.model)
+    model._training_plan_cls = silent(variant.plan_cls)
     return model
 
 
-def fit(variant: Variant, train, test, seed: int, epochs: int | None) -> dict:
-    scvi.settings.seed = seed + 1_000 * variant.another_seed
+def run(split: Split, job: Job, tier: Tier) -> Iterator[dict]:
+    variant, train, test = VARIANTS[job.method], split.train.copy(), split.test
+    scvi.settings.seed = job.seed + 1_000 * variant.another_seed
     model, recorder = build(variant, train), Recorder()
     callbacks = [LaplaceSpread(model)] if variant.cls is LaplaceSCDGD else []
+    quiet = {**QUIET, "callbacks": [*callbacks, recorder]}
     start, cpu_start = time.perf_counter(), time.process_time()
-    model.train(
-        epochs,
-        accelerator="cpu",
-        enable_progress_bar=False,
-        callbacks=[*callbacks, recorder],
-        plan_kwargs=variant.plan,
-        **NOT_BALANCED | variant.train,
-    )
+    model.train(tier.epochs, plan_kwargs=variant.plan, **quiet, **NOT_BALANCED | variant.train)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     first, last = recorder.start, recorder.end
     z = model.module.posterior.moments(model.module.representations.table)[0].numpy()
     truth, k = train.obs["cell_type"], model.module.prior.n_components
-    of_kmeans = KMeans(k, n_init=10, random_state=seed).fit_predict(z)
-    return {
+    of_kmeans = KMeans(k, n_init=10, random_state=job.seed).fit_predict(z)
+    yield {
+        **split.sizes,
         "agreement": adjusted_rand_score(first.clusters, last.clusters),
         "n_replaced": recorder.n_replaced,
         "width": last.width,
@@ -266,26 +229,6 @@ def score_at_mode(model: SCDGD, test) -> float | None:
     return held_out_log_likelihood(model, test).log_likelihood
 
 
-def run(job: tuple) -> None:
-    """The chosen variants on one split; finished ones are skipped."""
-    name, seed, variants, data, tier, path = job
-    one_quiet_thread()
-    ledger = Ledger(path)
-    todo = [method for method in variants if not ledger.has(set=name, seed=seed, method=method)]
-    if not todo:
-        return
-    train, test = train_test_split(cells_of(name, data, tier), seed)
-    for method in todo:
-        scores = fit(VARIANTS[method], train, test, seed, tier.epochs)
-        sizes = {"cells": train.n_obs, "genes": train.n_vars, "types": train.obs["cell_type"].nunique()}
-        ledger.add({"set": name, "seed": seed, "method": method, **sizes, **scores})
-        print(
-            f"{name} seed {seed} {method}: agreement {scores['agreement']:.3f}, width x {scores['width_ratio']:.3f}, "
-            f"held-out {scores['held_out']:.2f}, {scores['seconds']:.0f} s",
-            flush=True,
-        )
-
-
 COLUMNS = {
     "agreement": ("start–end agreement", 3),
     "n_replaced": ("replaced", 1),
@@ -304,11 +247,8 @@ COLUMNS = {
 
 def table_of(rows: pd.DataFrame) -> str:
     """Mean ± standard deviation over seeds, of the mean over the sets."""
-    lines = []
-    for method in (method for method in VARIANTS if method in set(rows["method"])):
-        by_seed = rows[rows["method"] == method].groupby("seed")[list(COLUMNS)].mean()
-        lines.append([method, *(mean_sd(by_seed[column], digits) for column, (_, digits) in COLUMNS.items())])
-    return markdown(["variant", *(title for title, _ in COLUMNS.values())], lines)
+    by_seed = rows.groupby(["method", "seed"])[list(COLUMNS)].mean().reset_index()
+    return spread_table(by_seed, COLUMNS, VARIANTS, head="variant", seeds=False)
 
 
 def differences(rows: pd.DataFrame, column: str, reference: str) -> pd.DataFrame:
@@ -336,21 +276,12 @@ def paired_table(rows: pd.DataFrame, column: str, reference: str, sets: list[str
     return markdown(["variant", "difference", "SE, pairs", "SE, sets", "wins", *sets], lines)
 
 
-def whole_seeds(rows: pd.DataFrame, tier: Tier) -> pd.DataFrame:
-    """Rows of the seeds that are finished on every set, so that all means are over the same splits."""
-    n_runs = rows.groupby("seed").size()
-    whole = n_runs.index[n_runs == len(tier.sets) * rows["method"].nunique()]
-    return rows[rows["seed"].isin(whole)] if len(whole) else rows
-
-
-def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
-    rows = whole_seeds(rows, tier)
-    sets = [name for name in tier.sets if name in set(rows["set"])]
-    n_seeds = rows["seed"].nunique()
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    sets, n_seeds = list(rows["set"].unique()), rows["seed"].nunique()
     at_mode = rows[rows["held_out_mode"].notna() | (rows["method"] == DEFAULT)]
     at_mode = at_mode.assign(held_out=at_mode["held_out_mode"].fillna(at_mode["held_out"]))
     text = [
-        f"Tier `{tier_name}`: {n_seeds} seed{'s' if n_seeds > 1 else ''}; each seed is a split of the cells and a "
+        f"{plural(n_seeds, 'seed')}; each seed is a split of the cells and a "
         "start. *Start* is the moment right after the mixture is first placed (k-means and 20 steps of EM where it is "
         "fitted by EM). *Agreement* is the ARI between the components of the training cells then and at the end; "
         "*replaced* counts later placements that were likelier. *Width* is the mean standard deviation of a component, "
@@ -371,29 +302,12 @@ def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
                 f"\n**Among {family}: less that of {reference}**\n",
                 paired_table(of_family, "held_out", reference, sets),
             ]
-    for name in sets:
-        of_set = rows[rows["set"] == name]
-        cells, genes, types = of_set[["cells", "genes", "types"]].iloc[0]
-        measured = "; labels are measured" if name in TRUTH else ""
-        text += [f"\n**{name}**: {cells} training cells × {genes} genes, {types} types{measured}\n", table_of(of_set)]
-    return "\n".join(text) + "\n"
+    for name, of_set in rows.groupby("set", sort=False):
+        text += [f"\n{heading(of_set, name)}\n", table_of(of_set)]
+    return "\n".join(text)
 
 
-def main() -> None:
-    parser = tier_parser(__doc__, TIERS)
-    parser.add_argument("--jobs", type=int, default=2, help="splits run at a time")
-    parser.add_argument(
-        "--variants", nargs="+", choices=list(VARIANTS), metavar="NAME", help="run and print these and the default only"
-    )
-    args, ledger = tier_and_ledger(parser, TIERS, "mixture")
-    tier = TIERS[args.tier]
-    variants = [name for name in VARIANTS if args.variants is None or name in (DEFAULT, *args.variants)]
-    jobs = [(name, seed, variants, args.data, tier, ledger.path) for seed in range(tier.seeds) for name in tier.sets]
-    run_jobs(run, jobs, args.jobs)
-    rows = ledger.read()
-    text = report(rows[rows["method"].isin(variants)], args.tier, tier)
-    write_page(args.out, "The mixture", "mixture", __doc__, args.tier, text)
-
+BENCHMARK = Benchmark("mixture", "The mixture", __doc__, TIERS, every(VARIANTS), run, report, split_cells, n_jobs=2)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

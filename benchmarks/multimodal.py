@@ -30,8 +30,9 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 import scvi
-from _ledger import markdown, mean_sd
-from _tiers import cpu_seconds, one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from _benchmark import Benchmark, Job
+from _fits import built, fit_model
+from _tables import markdown, mean_sd, spread_table
 from mudata import MuData
 from scipy import sparse
 from sklearn.cluster import KMeans
@@ -44,6 +45,7 @@ from scdgd.metrics import batch_mixing, held_out_log_likelihood
 from scdgd.model import MULTIDGD, SCDGD
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from anndata import AnnData
@@ -73,6 +75,7 @@ TIERS = {
 
 #: Sets of chromatin that count the ends of fragments, two each; their counts are halved.
 ENDS_COUNTED = ("bmmc_multiome500",)
+OF_PROTEINS = ("bmmc_cite600",)
 
 
 class Cells(NamedTuple):
@@ -108,7 +111,7 @@ class Cells(NamedTuple):
         return self.genes.obs["cell_type"].to_numpy(str)
 
 
-def load(name: str, data: Path | None, tier: Tier, seed: int) -> Cells:
+def load(name: str, seed: int, tier: Tier, data: Path | None) -> Cells:
     rng = np.random.default_rng(seed)
     if name == "simulated":
         mdata = simulate_modalities(tier.max_cells, n_genes=50, n_regions=tier.max_regions, n_batches=2, seed=seed)
@@ -135,10 +138,6 @@ def load(name: str, data: Path | None, tier: Tier, seed: int) -> Cells:
     hidden[rng.choice(genes.n_obs, int(HIDDEN * genes.n_obs), replace=False)] = True
     expressed, covered = genes.X.getnnz(0) > 0, second[~hidden].getnnz(0) > 0
     return Cells(genes[:, expressed].copy(), second[:, covered], kind, hidden)
-
-
-def seconds_of_training(model: scvi.model.base.BaseModelClass, epochs: int | None) -> float:
-    return cpu_seconds(lambda: model.train(epochs, accelerator="cpu", enable_progress_bar=False))
 
 
 class Found(NamedTuple):
@@ -177,7 +176,7 @@ def multidgd(cells: Cells, tier: Tier, variant: Variant = DEFAULT, *, alone: boo
         part.obs["batch"] = mdata.obs["batch"].reindex(part.obs_names)
         mdata = part
     model = variant.build(mdata, kinds)
-    seconds = seconds_of_training(model, tier.epochs)
+    seconds = fit_model(model, tier.epochs)
     z = pd.DataFrame(model.get_latent_representation(coordinates="information"), index=model.adata.obs_names)
     clusters = pd.Series(model.get_cluster_assignments(), index=model.adata.obs_names)
     order, hidden = cells.genes.obs_names, cells.genes.obs_names[cells.hidden]
@@ -192,9 +191,8 @@ def multidgd(cells: Cells, tier: Tier, variant: Variant = DEFAULT, *, alone: boo
 
 def scdgd(cells: Cells, tier: Tier) -> Found:
     adata = cells.genes.copy()
-    SCDGD.setup_anndata(adata, batch_key="batch")
-    model = SCDGD(adata, n_latent=N_LATENT)
-    seconds = seconds_of_training(model, tier.epochs)
+    model = built(SCDGD, adata, n_latent=N_LATENT)
+    seconds = fit_model(model, tier.epochs)
     z = model.get_latent_representation(coordinates="information")
     return Found(z, model.get_cluster_assignments(), None, seconds)
 
@@ -205,7 +203,7 @@ def multivi(cells: Cells, tier: Tier) -> Found:
     mdata.obs["batch"] = cells.genes.obs["batch"]
     scvi.model.MULTIVI.setup_mudata(mdata, batch_key="batch", modalities={"rna_layer": "rna", "atac_layer": "atac"})
     model = scvi.model.MULTIVI(mdata, n_genes=cells.genes.n_vars, n_regions=regions.n_vars, n_latent=N_LATENT)
-    seconds = seconds_of_training(model, tier.scvi_epochs)
+    seconds = fit_model(model, tier.scvi_epochs)
     expected = np.asarray(model.get_normalized_accessibility(indices=np.flatnonzero(cells.hidden)))
     return Found(np.asarray(model.get_latent_representation()), None, expected, seconds)
 
@@ -216,7 +214,7 @@ def totalvi(cells: Cells, tier: Tier) -> Found:
     adata.obs["batch"] = np.where(cells.hidden, "lacking", adata.obs["batch"])
     scvi.model.TOTALVI.setup_anndata(adata, protein_expression_obsm_key="proteins", batch_key="batch")
     model = scvi.model.TOTALVI(adata, n_latent=N_LATENT)
-    seconds = seconds_of_training(model, tier.scvi_epochs)
+    seconds = fit_model(model, tier.scvi_epochs)
     known = sorted(set(adata.obs["batch"]) - {"lacking"})
     _, expected = model.get_normalized_expression(
         indices=np.flatnonzero(cells.hidden),
@@ -244,7 +242,7 @@ def held_out(cells: Cells, tier: Tier, variant: Variant, kinds: list[str]) -> di
         parts.append(MuData(found))
         parts[-1].obs["batch"] = cells.genes.obs["batch"].reindex(parts[-1].obs_names)
     model = variant.build(parts[0], kinds)
-    model.train(tier.epochs, accelerator="cpu", enable_progress_bar=False)
+    fit_model(model, tier.epochs)
     new = joined_modalities(parts[1], {kind: kind for kind in kinds})
     new = new[np.asarray(new.X.sum(1)).ravel() > 0].copy()
     score = held_out_log_likelihood(model, new, form="predictive", n_samples=100)
@@ -287,16 +285,11 @@ def held_out_of(method: str, cells: Cells, tier: Tier) -> dict[str, float]:
 
 
 COLUMNS = {
-    "joint": 3,
-    "mapped": 3,
-    "ari": 2,
-    "bio": 3,
-    "mixing": 2,
-    "hidden": 3,
-    "genes": 1,
-    "second": 1,
-    "both": 1,
-    "seconds": 0,
+    column: (column, digits)
+    for column, digits in {
+        **{"joint": 3, "mapped": 3, "ari": 2, "bio": 3, "mixing": 2, "hidden": 3},
+        **{"genes": 1, "second": 1, "both": 1, "seconds": 0},
+    }.items()
 }
 
 
@@ -351,17 +344,16 @@ def scores_of(cells: Cells, found: Found) -> dict[str, float]:
     }
 
 
-def run(job: tuple) -> None:
-    name, seed, tier, data, ledger = job
-    one_quiet_thread()
-    cells = load(name, data, tier, seed)
-    for method in ONLY[cells.kind]:
-        if ledger.has(set=name, seed=seed, method=method):
-            continue
-        scvi.settings.seed = seed
-        found = METHODS[method](cells, tier)
-        scores = scores_of(cells, found) | held_out_of(method, cells, tier)
-        ledger.add({"set": name, "seed": seed, "method": method, **scores})
+def grid(tier: Tier) -> list[Job]:
+    """Methods of the kinds of cells of each set; fewer seeds of some."""
+    splits = [(name, i) for i in range(tier.seeds) for name in tier.sets if i < tier.seeds_of.get(name, tier.seeds)]
+    kinds = dict.fromkeys(tier.sets, "atac") | dict.fromkeys(OF_PROTEINS, "protein")
+    return [Job(name, seed, method) for name, seed in splits for method in ONLY[kinds[name]]]
+
+
+def run(cells: Cells, job: Job, tier: Tier) -> Iterator[dict]:
+    found = METHODS[job.method](cells, tier)
+    yield scores_of(cells, found) | held_out_of(job.method, cells, tier)
 
 
 def aim(rows: pd.DataFrame) -> str:
@@ -388,13 +380,10 @@ def defaults(rows: pd.DataFrame) -> str:
 
 
 def report(rows: pd.DataFrame, tier: Tier) -> str:
-    parts = []
-    for name, of_set in rows.groupby("set", sort=False):
-        lines = [
-            [method, *(mean_sd(of_method[column], digits) for column, digits in COLUMNS.items())]
-            for method, of_method in of_set.groupby("method", sort=False)
-        ]
-        parts.append(f"## {name}\n\n{markdown(['method', *COLUMNS], lines)}")
+    parts = [
+        f"## {name}\n\n{spread_table(of_set, COLUMNS, METHODS, seeds=False)}"
+        for name, of_set in rows.groupby("set", sort=False)
+    ]
     parts.append(f"## Aim\n\nJoint, no worse than the better single modality.\n\n{aim(rows)}")
     parts.append(
         "## Defaults\n\nWhat is held out of both modalities, less that of the default, in nats per cell: mean and deviation over seeds.\n\n"
@@ -405,20 +394,7 @@ def report(rows: pd.DataFrame, tier: Tier) -> str:
     return "\n\n".join(parts)
 
 
-def main() -> None:
-    args, ledger = tier_and_ledger(tier_parser(__doc__, TIERS), TIERS, "multimodal")
-    tier = TIERS[args.tier]
-    run_jobs(
-        run,
-        [
-            (name, seed, tier, args.data, ledger)
-            for name in tier.sets
-            for seed in range(tier.seeds_of.get(name, tier.seeds))
-        ],
-        1,
-    )
-    write_page(args.out, "Several modalities", "multimodal", __doc__, args.tier, report(ledger.read(), tier))
-
+BENCHMARK = Benchmark("multimodal", "Several modalities", __doc__, TIERS, grid, run, report, load)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

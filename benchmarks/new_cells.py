@@ -1,7 +1,7 @@
 """New cells: Gauss-Newton against the published procedure and against 1,000 steps of Adam; one model, the same cells.
 
     python benchmarks/new_cells.py --data DIR --standard --out docs/benchmarks_new_cells.md
-    python benchmarks/new_cells.py --data DIR --standard --encoder  # prints the last section only
+    python benchmarks/new_cells.py --data DIR --standard --methods encoder  # prints the last section only
 
 All methods start from the same component means, found by the same code, and their times include it. *Published*
 (Schuster & Krogh 2023): 10 steps of Adam, rate 1e-2, betas (0.5, 0.7), batches of 32, with the published dense negative
@@ -12,20 +12,17 @@ double.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import time
-import warnings
-from pathlib import Path
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
+import _encoder_curve
 import numpy as np
-import scanpy as sc
-import scvi
 import torch
-from _encoder_curve import section
-from _ledger import markdown
-from _sets import train_test_split
+from _benchmark import Benchmark, Job
+from _encoder_curve import Queries
+from _sets import load, train_test_split
+from _tables import markdown
 from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
@@ -35,37 +32,60 @@ from scdgd.data import SparseCounts
 from scdgd.inference import NewCellsConfig, best_component_means, gauss_newton, place_new_cells
 from scdgd.model import SCDGD
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import pandas as pd
+
 N_LATENT = 20
 REFEREE = [NewCellsConfig(n_steps=1_000, lr=lr) for lr in (0.1, 0.01)]
 
 
-class Job(NamedTuple):
+class Model(NamedTuple):
+    """A model, and how many cells are placed on it."""
+
     name: str
+    """Of the set."""
     n_genes: int
     epochs: int
     cells: int
     published: bool = False
     """Whether the model is the published one (ReLU, softball), too."""
 
+    def __str__(self) -> str:
+        return f"{self.name}{', published model (ReLU)' if self.published else ''}, {self.n_genes:,} genes"
 
+
+class Tier(NamedTuple):
+    models: tuple[Model, ...]
+    n_curves: int
+    """Models, the first ones, on which accuracy and speed are followed as one setting varies."""
+    queries: dict[str, Queries]
+    """Of the section on an encoder, by set."""
+    seeds: int
+    """Of that section."""
+    rounds: int
+
+
+MODELS = (
+    Model("zheng_facs", 2_000, 100, 700),
+    Model("zheng_facs", 20_000, 30, 256),
+    Model("kang_ifnb2800", 2_000, 100, 500),
+)
+QUERIES = dict.fromkeys(("zheng_facs", "kang_ifnb2800", "pbmc_3tech"), Queries(1_000, 1_875))
 TIERS = {
-    "quick": [Job("simulated", 2_000, 10, 128)],
-    "standard": [
-        Job("zheng_facs", 2_000, 100, 700),
-        Job("zheng_facs", 20_000, 30, 256),
-        Job("kang_ifnb2800", 2_000, 100, 500),
-    ],
-    "full": [
-        Job("zheng_facs", 2_000, 100, 700),
-        Job("zheng_facs", 20_000, 30, 256),
-        Job("kang_ifnb2800", 2_000, 100, 500),
-        Job("simulated", 20_000, 20, 256),
-        Job("zheng_facs", 2_000, 200, 400, published=True),
-    ],
+    "quick": Tier((Model("simulated", 2_000, 10, 128),), 0, {"pbmc68k": Queries(300, 300, 3, 3, 100)}, 1, 1),
+    "standard": Tier(MODELS, 1, QUERIES, 2, 3),
+    "full": Tier(
+        (*MODELS, Model("simulated", 20_000, 20, 256), Model("zheng_facs", 2_000, 200, 400, published=True)),
+        2,
+        QUERIES,
+        2,
+        3,
+    ),
 }
 
-#: Jobs of a tier, the first ones, whose accuracy and speed are followed as one setting varies.
-N_CURVES = {"quick": 0, "standard": 1, "full": 2}
 #: What is varied, one at a time, around the defaults.
 CURVE = {
     "genes for the curvature": [{"n_genes": n} for n in (100, 200, 300, 500, 1_000, None)],
@@ -95,32 +115,22 @@ def simulate(n_cells: int, n_genes: int, seed: int = 0) -> AnnData:
     return adata
 
 
-def load(job: Job, data: Path | None) -> AnnData:
-    if job.name == "simulated":
-        return simulate(1_280, job.n_genes)
-    adata = sc.read_h5ad(data / f"{job.name}.h5ad")
-    sc.pp.filter_genes(adata, min_cells=1)
-    if adata.n_vars > job.n_genes:
-        sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=job.n_genes)
-        adata = adata[:, adata.var["highly_variable"]].copy()
-    sc.pp.filter_cells(adata, min_counts=2)
-    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).astype("category")
-    return adata
-
-
-def train(job: Job, data: Path | None) -> tuple[torch.nn.Module, dict]:
+def trained(model: Model, data: Path | None) -> tuple[torch.nn.Module, dict]:
     """Module trained on 80% of the cells, and a minibatch of the others."""
-    scvi.settings.seed = 0
-    fitted, test = train_test_split(load(job, data), 0)
-    SCDGD.setup_anndata(fitted, labels_key="cell_type")
-    if job.published:
-        model = SCDGD(fitted, **presets.SCHUSTER_2023["model"])
-        options = {**presets.SCHUSTER_2023["train"], "max_epochs": job.epochs}
+    if model.name == "simulated":
+        adata = simulate(1_280, model.n_genes)
     else:
-        model, options = SCDGD(fitted, n_components="labels", n_latent=N_LATENT), {"max_epochs": job.epochs}
-    model.train(**options, accelerator="cpu", enable_progress_bar=False)
-    x = sparse.csr_matrix(test.X[: job.cells], dtype=np.float32)
-    return model.module.eval(), {
+        adata = load(model.name, data, n_genes=model.n_genes)
+    fitted, test = train_test_split(adata, 0)
+    SCDGD.setup_anndata(fitted, labels_key="cell_type")
+    if model.published:
+        built = SCDGD(fitted, **presets.SCHUSTER_2023["model"])
+        options = {**presets.SCHUSTER_2023["train"], "max_epochs": model.epochs}
+    else:
+        built, options = SCDGD(fitted, n_components="labels", n_latent=N_LATENT), {"max_epochs": model.epochs}
+    built.train(**options, accelerator="cpu", enable_progress_bar=False)
+    x = sparse.csr_matrix(test.X[: model.cells], dtype=np.float32)
+    return built.module.eval(), {
         REGISTRY_KEYS.X_KEY: SparseCounts.from_scipy(x),
         REGISTRY_KEYS.BATCH_KEY: torch.zeros(x.shape[0], 1),
     }
@@ -189,8 +199,15 @@ def interleaved(methods: dict, rounds: int) -> tuple[dict, dict]:
     return results, seconds
 
 
-def compare(job: Job, module, tensors: dict, rounds: int) -> tuple[list, torch.Tensor, torch.Tensor]:
-    """One line of the table; log posteriors of published procedure and referee."""
+HEADER = [
+    *("cells × genes", "ours, cells/s", "ours, two starts", "published", "referee", "ours : published", "steps"),
+    *("ours − published (nats)", "at least as high as published", "the same, two starts", "ours − referee (nats)"),
+    *("relative", "no more than 0.1 nats below the referee"),
+]
+
+
+def compare(module, tensors: dict, rounds: int) -> tuple[dict[str, object], torch.Tensor]:
+    """One line of the table, and log posteriors of the referee."""
     default = NewCellsConfig().gauss_newton(module)
     methods = {
         "ours": lambda: gauss_newton(module, tensors, config=default),
@@ -205,93 +222,80 @@ def compare(job: Job, module, tensors: dict, rounds: int) -> tuple[list, torch.T
     ours, two = (log_posterior(module, tensors, found[name].z) for name in ("ours", "two starts"))
     published = log_posterior(module, tensors, found["published"])
     b, g = tensors[REGISTRY_KEYS.X_KEY].shape
+    share = lambda is_so: f"{100 * float(is_so.double().mean()):.1f}%"
     line = [
-        f"{job.name}{', published model (ReLU)' if job.published else ''}",
         f"{b} × {g}",
         *(f"{b / seconds[name]:.0f}" for name in ("ours", "two starts", "published", "referee")),
         f"{seconds['published'] / seconds['ours']:.1f}",
         f"{found['ours'].n_steps.double().mean():.1f}",
         f"{float((ours - published).mean()):+.2f}",
-        f"{100 * float((ours >= published).double().mean()):.1f}%",
-        f"{100 * float((two >= published).double().mean()):.1f}%",
+        *(share(ours >= published), share(two >= published)),
         f"{float((ours - referee).mean()):+.3f}",
         f"{100 * float((ours - referee).mean() / referee.mean().abs()):+.4f}%",
-        f"{100 * float((ours >= referee - 0.1).double().mean()):.1f}%",
+        share(ours >= referee - 0.1),
     ]
-    return line, published, referee
+    return dict(zip(HEADER, line, strict=True)), referee
 
 
-HEADER = [
-    "set", "cells × genes", "ours, cells/s", "ours, two starts", "published", "referee", "ours : published", "steps",
-    "ours − published (nats)", "at least as high as published", "the same, two starts", "ours − referee (nats)",
-    "relative", "no more than 0.1 nats below the referee",
-]  # fmt: skip
+CURVE_HEADER = ["steps", "converged", "mean gap (nats)", "median", "99%", "time : default"]
 
 
-def curve(module, tensors: dict, referee: torch.Tensor, rounds: int) -> str:
+def curves(module, tensors: dict, referee: torch.Tensor, rounds: int) -> Iterator[dict]:
     """Steps, gap and time as one setting is varied."""
-    text, default = [], NewCellsConfig().gauss_newton(module)
+    default = NewCellsConfig().gauss_newton(module)
     for title, variants in CURVE.items():
-        configs = {str(next(iter(v.values()))): default._replace(**v) for v in variants}
-        methods = {
-            "default": lambda: gauss_newton(module, tensors, config=default),
-            **{
-                name: (lambda config=config: gauss_newton(module, tensors, config=config))
-                for name, config in configs.items()
-            },
-        }
+        configs = {"default": default} | {str(next(iter(v.values()))): default._replace(**v) for v in variants}
+        methods = {name: partial(gauss_newton, module, tensors, config=config) for name, config in configs.items()}
         found, seconds = interleaved(methods, rounds)
-        rows = []
-        for name in configs:
+        for name in list(configs)[1:]:
             gap = referee - log_posterior(module, tensors, found[name].z)
-            rows.append([
-                name,
+            line = [
                 f"{found[name].n_steps.double().mean():.2f}",
                 f"{100 * float(found[name].converged.double().mean()):.1f}%",
-                f"{float(gap.mean()):.4f}", f"{float(gap.median()):.4f}", f"{float(gap.quantile(0.99)):.3f}",
+                *(f"{float(gap.mean()):.4f}", f"{float(gap.median()):.4f}", f"{float(gap.quantile(0.99)):.3f}"),
                 f"{seconds[name] / seconds['default']:.2f}",
-            ])  # fmt: skip
-        header = [title, "steps", "converged", "mean gap (nats)", "median", "99%", "time : default"]
-        text.append(markdown(header, rows))
+            ]
+            yield {"setting": title, "varied": name, **dict(zip(CURVE_HEADER, line, strict=True))}
+
+
+def grid(tier: Tier) -> list[Job]:
+    encoders = [Job(name, seed, "encoder") for name in tier.queries for seed in range(tier.seeds)]
+    return [*(Job(str(model), 0, "placement") for model in tier.models), *encoders]
+
+
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> Path | None:
+    """The folder: no two runs share a model."""
+    return data
+
+
+def run(data: Path | None, job: Job, tier: Tier) -> Iterator[dict]:
+    if job.method == "encoder":
+        yield from _encoder_curve.run(job.set, tier.queries[job.set], data, job.seed, tier.rounds)
+        return
+    index = list(map(str, tier.models)).index(job.set)
+    module, tensors = trained(tier.models[index], data)
+    gauss_newton(module, tensors)  # warm
+    line, referee = compare(module, tensors, tier.rounds)
+    yield line
+    if index < tier.n_curves:
+        yield from curves(module, tensors, referee, tier.rounds)
+
+
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    text, placed = [], rows[rows["run"] == "placement"]
+    if len(placed):
+        is_line = placed[HEADER[0]].notna()
+        text.append(markdown(["set", *HEADER], placed.loc[is_line, ["set", *HEADER]].to_numpy().tolist()))
+        for name, of_model in placed[~is_line].groupby("set", sort=False):
+            text.append(f"**{name}**: one setting varied")
+            for title, some in of_model.groupby("setting", sort=False):
+                text.append(markdown([title, *CURVE_HEADER], some[["varied", *CURVE_HEADER]].to_numpy().tolist()))
+    if (rows["run"] == "encoder").any():
+        text.append(_encoder_curve.section(rows[rows["run"] == "encoder"]))
     return "\n\n".join(text)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with the .h5ad sets (not needed for --quick)")
-    tiers = parser.add_mutually_exclusive_group()
-    for tier in TIERS:
-        tiers.add_argument(f"--{tier}", dest="tier", action="store_const", const=tier)
-    parser.add_argument("--encoder", action="store_true", help="only the section on cells placed from an encoder")
-    parser.add_argument("--out", type=Path, help="Markdown page to write (default: print only)")
-    parser.set_defaults(tier="quick")
-    args = parser.parse_args()
-    if args.data is None and any(job.name != "simulated" for job in TIERS[args.tier]):
-        parser.error("--data is needed: a folder with the .h5ad sets")
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    scvi.settings.verbosity = logging.ERROR
-    torch.set_num_threads(1)
-    rounds = 1 if args.tier == "quick" else 3
-    encoder = section(args.tier, args.data, rounds)
-    if args.encoder:
-        print(encoder)
-        return
-    lines, curves = [], []
-    for i, job in enumerate(TIERS[args.tier]):
-        module, tensors = train(job, args.data)
-        gauss_newton(module, tensors)  # warm
-        line, _, referee = compare(job, module, tensors, rounds)
-        lines.append(line)
-        print(" | ".join(line), flush=True)
-        if i < N_CURVES[args.tier]:
-            curves.append(f"**{line[0]}, {line[1]}**: one setting varied\n\n{curve(module, tensors, referee, rounds)}")
-    text = "\n\n".join([markdown(HEADER, lines), *curves, encoder])
-    print(text)
-    if args.out:
-        command = f"python benchmarks/new_cells.py --data DIR --{args.tier}"
-        args.out.write_text(f"# Benchmark: new cells\n\n{__doc__}\nPrinted by `{command}`.\n\n{text}\n")
-
+BENCHMARK = Benchmark("new_cells", "Benchmark: new cells", __doc__, TIERS, grid, run, report, cells)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

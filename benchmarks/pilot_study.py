@@ -22,22 +22,25 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import scanpy as sc
 import scvi
-from _ledger import markdown
+from _benchmark import OUT, Benchmark, Job
 from _sets import NOT_MERGED, VMM_PUBLISHED, VMM_PUBLISHED_PLAN
-from _tiers import one_quiet_thread, tier_and_ledger, tier_parser, write_page
+from _tables import markdown, mean_sd, plural
 from scipy.stats import spearmanr
 
 import scdgd
 from scdgd.design import PilotModel, PilotStudy, default_models
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from anndata import AnnData
+    from matplotlib.figure import Figure
 
 PLATE = 384
 #: Cluster-size error, sum over clusters, 30 pilots of one to six plates of PBMC4k (Treppner et al. 2021, Table 1).
@@ -64,8 +67,9 @@ METRICS = {
 #: Errors of which the total variation is another scale of the first.
 ERRORS = [n for n, (_, _, sign) in METRICS.items() if sign == 1 and n not in ("davies_bouldin", "cluster_size_tv")]
 RARE, ABUNDANT = 0.05, 0.15
-PRIOR, POSTERIOR = ("SCVI", "prior"), ("SCVI", "posterior")
-BASELINES = ("noise", "pilot")
+PRIOR, POSTERIOR, NOISE, PILOT = "SCVI prior", "SCVI posterior", "noise", "pilot"
+#: Real cells in the place of synthetic ones, and shares of their clusters.
+REAL, SHARE = "real cells", "proportion_"
 
 
 class Tier(NamedTuple):
@@ -124,20 +128,52 @@ def load(name: str, data: Path | None) -> AnnData:
     return scdgd.datasets.pbmc68k() if name == "pbmc68k" else sc.read_h5ad(data / f"{name}.h5ad")
 
 
-def name_of(model: str, mode: str) -> str:
-    return f"{model} {mode}" if model == "SCVI" else model
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> PilotStudy:
+    return PilotStudy(load(name, data), models_of(tier), tier.sizes, tier.repeats)
 
 
-def table(study: PilotStudy, metric: str) -> str:
+def run(study: PilotStudy, job: Job, tier: Tier) -> Iterator[dict]:
+    """All values of the study, which goes on from a ledger of its own if it was stopped; rows of the real cells come first."""
+    path = OUT / f"{job.method}_{job.set}_{len(tier.sizes)}x{tier.repeats}.csv"
+    study.run(path, n_jobs=tier.n_jobs)
+    names, counts = np.unique(study.labels, return_counts=True)
+    shares = {f"{SHARE}{name}": n / counts.sum() for name, n in zip(names, counts, strict=True)}
+    for metric, value in (study.reference_scores() | shares | {"cells": counts.sum()}).items():
+        yield {"method": REAL, "metric": metric, "value": value}
+    for row in [*study.results.itertuples(), *study.failures.assign(metric="failure", value=1.0).itertuples()]:
+        method = f"{row.model} {row.mode}" if row.model == "SCVI" else row.model
+        sizes = {"n_pilot": row.n_pilot, "repeat": row.repeat, "metric": row.metric, "value": row.value}
+        yield {"method": method, **sizes, "message": getattr(row, "message", None)}
+    path.unlink()
+
+
+def of_real(rows: pd.DataFrame) -> dict[str, float]:
+    return rows[rows["method"] == REAL].set_index("metric")["value"].to_dict()
+
+
+def values_of(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Values with pilots (size, repeat) in rows and methods in columns."""
+    rows = rows[(rows["metric"] == metric) & (rows["method"] != REAL)]
+    pivot = rows.pivot(index=["n_pilot", "repeat"], columns="method", values="value")
+    pivot.index = pivot.index.set_levels([levels.astype(int) for levels in pivot.index.levels])
+    return pivot[rows["method"].unique()]
+
+
+def of_models(values: pd.DataFrame) -> pd.DataFrame:
+    """Without baselines."""
+    return values.drop(columns=[NOISE, PILOT])
+
+
+def table(rows: pd.DataFrame, metric: str) -> str:
     """Mean ± standard deviation over pilots, by model and size."""
     title, digits, _ = METRICS[metric]
-    summary, lines = study.summary(metric), []
-    for series in summary.index.droplevel("n_pilot").unique():
-        rows = [summary.loc[(*series, size)] for size in study.sizes]
-        lines.append([name_of(*series), *(f"{r['mean']:.{digits}f} ± {r['sd']:.{digits}f}" for r in rows)])
-    real = study.reference_scores().get(metric)
-    head = f"\n**{title}**" + (f" (real cells: {real:.{digits}f})" if metric in ("davies_bouldin", "ari") else "")
-    return head + "\n\n" + markdown(["model", *(f"{size} cells" for size in study.sizes)], lines)
+    values, real = values_of(rows, metric), of_real(rows)
+    sizes = values.index.unique("n_pilot")
+    lines = [[name, *(mean_sd(values.loc[size, name], digits) for size in sizes)] for name in values]
+    head = f"\n**{title}**" + (
+        f" (real cells: {real[metric]:.{digits}f})" if metric in ("davies_bouldin", "ari") else ""
+    )
+    return head + "\n\n" + markdown(["model", *(f"{size} cells" for size in sizes)], lines)
 
 
 def published() -> str:
@@ -146,162 +182,145 @@ def published() -> str:
     return f"\nThe published table of the same quantity, 30 pilots, with the mapping of the released code:\n\n{head}"
 
 
-def values_of(study: PilotStudy, metric: str) -> pd.DataFrame:
-    """Values with pilots (size, repeat) in rows and (model, mode) in columns."""
-    rows = study.results[study.results["metric"] == metric]
-    series = [(name, mode) for name, model in study.models.items() for mode in model.modes]
-    return rows.pivot(index=["n_pilot", "repeat"], columns=["model", "mode"], values="value").reindex(columns=series)
-
-
-def instability(study: PilotStudy) -> list[str]:
+def instability(rows: pd.DataFrame) -> list[str]:
     """Is sampling scVI's posterior the least stable at the smallest size."""
-    smallest, lines = min(study.sizes), []
+    smallest, lines = int(rows["n_pilot"].min()), []
     for metric in ("davies_bouldin", "cluster_size_error", "ari"):
         title, digits, sign = METRICS[metric]
-        values = values_of(study, metric).loc[smallest]
-        spread = values[[s for s in values if s[0] not in BASELINES]].std().sort_values(ascending=False)
-        worse = int((sign * values[POSTERIOR] > sign * values[("noise", "noise")]).sum())
+        values = values_of(rows, metric).loc[smallest]
+        spread = of_models(values).std().sort_values(ascending=False)
+        worse = int((sign * values[POSTERIOR] > sign * values[NOISE]).sum())
         if spread.isna().any():
             verdict = "not known from one pilot"
         else:
             verdict = "holds" if spread.index[0] == POSTERIOR else "does not hold"
         lines.append(
             f"- *{title}*, {smallest} cells: **{verdict}**. Standard deviation over pilots "
-            f"{', '.join(f'{name_of(*s)} {v:.{max(digits, 2)}f}' for s, v in spread.items())}. SCVI posterior is worse than "
+            f"{', '.join(f'{name} {v:.{max(digits, 2)}f}' for name, v in spread.items())}. SCVI posterior is worse than "
             f"noise on {worse} of {len(values)} pilots."
         )
     return lines
 
 
-def trends(study: PilotStudy) -> list[str]:
+def trends(rows: pd.DataFrame) -> list[str]:
     """Do errors fall with the size of the pilot."""
-    lines, first, last = [], min(study.sizes), max(study.sizes)
+    lines = []
     for metric in [*ERRORS, "ari"]:
-        title, digits, sign = METRICS[metric]
-        values = sign * values_of(study, metric)
-        values = values[[s for s in values if s[0] not in BASELINES]]
+        title, _, sign = METRICS[metric]
+        values = sign * of_models(values_of(rows, metric))
         mean = values.groupby("n_pilot").mean()
-        change = mean.loc[last] - mean.loc[first]
+        change = mean.iloc[-1] - mean.iloc[0]
         kinds = {"holds for": change < 0, "unchanged for": change == 0, "does not hold for": change > 0}
-        parts = [f"{kind} {', '.join(name_of(*s) for s in values if of[s])}" for kind, of in kinds.items() if of.any()]
+        parts = [f"{kind} {', '.join(change.index[of])}" for kind, of in kinds.items() if of.any()]
         verdict = "holds" if (change < 0).all() else "; ".join(parts)
         sizes = values.index.get_level_values("n_pilot")
         rho = {s: spearmanr(sizes, values[s]).statistic if values[s].nunique() > 1 else np.nan for s in values}
-        ranks = ", ".join(f"{name_of(*s)} " + ("constant" if np.isnan(r) else f"{r:+.2f}") for s, r in rho.items())
+        ranks = ", ".join(f"{s} " + ("constant" if np.isnan(r) else f"{r:+.2f}") for s, r in rho.items())
         lines.append(f"- *{title}*: **{verdict}**. Rank correlation of error and size: {ranks}.")
     return lines
 
 
-def expression(study: PilotStudy) -> list[str]:
+def expression(rows: pd.DataFrame) -> list[str]:
     """Does scDBM express too little, scVI too much."""
-    values, lines = values_of(study, "mean_count_ratio"), []
-    for series, below in ((("SCDBM", "prior"), True), (PRIOR, False), (POSTERIOR, False)):
-        ratio = values[series].dropna()
+    values, lines = values_of(rows, "mean_count_ratio"), []
+    for name, below in (("SCDBM", True), (PRIOR, False), (POSTERIOR, False)):
+        ratio = values[name].dropna()
         n = int((ratio < 1).sum() if below else (ratio > 1).sum())
         verdict = "holds" if n > 0.9 * len(ratio) else "does not hold" if n < 0.5 * len(ratio) else "holds in part"
         claim = "less than real cells" if below else "more than real cells"
         by_size = ", ".join(f"{v:.3f} at {size} cells" for size, v in ratio.groupby("n_pilot").mean().items())
-        lines.append(
-            f"- {name_of(*series)} expresses {claim}: **{verdict}**, on {n} of {len(ratio)} pilots ({by_size})."
-        )
+        lines.append(f"- {name} expresses {claim}: **{verdict}**, on {n} of {len(ratio)} pilots ({by_size}).")
     return lines
 
 
-def rare_clusters(study: PilotStudy) -> list[str]:
+def rare_clusters(rows: pd.DataFrame) -> list[str]:
     """Are rare clusters missed and abundant ones over-represented."""
-    names, counts = np.unique(study.labels, return_counts=True)
-    real, lines = pd.Series(counts / counts.sum(), names), []
+    real = pd.Series({name: share for name, share in of_real(rows).items() if name.startswith(SHARE)})
     kinds = {f"below {RARE:.0%}": real[real < RARE].index, f"above {ABUNDANT:.0%}": real[real > ABUNDANT].index}
-    shares = {name: values_of(study, f"proportion_{name}") for name in names}
-    for series in shares[names[0]]:
+    shares, lines = {name: values_of(rows, name) for name in real.index}, []
+    for name in shares[real.index[0]]:
         parts, ratios = [], []
         for kind, clusters in kinds.items():
             if len(clusters):
-                ratio = sum(shares[c][series] for c in clusters).groupby("n_pilot").mean() / real[clusters].sum()
-                sizes = ", ".join(f"{v:.2f}" for v in ratio)
-                parts.append(f"{len(clusters)} clusters {kind}: {sizes}")
+                ratio = sum(shares[c][name] for c in clusters).groupby("n_pilot").mean() / real[clusters].sum()
+                parts.append(f"{len(clusters)} clusters {kind}: {', '.join(f'{v:.2f}' for v in ratio)}")
                 ratios.append(ratio)
         found = len(ratios) == 2 and (ratios[0] < 1).all() and (ratios[1] > 1).all()
         verdict = "holds at all sizes" if found else "does not hold at all sizes"
-        lines.append(f"- {name_of(*series)}: **{verdict}**; {'; '.join(parts)}.")
+        lines.append(f"- {name}: **{verdict}**; {'; '.join(parts)}.")
     return lines
 
 
-def against_pilot(study: PilotStudy) -> list[str]:
+def against_pilot(rows: pd.DataFrame) -> list[str]:
     """Which models are nearer to all cells than the pilot that they were trained on."""
     lines = []
     for metric in [*ERRORS, "ari"]:
         title, _, sign = METRICS[metric]
-        values = sign * values_of(study, metric)
-        better = [
-            f"{name_of(*s)} {int((values[s] < values[('pilot', 'copies')]).sum())}"
-            for s in values
-            if s[0] not in BASELINES
-        ]
+        values = sign * values_of(rows, metric)
+        better = [f"{name} {int((values[name] < values[PILOT]).sum())}" for name in of_models(values)]
         lines.append(f"- *{title}*: {', '.join(better)}, of {len(values)} pilots.")
     return lines
 
 
-def report(study: PilotStudy, tier_name: str, tier: Tier, name: str) -> str:
-    cells, n_clusters = len(study.labels), len(np.unique(study.labels))
-    failures = "none" if study.failures.empty else markdown(list(study.failures), study.failures.to_numpy().tolist())
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    real, failed = of_real(rows), rows[rows["metric"] == "failure"]
+    n_clusters = sum(name.startswith(SHARE) for name in real)
+    columns = ["method", "n_pilot", "repeat", "message"]
+    failures = "none" if failed.empty else "\n\n" + markdown(columns, failed[columns].to_numpy().tolist())
     epochs = "" if tier.epochs is None else f", {tier.epochs} epochs for every model: this tier shows that it runs"
-    n_planned = TIERS[tier_name].repeats
-    fewer = "" if tier.repeats == n_planned else f" (of the {n_planned} of this tier, `--repeats {tier.repeats}`)"
     parts = [
-        f"\nTier `{tier_name}`: **{name}**, {cells} cells, {n_clusters} reference clusters, {tier.repeats} pilots of each size"
-        f"{fewer}{epochs}; mean ± standard deviation over pilots. Failed fits: {failures}.",
+        f"\n**{tier.sets[0]}**, {real['cells']:.0f} cells, {n_clusters} reference clusters, {plural(tier.repeats, 'pilot')} of each size"
+        f"{epochs}; mean ± standard deviation over pilots. Failed fits: {failures}.",
         "\n## Which published directions hold\n",
         "Sampling scVI's posterior is the least stable, at times worse than noise, in small pilots:\n",
-        *instability(study),
+        *instability(rows),
         "\nErrors fall with the size of the pilot (holds: the mean error of the largest pilots is below that of the smallest):\n",
-        *trends(study),
+        *trends(rows),
         "\nscDBM under-estimates expression, scVI over-estimates it:\n",
-        *expression(study),
+        *expression(rows),
         "\nRare clusters are missed, abundant ones over-represented (share of synthetic over share of real cells, below 1 is too "
-        f"little, for pilots of {', '.join(map(str, study.sizes))} cells):\n",
-        *rare_clusters(study),
+        f"little, for pilots of {', '.join(map(str, tier.sizes))} cells):\n",
+        *rare_clusters(rows),
         "\nNot in the paper: on how many pilots a model is nearer to all cells than copies of the pilot are, which are real cells of "
         "the very set that is compared with:\n",
-        *against_pilot(study),
+        *against_pilot(rows),
         "\n## Scores",
-        table(study, "cluster_size_error"),
+        table(rows, "cluster_size_error"),
         published(),
-        *(table(study, metric) for metric in METRICS if metric != "cluster_size_error"),
+        *(table(rows, metric) for metric in METRICS if metric != "cluster_size_error"),
     ]
     return "\n".join(parts)
 
 
-def draw(study: PilotStudy, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    metrics = ("cluster_size_error", "davies_bouldin", "ari", "correlation_error")
+def figures(rows: pd.DataFrame, tier: Tier) -> dict[str, tuple[str, Figure]]:
+    """Box plots of four metrics."""
     figure, axes = plt.subplots(2, 2, figsize=(12, 7), layout="constrained")
-    models = [name for name in study.models if name != "noise"]
-    for ax, metric in zip(axes.ravel(), metrics, strict=True):
-        study.plot(metric, models=models, ax=ax)
-        if metric != "davies_bouldin":
-            ax.get_legend().remove()
-    figure.savefig(path, dpi=110)
+    for ax, metric in zip(
+        axes.ravel(), ("cluster_size_error", "davies_bouldin", "ari", "correlation_error"), strict=True
+    ):
+        values = values_of(rows, metric).drop(columns=NOISE)
+        for i, name in enumerate(values):
+            of_sizes = [values.loc[size, name].dropna() for size in tier.sizes]
+            at, color = np.arange(len(tier.sizes)) + (i + 0.5) / len(values.columns), f"C{i}"
+            ax.boxplot(of_sizes, positions=at, widths=0.7 / len(values.columns), boxprops={"color": color})
+            ax.plot([], [], color=color, label=name)
+        ax.set_xticks(np.arange(len(tier.sizes)) + 0.5, tier.sizes)
+        ax.set(title=METRICS[metric][0], xlabel="cells of the pilot")
+    axes[0, 1].legend(fontsize=8)
+    return {"pilot_study": ("Box plots by size of the pilot, noise left out", figure)}
 
 
-def main() -> None:
-    parser = tier_parser(__doc__, TIERS)
-    parser.add_argument("--repeats", type=int, help="fewer pilots of each size than the tier has")
-    args, ledger = tier_and_ledger(parser, TIERS, "pilot_study")
-    one_quiet_thread()
-    tier = TIERS[args.tier]._replace(repeats=args.repeats or TIERS[args.tier].repeats)
-    (name,) = tier.sets
-    study = PilotStudy(load(name, args.data), models_of(tier), tier.sizes, tier.repeats)
-    study.run(ledger.path, n_jobs=tier.n_jobs)
-    text = report(study, args.tier, tier, name)
-    if args.out is not None:
-        figure = args.out.parent / "_static" / "pilot_study.png"
-        figure.parent.mkdir(parents=True, exist_ok=True)
-        draw(study, figure)
-        text += "\n\n![Box plots by size of the pilot, noise left out](_static/pilot_study.png)\n"
-    write_page(args.out, "Benchmark: pilot studies", "pilot_study", __doc__, args.tier, text)
-
+BENCHMARK = Benchmark(
+    "pilot_study",
+    "Benchmark: pilot studies",
+    __doc__,
+    TIERS,
+    lambda tier: [Job(name, 0, "pilot_study") for name in tier.sets],
+    run,
+    report,
+    cells,
+    figures,
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

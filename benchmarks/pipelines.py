@@ -1,7 +1,6 @@
 """From counts to clusters in one space: SCDGD as it is by default, against scVI or Harmony and then Leiden.
 
     python benchmarks/pipelines.py --data DIR --standard --out docs/benchmarks_pipelines.md
-    python benchmarks/pipelines.py --data DIR --standard --picture docs/_static/pipelines.png     # the front picture alone
 
 What people do with a set of several batches, epochs by default: `SCDGD`, whose clusters come with it; scVI (negative
 binomial) and Leiden; Harmony (30 iterations, of 20 principal components of log-normalised counts) and Leiden. Leiden, at resolution 1, also
@@ -12,22 +11,21 @@ held-out counts, the same for all pipelines. Labels score, and are shown to none
 of most of the 15 nearest cells of other batches (`scdgd.metrics.cross_batch_accuracy`). *ARI* is the agreement of clusters with labels.
 *Held-out* is `scdgd.metrics.held_out_log_likelihood`, in nats per cell. *Seconds* are those of the processor, of one thread, up to the
 clusters. The form of the balance of batches in `SCDGD` was chosen on kang_ifnb2800 and pbmc_3tech, among others, with labels in sight;
-onek1k_40donor took no part in that.
+onek1k_40donor took no part in that. The picture has UMAPs of the training cells of the first set, batches above, types below.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import scanpy as sc
 import scvi
-from _ledger import Ledger, markdown, mean_sd
-from _sets import load_batches, train_test_split
-from _tiers import cpu_seconds, one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from _benchmark import OUT, Benchmark, Job, every, timed
+from _sets import Split, load_batches, train_test_split
+from _tables import plural, spread_table
 from anndata import AnnData
 from integration import (
     HAS_HARMONY,
@@ -45,7 +43,11 @@ from scdgd.metrics import batch_mixing, cross_batch_accuracy, leiden_clusters
 from scdgd.model import SCDGD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 OURS, OURS_LEIDEN, SCVI, HARMONY = "SCDGD", "SCDGD + Leiden", "scVI + Leiden", "Harmony + Leiden"
 
@@ -89,31 +91,53 @@ def scores(z: Any, clusters: Any, train: AnnData) -> dict[str, float]:
     }
 
 
-def run(job: tuple) -> None:
-    """All pipelines on one split; finished ones are skipped."""
-    name, seed, data, tier, path = job
-    one_quiet_thread()
-    ledger = Ledger(path)
-    spaces = [s for s in SPACES if not ledger.has(set=name, seed=seed, method=s) and (s != HARMONY or HAS_HARMONY)]
-    if not spaces:
-        return
-    train, test = train_test_split(load_batches(name, data, tier.max_cells, tier.max_genes, seed), seed)
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> Split:
     leiden_clusters(np.random.default_rng(0).normal(size=(50, 2)), resolution=1.0, seed=seed)  # imports, and compiles
-    for space in spaces:
-        scvi.settings.seed, found = seed, []
-        seconds = cpu_seconds(lambda space=space, found=found: found.append(SPACES[space](train.copy(), tier)))
-        fit, leiden = found[0], []
-        of_leiden = cpu_seconds(
-            lambda fit=fit, leiden=leiden: leiden.append(leiden_clusters(fit.z, resolution=1.0, seed=seed))
-        )
-        likelihood, sizes = held_out(fit.model, test), {"cells": train.n_obs, "genes": train.n_vars}
-        pipelines = {space: (leiden[0], seconds + of_leiden)} if fit.clusters is None else {}
-        if fit.clusters is not None:
-            pipelines = {OURS_LEIDEN: (leiden[0], seconds + of_leiden), OURS: (fit.clusters, seconds)}
-        for method, (clusters, of_all) in pipelines.items():
-            row = {"set": name, "seed": seed, "method": method, **sizes, **scores(fit.z, clusters, train)}
-            ledger.add({**row, "held_out": likelihood, "seconds": of_all})
-            print(f"{name} seed {seed} {method}: ARI {row['ari']:.3f}, {of_all:.0f} s", flush=True)
+    return train_test_split(load_batches(name, data, tier.max_cells, tier.max_genes, seed), seed)
+
+
+def run(split: Split, job: Job, tier: Tier) -> Iterator[dict]:
+    """Both pipelines of a representation that comes with clusters, the one of others."""
+    fit, seconds = timed(lambda: SPACES[job.method](split.train.copy(), tier))
+    leiden, of_leiden = timed(partial(leiden_clusters, fit.z, resolution=1.0, seed=job.seed))
+    pipelines = {job.method: (leiden, seconds + of_leiden)}
+    if fit.clusters is not None:
+        pipelines = {OURS_LEIDEN: (leiden, seconds + of_leiden), OURS: (fit.clusters, seconds)}
+    likelihood = held_out(fit.model, split.test)
+    keep_space(job, fit.z, split.train)
+    for method, (clusters, of_all) in pipelines.items():
+        row = {"method": method, **split.sizes, **scores(fit.z, clusters, split.train)}
+        yield {**row, "held_out": likelihood, "seconds": of_all}
+
+
+def space_file(job: Job) -> Path:
+    return OUT / "pipelines" / f"{job.set}_{job.seed}_{job.method}.h5ad"
+
+
+def keep_space(job: Job, z: np.ndarray, train: AnnData) -> None:
+    """Store a representation for the picture."""
+    space_file(job).parent.mkdir(parents=True, exist_ok=True)
+    AnnData(obs=train.obs[["batch", "cell_type"]].astype(str), obsm={"X": z}).write_h5ad(space_file(job))
+
+
+def figures(rows: pd.DataFrame, tier: Tier) -> dict[str, tuple[str, Figure]]:
+    """UMAPs of the training cells of the first set (seed 0): a column for each representation, batches above and labels below."""
+    spaces = [space for space in SPACES if space in set(rows["run"])]
+    fig, axes = plt.subplots(2, len(spaces), figsize=(11.5, 5.4), squeeze=False, layout="constrained")
+    for column, space in zip(axes.T, spaces, strict=True):
+        cells = sc.read_h5ad(space_file(Job(tier.sets[0], 0, space)))
+        sc.pp.neighbors(cells, use_rep="X")
+        sc.tl.umap(cells)
+        cells = cells[np.random.default_rng(0).permutation(len(cells))].copy()  # no batch is drawn over the others
+        for ax, key in zip(column, ("batch", "cell_type"), strict=True):
+            legend = "right margin" if space == spaces[-1] else "none"
+            sc.pl.umap(cells, color=key, ax=ax, show=False, size=22, legend_loc=legend, legend_fontsize=9)
+            ax.set(title="", xlabel="", ylabel="")
+        column[0].set_title(space.removesuffix(" + Leiden"))
+    for ax, kind in zip(axes[:, 0], ("batches", "cell types"), strict=True):
+        ax.set_ylabel(kind)
+    n_cells = rows.loc[rows["set"] == tier.sets[0], "cells"].iloc[0]
+    return {"pipelines": (f"UMAPs of {n_cells} cells of {tier.sets[0]}, batches above, cell types below", fig)}
 
 
 COLUMNS = {
@@ -129,63 +153,35 @@ METHODS = (OURS, OURS_LEIDEN, SCVI, HARMONY)
 
 def table(rows: pd.DataFrame) -> str:
     """Means over sets, with the spread of that mean over seeds."""
-    lines = []
-    for method in (m for m in METHODS if m in set(rows["method"])):
-        by_seed = rows[rows["method"] == method].groupby("seed")[list(COLUMNS)].mean()
-        lines.append([method, *(mean_sd(by_seed[c], digits) for c, (_, digits) in COLUMNS.items())])
-    return markdown(["pipeline", *(title for title, _ in COLUMNS.values())], lines)
+    by_seed = rows.groupby(["seed", "method"])[list(COLUMNS)].mean().reset_index()
+    return spread_table(by_seed, COLUMNS, METHODS, head="pipeline", seeds=False)
 
 
 def report(rows: pd.DataFrame, tier: Tier) -> str:
     """Table of means over sets, and one of each set."""
-    sets, seeds = [name for name in tier.sets if name in set(rows["set"])], f"{tier.seeds} seed{'s'[: tier.seeds - 1]}"
     text = [
-        f"At most {tier.max_cells or 'all'} cells and {tier.max_genes:,} genes of a set; mean ± standard deviation over {seeds}.",
+        f"At most {tier.max_cells or 'all'} cells and {tier.max_genes:,} genes of a set; mean ± standard deviation over {plural(tier.seeds, 'seed')}.",
         *([] if HAS_HARMONY else ["Without the package harmonypy the line of Harmony is missing."]),
-        f"\n## Mean of {', '.join(sets)}\n\n{table(rows)}",
+        f"\n## Mean of {', '.join(rows['set'].unique())}\n\n{table(rows)}",
     ]
-    for name in sets:
-        of_set = rows[rows["set"] == name]
+    for name, of_set in rows.groupby("set", sort=False):
         cells, genes = of_set[["cells", "genes"]].iloc[0]
         text.append(f"\n## {name}\n\n{cells} cells to embed × {genes} genes\n\n{table(of_set)}")
     return "\n".join(text)
 
 
-def draw(name: str, data: Path | None, tier: Tier, path: Path) -> None:
-    """UMAPs of the training cells of a set (seed 0): a column for each representation, batches above and labels below."""
-    train, _ = train_test_split(load_batches(name, data, tier.max_cells, tier.max_genes, 0), 0)
-    spaces = [space for space in SPACES if space != HARMONY or HAS_HARMONY]
-    fig, axes = plt.subplots(2, len(spaces), figsize=(11.5, 5.4), squeeze=False, layout="constrained")
-    for column, space in zip(axes.T, spaces, strict=True):
-        scvi.settings.seed = 0
-        cells = AnnData(obs=train.obs[["batch", "cell_type"]], obsm={"X": SPACES[space](train.copy(), tier).z})
-        sc.pp.neighbors(cells, use_rep="X")
-        sc.tl.umap(cells)
-        cells = cells[np.random.default_rng(0).permutation(len(cells))].copy()  # no batch is drawn over the others
-        for ax, key in zip(column, ("batch", "cell_type"), strict=True):
-            legend = "right margin" if space == spaces[-1] else "none"
-            sc.pl.umap(cells, color=key, ax=ax, show=False, size=22, legend_loc=legend, legend_fontsize=9)
-            ax.set(title="", xlabel="", ylabel="")
-        column[0].set_title(space.removesuffix(" + Leiden"))
-    for ax, kind in zip(axes[:, 0], ("batches", "cell types"), strict=True):
-        ax.set_ylabel(kind)
-    fig.savefig(path, dpi=130)
-
-
-def main() -> None:
-    parser = tier_parser(__doc__, TIERS)
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    parser.add_argument("--picture", type=Path, help="draw the first set of the tier in each space, and nothing else")
-    args, ledger = tier_and_ledger(parser, TIERS, "pipelines")
-    tier = TIERS[args.tier]
-    if args.picture:
-        draw(tier.sets[0], args.data, tier, args.picture)
-        return
-    jobs = [(name, seed, args.data, tier, ledger.path) for seed in range(tier.seeds) for name in tier.sets]
-    run_jobs(run, jobs, args.jobs)
-    rows = ledger.read().drop_duplicates(["set", "seed", "method"], keep="last")
-    write_page(args.out, "From counts to clusters", "pipelines", __doc__, args.tier, report(rows, tier))
-
+BENCHMARK = Benchmark(
+    "pipelines",
+    "From counts to clusters",
+    __doc__,
+    TIERS,
+    every(space for space in SPACES if space != HARMONY or HAS_HARMONY),
+    run,
+    report,
+    cells,
+    figures,
+    n_jobs=2,
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -26,22 +26,26 @@ An interval may also cover because it is wide: see the last column.
 from __future__ import annotations
 
 import time
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from functools import cache, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 import scanpy as sc
-from _ledger import Ledger, markdown
-from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
-from anndata import AnnData
+from _benchmark import Benchmark, Job, timed
+from _tables import markdown
 from scipy import stats
 
 import scdgd
-from scdgd.design import FindType, MarkerPower, StableClusters, plan
+from scdgd.design import FindType, MarkerPower, Plan, StableClusters, plan
 from scdgd.design._power_auc import auc
 from scdgd.design._stability_clusters import pilot_embedding, replicate_ari, variable_genes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from anndata import AnnData
 
 QUESTIONS = {"found": "Cells found", "needed": "Cells needed", "ari": "Agreement of clusters", "power": "Power"}
 MIN_CELLS = 5
@@ -68,6 +72,7 @@ TIERS = {
 }
 
 
+@cache
 def load(name: str, data: Path | None) -> AnnData:
     """Raw counts of all genes and ``obs.cell_type``."""
     adata = scdgd.datasets.pbmc68k() if data is None else sc.read_h5ad(data / f"{name}.h5ad")
@@ -76,57 +81,77 @@ def load(name: str, data: Path | None) -> AnnData:
     return adata
 
 
-def cells_found(adata: AnnData, pilot: np.ndarray, rest: np.ndarray, sizes: tuple[int, ...], seed: int) -> list[dict]:
+class Draw(NamedTuple):
+    """A set, and positions of the pilot and of the other cells."""
+
+    adata: AnnData
+    pilot: np.ndarray
+    rest: np.ndarray
+    seed: int
+
+    @property
+    def types(self) -> np.ndarray:
+        return self.adata.obs["cell_type"].to_numpy()
+
+    @property
+    def of_pilot(self) -> AnnData:
+        return self.adata[self.pilot].copy()
+
+
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> Draw:
+    adata = load(name, None if name == "pbmc68k" else data)
+    order = np.random.default_rng(seed).permutation(adata.n_obs)
+    return Draw(adata, np.sort(order[: tier.n_pilot]), order[tier.n_pilot :], seed)
+
+
+def timed_plan(of_pilot: AnnData, target: object, **options) -> tuple[Plan, float]:
+    """A plan, and its seconds by the clock."""
+    return timed(partial(plan, of_pilot, target, **options), time.perf_counter)
+
+
+def cells_found(draw: Draw, sizes: tuple[int, ...]) -> Iterator[dict]:
     """Types in the pilot: their number in further cells, and the cells that are needed to find 20."""
-    rows, rng = [], np.random.default_rng(seed)
-    types, of_pilot = adata.obs["cell_type"].to_numpy(), adata[pilot].copy()
+    types, of_pilot, rng = draw.types, draw.of_pilot, np.random.default_rng(draw.seed)
     for name in of_pilot.obs["cell_type"].unique():
-        start = time.perf_counter()
-        made = plan(of_pilot, FindType(name), groups="cell_type", sizes=sizes)
-        seconds = time.perf_counter() - start
+        made, seconds = timed_plan(of_pilot, FindType(name), groups="cell_type", sizes=sizes)
         for row in made.table.itertuples():
-            truth = int((types[rng.permutation(rest)[: int(row.n)]] == name).sum())
-            rows.append(of_row(row, "found", truth, seconds))
+            truth = int((types[rng.permutation(draw.rest)[: int(row.n)]] == name).sum())
+            yield of_row(row, truth, seconds)
         frequency = (types == name).mean()
         truth = 20 + stats.nbinom.ppf(0.95, 20, frequency)
         enough = stats.binom.sf(19, int(made.n_cells), frequency)
         ends = {"estimate": made.n_cells, "lower": made.n_lower, "upper": made.n_upper}
-        rows.append({"method": "needed", "n": 0, **ends, "truth": truth, "seconds": np.nan, "reached": enough})
-    return rows
+        yield {"method": "needed", "n": 0, **ends, "truth": truth, "reached": enough}
 
 
-def agreement(adata: AnnData, pilot: np.ndarray, rest: np.ndarray, sizes: tuple[int, ...], seed: int) -> list[dict]:
+def agreement(draw: Draw, sizes: tuple[int, ...]) -> Iterator[dict]:
     """Adjusted Rand index of disjoint real sets."""
-    start = time.perf_counter()
-    of_pilot = adata[pilot].copy()
-    made = plan(of_pilot, StableClusters(), sizes=sizes, seed=seed, show_progress=False)
-    seconds, rows, rng = time.perf_counter() - start, [], np.random.default_rng(seed)
-    genes = variable_genes(of_pilot.X)
-    counts, embedding = adata.X[:, genes], pilot_embedding(of_pilot.X[:, genes], seed)
+    of_pilot, seed = draw.of_pilot, draw.seed
+    options = {"sizes": sizes, "seed": seed, "show_progress": False}
+    made, seconds = timed_plan(of_pilot, StableClusters(), **options)
+    rng, genes = np.random.default_rng(seed), variable_genes(of_pilot.X)
+    counts, embedding = draw.adata.X[:, genes], pilot_embedding(of_pilot.X[:, genes], seed)
     for row in made.table.itertuples():
-        cells, n = rng.permutation(rest), int(row.n)
-        rows.append(of_row(row, "ari", replicate_ari(counts[cells[:n]], counts[cells[n : 2 * n]], embedding), seconds))
-    return rows
+        order, n = rng.permutation(draw.rest), int(row.n)
+        yield of_row(row, replicate_ari(counts[order[:n]], counts[order[n : 2 * n]], embedding), seconds)
 
 
-def power(adata: AnnData, pilot: np.ndarray, rest: np.ndarray, sizes: tuple[int, ...], seed: int) -> list[dict]:
+def power(draw: Draw, sizes: tuple[int, ...]) -> Iterator[dict]:
     """Share of the markers that Wilcoxon's test calls in real cells."""
-    rows, rng = [], np.random.default_rng(seed)
-    types, of_pilot = adata.obs["cell_type"].to_numpy(), adata[pilot].copy()
-    names = adata.obs["cell_type"].value_counts().index
+    types, of_pilot, rng = draw.types, draw.of_pilot, np.random.default_rng(draw.seed)
+    counts, rest = draw.adata.X, draw.rest
+    names = draw.adata.obs["cell_type"].value_counts().index
+    options = {"groups": "cell_type", "sizes": sizes, "seed": draw.seed, "show_progress": False}
     for pair in ((names[0], names[1]), (names[0], names[3]), (names[2], names[4])):
-        if min((types[pilot] == name).sum() for name in pair) < MIN_CELLS:
+        if min((types[draw.pilot] == name).sum() for name in pair) < MIN_CELLS:
             continue
-        start = time.perf_counter()
-        made = plan(of_pilot, MarkerPower(*pair), groups="cell_type", sizes=sizes, seed=seed, show_progress=False)
-        seconds = time.perf_counter() - start
-        full = auc(*(adata.X[rest[types[rest] == name]] for name in pair))
+        made, seconds = timed_plan(of_pilot, MarkerPower(*pair), **options)
+        full = auc(*(counts[rest[types[rest] == name]] for name in pair))
         markers = np.abs(full.effect) >= 0.1
         for row in made.table.itertuples():
-            cells = rng.permutation(rest)[: int(row.n)]
-            called = called_genes(*(adata.X[cells[types[cells] == name]] for name in pair))
-            rows.append(of_row(row, "power", called[markers].mean(), seconds))
-    return rows
+            some = rng.permutation(rest)[: int(row.n)]
+            called = called_genes(*(counts[some[types[some] == name]] for name in pair))
+            yield of_row(row, called[markers].mean(), seconds)
 
 
 def called_genes(counts_1, counts_2, fdr: float = 0.05) -> np.ndarray:
@@ -144,50 +169,44 @@ def called_genes(counts_1, counts_2, fdr: float = 0.05) -> np.ndarray:
     return called
 
 
-def of_row(row, question: str, truth: float, seconds: float) -> dict:
+def of_row(row: NamedTuple, truth: float, seconds: float) -> dict:
     ends = {"n": int(row.n), "estimate": row.estimate, "lower": row.lower, "upper": row.upper}
-    return {"method": question, **ends, "truth": truth, "seconds": seconds, "reached": np.nan}
-
-
-def run(job: tuple, ledger_path: Path, data: Path | None) -> None:
-    """All questions, for some draws of a set."""
-    one_quiet_thread()
-    name, seeds, tier = job
-    ledger, adata = Ledger(ledger_path), load(name, data)
-    for seed in seeds:
-        order = np.random.default_rng(seed).permutation(adata.n_obs)
-        pilot, rest = np.sort(order[: tier.n_pilot]), order[tier.n_pilot :]
-        for question, ask in ASK.items():
-            if seed >= tier.n_draws[question] or ledger.has(set=name, seed=seed, method=question):
-                continue
-            sizes = tuple(n for n in tier.sizes[question] if n * (2 if question == "ari" else 1) <= len(rest))
-            for row in ask(adata, pilot, rest, sizes, seed):
-                ledger.add({"set": name, "seed": seed, **row})
+    return {**ends, "truth": truth, "seconds": seconds, "reached": np.nan}
 
 
 ASK = {"found": cells_found, "power": power, "ari": agreement}
+
+
+def grid(tier: Tier) -> list[Job]:
+    """Some questions have fewer draws."""
+    draws = range(max(tier.n_draws.values()))
+    return [Job(name, i, q) for i in draws for name in tier.sets for q in ASK if i < tier.n_draws[q]]
+
+
+def run(draw: Draw, job: Job, tier: Tier) -> Iterator[dict]:
+    together = 2 if job.method == "ari" else 1
+    sizes = tuple(n for n in tier.sizes[job.method] if n * together <= len(draw.rest))
+    return ASK[job.method](draw, sizes)
+
+
+def is_covered(rows: pd.DataFrame) -> pd.Series:
+    """Whether intervals hold the truth."""
+    return rows["truth"].between(rows["lower"], rows["upper"])
 
 
 def table_of(rows: pd.DataFrame) -> str:
     """A row for each set, question and number of cells."""
     lines = []
     for (question, name, n), group in rows.groupby(["question", "set", "n"], sort=False):
-        covered = ((group["lower"] <= group["truth"]) & (group["truth"] <= group["upper"])).mean()
-        digits = 2 if question in ("ari", "power") else 1
-        width = (group["upper"] - group["lower"]).median()
-        error = group["estimate"] - group["truth"]
+        is_share = question in ("ari", "power")
+        digits, error = 2 if is_share else 1, group["estimate"] - group["truth"]
         lines.append(
             [
-                QUESTIONS[question],
-                name,
-                f"{n:,}" if n else "–",
-                group["seed"].nunique(),
-                len(group),
-                f"{covered:.0%}",
-                f"{group['truth'].median():.{digits}f}",
-                f"{group['estimate'].median():.{digits}f}",
-                f"{error.mean():+.{digits}f}" if question in ("ari", "power") else "–",
-                f"{width:.{digits}f}",
+                *(QUESTIONS[question], name, f"{n:,}" if n else "–", group["seed"].nunique(), len(group)),
+                f"{is_covered(group).mean():.0%}",
+                *(f"{group[column].median():.{digits}f}" for column in ("truth", "estimate")),
+                f"{error.mean():+.{digits}f}" if is_share else "–",
+                f"{(group['upper'] - group['lower']).median():.{digits}f}",
             ]
         )
     header = ["question", "set", "n", "draws", "intervals", "covered", "found (median)", "estimate (median)"]
@@ -198,7 +217,7 @@ def summary(rows: pd.DataFrame) -> str:
     """Coverage by question, over sets and sizes, and seconds of a plan."""
     lines = []
     for question, group in rows.groupby("question", sort=False):
-        inside = (group["lower"] <= group["truth"]) & (group["truth"] <= group["upper"])
+        inside = is_covered(group)
         low, high = (group["truth"] < group["lower"]).mean(), (group["truth"] > group["upper"]).mean()
         seconds = "–" if question == "needed" else f"{group['seconds'].median():.1f}"
         goal = "yes" if inside.mean() >= 0.8 else "no"
@@ -213,26 +232,16 @@ def by_frequency(rows: pd.DataFrame) -> str:
     edges, names = [0, 600, 1_500, np.inf], ["above 4.6%", "1.9% to 4.6%", "below 1.9%"]
     lines = []
     for name, group in needed.groupby(pd.cut(needed["truth"], edges, labels=names), observed=True):
-        inside = (group["lower"] <= group["truth"]) & (group["truth"] <= group["upper"])
+        inside = is_covered(group)
         ratio = (group["estimate"] / group["truth"]).median()
         lines.append([name, len(group), f"{inside.mean():.0%}", f"{ratio:.2f}", f"{group['reached'].mean():.0%}"])
     return markdown(["frequency of the type", "plans", "covered", "planned : needed (median)", "found 20"], lines)
 
 
-def main() -> None:
-    parser = tier_parser(__doc__, TIERS)
-    parser.add_argument("--processes", type=int, default=1, help="processes (default: 1)")
-    args, ledger = tier_and_ledger(parser, TIERS, "planning")
-    tier = TIERS[args.tier]
-    seeds = range(max(tier.n_draws.values()))
-    jobs = [(name, seeds[first :: args.processes], tier) for first in range(args.processes) for name in tier.sets]
-    one_quiet_thread()
-    data = args.data if args.tier != "quick" else None
-    start = time.perf_counter()
-    run_jobs(partial(run, ledger_path=ledger.path, data=data), jobs, args.processes)
-    rows = ledger.read().rename(columns={"method": "question"}).sort_values(["set", "n", "seed"], kind="stable")
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    rows = rows.rename(columns={"method": "question"}).sort_values(["set", "n", "seed"], kind="stable")
     rows = rows.assign(order=rows["question"].map(list(QUESTIONS).index)).sort_values("order", kind="stable")
-    text = "\n\n".join(
+    return "\n\n".join(
         [
             summary(rows),
             "By set and number of further cells:",
@@ -242,9 +251,9 @@ def main() -> None:
             by_frequency(rows),
         ]
     )
-    write_page(args.out, "Benchmark: plans of experiments", "planning", __doc__, args.tier, text)
-    print(f"\n{time.perf_counter() - start:.0f} s")
 
+
+BENCHMARK = Benchmark("planning", "Benchmark: plans of experiments", __doc__, TIERS, grid, run, report, cells)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

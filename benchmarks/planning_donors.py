@@ -17,19 +17,23 @@ were told what thinning does to the mean, before the run on this page, of draws 
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-from _ledger import Ledger, markdown
+from _benchmark import Benchmark, Job
 from _sets import load
-from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from _tables import markdown, plural
 from scipy import sparse, stats
 
 import scdgd
 from scdgd.design import ConditionEffect, plan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from anndata import AnnData
 
 FDR, CHANGED, INTERVAL, MIN_CELLS = 0.05, 0.1, 0.9, 2
@@ -58,7 +62,7 @@ TIERS = {
 }
 
 
-def cells_of(name: str, tier: Tier, data: object) -> AnnData:
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> AnnData:
     """Cells with ``obs.donor`` and ``obs.cell_type``."""
     if name != "simulated":
         adata = load(name, data, None)
@@ -110,85 +114,58 @@ def found(
     return float(called[changed].mean()), float(called[~changed].sum() / max(called.sum(), 1))
 
 
-def run(job: tuple) -> None:
-    """All questions of one pilot; finished ones are skipped."""
-    name, draw, data, tier, path = job
-    one_quiet_thread()
-    ledger = Ledger(path)
-    if ledger.has(set=name, draw=draw):
-        return
-    cells, rng = cells_of(name, tier, data), np.random.default_rng([DRAWS + draw, 7])
+def run(cells: AnnData, job: Job, tier: Tier) -> Iterator[dict]:
+    """All questions of one pilot."""
+    rng = np.random.default_rng([DRAWS + job.seed, 7])
     donors = rng.permutation(cells.obs["donor"].unique())
     pilot, others = cells[cells.obs["donor"].isin(donors[: tier.n_pilot])].copy(), donors[tier.n_pilot :]
-    for group in tier.groups:
-        for fold in tier.folds:
-            target = ConditionEffect(group, fold_change=fold, fdr=FDR, share_changed=CHANGED)
-            for design in tier.designs:
-                n_donors, n_cells, depth = design
-                options = {"n_donors": n_donors, "cells_per_sample": n_cells, "interval": INTERVAL}
-                options["depth"] = depth / np.sqrt(fold)
-                row = plan(pilot, target, groups="cell_type", donors="donor", **options).table.iloc[0]
-                shown = [found(cells, others, design, group, fold, rng) for _ in range(tier.n_splits)]
-                power, false = np.mean(shown, axis=0)
-                ledger.add(
-                    {
-                        **{"set": name, "draw": draw, "group": group, "fold": fold},
-                        **{"n_donors": n_donors, "cells": n_cells, "depth": depth},
-                        **{"predicted": row["estimate"], "lower": row["lower"], "upper": row["upper"]},
-                        **{"found": power, "false": false},
-                    }
-                )
+    for group, fold, design in product(tier.groups, tier.folds, tier.designs):
+        target = ConditionEffect(group, fold_change=fold, fdr=FDR, share_changed=CHANGED)
+        n_donors, n_cells, depth = design
+        options = {"n_donors": n_donors, "cells_per_sample": n_cells, "interval": INTERVAL}
+        options["depth"] = depth / np.sqrt(fold)
+        row = plan(pilot, target, groups="cell_type", donors="donor", **options).table.iloc[0]
+        shown = [found(cells, others, design, group, fold, rng) for _ in range(tier.n_splits)]
+        power, false = np.mean(shown, axis=0)
+        yield {
+            **{"group": group, "fold": fold, "donors": n_donors, "cells": n_cells, "depth": depth},
+            **{"predicted": row["estimate"], "lower": row["lower"], "upper": row["upper"]},
+            **{"found": power, "false": false},
+        }
 
 
 def report(rows: pd.DataFrame, tier: Tier) -> str:
     """One line for each question."""
-    rows = rows.assign(
-        covered=(rows["lower"] <= rows["found"]) & (rows["found"] <= rows["upper"]), width=rows["upper"] - rows["lower"]
-    )
-    error = rows["predicted"] - rows["found"]
+    covered = rows["found"].between(rows["lower"], rows["upper"])
+    rows, error = rows.assign(covered=covered, width=rows["upper"] - rows["lower"]), rows["predicted"] - rows["found"]
     text = [
-        f"{tier.n_draws} pilot{'s'[: tier.n_draws - 1]} of {tier.n_pilot} donors, {tier.n_splits} splits of the others; {CHANGED:.0%} of the genes changed.",
+        f"{plural(tier.n_draws, 'pilot')} of {tier.n_pilot} donors, {tier.n_splits} splits of the others; {CHANGED:.0%} of the genes changed.",
         f"\nMean error of predictions {error.mean():+.3f}, mean absolute error {error.abs().mean():.3f}; {rows['covered'].mean():.0%} of the "
         f"intervals cover; {rows['false'].mean():.1%} of the called genes are false.\n",
     ]
-    lines = []
-    for key, some in rows.groupby(["set", "group", "fold", "n_donors", "cells", "depth"]):
+    question, lines = ["set", "group", "fold", "donors", "cells", "depth"], []
+    for key, some in rows.groupby(question):
+        spread = f"{some['predicted'].std():.2f}" if len(some) > 1 else "–"
+        means = some[["predicted", "found", "covered", "false", "width"]].mean()
+        shares = (f"{means[column]:.0%}" for column in ("covered", "false"))
         lines.append(
-            [
-                *map(str, key),
-                *(f"{some[column].mean():.2f}" for column in ("predicted", "found")),
-                f"{some['predicted'].std():.2f}" if len(some) > 1 else "–",
-                *(f"{some[column].mean():.0%}" for column in ("covered", "false")),
-                f"{some['width'].mean():.2f}",
-            ]
+            [*key, *(f"{means[c]:.2f}" for c in ("predicted", "found")), spread, *shares, f"{means['width']:.2f}"]
         )
-    header = [
-        "set",
-        "group",
-        "fold",
-        "donors",
-        "cells",
-        "depth",
-        "predicted",
-        "found",
-        "sd of predicted",
-        "covered",
-        "false",
-        "width",
-    ]
+    header = [*question, "predicted", "found", "sd of predicted", "covered", "false", "width"]
     return "\n".join([*text, markdown(header, lines)])
 
 
-def main() -> None:
-    parser = tier_parser(__doc__, TIERS)
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    args, ledger = tier_and_ledger(parser, TIERS, "planning_donors")
-    tier = TIERS[args.tier]
-    jobs = [(name, draw, args.data, tier, ledger.path) for draw in range(tier.n_draws) for name in tier.sets]
-    run_jobs(run, jobs, args.jobs)
-    text = report(ledger.read(), tier)
-    write_page(args.out, "Plans of donors, back-tested", "planning_donors", __doc__, args.tier, text)
-
+BENCHMARK = Benchmark(
+    "planning_donors",
+    "Plans of donors, back-tested",
+    __doc__,
+    TIERS,
+    lambda tier: [Job(name, draw, "plan") for draw in range(tier.n_draws) for name in tier.sets],
+    run,
+    report,
+    cells,
+    n_jobs=2,
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,6 +1,6 @@
 """Priors of scVI: stock scVI against FlexSCVI with a normal, mixture, VampPrior and VampPrior mixture prior.
 
-    python benchmarks/priors.py --data DIR --standard --figures docs/_static --out docs/benchmarks_priors.md
+    python benchmarks/priors.py --data DIR --standard --out docs/benchmarks_priors.md
 
 Every (set, seed) is one split of the cells, 70% to train, 10% for validation (which no choice here uses), 20% to score.
 All models of a (set, seed) see the same cells and genes, start from the same weights of encoder and decoder (checked;
@@ -19,25 +19,31 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import time
 import zlib
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import scanpy as sc
 import scvi
-from _ledger import Ledger, markdown, mean_sd
-from _sets import OTHERS, TRUTH, VMM_PUBLISHED, VMM_PUBLISHED_PLAN, load, train_test_split
-from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
-from anndata import AnnData
+from _benchmark import Benchmark, Job, rotated
+from _fits import built, fit_model, silent
+from _sets import OTHERS, TRUTH, VMM_PUBLISHED, VMM_PUBLISHED_PLAN, Split, heading, split_cells, train_test_split
+from _tables import markdown, mean_sd, plural, spread_table
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import scdgd
 from scdgd.metrics import active_units, merged_accuracy, merged_labels, n_principal_components, n_used_components
 from scdgd.model import FlexSCVI
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from anndata import AnnData
+    from matplotlib.figure import Figure
 
 N_LATENT, N_WIDE, N_COMPONENTS = 10, 128, 100
 N_ELBO_DRAWS, N_IMPORTANCE_SAMPLES, N_PRIOR_SAMPLES = 5, 100, 2_000
@@ -135,50 +141,46 @@ def fresh_rates(tier: Tier) -> dict[str, Setting]:
     }
 
 
-def jobs_of(tier: Tier) -> list[tuple[str, int, dict[str, Setting]]]:
-    """Sets, seeds and settings, each run in one process; the first seed and the sweeps come first."""
-    if tier is TIERS["rates"]:
-        return [(name, seed, fresh_rates(tier)) for seed in range(tier.seeds) for name in tier.sets]
-    main = [[(name, seed, MAIN) for name in tier.sets] for seed in range(tier.seeds)]
-    sweeps = [(tier.sweep_set, seed, WIDE) for seed in range(min(MIN_SEEDS, tier.seeds))]
-    sweeps += [(name, seed, LINEAR) for seed in range(min(MIN_SEEDS, tier.seeds)) for name in tier.sets]
-    for seed in range(tier.sweep_seeds):
-        sweeps += [(tier.sweep_set, seed, grid) for grid in (kl_grid(tier), rate_grid(tier))]
-    return [*main[0], *sweeps, *(job for of_seed in main[1:] for job in of_seed)]
+def settings_of(tier: Tier) -> dict[str, Setting]:
+    """All settings of a tier, by name."""
+    if tier == TIERS["rates"]:
+        return fresh_rates(tier)
+    return MAIN | WIDE | LINEAR | kl_grid(tier) | rate_grid(tier)
 
 
-def cells_of(name: str, data: Path | None, tier: Tier, seed: int) -> AnnData:
-    """The set as other benchmarks load it, but with fewer genes: the most variable. `seed` is for simulated cells."""
+def grid(tier: Tier) -> list[Job]:
+    """The first seed and the sweeps come first."""
+    if tier == TIERS["rates"]:
+        return [Job(name, i, m) for i in range(tier.seeds) for name in tier.sets for m in rotated(fresh_rates(tier), i)]
+    splits = [(name, seed) for seed in range(tier.seeds) for name in tier.sets]
+    few = min(MIN_SEEDS, tier.seeds)
+    jobs = [Job(*split, method) for split in splits for method in rotated(MAIN, split[1])]
+    jobs += [Job(tier.sweep_set, seed, method) for seed in range(few) for method in WIDE]
+    jobs += [Job(name, seed, method) for name, seed in splits if seed < few for method in rotated(LINEAR, seed)]
+    sweeps = {**kl_grid(tier), **rate_grid(tier)}
+    return jobs + [Job(tier.sweep_set, seed, m) for seed in range(tier.sweep_seeds) for m in rotated(sweeps, seed)]
+
+
+class Cells(NamedTuple):
+    """A split, settings of the tier, and how far training and test cells differ by chance."""
+
+    split: Split
+    settings: dict[str, Setting]
+    floor: dict[str, float]
+
+
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> Cells:
     if name == "simulated":
-        return scdgd.datasets.simulate(
-            tier.max_cells, tier.max_genes, type_proportions=SIMULATED_TYPES, seed=FIRST_SIMULATION + seed
-        )
-    adata = load(name, data, tier.max_cells)
-    if adata.n_vars > tier.max_genes:
-        rank = adata.var.get("highly_variable_rank")
-        if rank is None:
-            sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=tier.max_genes)
-            rank = adata.var["highly_variable_rank"]
-        adata = adata[:, (rank.rank(method="first") <= tier.max_genes).to_numpy()].copy()
-        sc.pp.filter_cells(adata, min_counts=2)
-    return adata
+        options = {"type_proportions": SIMULATED_TYPES, "seed": FIRST_SIMULATION + seed}
+        split = train_test_split(scdgd.datasets.simulate(tier.max_cells, tier.max_genes, **options), seed)
+    else:
+        split = split_cells(name, seed, tier, data)
+    pairs = zip(*(gene_statistics(part.X) for part in split), strict=True)
+    floor = {n: np.abs(a - b).mean() for n, (a, b) in zip(("floor_mean", "floor_zeros"), pairs, strict=True)}
+    return Cells(split, settings_of(tier), floor)
 
 
-def silent(plan_cls: type) -> type:
-    """The training plan without a history, which takes a third of the time of small minibatches."""
-
-    class SilentPlan(plan_cls):
-        def log(self, *args, **kwargs) -> None:
-            pass
-
-        def compute_and_log_metrics(self, *args, **kwargs) -> None:
-            pass
-
-    return SilentPlan
-
-
-def build(setting: Setting, train: AnnData, seed: int):
-    scvi.settings.seed = seed
+def build(setting: Setting, train: AnnData):
     cls = scvi.model.SCVI if setting.prior == "stock" else FlexSCVI
     options = {
         "prior": _NAMES.get(setting.prior, setting.prior),
@@ -186,10 +188,8 @@ def build(setting: Setting, train: AnnData, seed: int):
         "decoder": setting.decoder,
         **(VMM_PUBLISHED if setting.prior == "vmm" else {}),
     }
-    cls.setup_anndata(train, batch_key="batch" if "batch" in train.obs else None)
-    model = cls(
-        train, n_latent=setting.n_latent, n_hidden=128, gene_likelihood="nb", **(options if cls is FlexSCVI else {})
-    )
+    common = {"n_latent": setting.n_latent, "n_hidden": 128, "gene_likelihood": "nb"}
+    model = built(cls, train, **common, **(options if cls is FlexSCVI else {}))
     model._training_plan_cls = silent(model._training_plan_cls)
     return model
 
@@ -203,22 +203,24 @@ def fingerprint(model) -> int:
     return check
 
 
-def fit(setting: Setting, train: AnnData, test: AnnData, seed: int, epochs: int | None) -> dict:
+def run(cells: Cells, job: Job, tier: Tier) -> Iterator[dict]:
     """Train one model and score it."""
-    train, test = train.copy(), test.copy()
-    model = build(setting, train, seed)
+    setting, seed = cells.settings[job.method], job.seed
+    train, test = cells.split.train.copy(), cells.split.test.copy()
+    model = build(setting, train)
     start_weights = fingerprint(model)
     plan = {"n_epochs_kl_warmup": None, **(VMM_PUBLISHED_PLAN if setting.prior == "vmm" else {}), **setting.plan}
     if plan.get("prior_batch_size") == "n":
         plan["prior_batch_size"] = round(0.875 * train.n_obs)
     scvi.settings.seed = seed
-    start = time.process_time()
-    model.train(epochs, accelerator="cpu", train_size=0.875, plan_kwargs=plan, logger=False, enable_progress_bar=False)
-    seconds = time.process_time() - start
+    seconds = fit_model(model, tier.epochs, train_size=0.875, plan_kwargs=plan, logger=False)
     check = zlib.crc32(np.asarray(model.train_indices).tobytes(), start_weights)
     z = model.get_latent_representation()
     options = {"n_mc_samples": N_IMPORTANCE_SAMPLES, "n_mc_samples_per_pass": 20}
-    return {
+    yield {
+        **cells.split.sizes,
+        "cells": round(0.875 * train.n_obs),
+        **cells.floor,
         "start": check,
         "epochs": model.trainer.current_epoch,
         "seconds": seconds / model.trainer.current_epoch,
@@ -319,56 +321,8 @@ SPACE_COLUMNS = ("elbo", "iwae", "iwae_gain", "active", "pcs", "seconds", "ratio
 SCIB_COLUMNS = ("bio", "batch", "total")
 
 
-def finished_methods(rows: pd.DataFrame, name: str, seed: int) -> set[str]:
-    if rows.empty:
-        return set()
-    return set(rows.loc[(rows["set"] == name) & (rows["seed"] == seed) & rows["failure"].isna(), "method"])
-
-
-def run(job: tuple) -> None:
-    """Settings on one split, in an order that rotates with the seed; finished ones are skipped, failed ones tried again."""
-    name, seed, settings, data, tier, path = job
-    one_quiet_thread()
-    ledger = Ledger(path)
-    order = np.roll(list(settings), seed)
-    finished = finished_methods(ledger.read(), name, seed)
-    todo = [method for method in order if method not in finished]
-    if not todo:
-        return
-    adata = cells_of(name, data, tier, seed)
-    train, test = train_test_split(adata, seed)
-    floor = zip(gene_statistics(train.X), gene_statistics(test.X), strict=True)
-    sizes = {
-        "cells": round(0.875 * train.n_obs),
-        "genes": train.n_vars,
-        "types": train.obs["cell_type"].nunique(),
-        **{n: np.abs(a - b).mean() for n, (a, b) in zip(("floor_mean", "floor_zeros"), floor, strict=True)},
-    }
-    for method in todo:
-        scores = dict.fromkeys(("start", "epochs", *(c for c in COLUMNS if c not in ("iwae_gain", "ratio"))))
-        failure = None
-        try:
-            scores |= fit(settings[method], train, test, seed, tier.epochs)
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            failure = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        ledger.add({"set": name, "seed": seed, "method": method, **sizes, **scores, "failure": failure})
-        print(
-            f"{name} seed {seed} {method}: {failure}"
-            if failure
-            else f"{name} seed {seed} {method}: used {scores['used']}, NMI {scores['nmi'] or scores['nmi_kmeans']:.3f}, "
-            f"IWAE {scores['iwae']:.2f}, {scores['seconds']:.2f} s per epoch",
-            flush=True,
-        )
-
-
-def table_of(rows: pd.DataFrame, methods: list[str], columns: tuple[str, ...]) -> str:
-    """Mean ± standard deviation over seeds."""
-    lines = []
-    for method in methods:
-        of_method = rows[rows["method"] == method]
-        if len(of_method):
-            lines.append([method, *(mean_sd(of_method[c], COLUMNS[c][1]) for c in columns), len(of_method)])
-    return markdown(["model", *(COLUMNS[c][0] for c in columns), "seeds"], lines)
+def some(columns: Iterable[str]) -> dict[str, tuple[str, int]]:
+    return {column: COLUMNS[column] for column in columns}
 
 
 def main_tables(rows: pd.DataFrame, name: str) -> list[str]:
@@ -377,15 +331,12 @@ def main_tables(rows: pd.DataFrame, name: str) -> list[str]:
     stock = rows[rows["method"] == "scVI (stock)"].set_index("seed")
     rows["ratio"] = rows["seconds"] / rows["seed"].map(stock["seconds"])
     rows["iwae_gain"] = rows["iwae"] - rows["seed"].map(stock["iwae"])
-    cells, genes, types = rows[["cells", "genes", "types"]].iloc[0]
-    measured = "; labels are measured" if name in TRUTH else ""
     scib = SCIB_COLUMNS if rows["bio"].notna().any() else ()
     return [
-        f"\n**{name}**: {cells} training cells × {genes} genes, {types} types{measured}, "
-        f"{rows['epochs'].max():.0f} epochs\n",
-        table_of(rows, list(MAIN), CLUSTER_COLUMNS),
+        f"\n{heading(rows, name)}, {rows['epochs'].max():.0f} epochs\n",
+        spread_table(rows, some(CLUSTER_COLUMNS), MAIN, head="model"),
         "",
-        table_of(rows, list(MAIN), (*SPACE_COLUMNS, *scib)),
+        spread_table(rows, some((*SPACE_COLUMNS, *scib)), MAIN, head="model"),
     ]
 
 
@@ -456,7 +407,7 @@ def rate_tables(rows: pd.DataFrame, tier: Tier) -> str:
     cells, genes = f"{tier.max_cells:,}", f"{tier.max_genes:,}"
     about = (
         f"Sets that the first choice did not see: at most {cells} cells and {genes} genes, {tier.epochs} epochs, "
-        f"{N_COMPONENTS} components, {_seeds(tier.seeds)} at most. The simulated cells are of {n_types} types (`scdgd.datasets.simulate`, "
+        f"{N_COMPONENTS} components, {plural(tier.seeds, 'seed')} at most. The simulated cells are of {n_types} types (`scdgd.datasets.simulate`, "
         f"seeds from {FIRST_SIMULATION} on). *Below*: nats of IWAE per cell less than the best ratio's; *pairs*: of set and seed."
     )
     return "\n".join([about, "", RATE_RULE, "", markdown(header, lines), "", *decisions])
@@ -500,7 +451,9 @@ def directions(rows: pd.DataFrame, tier: Tier) -> str:
     return markdown(["direction", "set", "means", "holds", "seeds in this order"], lines)
 
 
-def report(rows: pd.DataFrame, tier_name: str, tier: Tier, figures: Path | None = None) -> str:
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    if tier == TIERS["rates"]:
+        return rate_tables(rows, tier)
     sets = [name for name in tier.sets if (rows["set"].eq(name) & rows["method"].isin(MAIN)).any()]
     of_sweep = rows[rows["set"] == tier.sweep_set]
     swept = of_sweep[of_sweep["seed"] < tier.sweep_seeds]
@@ -511,9 +464,8 @@ def report(rows: pd.DataFrame, tier_name: str, tier: Tier, figures: Path | None 
     )
     started = rows[rows["method"].isin(MAIN)].groupby(["set", "seed"])["start"].nunique()
     unequal = [f"{name} seed {seed}" for (name, seed), n in started.items() if n > 1]
-    failures = rows[rows["failure"].notna()]
     text = [
-        f"Tier `{tier_name}`: {cap}{epochs}; mean ± standard deviation over seeds. *Used* components hold at least 1% of "
+        f"{cap}{epochs}; mean ± standard deviation over seeds. *Used* components hold at least 1% of "
         "the cells, *distinct* ones any. *Accuracy* and *NMI merged* give each cluster the label of its most probable "
         "member, so they do not punish many clusters; *NMI* and *ARI* are of the clusters as they are; k-means has as "
         "many clusters as there are labels, on the posterior means. *Active units* have a variance of the posterior "
@@ -525,49 +477,41 @@ def report(rows: pd.DataFrame, tier_name: str, tier: Tier, figures: Path | None 
         text += main_tables(rows, name)
     text += [
         f"\n## Wide latent spaces\n\n{N_WIDE} dimensions, {tier.sweep_set}.\n",
-        table_of(of_sweep, list(WIDE), ("active", "pcs", "elbo", "iwae", "nmi_kmeans", "ari_kmeans", "seconds")),
+        spread_table(
+            of_sweep, some(("active", "pcs", "elbo", "iwae", "nmi_kmeans", "ari_kmeans", "seconds")), WIDE, head="model"
+        ),
         f"\n## Weight and rate of the mixture\n\nVMM on {tier.sweep_set}: `prior_batch_size` (b0) by `prior_lr_ratio`; "
-        f"{_seeds(tier.sweep_seeds)}. IWAE, of the test cells, needs no labels.\n",
+        f"{plural(tier.sweep_seeds, 'seed')}. IWAE, of the test cells, needs no labels.\n",
         grid_table(swept, tier, "used"),
         "",
         grid_table(swept, tier, "iwae"),
         "",
         grid_table(swept, tier, "nmi"),
-        *_image("Used components and held-out IWAE by weight and rate of the mixture", figures, "priors_rates.png"),
-        f"\n## Weight of the divergence\n\n{tier.sweep_set}, {_seeds(tier.sweep_seeds)}; mean absolute deviation over "
+        f"\n## Weight of the divergence\n\n{tier.sweep_set}, {plural(tier.sweep_seeds, 'seed')}; mean absolute deviation over "
         f"genes of the mean count and of the share of zeros, {N_PRIOR_SAMPLES:,} cells drawn from the prior against test "
         "cells. The last row compares training with test cells, which differ by chance only.\n",
         kl_table(swept, tier),
-        *_image("Samples of the prior and held-out IWAE by KL weight", figures, "priors_kl_weight.png"),
-        f"\n## Linear decoder\n\nNo hidden layer between latent space and log rates, {_seeds(min(MIN_SEEDS, tier.seeds))}. Its "
+        f"\n## Linear decoder\n\nNo hidden layer between latent space and log rates, {plural(min(MIN_SEEDS, tier.seeds), 'seed')}. Its "
         "intercepts start at the mean profile of the training cells.\n",
         linear_table(rows, sets),
         "\n## Published directions\n",
         directions(rows, tier),
-        "\n## Failures\n",
-        "\n".join(f"- {r['set']} seed {r['seed']} {r['method']}: {r['failure']}" for _, r in failures.iterrows())
-        or "None.",
     ]
-    return "\n".join(text) + "\n"
+    return "\n".join(text)
 
 
-def _image(what: str, folder: Path | None, file: str) -> list[str]:
-    return [] if folder is None else [f"\n![{what}]({folder.name}/{file})"]
-
-
-def _seeds(n: int) -> str:
-    return f"{n} seed{'s' if n > 1 else ''}"
-
-
-def draw(rows: pd.DataFrame, tier: Tier, folder: Path) -> None:
-    """Figures of the two sweeps, of two panels each."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    folder.mkdir(parents=True, exist_ok=True)
+def figures(rows: pd.DataFrame, tier: Tier) -> dict[str, tuple[str, Figure]]:
+    """Of the two sweeps, where there are any."""
+    if not tier.sweep_seeds:
+        return {}
     rows = rows[(rows["set"] == tier.sweep_set) & (rows["seed"] < tier.sweep_seeds)]
+    return {
+        "priors_rates": ("Used components and held-out IWAE by weight and rate of the mixture", draw_rates(rows, tier)),
+        "priors_kl_weight": ("Samples of the prior and held-out IWAE by KL weight", draw_kl_weights(rows, tier)),
+    }
+
+
+def draw_rates(rows: pd.DataFrame, tier: Tier) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for axis, column, title in zip(axes, ("used", "iwae"), ("Used components", "Held-out IWAE (nats)"), strict=True):
         mean = rows.groupby("method")[column].mean()
@@ -576,17 +520,15 @@ def draw(rows: pd.DataFrame, tier: Tier, folder: Path) -> None:
         axis.set_xticks(range(len(tier.ratios)), [f"{r:g}" for r in tier.ratios])
         axis.set_yticks(range(len(tier.b0)), tier.b0)
         axis.set(title=title, xlabel="prior_lr_ratio", ylabel="prior_batch_size")
-        middle = np.nanmean([np.nanmin(values), np.nanmax(values)]) if np.isfinite(values).any() else 0
+        middle, digits = np.nanmean([np.nanmin(values), np.nanmax(values)]), 0 if column == "used" else 1
         for (i, j), value in np.ndenumerate(values):
-            if np.isfinite(value):
-                color = "black" if value > middle else "white"
-                axis.text(
-                    j, i, f"{value:.0f}" if column == "used" else f"{value:.1f}", ha="center", va="center", c=color
-                )
+            color = "black" if value > middle else "white"
+            axis.text(j, i, f"{value:.{digits}f}", ha="center", va="center", c=color)
         figure.colorbar(image, ax=axis)
-    figure.savefig(folder / "priors_rates.png", dpi=80)
-    plt.close(figure)
+    return figure
 
+
+def draw_kl_weights(rows: pd.DataFrame, tier: Tier) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
     panels = {"mad_mean": "MAD of gene means", "mad_zeros": "MAD of zero shares", "iwae": "Held-out IWAE (nats)"}
     for axis, (column, title) in zip(axes, panels.items(), strict=True):
@@ -598,26 +540,10 @@ def draw(rows: pd.DataFrame, tier: Tier, folder: Path) -> None:
             axis.axhline(rows[f"floor{column[3:]}"].mean(), color="gray", ls="--", label="training cells")
         axis.set(xscale="log", title=title, xlabel="KL weight")
     axes[0].legend(fontsize=8)
-    figure.savefig(folder / "priors_kl_weight.png", dpi=80)
-    plt.close(figure)
+    return figure
 
 
-def main() -> None:
-    parser = tier_parser(__doc__, TIERS)
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    parser.add_argument("--figures", type=Path, help="folder for figures of the sweeps (default: none)")
-    args, ledger = tier_and_ledger(parser, TIERS, "priors")
-    tier = TIERS[args.tier]
-    run_jobs(run, [(*job, args.data, tier, ledger.path) for job in jobs_of(tier)], args.jobs)
-    rows = ledger.read().drop_duplicates(["set", "seed", "method"], keep="last")
-    if args.tier == "rates":
-        print(rate_tables(rows, tier))
-        return
-    text = report(rows, args.tier, tier, args.figures)
-    write_page(args.out, "Priors of scVI", "priors", __doc__, args.tier, text)
-    if args.figures is not None:
-        draw(rows, tier, args.figures)
-
+BENCHMARK = Benchmark("priors", "Priors of scVI", __doc__, TIERS, grid, run, report, cells, figures, n_jobs=2)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

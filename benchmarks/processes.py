@@ -17,11 +17,15 @@ import os
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
-from _ledger import Ledger, markdown
-from _tiers import one_quiet_thread, page_parser, tier_and_ledger, write_page
+from _benchmark import Benchmark, Job, one_quiet_thread
+from _tables import markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
 
 AIM = 0.8
 
@@ -71,59 +75,40 @@ def measure(n: int, n_cells: int, n_genes: int, n_epochs: int) -> None:
         print(json.dumps({"seconds": seconds, "cpu": cpu, "elbo": elbo}))
 
 
-def run(tier: Tier, ledger: Ledger) -> None:
-    """All numbers of processes; finished ones are skipped."""
-    for n in tier.processes:
-        if ledger.has(set=tier.n_cells, method=n):
-            continue
-        arguments = json.dumps([n, tier.n_cells, tier.n_genes, tier.n_epochs])
-        done = subprocess.run([sys.executable, __file__, "--worker", arguments], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(done.stderr)
-        row = next(json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
-        ledger.add({"set": tier.n_cells, "seed": 0, "method": n, **row})
-        print(n, row, flush=True)
+def grid(tier: Tier) -> list[Job]:
+    return [Job(str(tier.n_cells), 0, str(n)) for n in tier.processes]
+
+
+def run(cells: None, job: Job, tier: Tier) -> Iterator[dict]:
+    arguments = json.dumps([int(job.method), tier.n_cells, tier.n_genes, tier.n_epochs])
+    done = subprocess.run([sys.executable, __file__, "--worker", arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    yield next(json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
 
 
 def report(rows: pd.DataFrame, tier: Tier) -> str:
-    rows = rows.assign(method=rows["method"].astype(int)).sort_values("method").set_index("method")
-    efficiency = {kind: rows[kind].loc[1] / (rows.index.to_series() * rows[kind]) for kind in ("seconds", "cpu")}
-    body = [
-        [
-            str(n),
-            f"{(tier.n_epochs - 1) * tier.n_cells / rows['seconds'][n]:,.0f}",
-            f"{1e6 * n * rows['cpu'][n] / ((tier.n_epochs - 1) * tier.n_cells):,.1f}",
-            f"{efficiency['seconds'][n]:.2f}",
-            f"{efficiency['cpu'][n]:.2f}",
-            f"{rows['elbo'][n]:,.1f}",
-        ]
-        for n in rows.index
-    ]
-    head = [
-        "processes",
-        "cells per second",
-        "CPU microseconds per cell",
-        "efficiency, clock",
-        "efficiency, CPU",
-        "ELBO",
-    ]
+    rows = rows.set_index(rows["method"].astype(int)).sort_index()
+    n_seen, n = (tier.n_epochs - 1) * tier.n_cells, rows.index.to_series()
+    columns = {
+        "cells per second": (n_seen / rows["seconds"]).map("{:,.0f}".format),
+        "CPU microseconds per cell": (1e6 * n * rows["cpu"] / n_seen).map("{:,.1f}".format),
+        "efficiency, clock": (rows["seconds"][1] / (n * rows["seconds"])).map("{:.2f}".format),
+        "efficiency, CPU": (rows["cpu"][1] / (n * rows["cpu"])).map("{:.2f}".format),
+        "ELBO": rows["elbo"].map("{:,.1f}".format),
+    }
     cores = len(os.sched_getaffinity(0))
     return (
         f"{tier.n_cells:,} cells, {tier.n_genes:,} genes, {tier.n_epochs} epochs, {cores} cores with other programs on them.\n\n"
-        + markdown(head, body)
+        + markdown(["processes", *columns], zip(rows.index, *columns.values(), strict=True))
         + f"\n\nAim: an efficiency of {AIM} of two processes.\n"
     )
 
 
-def main() -> None:
-    if "--worker" in sys.argv:
-        measure(*json.loads(sys.argv[sys.argv.index("--worker") + 1]))
-        return
-    args, ledger = tier_and_ledger(page_parser(__doc__, TIERS), TIERS, "processes")
-    tier = TIERS[args.tier]
-    run(tier, ledger)
-    write_page(args.out, "Several processes", "processes", __doc__, args.tier, report(ledger.read(), tier))
-
+BENCHMARK = Benchmark("processes", "Several processes", __doc__, TIERS, grid, run, report)
 
 if __name__ == "__main__":
-    main()
+    if "--worker" in sys.argv:
+        measure(*json.loads(sys.argv[sys.argv.index("--worker") + 1]))
+    else:
+        BENCHMARK.main()

@@ -15,19 +15,24 @@ cells with the rates of the preset. Four fifths of at most 1,000 cells with 500 
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
-import scvi
-from _ledger import Ledger, markdown, mean_sd
-from _sets import load, most_variable, train_test_split
-from _tiers import one_quiet_thread, tier_and_ledger, tier_parser, write_page
+from _benchmark import Benchmark, Job, every
+from _fits import fit_model
+from _sets import Split, load, most_variable, train_test_split
+from _tables import markdown, mean_sd
 from sklearn.metrics import adjusted_rand_score
 
 from scdgd.metrics import held_out_log_likelihood, n_used_components
 from scdgd.model import SCVMM
 from scdgd.presets import STIRN_2024
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import pandas as pd
 
 
 class Tier(NamedTuple):
@@ -56,58 +61,46 @@ GRADIENTS = {"stopped": False, "passed": True}
 SCORES = {"evidence": 1, "held_out": 1, "clusters": 1, "ari": 3}
 
 
-def run(name: str, seed: int, start: str, gradient: str, tier: Tier, data: Path | None) -> dict:
-    adata = most_variable(load(name, data, tier.n_cells, seed), tier.n_genes)
-    train, test = train_test_split(adata, seed)
-    scvi.settings.seed = seed
-    SCVMM.setup_anndata(train)
+METHODS = {f"{start}, {gradient}": (start, gradient) for start, gradient in product(STARTS, GRADIENTS)}
+
+
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> Split:
+    return train_test_split(most_variable(load(name, data, tier.n_cells, seed), tier.n_genes), seed)
+
+
+def run(split: Split, job: Job, tier: Tier) -> Iterator[dict]:
+    start, gradient = METHODS[job.method]
+    train, test = split.train.copy(), split.test
     model_kwargs, plan_kwargs = STARTS[start]
-    model = SCVMM(train, n_components=min(100, train.n_obs // 4), **_OPTIONS | model_kwargs)
-    plan_kwargs = plan_kwargs | {"encoder_learns_from_prior": GRADIENTS[gradient]}
-    quiet = {"accelerator": "cpu", "enable_progress_bar": False}
-    model.train(tier.epochs, train_size=1.0, plan_kwargs=plan_kwargs, **quiet)
+    training = {"train_size": 1.0, "plan_kwargs": plan_kwargs | {"encoder_learns_from_prior": GRADIENTS[gradient]}}
+    options = {"n_components": min(100, train.n_obs // 4)} | _OPTIONS | model_kwargs
+    SCVMM.setup_anndata(train)
+    model = SCVMM(train, **options)
+    fit_model(model, tier.epochs, **training)
     clusters = model.get_cluster_assignments()
-    return {
-        "evidence": model.get_marginal_ll(test, n_mc_samples=100, n_mc_samples_per_pass=10),
+    yield {
+        "evidence": float(model.get_marginal_ll(test, n_mc_samples=100, n_mc_samples_per_pass=10)),
         "held_out": held_out_log_likelihood(model, test, form="predictive", n_samples=50).log_likelihood,
         "clusters": n_used_components(clusters),
         "ari": adjusted_rand_score(train.obs["cell_type"], clusters),
     }
 
 
-def table(rows: pd.DataFrame, sets: tuple[str, ...]) -> str:
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    """Both gradients from each start, and their difference."""
     lines = []
-    for name in sets:
-        for start in STARTS:
-            for gradient in GRADIENTS:
-                some = rows[(rows["set"] == name) & (rows["method"] == f"{start}, {gradient}")]
-                lines.append([name, start, gradient, *(mean_sd(some[key], n) for key, n in SCORES.items())])
-            pair = [
-                rows[(rows["set"] == name) & (rows["method"] == f"{start}, {g}")].set_index("seed") for g in GRADIENTS
-            ]
-            gain = pair[1][list(SCORES)] - pair[0][list(SCORES)]
-            lines.append([name, start, "passed − stopped", *(mean_sd(gain[key], n) for key, n in SCORES.items())])
+    for name, start in product(tier.sets, STARTS):
+        of_set = rows[rows["set"] == name].set_index("seed")
+        pair = {g: of_set.loc[of_set["method"] == f"{start}, {g}", list(SCORES)] for g in GRADIENTS}
+        pair["passed − stopped"] = pair["passed"] - pair["stopped"]
+        for gradient, some in pair.items():
+            lines.append([name, start, gradient, *(mean_sd(some[key], n) for key, n in SCORES.items())])
     return markdown(["set", "start", "gradient", "evidence", "held out", "clusters", "ARI"], lines)
 
 
-def fill(ledger: Ledger, tier: Tier, data: Path | None) -> None:
-    for seed in range(tier.seeds):
-        for name in tier.sets:
-            for start in STARTS:
-                for gradient in GRADIENTS:
-                    key = {"set": name, "seed": seed, "method": f"{start}, {gradient}"}
-                    if not ledger.has(**key):
-                        ledger.add(key | run(name, seed, start, gradient, tier, data))
-
-
-def main() -> None:
-    args, ledger = tier_and_ledger(tier_parser(__doc__.split("\n\n", 1)[0], TIERS), TIERS, "pseudo_input_gradient")
-    one_quiet_thread()
-    tier = TIERS[args.tier]
-    fill(ledger, tier, args.data)
-    text = table(ledger.read(), tier.sets)
-    write_page(args.out, "Gradient through pseudo-inputs", "pseudo_input_gradient", __doc__, args.tier, text)
-
+BENCHMARK = Benchmark(
+    "pseudo_input_gradient", "Gradient through pseudo-inputs", __doc__, TIERS, every(METHODS), run, report, cells
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -17,21 +17,20 @@ SCDGD has 20 components, each a cluster.
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import subprocess
-import sys
 import threading
 import time
-import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import anndata as ad
 import pandas as pd
-from _ledger import Ledger, markdown
+from _benchmark import Benchmark, Job, alone, one_quiet_thread
 from _sets import NOT_MERGED
+from _tables import markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 N_GENES = 2_000
 MIB = 2**20
@@ -40,7 +39,7 @@ TITLES = ("set-up", "warm start", "epoch", "mixture", "clusters", "loader", "new
 #: Aims: memory of the largest file, speed of the loader over that of training.
 MAX_GIB, LOADER_OVER_TRAINING = 1.5, 5
 ON_PAPER = 100_000_000
-WHERE = {"memory": "in memory", "disk": "in a file", "zarr": "in a Zarr store"}
+WHERE = {"disk": "in a file", "memory": "in memory", "zarr": "in a Zarr store"}
 
 
 class Tier(NamedTuple):
@@ -101,17 +100,12 @@ class Stopwatch:
 
 def measure(path: str, new_path: str, in_memory: bool, epochs: int) -> dict:
     """One line of the table; run in a process of its own."""
-    import scvi
-    import torch
     from lightning.pytorch.callbacks import Callback
 
     from scdgd.data import SparseCountsLoader, read_backed
     from scdgd.model import SCDGD
 
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    scvi.settings.verbosity, scvi.settings.seed = logging.ERROR, 0
-    torch.set_num_threads(1)
+    one_quiet_thread()
     sampler = MemorySampler()
     sampler.start()
     watch = Stopwatch(sampler)
@@ -152,45 +146,45 @@ def measure(path: str, new_path: str, in_memory: bool, epochs: int) -> dict:
     }
 
 
-def run_worker(*arguments) -> dict:
-    """:func:`measure` in a fresh process."""
-    command = [sys.executable, __file__, "--worker", json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+class Files(NamedTuple):
+    """Simulated cells on disk, and how long they took."""
+
+    folder: TemporaryDirectory
+    simulate: float
+
+    def paths(self, suffix: str = ".h5ad") -> list[Path]:
+        """Cells to train on, and new ones."""
+        return [Path(self.folder.name) / f"{name}{suffix}" for name in ("cells", "new")]
 
 
-def run(tier: Tier, ledger: Ledger, folder: Path) -> None:
-    """All sizes, smallest first; finished ones are skipped."""
-    import anndata as ad
+def grid(tier: Tier) -> list[Job]:
+    """Sizes, smallest first, and where counts are."""
+    return [Job(str(n), 0, s) for n in tier.sizes for s in WHERE if s == "disk" or n in tier.in_memory]
 
+
+def cells(name: str, seed: int, tier: Tier, data: None) -> Files:
     from scdgd.datasets import simulate
 
-    for n_cells in tier.sizes:
-        storages = [s for s in ("disk", "memory", "zarr") if s == "disk" or n_cells in tier.in_memory]
-        storages = [s for s in storages if not ledger.has(set=n_cells, method=s)]
-        if not storages:
-            continue
-        path, new_path = folder / "cells.h5ad", folder / "new.h5ad"
-        start = time.perf_counter()
-        simulate(n_cells, tier.n_genes, seed=0, path=path).file.close()
-        seconds = time.perf_counter() - start
-        simulate(n_cells // 10, tier.n_genes, seed=1, path=new_path).file.close()
-        for storage in storages:
-            paths = path, new_path
-            if storage == "zarr":
-                paths = [one.with_suffix(".zarr") for one in paths]
-                for file, store in zip((path, new_path), paths, strict=True):
-                    ad.read_h5ad(file).write_zarr(store)
-            row = run_worker(*map(str, paths), storage == "memory", tier.epochs)
-            size = sum(part.stat().st_size for part in (paths[0].rglob("*") if storage == "zarr" else [path])) / MIB
-            ledger.add({"set": n_cells, "seed": 0, "method": storage, "simulate": seconds, "file_mib": size, **row})
-            print(f"{n_cells} cells, {storage}: " + ", ".join(f"{k} {v:.1f}" for k, v in row.items()), flush=True)
+    files, start = Files(TemporaryDirectory(), 0.0), time.perf_counter()
+    path, new_path = files.paths()
+    simulate(int(name), tier.n_genes, seed=0, path=path).file.close()
+    seconds = time.perf_counter() - start
+    simulate(int(name) // 10, tier.n_genes, seed=1, path=new_path).file.close()
+    return files._replace(simulate=seconds)
 
 
-def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
-    rows = rows.sort_values(["method", "set"])
+def run(files: Files, job: Job, tier: Tier) -> Iterator[dict]:
+    paths = files.paths(".zarr" if job.method == "zarr" else ".h5ad")
+    if job.method == "zarr":
+        for file, store in zip(files.paths(), paths, strict=True):
+            ad.read_h5ad(file).write_zarr(store)
+    size = sum(part.stat().st_size for part in ([paths[0]] if paths[0].is_file() else paths[0].rglob("*"))) / MIB
+    row = alone(measure, *map(str, paths), job.method == "memory", tier.epochs)
+    yield {"simulate": files.simulate, "file_mib": size, **row}
+
+
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    rows = rows.assign(set=rows["set"].astype(int)).sort_values(["method", "set"])
     cells = {phase: rows["n_new"] if phase == "new_cells" else rows["set"] for phase in PHASES}
     speed = {phase: cells[phase] / rows[f"{phase}_seconds"] for phase in PHASES}
     micros = {phase: 1e6 * rows[f"{phase}_cpu"] / cells[phase] for phase in PHASES}
@@ -203,7 +197,7 @@ def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
         return markdown(["cells", *columns], body)
 
     text = [
-        f"Tier `{tier_name}`: {tier.n_genes:,} genes, one run each, one thread, on shared CPU cores: cells per second are by the clock, microseconds per cell of CPU time.",
+        f"{tier.n_genes:,} genes, one run each, one thread, on shared CPU cores: cells per second are by the clock, microseconds per cell of CPU time.",
         "\n**Cells per second**\n",
         table(
             {"simulated": rows["set"] / rows["simulate"]}
@@ -233,7 +227,7 @@ def report(rows: pd.DataFrame, tier_name: str, tier: Tier) -> str:
         f"{loader['zarr'].min():.1f} in a Zarr store (aim: {LOADER_OVER_TRAINING})."
     )
     text.append(on_paper(rows.loc[large]))
-    return "\n".join(text) + "\n"
+    return "\n".join(text)
 
 
 def on_paper(row: pd.Series) -> str:
@@ -262,37 +256,7 @@ def on_paper(row: pd.Series) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    tiers = parser.add_mutually_exclusive_group()
-    for tier_name in TIERS:
-        tiers.add_argument(f"--{tier_name}", dest="tier", action="store_const", const=tier_name)
-    parser.add_argument("--out", type=Path, help="Markdown page to write (default: print only)")
-    parser.add_argument(
-        "--tmp", type=Path, help="folder for the simulated files; --full needs 7 GB (default: the system's)"
-    )
-    parser.add_argument("--ledger", type=Path, help="CSV of finished runs (default: benchmarks/out/<tier>.csv)")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.set_defaults(tier="quick")
-    args = parser.parse_args()
-    if args.worker:
-        print(json.dumps(measure(*json.loads(args.worker))))
-        return
-    tier = TIERS[args.tier]
-    path = args.ledger or Path(__file__).parent / "out" / f"scaling_{args.tier}.csv"
-    if args.tier == "quick":
-        path.unlink(missing_ok=True)
-    with TemporaryDirectory(dir=args.tmp) as folder:
-        run(tier, Ledger(path), Path(folder))
-    text = report(Ledger(path).read(), args.tier, tier)
-    print(text)
-    if args.out:
-        title, rest = __doc__.split("\n", 1)
-        about = rest.split("\n\n", 1)[1]
-        args.out.write_text(
-            f"# Scaling\n\n{title}\n\nPrinted by `python benchmarks/scaling.py --{args.tier}`.\n\n{about}\n{text}"
-        )
-
+BENCHMARK = Benchmark("scaling", "Scaling", __doc__, TIERS, grid, run, report, cells)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -17,22 +17,27 @@ time, which others on the machine do not lengthen. No labels are used.
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 import scanpy as sc
 import scvi
 import torch
-from _ledger import Ledger, markdown, mean_sd
-from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
-from anndata import AnnData
+from _benchmark import Benchmark, Job, cpu_seconds, every
+from _fits import fit_model
+from _sets import Split
+from _tables import markdown, mean_sd, plural, spread_table
 from scipy import sparse
 
 import scdgd
 from scdgd.presets import TREPPNER_2021
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from anndata import AnnData
 
 MADS = {"mad_median": "median", "mad_iqr": "IQR", "mad_cv": "CV", "mad_zero_fraction": "zeros"}
 MAX_MAD_RATIO, MIN_CORRELATION_GAIN = 1.25, 0.30
@@ -41,19 +46,18 @@ SCDBM, SCVI, INDEPENDENT = "SCDBM", "scVI prior", "independent genes"
 
 class Tier(NamedTuple):
     sets: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: int
     n_genes: int
     scvi_epochs: int | None
-    n_processes: int
     methods: tuple[str, ...]
 
 
 MAIN = (SCDBM, SCVI, INDEPENDENT, "noise baseline", "training cells")
 VARIANTS = ("SCDBM, size factors", "SCDBM, published", "chains", "no bound", "no averages", "16 and 4 units")
 TIERS = {
-    "quick": Tier(("pbmc68k",), (0,), 200, 50, 1, MAIN),
-    "standard": Tier(("scdbm_pbmc_hvg1000",), (0, 1, 2), 1_000, None, 2, MAIN),
-    "ablation": Tier(("zeisel_sub",), (0,), 1_000, None, 2, MAIN + VARIANTS),
+    "quick": Tier(("pbmc68k",), 1, 200, 50, MAIN),
+    "standard": Tier(("scdbm_pbmc_hvg1000",), 3, 1_000, None, MAIN),
+    "ablation": Tier(("zeisel_sub",), 1, 1_000, None, MAIN + VARIANTS),
 }
 
 
@@ -68,10 +72,11 @@ def load(name: str, data: Path | None, n_genes: int) -> AnnData:
     return adata
 
 
-def split(adata: AnnData, seed: int) -> tuple[AnnData, AnnData]:
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> Split:
+    adata = load(name, data, tier.n_genes)
     order = np.random.default_rng(seed).permutation(adata.n_obs)
     cut = int(0.8 * adata.n_obs)
-    return adata[np.sort(order[:cut])].copy(), adata[np.sort(order[cut:])].copy()
+    return Split(adata[np.sort(order[:cut])].copy(), adata[np.sort(order[cut:])].copy())
 
 
 class Draws(NamedTuple):
@@ -90,9 +95,7 @@ def boltzmann(
     settings = (preset or {}).get("train", {"plan_kwargs": plan})
     scdgd.model.SCDBM.setup_anndata(train)
     model = scdgd.model.SCDBM(train, **(preset or {}).get("model", {}), **options)
-    start = time.process_time()
-    model.train(**settings, enable_progress_bar=False, estimate_likelihood=False)
-    seconds = time.process_time() - start
+    seconds = cpu_seconds(lambda: model.train(**settings, enable_progress_bar=False, estimate_likelihood=False))
     cells = model.prior_predictive_sample(train.n_obs, seed=seed)
     exact = model.get_marginal_ll(test.copy(), seed=seed)
     module = model.module
@@ -113,9 +116,7 @@ def boltzmann(
 def scvi_prior(train: AnnData, test: AnnData, seed: int, epochs: int | None) -> Draws:
     scvi.model.SCVI.setup_anndata(train)
     model = scvi.model.SCVI(train)
-    start = time.process_time()
-    model.train(epochs, accelerator="cpu", enable_progress_bar=False)
-    seconds = time.process_time() - start
+    seconds = fit_model(model, epochs)
     cells = scdgd.tl.sample_cells(model, train.n_obs, seed=seed)
     return Draws(cells.X, seconds, float(model.get_marginal_ll(test.copy(), n_mc_samples=200)))
 
@@ -148,53 +149,39 @@ METHODS = {
 }
 
 
-def run(job: tuple) -> None:
-    """Train, draw and score one method; write the row."""
-    name, seed, method, tier_name, data, ledger = job
-    one_quiet_thread()
-    tier = TIERS[tier_name]
-    train, test = split(load(name, data, tier.n_genes), seed)
-    scvi.settings.seed = seed
-    draws = METHODS[method](train, test, seed, tier)
-    totals = np.asarray(draws.counts.sum(1)).ravel()
-    real = np.asarray(test.X.sum(1)).ravel()
-    row = {"set": name, "seed": seed, "method": method, "n_train": train.n_obs, "n_test": test.n_obs, "g": train.n_vars}
-    row |= scdgd.metrics.synthetic_scores(test.X, draws.counts)
-    row |= {"total": totals.mean(), "total_sd": totals.std(), "real_total": real.mean(), "real_total_sd": real.std()}
-    row |= draws._asdict() | {"counts": None}
-    ledger.add(row)
+def run(split: Split, job: Job, tier: Tier) -> Iterator[dict]:
+    """Train, draw and score one method."""
+    train, test = split.train.copy(), split.test
+    draws = METHODS[job.method](train, test, job.seed, tier)
+    totals, real = (np.asarray(counts.sum(1)).ravel() for counts in (draws.counts, test.X))
+    yield {
+        **{"n_train": train.n_obs, "n_test": test.n_obs, "g": train.n_vars},
+        **scdgd.metrics.synthetic_scores(test.X, draws.counts),
+        **{"total": totals.mean(), "total_sd": totals.std(), "real_total": real.mean(), "real_total_sd": real.std()},
+        **draws._asdict() | {"counts": None},
+    }
+
+
+COLUMNS = {
+    **{column: (f"MAD {name}", 4) for column, name in MADS.items()},
+    "correlation_error": ("correlation error", 4),
+    "library_ks": ("library KS", 3),
+    "classifier_auc": ("AUC", 3),
+    "total": ("mean total", 0),
+    "total_sd": ("sd of totals", 0),
+    "seconds": ("seconds", 0),
+}
+LIKELIHOODS = {
+    "log_likelihood": ("log-likelihood", 1),
+    "annealed": ("with log Z by AIS", 1),
+    "rhat": ("R-hat of log totals", 2),
+}
 
 
 def table(rows: pd.DataFrame) -> str:
-    header = [
-        "generator",
-        *(f"MAD {name}" for name in MADS.values()),
-        "correlation error",
-        "library KS",
-        "AUC",
-        "mean total",
-    ]
-    header += ["sd of totals", "seconds"]
-    columns = {**dict.fromkeys(MADS, 4), "correlation_error": 4, "library_ks": 3, "classifier_auc": 3}
-    columns |= {"total": 0, "total_sd": 0, "seconds": 0}
-    real = rows.drop_duplicates("seed")
-    lines = [["held-out cells", *["–"] * 7, mean_sd(real["real_total"], 0), mean_sd(real["real_total_sd"], 0), "–"]]
-    for method in METHODS:
-        of_method = rows[rows["method"] == method]
-        if len(of_method) == 0:
-            continue
-        lines.append([method, *(mean_sd(of_method[column], digits) for column, digits in columns.items())])
-    return markdown(header, lines)
-
-
-def likelihoods(rows: pd.DataFrame) -> str:
-    lines = []
-    for method in METHODS:
-        of_method = rows[rows["method"] == method]
-        if of_method["log_likelihood"].notna().any():
-            columns = ["log_likelihood", "annealed"]
-            lines.append([method, *(mean_sd(of_method[c], 1) for c in columns), mean_sd(of_method["rhat"], 2)])
-    return markdown(["generator", "log-likelihood", "with log Z by AIS", "R-hat of log totals"], lines)
+    real = rows.drop_duplicates("seed").assign(method="held-out cells")
+    real = real[["method", "real_total", "real_total_sd"]].set_axis(["method", "total", "total_sd"], axis=1)
+    return spread_table(pd.concat([real, rows]), COLUMNS, ["held-out cells", *METHODS], head="generator", seeds=False)
 
 
 def goals(rows: pd.DataFrame) -> str:
@@ -203,42 +190,43 @@ def goals(rows: pd.DataFrame) -> str:
     lines = []
     for column, name in MADS.items():
         ratio = (by[column][SCDBM] / by[column][SCVI]).dropna()
-        lines.append([f"MAD of {name}, SCDBM : scVI prior", mean_sd(ratio, 2), f"at most {MAX_MAD_RATIO}",
-                      f"{int((ratio <= MAX_MAD_RATIO).sum())} of {len(ratio)}"])  # fmt: skip
+        lines.append([f"MAD of {name}, SCDBM : scVI prior", mean_sd(ratio, 2), f"at most {MAX_MAD_RATIO}"])
+        lines[-1].append(reached(ratio <= MAX_MAD_RATIO))
     gain = (1 - by["correlation_error"][SCDBM] / by["correlation_error"][INDEPENDENT]).dropna()
-    lines.append(["correlation error below independent genes", mean_sd(100 * gain, 0) + "%",
-                  f"at least {100 * MIN_CORRELATION_GAIN:.0f}%",
-                  f"{int((gain >= MIN_CORRELATION_GAIN).sum())} of {len(gain)}"])  # fmt: skip
+    wanted = f"at least {100 * MIN_CORRELATION_GAIN:.0f}%"
+    lines.append(["correlation error below independent genes", mean_sd(100 * gain, 0) + "%", wanted])
+    lines[-1].append(reached(gain >= MIN_CORRELATION_GAIN))
     seconds = by["seconds"][SCDBM].dropna()
-    lines.append(["seconds of the default training", mean_sd(seconds, 0), "less than 600",
-                  f"{int((seconds < 600).sum())} of {len(seconds)}"])  # fmt: skip
+    lines.append(["seconds of the default training", mean_sd(seconds, 0), "less than 600", reached(seconds < 600)])
     return markdown(["goal", "found", "wanted", "seeds that reach it"], lines)
 
 
-def report(ledger: Ledger, sets: tuple[str, ...]) -> str:
-    everything, parts = ledger.read(), []
-    for name in sets:
-        rows = everything[everything["set"] == name]
-        first = rows.iloc[0]
-        size = f"{first['n_train']} training and {first['n_test']} held-out cells × {first['g']} genes, {rows['seed'].nunique()} seeds"
-        parts.append(f"## {name}\n\n{size}.\n\n{table(rows)}\n\n### Goals\n\n{goals(rows)}")
-        parts.append(f"### Likelihood of held-out cells\n\n{likelihoods(rows)}")
+def reached(is_met: pd.Series) -> str:
+    return f"{is_met.sum()} of {len(is_met)}"
+
+
+def report(rows: pd.DataFrame, tier: Tier) -> str:
+    parts = []
+    for name, of_set in rows.groupby("set", sort=False):
+        first = of_set.iloc[0]
+        size = f"{first['n_train']} training and {first['n_test']} held-out cells × {first['g']} genes, {plural(tier.seeds, 'seed')}"
+        parts.append(f"## {name}\n\n{size}.\n\n{table(of_set)}\n\n### Goals\n\n{goals(of_set)}")
+        likelihoods = spread_table(of_set, LIKELIHOODS, METHODS, head="generator", seeds=False)
+        parts.append(f"### Likelihood of held-out cells\n\n{likelihoods}")
     return "\n\n".join(parts)
 
 
-def main() -> None:
-    args, ledger = tier_and_ledger(tier_parser(__doc__, TIERS), TIERS, "scdbm")
-    tier = TIERS[args.tier]
-    jobs = [
-        (name, seed, method, args.tier, args.data, ledger)
-        for name in tier.sets
-        for seed in tier.seeds
-        for method in tier.methods
-        if not ledger.has(set=name, seed=seed, method=method)
-    ]
-    run_jobs(run, jobs, tier.n_processes)
-    write_page(args.out, "Benchmark: SCDBM", "scdbm", __doc__, args.tier, report(ledger, tier.sets))
-
+BENCHMARK = Benchmark(
+    "scdbm",
+    "Benchmark: SCDBM",
+    __doc__,
+    TIERS,
+    lambda tier: every(tier.methods)(tier),
+    run,
+    report,
+    cells,
+    n_jobs=2,
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

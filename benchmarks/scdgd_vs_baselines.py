@@ -14,7 +14,6 @@ default. Seconds are those of the processor, one thread a run, up to the cluster
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,11 +21,11 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 import scvi
-from _ledger import Ledger, markdown, mean_sd
-from _sets import OTHERS, TRUTH, load, most_variable, train_test_split
-from _tiers import one_quiet_thread, run_jobs, tier_and_ledger, tier_parser, write_page
+from _benchmark import Benchmark, Job, every, timed
+from _fits import Trace, built, fit_model, principal_components
+from _sets import OTHERS, TRUTH, Split, heading, split_cells
+from _tables import markdown, mean_sd, plural, spread_table
 from anndata import AnnData
-from lightning.pytorch.callbacks import Callback
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -35,7 +34,8 @@ from scdgd.metrics import HeldOutScore, held_out_log_likelihood, n_used_componen
 from scdgd.model import SCDGD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 N_LATENT = 20
 OURS, PUBLISHED = "SCDGD", "SCDGD published"
@@ -80,27 +80,6 @@ class Fit(NamedTuple):
     trace: str | None = None
 
 
-class HeldOutTrace(Callback):
-    """Held-out log-likelihood every few epochs of a model in training."""
-
-    def __init__(self, model: SCDGD, test: AnnData, every: int, score: Callable[..., HeldOutScore]) -> None:
-        self.model, self.test, self.every, self.score, self.trace, self.seconds = model, test, every, score, [], 0.0
-
-    def on_train_epoch_end(self, trainer, plan) -> None:
-        epoch = trainer.current_epoch + 1
-        if epoch % self.every and epoch != trainer.max_epochs:
-            return
-        start = time.process_time()
-        self.model.module.eval()
-        was_trained, self.model.is_trained_ = self.model.is_trained_, True
-        self.model.cells.forget_placed()
-        self.trace.append(f"{epoch}:{self.score(self.model, self.test).log_likelihood:.2f}")
-        self.model.cells.forget_placed()
-        self.model.is_trained_ = was_trained
-        self.model.module.train()
-        self.seconds += time.process_time() - start
-
-
 def best_held_out(model: SCDGD, test: AnnData) -> HeldOutScore:
     """Score with the model's own placement of new cells, and with a longer one; the better counts."""
     own, scores = model.cells.new_cells, []
@@ -116,61 +95,50 @@ def best_held_out(model: SCDGD, test: AnnData) -> HeldOutScore:
 def of_default(train: AnnData) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
     """Arguments of `SCDGD` and its training, and clusters at the start: k-means of principal components."""
     n_types = train.obs["cell_type"].nunique()
-    initial = kmeans(principal_components(train, 0).z, n_types, 0)
+    initial = kmeans(principal_components(train, N_LATENT), n_types, 0)
     return {"n_components": "labels", "n_latent": N_LATENT}, {}, initial
 
 
 def of_published(train: AnnData, epochs: int) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
     """The same of the published form, whose representations start at the origin."""
-    plan = {**presets.SCHUSTER_2023["train"]["plan_kwargs"], "lr_drop_epoch": int(epochs * 5 / 8)}
-    return presets.SCHUSTER_2023["model"], {**presets.SCHUSTER_2023["train"], "plan_kwargs": plan}, np.zeros(len(train))
+    published = {key: value for key, value in presets.SCHUSTER_2023["train"].items() if key != "max_epochs"}
+    plan = {**published["plan_kwargs"], "lr_drop_epoch": int(epochs * 5 / 8)}
+    return presets.SCHUSTER_2023["model"], {**published, "plan_kwargs": plan}, np.zeros(len(train))
 
 
 def fit_scdgd(train: AnnData, test: AnnData, seed: int, tier: Tier, trace: bool, published: bool) -> Fit:
-    SCDGD.setup_anndata(train, labels_key="cell_type", batch_key="batch" if "batch" in train.obs else None)
     epochs = tier.published_epochs if published else tier.default_epochs
     options, training, initial = of_published(train, epochs) if published else of_default(train)
-    model = SCDGD(train, **options)
+    model = built(SCDGD, train, setup={"labels_key": "cell_type"}, **options)
     score = best_held_out if published else held_out_log_likelihood
-    callback = HeldOutTrace(model, test, tier.trace_every if published else max(1, tier.trace_every // 5), score)
-    quiet = {"accelerator": "cpu", "enable_progress_bar": False, "callbacks": [callback] if trace else []}
-    start = time.process_time()
-    model.train(**{**training, "max_epochs": epochs}, **quiet)
-    seconds = time.process_time() - start - callback.seconds
+    follow = Trace(model, test, tier.trace_every if published else max(1, tier.trace_every // 5), score)
+    seconds = fit_model(model, epochs, **training, callbacks=[follow] if trace else []) - follow.off_clock
+    n_epochs = len(model.history["elbo_train"])
+    if trace and follow.points[-1][0] < n_epochs:
+        follow.add(n_epochs)
     return Fit(
         model.get_latent_representation(),
         seconds,
         model.get_cluster_assignments(),
         score(model, test),
-        len(model.history["elbo_train"]),
+        n_epochs,
         initial,
-        ";".join(callback.trace) or None,
+        ";".join(f"{epoch}:{value:.2f}" for epoch, _, value in follow.points) or None,
     )
 
 
 def fit_scvi(train: AnnData, test: AnnData, seed: int, tier: Tier, trace: bool, early_stopping: bool) -> Fit:
-    scvi.model.SCVI.setup_anndata(train, batch_key="batch" if "batch" in train.obs else None)
-    model = scvi.model.SCVI(train, n_latent=N_LATENT, gene_likelihood="nb")
-    stopping = {"early_stopping": True} if early_stopping else {"train_size": 1.0}
-    start = time.process_time()
-    model.train(
-        tier.scvi_default if early_stopping else tier.scvi_epochs,
-        accelerator="cpu",
-        enable_progress_bar=False,
-        **stopping,
-    )
-    seconds, epochs = time.process_time() - start, len(model.history["elbo_train"])
+    model = built(scvi.model.SCVI, train, n_latent=N_LATENT, gene_likelihood="nb")
+    if early_stopping:
+        seconds = fit_model(model, tier.scvi_default, early_stopping=True)
+    else:
+        seconds = fit_model(model, tier.scvi_epochs, train_size=1.0)
+    epochs = len(model.history["elbo_train"])
     return Fit(model.get_latent_representation(), seconds, score=held_out_log_likelihood(model, test), epochs=epochs)
 
 
-def principal_components(train: AnnData, seed: int) -> Fit:
-    """Of log-normalised counts."""
-    start = time.process_time()
-    pca = train.copy()
-    sc.pp.normalize_total(pca)
-    sc.pp.log1p(pca)
-    sc.pp.pca(pca, n_comps=N_LATENT, random_state=seed)
-    return Fit(pca.obsm["X_pca"], time.process_time() - start)
+def fit_pca(train: AnnData, test: AnnData, seed: int, tier: Tier, trace: bool) -> Fit:
+    return Fit(*timed(partial(principal_components, train, N_LATENT, seed)))
 
 
 def kmeans(x: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
@@ -198,7 +166,7 @@ SPACES: dict[str, Callable[..., Fit]] = {
     PUBLISHED: partial(fit_scdgd, published=True),
     "scVI": partial(fit_scvi, early_stopping=True),
     "scVI, 200 epochs": partial(fit_scvi, early_stopping=False),
-    "PCA": lambda train, test, seed, tier, trace: principal_components(train, seed),
+    "PCA": fit_pca,
 }
 #: What clusters a representation, by what it adds to the name of a method.
 CLUSTERINGS = {" + k-means": kmeans, " + Leiden": leiden}
@@ -210,48 +178,35 @@ def clusterings(space: str, fit: Fit, n_types: int, seed: int) -> dict[str, tupl
     found = {} if fit.clusters is None else {space: (fit.clusters, fit.seconds)}
     for added, cluster in CLUSTERINGS.items():
         if f"{space}{added}" in METHODS:
-            start = time.process_time()
-            clusters = cluster(fit.z, n_types, seed)
-            found[f"{space}{added}"] = clusters, fit.seconds + time.process_time() - start
+            clusters, seconds = timed(partial(cluster, fit.z, n_types, seed))
+            found[f"{space}{added}"] = clusters, fit.seconds + seconds
     return found
 
 
-def run(job: tuple) -> None:
-    """All methods on one split, interleaved; finished spaces are skipped."""
-    name, seed, data, tier, path = job
-    one_quiet_thread()
-    ledger = Ledger(path)
-    spaces = [space for space in SPACES if not ledger.has(set=name, seed=seed, space=space)]
-    if not spaces:
-        return
-    train, test = train_test_split(most_variable(load(name, data, tier.max_cells), tier.max_genes), seed)
-    truth = train.obs["cell_type"]
-    trace = seed == 0 and name in (*TRUTH, "pbmc68k")
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> Split:
     leiden(np.random.default_rng(0).normal(size=(50, 2)), 3, 0)  # imports, and compiles
-    for space in spaces:
-        scvi.settings.seed = seed
-        fit = SPACES[space](train.copy(), test, seed, tier, trace)
-        for method, (clusters, seconds) in clusterings(space, fit, truth.nunique(), seed).items():
-            row = {
-                "set": name,
-                "seed": seed,
-                "space": space,
-                "method": method,
-                "cells": train.n_obs,
-                "genes": train.n_vars,
-                "types": truth.nunique(),
-                "ari_initial": None if fit.initial is None else adjusted_rand_score(truth, fit.initial),
-                "ari": adjusted_rand_score(truth, clusters),
-                "nmi": normalized_mutual_info_score(truth, clusters),
-                "held_out": None if fit.score is None else fit.score.log_likelihood,
-                "rmse": None if fit.score is None else fit.score.rmse,
-                "used": n_used_components(clusters),
-                "seconds": seconds,
-                "epochs": fit.epochs,
-                "trace": fit.trace,
-            }
-            ledger.add(row)
-            print(f"{name} seed {seed} {method}: ARI {row['ari']:.3f}, {seconds:.0f} s", flush=True)
+    return split_cells(name, seed, tier, data)
+
+
+def run(split: Split, job: Job, tier: Tier) -> Iterator[dict]:
+    """All methods of a representation."""
+    truth = split.train.obs["cell_type"]
+    trace = job.seed == 0 and job.set in (*TRUTH, "pbmc68k")
+    found = SPACES[job.method](split.train.copy(), split.test, job.seed, tier, trace)
+    for method, (clusters, seconds) in clusterings(job.method, found, truth.nunique(), job.seed).items():
+        yield {
+            "method": method,
+            **split.sizes,
+            "ari_initial": None if found.initial is None else adjusted_rand_score(truth, found.initial),
+            "ari": adjusted_rand_score(truth, clusters),
+            "nmi": normalized_mutual_info_score(truth, clusters),
+            "held_out": None if found.score is None else found.score.log_likelihood,
+            "rmse": None if found.score is None else found.score.rmse,
+            "used": n_used_components(clusters),
+            "seconds": seconds,
+            "epochs": found.epochs,
+            "trace": found.trace,
+        }
 
 
 # ---------------------------------------------------------------- the page
@@ -298,15 +253,16 @@ def wins(rows: pd.DataFrame, sets: list[str]) -> str:
     return markdown(["against", *TASKS], lines)
 
 
-def of_set(rows: pd.DataFrame) -> str:
-    """Scores of all methods on a set."""
-    columns = {"epochs": 0, "ari_initial": 3, "ari": 3, "nmi": 3, "held_out": 2, "rmse": 4, "used": 1, "seconds": 1}
-    header = ["method", "epochs", "ARI at start", "ARI", "NMI", "held-out log-lik.", "RMSE", "used", "seconds"]
-    lines = [
-        [method, *(mean_sd(rows.loc[rows["method"] == method, c], digits) for c, digits in columns.items())]
-        for method in METHODS
-    ]
-    return markdown(header, lines)
+COLUMNS = {
+    "epochs": ("epochs", 0),
+    "ari_initial": ("ARI at start", 3),
+    "ari": ("ARI", 3),
+    "nmi": ("NMI", 3),
+    "held_out": ("held-out log-lik.", 2),
+    "rmse": ("RMSE", 4),
+    "used": ("used", 1),
+    "seconds": ("seconds", 1),
+}
 
 
 def means(rows: pd.DataFrame, sets: list[str]) -> str:
@@ -364,10 +320,10 @@ def epochs_to_published(rows: pd.DataFrame, sets: list[str]) -> str:
 
 
 def report(rows: pd.DataFrame, tier: Tier) -> str:
-    sets = [name for name in tier.sets if name in set(rows["set"])]
+    sets = list(rows["set"].unique())
     text = [
         f"At most {tier.max_cells or 'all'} cells and {tier.max_genes:,} genes of a set. "
-        f"{tier.seeds} seed{'s' if tier.seeds > 1 else ''}, mean ± standard deviation over seeds; each seed is a split of the "
+        f"{plural(tier.seeds, 'seed')}, mean ± standard deviation over seeds; each seed is a split of the "
         "cells and a start. The published form is also scored with a longer placement of new cells than published, and the "
         "better score counts.",
         f"\n## Rank of SCDGD\n\nIts own clusters among all methods; who is first, where it is not.\n\n{ranks(rows, sets)}",
@@ -377,23 +333,13 @@ def report(rows: pd.DataFrame, tier: Tier) -> str:
         "\n## Epochs to the published form's best held-out log-likelihood\n\nOf seed 0.\n\n"
         + epochs_to_published(rows, sets),
     ]
-    for name in sets:
-        r = rows[rows["set"] == name]
-        cells, genes, types = r[["cells", "genes", "types"]].iloc[0]
-        measured = "; labels are measured" if name in TRUTH else ""
-        text.append(f"\n## {name}\n\n{cells} training cells × {genes} genes, {types} types{measured}.\n\n{of_set(r)}")
-    return "\n".join(text) + "\n"
+    for name, of_set in rows.groupby("set", sort=False):
+        table = spread_table(of_set, COLUMNS, METHODS, seeds=False)
+        text.append(f"\n## {name}\n\n{heading(of_set, name)}\n\n{table}")
+    return "\n".join(text)
 
 
-def main() -> None:
-    parser = tier_parser(__doc__, TIERS)
-    parser.add_argument("--jobs", type=int, default=2, help="splits run at a time")
-    args, ledger = tier_and_ledger(parser, TIERS, "scdgd_vs_baselines")
-    tier = TIERS[args.tier]
-    jobs = [(name, seed, args.data, tier, ledger.path) for seed in range(tier.seeds) for name in tier.sets]
-    run_jobs(run, jobs, args.jobs)
-    write_page(args.out, "Benchmarks", "scdgd_vs_baselines", __doc__, args.tier, report(ledger.read(), tier))
-
+BENCHMARK = Benchmark("scdgd_vs_baselines", "Benchmarks", __doc__, TIERS, every(SPACES), run, report, cells, n_jobs=2)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

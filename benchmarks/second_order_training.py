@@ -11,19 +11,25 @@ SCDGD has 20 components, each a cluster.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import scvi
-from _ledger import Ledger, markdown, mean_sd
-from _sets import NOT_MERGED, load, train_test_split
-from _tiers import one_quiet_thread, tier_and_ledger, tier_parser, write_page
+from _benchmark import Benchmark, Job, every
+from _fits import Trace, fit_model
+from _sets import NOT_MERGED, Split, load, train_test_split
+from _tables import markdown, mean_sd
 from lightning.pytorch.callbacks import Callback
 from scvi import REGISTRY_KEYS
-from training import N_LATENT, Trace
 
 from scdgd.inference import GaussNewtonConfig, gauss_newton
 from scdgd.model import SCDGD
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import pandas as pd
+
+N_LATENT = 20
 METHODS = {"first order": 0, "Gauss-Newton, 1 step": 1, "Gauss-Newton, 2 steps": 2}
 
 
@@ -53,49 +59,35 @@ class GaussNewtonRows(Callback):
         table.data[rows] = gauss_newton(plan.module, batch, table.data[rows], self.config).z
 
 
-def run(name: str, seed: int, data, tier: Tier, ledger: Ledger) -> None:
-    """Traces of all methods on one set and seed."""
-    train, test = train_test_split(load(name, data, tier.max_cells), seed)
-    for method, n_steps in METHODS.items():
-        if ledger.has(set=name, seed=seed, method=method):
-            continue
-        scvi.settings.seed = seed
-        adata = train.copy()
-        SCDGD.setup_anndata(adata)
-        model = SCDGD(adata, n_latent=N_LATENT, **NOT_MERGED)
-        trace = Trace(model, test, tier.every)
-        steps = [GaussNewtonRows(n_steps)] if n_steps else []
-        plan = {"lr_z": 1e-12} if n_steps else {}
-        model.train(
-            tier.epochs, accelerator="cpu", enable_progress_bar=False, callbacks=[*steps, trace], plan_kwargs=plan
-        )
-        for epoch, seconds, score in trace.points:
-            ledger.add(
-                {"set": name, "seed": seed, "method": method, "epoch": epoch, "seconds": seconds, "score": score}
-            )
+def cells(name: str, seed: int, tier: Tier, data: Path | None) -> Split:
+    return train_test_split(load(name, data, tier.max_cells), seed)
 
 
-def report(rows) -> str:
+def run(split: Split, job: Job, tier: Tier) -> Iterator[dict]:
+    """Rows of the trace."""
+    n_steps, adata = METHODS[job.method], split.train.copy()
+    SCDGD.setup_anndata(adata)
+    model = SCDGD(adata, n_latent=N_LATENT, **NOT_MERGED)
+    trace = Trace(model, split.test, tier.every)
+    steps = [GaussNewtonRows(n_steps)] if n_steps else []
+    plan = {"lr_z": 1e-12} if n_steps else {}
+    fit_model(model, tier.epochs, callbacks=[*steps, trace], plan_kwargs=plan)
+    for epoch, seconds, score in trace.points:
+        yield {"epoch": epoch, "seconds": seconds, "score": score}
+
+
+def report(rows: pd.DataFrame, tier: Tier) -> str:
     """Held-out scores and seconds by epoch."""
-    lines = []
-    for (name, method), group in rows.groupby(["set", "method"], sort=False):
-        for epoch, at in group.groupby("epoch"):
-            lines.append(
-                [name, method, epoch, mean_sd(at["score"], 2), mean_sd(at["seconds"], 1), at["seed"].nunique()]
-            )
+    lines = [
+        [*key, mean_sd(at["score"], 2), mean_sd(at["seconds"], 1), at["seed"].nunique()]
+        for key, at in rows.groupby(["set", "method", "epoch"], sort=False)
+    ]
     return markdown(["set", "representations", "epoch", "held-out log-likelihood", "seconds", "seeds"], lines)
 
 
-def main() -> None:
-    args, ledger = tier_and_ledger(tier_parser(__doc__, TIERS), TIERS, "second_order_training")
-    tier = TIERS[args.tier]
-    one_quiet_thread()
-    for name in tier.sets:
-        for seed in range(tier.seeds):
-            run(name, seed, args.data, tier, ledger)
-    text = report(ledger.read())
-    write_page(args.out, "Second-order training", "second_order_training", __doc__, args.tier, text)
-
+BENCHMARK = Benchmark(
+    "second_order_training", "Second-order training", __doc__, TIERS, every(METHODS), run, report, cells
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -12,13 +12,13 @@ an epsilon of 1e-8 for all (`SCGMVAE`). Agreement is the adjusted Rand index wit
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scvi
-from _ledger import Ledger, markdown, mean_sd
-from _tiers import one_quiet_thread, page_parser, tier_and_ledger, write_page
+from _benchmark import Benchmark, Job, every
+from _fits import trained
+from _tables import markdown, mean_sd
 from anndata import AnnData
 from gmvae import five_populations
 from scipy import sparse, stats
@@ -26,6 +26,9 @@ from sklearn.metrics import adjusted_rand_score
 
 import scdgd
 from scdgd.model import SCGMVAE, SCVMM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _BLOOD = ("CD14+ Monocyte", "CD19+ B", "CD56+ NK", "CD34+", "CD8+ Cytotoxic T", "CD4+/CD25 T Reg")
 _FIRST_SEED = 600
@@ -93,58 +96,40 @@ def with_bayes(adata: AnnData, library: np.ndarray, share: np.ndarray, theta: np
     return adata
 
 
-def clusters(name: str, adata: AnnData, form: Form, tier: Tier, seed: int) -> np.ndarray:
-    """Of all cells, which all train."""
-    scvi.settings.seed = seed
-    quiet = {"accelerator": "cpu", "enable_progress_bar": False, "train_size": 1.0}
+def cells(name: str, seed: int, tier: Tier, data: None) -> AnnData:
     if name == "five populations":
-        SCGMVAE.setup_anndata(adata)
-        model = SCGMVAE(adata, n_components=5, n_latent=2, gene_likelihood="poisson")
-        model.train(tier.epochs[1], plan_kwargs=form.gmvae_plan, **quiet)
-    else:
-        SCVMM.setup_anndata(adata)
-        model = SCVMM(adata, **form.vmm)
-        model.train(tier.epochs[0], plan_kwargs=form.vmm_plan, **quiet)
-    return model.get_cluster_assignments()
+        return five_populations(tier.n_populations_cells, seed)
+    return {"blood": blood_types, "profiles": profile_types}[name.split(", ")[1]](tier.n_cells, tier.n_genes, seed)
 
 
-def run(name: str, seed: int, form: str, tier: Tier, ledger: Ledger) -> None:
-    if ledger.has(set=name, seed=seed, method=form):
-        return
-    if name == "five populations":
-        adata = five_populations(tier.n_populations_cells, seed)
+def run(adata: AnnData, job: Job, tier: Tier) -> Iterator[dict]:
+    """Clusters of all cells, which all train."""
+    form, adata = FORMS[job.method], adata.copy()
+    everything = {"train_size": 1.0}
+    if job.set == "five populations":
+        sizes = {"n_components": 5, "n_latent": 2, "gene_likelihood": "poisson"}
+        model = trained(SCGMVAE, adata, tier.epochs[1], everything | {"plan_kwargs": form.gmvae_plan}, **sizes)
     else:
-        adata = {"blood": blood_types, "profiles": profile_types}[name.split(", ")[1]](tier.n_cells, tier.n_genes, seed)
-    found = clusters(name, adata, FORMS[form], tier, seed)
+        model = trained(SCVMM, adata, tier.epochs[0], everything | {"plan_kwargs": form.vmm_plan}, **form.vmm)
+    found = model.get_cluster_assignments()
     bayes, ari = (adjusted_rand_score(adata.obs["cell_type"], c) for c in (adata.obs["bayes"], found))
-    ledger.add({"set": name, "seed": seed, "method": form, "bayes": bayes, "ari": ari, "n": len(np.unique(found))})
+    yield {"bayes": bayes, "ari": ari, "n": len(np.unique(found))}
 
 
-def table(rows: pd.DataFrame) -> str:
+def report(rows: pd.DataFrame, tier: Tier) -> str:
     lines = []
-    for name in SETS:
-        for form in FORMS:
-            some = rows[(rows["set"] == name) & (rows["method"] == form)]
-            loss = some["bayes"] - some["ari"]
-            seeds = ", ".join(f"{value:.3f}" for value in some["ari"])
-            lines.append(
-                [name, form, mean_sd(some["bayes"], 3), mean_sd(some["ari"], 3), seeds, mean_sd(some["n"], 1)]
-                + [f"{(loss <= 0.02).sum()} of {len(some)}", f"{loss.max():.3f}"]
-            )
+    for (name, form), some in rows.groupby(["set", "method"], sort=False):
+        loss = some["bayes"] - some["ari"]
+        seeds = ", ".join(f"{value:.3f}" for value in some["ari"])
+        lines.append(
+            [name, form, mean_sd(some["bayes"], 3), mean_sd(some["ari"], 3), seeds, mean_sd(some["n"], 1)]
+            + [f"{(loss <= 0.02).sum()} of {len(some)}", f"{loss.max():.3f}"]
+        )
     header = ["set", "form", "Bayes classifier", "model", "each seed", "clusters", "within 0.02", "largest loss"]
     return markdown(header, lines)
 
 
-def main() -> None:
-    args, ledger = tier_and_ledger(page_parser(__doc__, TIERS), TIERS, "seeds")
-    one_quiet_thread()
-    tier = TIERS[args.tier]
-    for seed in range(tier.seeds):
-        for name in tier.sets:
-            for form in FORMS:
-                run(name, seed, form, tier, ledger)
-    write_page(args.out, "Seeds", "seeds", __doc__, args.tier, table(ledger.read()))
-
+BENCHMARK = Benchmark("seeds", "Seeds", __doc__, TIERS, every(FORMS), run, report, cells)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -11,19 +11,20 @@ together, as many as scdgd holds at least. Readers take turns; figures are media
 from __future__ import annotations
 
 import time
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
-from _ledger import Ledger, markdown
-from _tiers import one_quiet_thread, page_parser, tier_and_ledger, write_page
+from _benchmark import Benchmark, Job, rotated
+from _tables import markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+
+    import pandas as pd
 
 BATCH_SIZE, TOGETHER = 128, 8_192
 CHUNKS = (64, 256, 512)
@@ -58,28 +59,43 @@ def by_annbatch(chunk_size: int, path: Path) -> Iterable:
     return loader.use_collection(DatasetCollection(path, mode="r"))
 
 
-def run(tier: Tier, ledger: Ledger, folder: Path) -> None:
+READERS = {"scdgd": by_scdgd} | {f"annbatch, chunks of {n}": partial(by_annbatch, n) for n in CHUNKS}
+
+
+def grid(tier: Tier) -> list[Job]:
+    """Of repeats; without the package of one reader only."""
+    readers = READERS if find_spec("annbatch") else {}
+    return [Job(str(tier.n_cells), i, reader) for i in range(tier.n_repeats) for reader in rotated(readers, i)]
+
+
+@cache
+def folder_of_cells(tier: Tier) -> TemporaryDirectory:
+    """Folder with the collection, for as long as this process runs."""
     from scdgd.data import write_collection
     from scdgd.datasets import simulate
 
-    one_quiet_thread()
-    files = [folder / f"{seed}.h5ad" for seed in range(2)]
+    folder = TemporaryDirectory()
+    files = [Path(folder.name) / f"{seed}.h5ad" for seed in range(2)]
     for seed, file in enumerate(files):
         simulate(tier.n_cells, tier.n_genes, seed=seed, path=file).file.close()
-    path = write_collection(files, folder / "cells.zarr", dataset_size=tier.n_cells)
-    readers = {"scdgd": by_scdgd} | {f"annbatch, chunks of {n}": partial(by_annbatch, n) for n in CHUNKS}
-    for seed in range(tier.n_repeats):
-        for method, reader in readers.items():
-            if ledger.has(set=tier.n_cells, seed=seed, method=method):
-                continue
-            minibatches = reader(path)
-            start, cpu = time.perf_counter(), time.process_time()
-            n = sum(minibatch["X"].shape[0] for minibatch in minibatches)
-            row = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu, "n_cells": n}
-            ledger.add({"set": tier.n_cells, "seed": seed, "method": method, **row})
+    write_collection(files, Path(folder.name) / "cells.zarr", dataset_size=tier.n_cells)
+    return folder
+
+
+def cells(name: str, seed: int, tier: Tier, data: None) -> Path:
+    return Path(folder_of_cells(tier).name) / "cells.zarr"
+
+
+def run(path: Path, job: Job, tier: Tier) -> Iterator[dict]:
+    minibatches = READERS[job.method](path)
+    start, cpu = time.perf_counter(), time.process_time()
+    n = sum(minibatch["X"].shape[0] for minibatch in minibatches)
+    yield {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu, "n_cells": n}
 
 
 def report(rows: pd.DataFrame, tier: Tier) -> str:
+    if rows.empty:
+        return "annbatch is not installed: `pip install scdgd[scale]`, with Python 3.12 or newer."
     found = rows.groupby("method", sort=False)[["n_cells", "cpu", "seconds"]].median()
     body = [
         [method, f"{row.n_cells / row.cpu:,.0f}", f"{row.n_cells / row.seconds:,.0f}"]
@@ -87,20 +103,11 @@ def report(rows: pd.DataFrame, tier: Tier) -> str:
     ]
     return (
         f"{2 * tier.n_cells:,} cells, {tier.n_genes:,} genes, {tier.n_repeats} repeats, one thread of a shared machine, annbatch "
-        f"{version('annbatch')}.\n\n" + markdown(["reader", "cells per CPU second", "cells per second"], body) + "\n"
+        f"{version('annbatch')}.\n\n" + markdown(["reader", "cells per CPU second", "cells per second"], body)
     )
 
 
-def main() -> None:
-    args, ledger = tier_and_ledger(page_parser(__doc__, TIERS), TIERS, "stores")
-    if find_spec("annbatch") is None:
-        print("annbatch is not installed: `pip install scdgd[scale]`, with Python 3.12 or newer.")
-        return
-    tier = TIERS[args.tier]
-    with TemporaryDirectory() as folder:
-        run(tier, ledger, Path(folder))
-    write_page(args.out, "Stores", "stores", __doc__, args.tier, report(ledger.read(), tier))
-
+BENCHMARK = Benchmark("stores", "Stores", __doc__, TIERS, grid, run, report, cells)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

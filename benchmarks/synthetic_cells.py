@@ -8,18 +8,23 @@ and less the counts that it returned. One million cells are drawn by `--million`
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import resource
 import time
-import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import scvi
-import torch
+from _benchmark import Benchmark, Job, alone, one_quiet_thread
+from _fits import trained
 from _sets import NOT_MERGED
+from _tables import markdown
 
 import scdgd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
 
 N_GENES, N_TRAINED = 2_000, 1_000
 MODELS = {
@@ -30,27 +35,17 @@ MODELS = {
 MIB = 2**20
 
 
-def trained(name: str):
-    """A model that has seen its data once; what it has learned makes no difference here."""
-    adata = scdgd.datasets.simulate(N_TRAINED, N_GENES, seed=0)
-    model_class, options = MODELS[name]
-    model_class.setup_anndata(adata)
-    model = model_class(adata, **options)
-    model.train(1, accelerator="cpu", enable_progress_bar=False)
-    return model
-
-
 def held() -> float:
     """Memory that the process holds, MiB (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / MIB
 
 
-def measure(name: str, mode: str, n_cells: int) -> str:
-    """A row of the table."""
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
+def measure(name: str, mode: str, n_cells: int) -> dict:
+    one_quiet_thread()
     scvi.settings.seed = 0
-    model = trained(name)
+    model_class, options = MODELS[name]
+    # a model that has seen its data once; what it has learned makes no difference here
+    model = trained(model_class, scdgd.datasets.simulate(N_TRAINED, N_GENES, seed=0), 1, **options)
     scdgd.tl.sample_cells(model, 512, mode=mode, seed=0)  # what is made once
     before, start = held(), time.perf_counter()
     cells = scdgd.tl.sample_cells(model, n_cells, mode=mode, seed=0)
@@ -58,34 +53,38 @@ def measure(name: str, mode: str, n_cells: int) -> str:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     counts = (cells.X.data.nbytes + cells.X.indices.nbytes + cells.X.indptr.nbytes) / MIB
     share = cells.X.nnz / (cells.n_obs * cells.n_vars)
-    return (
-        f"| {name} | {mode} | {n_cells:,} | {seconds:.0f} | {100 * share:.0f}% | {counts:,.0f} | "
-        f"{max(0.0, peak - before - counts):,.0f} |"
-    )
+    return {"seconds": seconds, "nonzero": share, "counts": counts, "beyond": max(0.0, peak - before - counts)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    tier = parser.add_mutually_exclusive_group(required=True)
-    tier.add_argument("--quick", action="store_true")
-    tier.add_argument("--standard", action="store_true")
-    tier.add_argument("--million", action="store_true")
-    arguments = parser.parse_args()
-    if arguments.million:
-        runs = [("stock scVI", "prior", 1_000_000)]
-    elif arguments.standard:
-        runs = [("stock scVI", "prior", n) for n in (25_000, 50_000, 100_000)]
-        runs += [(name, mode, 50_000) for name in list(MODELS)[1:] for mode in ("prior", "posterior")]
-    else:
-        runs = [("stock scVI", "prior", n) for n in (1_000, 2_000)]
-    print(f"\n{N_GENES:,} genes, counts of 4 bytes with indices of 4 bytes, one thread:\n")
-    print("| model | mode | cells | seconds | non-zero | counts, MiB | beyond, MiB |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    context = multiprocessing.get_context("spawn")
-    for run in runs:
-        with context.Pool(1) as pool:
-            print(pool.apply(measure, run), flush=True)
+#: Models, modes and numbers of cells.
+TIERS = {
+    "quick": [("stock scVI", "prior", n) for n in (1_000, 2_000)],
+    "standard": [("stock scVI", "prior", n) for n in (25_000, 50_000, 100_000)]
+    + [(name, mode, 50_000) for name in list(MODELS)[1:] for mode in ("prior", "posterior")],
+    "million": [("stock scVI", "prior", 1_000_000)],
+}
 
+
+def grid(cases: list[tuple]) -> list[Job]:
+    return [Job(str(n), 0, f"{name}, {mode}") for name, mode, n in cases]
+
+
+def run(cells: None, job: Job, cases: list[tuple]) -> Iterator[dict]:
+    yield alone(measure, *job.method.split(", "), int(job.set))
+
+
+def report(rows: pd.DataFrame, cases: list[tuple]) -> str:
+    lines = [
+        [*row.method.split(", "), f"{int(row.set):,}", f"{row.seconds:.0f}", f"{row.nonzero:.0%}"]
+        + [f"{row.counts:,.0f}", f"{row.beyond:,.0f}"]
+        for row in rows.itertuples()
+    ]
+    header = ["model", "mode", "cells", "seconds", "non-zero", "counts, MiB", "beyond, MiB"]
+    about = f"{N_GENES:,} genes, counts of 4 bytes with indices of 4 bytes, one thread:"
+    return f"{about}\n\n{markdown(header, lines)}"
+
+
+BENCHMARK = Benchmark("synthetic_cells", "Synthetic cells", __doc__, TIERS, grid, run, report)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

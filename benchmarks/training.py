@@ -12,21 +12,21 @@ likelihood: what the published *code* would take is longer. Batches are columns 
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import scvi
-import torch
-from _ledger import Ledger, markdown, mean_sd
-from _sets import COLUMNS_ONLY, NOT_BALANCED, load, train_test_split
-from _tiers import one_quiet_thread, tier_and_ledger, tier_parser, write_page
-from lightning.pytorch.callbacks import Callback
+from _benchmark import Benchmark, Job, every
+from _fits import Trace, built, fit_model
+from _sets import COLUMNS_ONLY, N_GENES, NOT_BALANCED, Split, split_cells
+from _tables import markdown, mean_sd
 
 from scdgd import presets
-from scdgd.metrics import held_out_log_likelihood
 from scdgd.model import SCDGD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
 
 N_LATENT = 20
 METHODS = ("SCDGD", "scVI", "SCDGD published")
@@ -38,6 +38,7 @@ class Tier(NamedTuple):
     published_epochs: int
     scvi_epochs: int
     max_cells: int | None
+    max_genes: int = N_GENES
 
 
 TIERS = {
@@ -46,100 +47,39 @@ TIERS = {
 }
 
 
-class Trace(Callback):
-    """Held-out score and CPU seconds of training so far, every few epochs."""
-
-    def __init__(self, model, test, every: int) -> None:
-        self.model, self.test, self.every, self.points = model, test, every, []
-        self.off_clock, self.start = 0.0, time.process_time()
-
-    @property
-    def seconds(self) -> float:
-        """CPU seconds since the callback was made, without those of scoring."""
-        return time.process_time() - self.start - self.off_clock
-
-    def on_train_epoch_end(self, trainer, plan) -> None:
-        epoch = trainer.current_epoch + 1
-        if epoch % self.every == 0:
-            self.add(epoch)
-
-    def add(self, epoch: int) -> None:
-        seconds, began = self.seconds, time.process_time()
-        self.points.append((epoch, seconds, score(self.model, self.test)))
-        self.off_clock += time.process_time() - began
-
-
-def score(model, test) -> float:
-    """Held-out score of a model in training, which goes on as if nothing had happened."""
-    was_trained, was_training = model.is_trained_, model.module.training
-    model.is_trained_ = True
-    model.module.eval()
-    with torch.random.fork_rng():
-        value = held_out_log_likelihood(model, test).log_likelihood
-    if isinstance(model, SCDGD):
-        model.cells.forget_placed()  # the decoder is about to change
-    model.is_trained_ = was_trained
-    model.module.train(was_training)
-    return value
-
-
-def fit(method: str, train, test, seed: int, tier: Tier) -> Trace:
+def fit(method: str, split: Split, tier: Tier) -> Trace:
     """Train one model, tracing it."""
-    scvi.settings.seed = seed
-    train = train.copy()
-    batch_key = "batch" if "batch" in train.obs else None
-    options: dict = {"accelerator": "cpu", "enable_progress_bar": False}
+    train, test = split.train.copy(), split.test
     if method == "scVI":
-        scvi.model.SCVI.setup_anndata(train, batch_key=batch_key)
-        model = scvi.model.SCVI(train, n_latent=N_LATENT, gene_likelihood="nb")
-        options |= {"max_epochs": tier.scvi_epochs, "early_stopping": True, "train_size": 0.9}
-    else:
-        SCDGD.setup_anndata(train, batch_key=batch_key)
+        model = built(scvi.model.SCVI, train, n_latent=N_LATENT, gene_likelihood="nb")
+        options = {"epochs": tier.scvi_epochs, "early_stopping": True, "train_size": 0.9}
+    elif method == "SCDGD":
         n_components = int(train.obs["cell_type"].nunique())
-        if method == "SCDGD published":
-            # new cells of both forms are placed by the default: the published ten steps would cost it score
-            options_of_model = {"n_components": n_components, "new_cells": None}
-            model = SCDGD(train, **{**presets.SCHUSTER_2023["model"], **options_of_model})
-            published = presets.SCHUSTER_2023["train"]
-            plan = {**published["plan_kwargs"], "lr_drop_epoch": int(tier.published_epochs * 5 / 8)}
-            options |= {**published, "max_epochs": tier.published_epochs, "plan_kwargs": plan}
-        else:
-            model = SCDGD(train, n_components=n_components, n_latent=N_LATENT, **COLUMNS_ONLY)
-            options |= NOT_BALANCED
+        model = built(SCDGD, train, n_components=n_components, n_latent=N_LATENT, **COLUMNS_ONLY)
+        options = NOT_BALANCED
+    else:  # new cells of both forms are placed by the default: the published ten steps would cost it score
+        published = {key: value for key, value in presets.SCHUSTER_2023["train"].items() if key != "max_epochs"}
+        model = built(
+            SCDGD, train, setup={"labels_key": "cell_type"}, **presets.SCHUSTER_2023["model"] | {"new_cells": None}
+        )
+        plan = {**published["plan_kwargs"], "lr_drop_epoch": int(tier.published_epochs * 5 / 8)}
+        options = published | {"epochs": tier.published_epochs, "plan_kwargs": plan}
     trace = Trace(model, test, 10 if method != "SCDGD" else 5)
-    model.train(**options, callbacks=[trace])
+    fit_model(model, **options, callbacks=[trace])
     if not trace.points or trace.points[-1][0] < len(model.history["elbo_train"]):
         trace.add(len(model.history["elbo_train"]))
     return trace
 
 
-def run(name: str, seed: int, data: Path | None, tier: Tier, ledger: Ledger) -> None:
-    adata = load(name, data, tier.max_cells)
-    train, test = train_test_split(adata, seed)
-    order = np.roll(METHODS, seed)  # in turns: none always runs first
-    for method in order:
-        if ledger.has(set=name, seed=seed, method=method):
-            continue
-        trace = fit(str(method), train, test, seed, tier)
-        best = max(trace.points, key=lambda point: point[2])
-        end = trace.points[-1]
-        ledger.add(
-            {
-                "set": name,
-                "seed": seed,
-                "method": method,
-                "cells": train.n_obs,
-                "genes": train.n_vars,
-                "epochs": end[0],
-                "seconds": end[1],
-                "held_out": end[2],
-                "best": best[2],
-                "best_epoch": best[0],
-                "best_seconds": best[1],
-                "trace": ";".join(f"{epoch}:{seconds:.2f}:{value:.3f}" for epoch, seconds, value in trace.points),
-            }
-        )
-        print(f"{name} seed {seed} {method}: {end[0]} epochs, {end[1]:.0f} s, held-out {end[2]:.2f}", flush=True)
+def run(split: Split, job: Job, tier: Tier) -> Iterator[dict]:
+    trace = fit(job.method, split, tier)
+    best, end = max(trace.points, key=lambda point: point[2]), trace.points[-1]
+    yield {
+        **split.sizes,
+        **{"epochs": end[0], "seconds": end[1], "held_out": end[2]},
+        **{"best_epoch": best[0], "best_seconds": best[1], "best": best[2]},
+        "trace": ";".join(f"{epoch}:{seconds:.2f}:{value:.3f}" for epoch, seconds, value in trace.points),
+    }
 
 
 def seconds_to(trace: str, target: float) -> float:
@@ -148,7 +88,7 @@ def seconds_to(trace: str, target: float) -> float:
     return next((seconds for _, seconds, value in points if value >= target), float("nan"))
 
 
-def report(rows) -> str:
+def report(rows: pd.DataFrame, tier: Tier) -> str:
     table = []
     for name in rows["set"].unique():
         of_set = rows[rows["set"] == name].set_index(["seed", "method"])
@@ -189,15 +129,7 @@ def report(rows) -> str:
     return markdown(header, table)
 
 
-def main() -> None:
-    args, ledger = tier_and_ledger(tier_parser(__doc__, TIERS), TIERS, "training")
-    tier = TIERS[args.tier]
-    one_quiet_thread()
-    for seed in range(tier.seeds):
-        for name in tier.sets:
-            run(name, seed, args.data, tier, ledger)
-    write_page(args.out, "Training time", "training", __doc__, args.tier, report(ledger.read()))
-
+BENCHMARK = Benchmark("training", "Training time", __doc__, TIERS, every(METHODS), run, report, split_cells)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()
