@@ -75,6 +75,11 @@ class Trace(Callback):
         if epoch % self.every == 0:
             self.add(epoch)
 
+    def end(self, epoch: int) -> None:
+        """Score after the last epoch, if that has not been done."""
+        if not self.points or self.points[-1][0] < epoch:
+            self.add(epoch)
+
     def add(self, epoch: int) -> None:
         """Score the model, whose training goes on as if nothing had happened."""
         model, seconds, began = self.model, self.seconds, time.process_time()

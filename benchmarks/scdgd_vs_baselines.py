@@ -114,8 +114,8 @@ def fit_scdgd(train: AnnData, test: AnnData, seed: int, tier: Tier, trace: bool,
     follow = Trace(model, test, tier.trace_every if published else max(1, tier.trace_every // 5), score)
     seconds = fit_model(model, epochs, **training, callbacks=[follow] if trace else []) - follow.off_clock
     n_epochs = len(model.history["elbo_train"])
-    if trace and follow.points[-1][0] < n_epochs:
-        follow.add(n_epochs)
+    if trace:
+        follow.end(n_epochs)
     return Fit(
         model.get_latent_representation(),
         seconds,

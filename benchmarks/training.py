@@ -66,8 +66,7 @@ def fit(method: str, split: Split, tier: Tier) -> Trace:
         options = published | {"epochs": tier.published_epochs, "plan_kwargs": plan}
     trace = Trace(model, test, 10 if method != "SCDGD" else 5)
     fit_model(model, **options, callbacks=[trace])
-    if not trace.points or trace.points[-1][0] < len(model.history["elbo_train"]):
-        trace.add(len(model.history["elbo_train"]))
+    trace.end(len(model.history["elbo_train"]))
     return trace
 
 
