@@ -81,7 +81,7 @@ def test_scanvi_begins_with_them_or_the_reason_is_said(name):
 
 
 def test_scanvi_takes_genes_and_arguments_as_they_are_or_not_at_all(tmp_path):
-    adata = simulate(60, 8)
+    adata = simulate(60, 8, n_batches=2)
     model = fitted("FlexSCVI", adata, {"labels_key": "cell_type"})
     model.save(tmp_path / "model")
     without_data = FlexSCVI.load(tmp_path / "model", adata=False)
@@ -90,6 +90,16 @@ def test_scanvi_takes_genes_and_arguments_as_they_are_or_not_at_all(tmp_path):
         with pytest.raises(ValueError, match="in another order"):
             scvi.model.SCANVI.from_scvi_model(one, "unknown", adata=adata[:, ::-1].copy())
         one.get_latent_representation(adata[:, ::-1].copy())
+    model = fitted("FlexSCVI", adata, KEYS)
+    others = adata.copy()
+    others.obs["batch"] = others.obs["batch"].astype(str).astype("category").cat.add_categories("batch_9")
+    reversed_ = adata.copy()
+    reversed_.obs["batch"] = reversed_.obs["batch"].astype("category").cat.set_categories(["batch_1", "batch_0"])
+    for one in (others, reversed_, adata[adata.obs["batch"] == "batch_0"].copy()):
+        with pytest.raises(ValueError, match="categories of `adata` anew"):
+            scvi.model.SCANVI.from_scvi_model(model, "unknown", adata=one)
+    with pytest.raises(ValueError, match="categories of `adata` anew"):
+        scvi.model.SCANVI.from_scvi_model(fitted("FlexSCVI", others, KEYS), "unknown")
     for given in ({"unlabeled_category": "type_0"}, {"standardize_covariates": False}):
         other = fitted("FlexSCVI", adata, {"labels_key": "cell_type", **given})
         with pytest.raises(ValueError, match=f"{next(iter(given))}=.*to_scvi_model"):

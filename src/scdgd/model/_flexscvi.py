@@ -34,7 +34,7 @@ from ._devices import device_of
 from ._encoder_model import EncoderModel
 from ._encoder_run import EncoderRun
 from ._host_options import OF_ROWS, OF_SURGERY
-from ._stock_exchange import check_for_scanvi, from_stock, stock_arguments, to_stock
+from ._stock_exchange import check_for_scanvi, check_taken, from_stock, stock_arguments, to_stock
 from ._training_options import TRAINING
 from ._values import check_values, holds_counts, layers_title, network_title
 
@@ -241,14 +241,10 @@ class FlexSCVI(EncoderModel, SCVI):
         self._is_asked_by_scanvi = True
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
-        """As in scvi-tools; SCANVI, which has asked whether the model is trained, takes columns of other data as they stand."""
+        """As in scvi-tools; SCANVI, which has asked whether the model is trained, takes other data as they stand."""
         validated = super()._validate_anndata(adata, copy_if_view)
-        if self._is_asked_by_scanvi and not self.get_anndata_manager(validated).panel.is_as_model:
-            msg = (
-                "`scvi.model.SCANVI` takes the columns of `adata` for the genes of the model, but they are others or in another order. "
-                "Pass `adata[:, model.get_var_names()].copy()`."
-            )
-            raise ValueError(msg)
+        if self._is_asked_by_scanvi:
+            check_taken(self, validated)
         return validated
 
     @property

@@ -125,6 +125,30 @@ def check_for_scanvi(model: SCVI, options: dict[str, Any]) -> None:
             "networks in a stock model: `SCANVI.from_scvi_model(model.to_scvi_model(), ...)`."
         )
         raise ValueError(msg)
+    if model.adata is not None:
+        check_taken(model, model.adata)
+
+
+def check_taken(model: SCVI, adata: AnnData) -> None:
+    """Raise ValueError unless SCANVI, which sets up `adata` anew, finds genes, batches and categories in the order of the model."""
+    if not model.get_anndata_manager(adata).panel.is_as_model:
+        msg = (
+            "`scvi.model.SCANVI` takes the columns of `adata` for the genes of the model, but they are others or in another order. "
+            "Pass `adata[:, model.get_var_names()].copy()`."
+        )
+        raise ValueError(msg)
+    setup = model.registry["setup_args"]
+    known = dict(get_state_registry(model.registry, REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {}))
+    if setup["batch_key"] is not None:
+        known[setup["batch_key"]] = get_state_registry(model.registry, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"]
+    for name, categories in known.items():
+        found = list(adata.obs[name].astype("category").cat.categories)
+        if found != list(categories):
+            msg = (
+                f"`scvi.model.SCANVI` counts categories of `adata` anew: those of obs[{name!r}] are {found}, and networks belong to "
+                f"{list(categories)}, in this order. Set it with `adata.obs[{name!r}].cat.set_categories(...)`, on cells of all of them."
+            )
+            raise ValueError(msg)
 
 
 def check_as_stock(model: SCVI, options: dict[str, Any], taker: str) -> None:
