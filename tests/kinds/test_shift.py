@@ -47,7 +47,7 @@ def test_cells_move_by_the_difference_of_means(name):
     assert list(found.cells.index) == list(model.adata.obs_names[first])
     np.testing.assert_allclose(found.cells["distance"], np.linalg.norm(y[second].mean(0) - y[first].mean(0)), rtol=1e-3)
     assert list(found.genes.index) == list(model.adata.var_names)
-    assert np.isfinite(found.genes).all(None)
+    assert np.isfinite(found.genes).all(axis=None)
     assert (found.genes["sd_cells"] > 0).any()
     n_modalities = len(getattr(model, "modalities", "1"))  # of each of which there are shares
     np.testing.assert_allclose(found.genes[["share", "share_after"]].sum(), n_modalities, rtol=1e-4)
@@ -70,7 +70,7 @@ def test_genes_change_as_asked(name):
     for change in (0.01, -0.01):  # models of three epochs hardly tell cells apart
         found = scdgd.tl.shift_genes(model, genes, change, n_samples=3)
         np.testing.assert_allclose(found.genes.loc[genes, "log_fold_change"].mean(), change, atol=0.011)
-        assert np.isfinite(found.genes).all(None)
+        assert np.isfinite(found.genes).all(axis=None)
         assert (found.cells["sd"] >= 0).all()
         np.testing.assert_allclose(
             found.cells["log_fold_change"].mean(), found.genes.loc[genes, "log_fold_change"].mean(), atol=1e-5
@@ -126,13 +126,13 @@ def test_clusters_are_groups(monkeypatch):
 def test_stock_scvi_and_minified_cells_are_moved():
     adata, _ = data()
     stock = fit("scVI", adata, {"batch_key": "batch"})
-    assert np.isfinite(scdgd.tl.shift_cells(stock, **TYPES).genes).all(None)
-    assert np.isfinite(scdgd.tl.shift_genes(stock, ["gene_1"], 0.01).genes).all(None)
+    assert np.isfinite(scdgd.tl.shift_cells(stock, **TYPES).genes).all(axis=None)
+    assert np.isfinite(scdgd.tl.shift_genes(stock, ["gene_1"], 0.01).genes).all(axis=None)
     with pytest.raises(ValueError, match="has no clusters.*groupby"):
         scdgd.tl.shift_cells(stock, to=1)
     model, _ = trained("FlexSCVI")
     model.minify_adata()
-    assert np.isfinite(scdgd.tl.shift_genes(model, ["gene_1"], 0.01).genes).all(None)
+    assert np.isfinite(scdgd.tl.shift_genes(model, ["gene_1"], 0.01).genes).all(axis=None)
 
 
 @every_model
