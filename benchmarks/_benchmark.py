@@ -93,7 +93,7 @@ class Benchmark:
     cells
         ``cells(name, seed, tier, data)``: what the runs of a split share. They must not change it.
     figures
-        ``figures(rows, tier)``: captions and figures by the name of their file, shown at the end of the page.
+        ``figures(rows, tier)``: captions and figures by the name of their file, drawn for a page, at its end.
     n_jobs
         Processes, if ``--jobs`` names no other number.
     """
@@ -124,7 +124,7 @@ class Benchmark:
         if failures:
             sys.exit("Failed, and tried again by the same command: " + "; ".join(failures))
         rows = ledger.rows_of(jobs)
-        self._write(asked, rows, self.report(rows, tier), self.figures(rows, tier))
+        self._write(asked, rows, tier)
 
     def _asked(self) -> argparse.Namespace:
         parser = tier_parser(self.about, self.tiers)
@@ -151,9 +151,9 @@ class Benchmark:
     def _needs_data(self) -> bool:
         return "--data DIR" in self.about.split("\n\n")[1]
 
-    def _write(self, asked: argparse.Namespace, rows: pd.DataFrame, text: str, figures: dict) -> None:
+    def _write(self, asked: argparse.Namespace, rows: pd.DataFrame, tier: Any) -> None:
         """Print the text, and write the page and its figures."""
-        what, _, how = self.about.split("\n\n", 2)
+        (what, _, how), text = self.about.split("\n\n", 2), self.report(rows, tier)
         data = "--data DIR " if self._needs_data and asked.tier != "quick" else ""
         some = f" --methods {shlex.join(asked.methods)}" if asked.methods else ""
         command = f"python benchmarks/{self.name}.py {data}--{asked.tier}{some}"
@@ -162,7 +162,7 @@ class Benchmark:
         if asked.out is not None:
             folder = asked.out.parent / "_static"
             folder.mkdir(parents=True, exist_ok=True)
-            for file, (caption, figure) in figures.items():
+            for file, (caption, figure) in self.figures(rows, tier).items():
                 figure.savefig(folder / f"{file}.png", dpi=90)
                 text += f"\n\n![{caption}](_static/{file}.png)"
             asked.out.write_text(f"# {self.title}\n\n{what}\n\n{made}\n{how.strip()}\n\n{text.strip()}\n")

@@ -301,11 +301,15 @@ def figures(rows: pd.DataFrame, tier: Tier) -> dict[str, tuple[str, Figure]]:
         values = values_of(rows, metric).drop(columns=NOISE)
         for i, name in enumerate(values):
             of_sizes = [values.loc[size, name].dropna() for size in tier.sizes]
-            at, color = np.arange(len(tier.sizes)) + (i + 0.5) / len(values.columns), f"C{i}"
-            ax.boxplot(of_sizes, positions=at, widths=0.7 / len(values.columns), boxprops={"color": color})
-            ax.plot([], [], color=color, label=name)
+            at = np.arange(len(tier.sizes)) + 0.1 + 0.8 * (i + 0.5) / len(values.columns)
+            parts = ("boxprops", "medianprops", "whiskerprops", "capprops")
+            ax.boxplot(
+                of_sizes, positions=at, widths=0.6 / len(values.columns), **dict.fromkeys(parts, {"color": f"C{i}"})
+            )
+            ax.plot([], [], color=f"C{i}", label=name)
         ax.set_xticks(np.arange(len(tier.sizes)) + 0.5, tier.sizes)
-        ax.set(title=METRICS[metric][0], xlabel="cells of the pilot")
+        ax.set_title(METRICS[metric][0], fontsize=9)
+        ax.set_xlabel("cells of the pilot")
     axes[0, 1].legend(fontsize=8)
     return {"pilot_study": ("Box plots by size of the pilot, noise left out", figure)}
 
