@@ -100,12 +100,12 @@ def _shares(model: SCDGD, labels_key: str) -> pd.DataFrame:
     """Share of each label in the cells of each component that has cells, shape ``(k', L)``."""
     counts, without = label_counts(model, labels_key, merged=False)
     counts = counts.assign(**{name_of_none(counts): without}) if without.any() else counts
-    frequent = counts.sum(0).nlargest(_MAX_LABELS).index
-    rest = counts.drop(columns=frequent).sum(1)
+    frequent = counts.sum(axis=0).nlargest(_MAX_LABELS).index
+    rest = counts.drop(columns=frequent).sum(axis=1)
     counts = counts[[label for label in counts if label in frequent]]
     if rest.any():
         counts = counts.assign(**{_OTHERS: rest})
-    return counts.div(counts.sum(1), axis=0)
+    return counts.div(counts.sum(axis=1), axis=0)
 
 
 def _draw_branches(ax: Axes, tree: ComponentTree, order: list[int], heights: np.ndarray, clusters: np.ndarray) -> None:

@@ -98,9 +98,11 @@ class LatentStore:
             obs[cluster_key] = np.zeros(len(names), np.int32)
         z = np.zeros((len(names), n_latent), np.float32)  # of which nothing is stored
         ad.io.write_elem(group, "obs", obs, dataset_kwargs={"chunks": (block_cells,)})
-        ad.io.write_elem(group, f"obsm/{key}", z, dataset_kwargs={"chunks": (block_cells, n_latent)})
+        ad.io.write_elem(group["obsm"], key, z, dataset_kwargs={"chunks": (block_cells, n_latent)})
         written = np.zeros(-(-len(names) // block_cells), np.uint8)
-        ad.io.write_elem(group, _ABOUT, {"written": written}, dataset_kwargs={"chunks": (1,)})
+        ad.io.write_elem(
+            group["uns"], _ABOUT.removeprefix("uns/"), {"written": written}, dataset_kwargs={"chunks": (1,)}
+        )
         about = {"key": key, "cluster_key": cluster_key, "block_cells": block_cells, "identity": identity}
         group[_ABOUT].attrs.update(about)
         return cls(path)
