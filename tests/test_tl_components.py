@@ -74,7 +74,7 @@ def test_every_model_with_components_has_them_or_says_why_not(name):
         path = scdgd.tl.component_path(model, start, end, n_steps=4)
         assert np.isfinite(path.genes["variation"]).all()
         assert len(path.z) == len(path.expression) == 5
-        np.testing.assert_allclose(path.expression.sum(1), 1e4, rtol=1e-3)
+        np.testing.assert_allclose(path.expression.sum(axis=1), 1e4, rtol=1e-3)
         np.testing.assert_allclose(path.places["distance"].iloc[-1], distances.loc[start, end], rtol=1e-4)
 
 
