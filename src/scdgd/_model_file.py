@@ -173,7 +173,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
         raise ValueError(_damaged(path, str(error))) from error
     if broken is not None:
         raise ValueError(_damaged(path, f"the checksum of its part {broken!r} is wrong"))

@@ -216,7 +216,7 @@ def test_gene_without_counts_is_harmless():
 @pytest.mark.parametrize("to_format", [sparse.csr_matrix, sparse.csc_matrix], ids=["csr", "csc"])
 def test_sparse_counts_are_never_made_dense(to_format):
     n, g = 3_000, 5_000
-    counts = sparse.random(n, g, density=0.01, format="csr", rng=np.random.default_rng(0))
+    counts = sparse.random(n, g, density=0.01, format="csr", random_state=0)
     counts.data = np.ceil(5 * counts.data)
     counts = to_format(counts)
     tracemalloc.start()
