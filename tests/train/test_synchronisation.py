@@ -6,6 +6,7 @@ What waits for a GPU is seen by the operations that are called: a number that is
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +15,14 @@ from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import scdgd
 from scdgd import _devices
 from scdgd.data import SparseCounts
 from scdgd.likelihood import LIKELIHOODS, _compiled
 from tests.kinds.models import assert_same_state, built, state_of, train
 from tests.model.test_contract import data
 
+PACKAGE = str(Path(scdgd.__file__).parent)
 ATEN = torch.ops.aten
 WAITS = {
     ATEN._local_scalar_dense.default,
@@ -55,7 +58,7 @@ class Looks(TorchDispatchMode):
         while frame is not None:
             if "torch/optim" in frame.f_code.co_filename:
                 return  # numbers of steps are kept on the CPU
-            if place == "elsewhere" and "/scdgd/" in frame.f_code.co_filename:
+            if place == "elsewhere" and frame.f_code.co_filename.startswith(PACKAGE):
                 place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
             frame = frame.f_back
         self.places.append(f"{function} {place}")
