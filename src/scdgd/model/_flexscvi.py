@@ -25,7 +25,7 @@ from scdgd.metrics import n_used_components
 from scdgd.module import FlexVAE
 from scdgd.module._query_columns import hold_known, sort_query_columns
 from scdgd.prior import Prior
-from scdgd.prior._registry import class_of, components_of, title_of
+from scdgd.prior._registry import components_of, summary_of
 from scdgd.prior._update import WITH_ENCODER, update_of
 from scdgd.train import EmpiricalBayesPlan, InterruptibleTrainRunner
 
@@ -205,7 +205,7 @@ class FlexSCVI(EncoderModel, SCVI):
         self._stock_options, self.checkpoint_format_ = of_stock, CHECKPOINT_FORMAT
         self._describe(
             representation=f"{n_latent} dimensions, posterior {posterior}",
-            prior=f"{title_of(prior)} of {k} components" if class_of(prior).has_components else title_of(prior),
+            prior=summary_of(prior, k),
             networks=f"{layers_title(n_layers, n_hidden)}, {network_title(decoder)} decoder",
             likelihood=f"{name_of(gene_likelihood)}, dispersion {dispersion}",
         )

@@ -33,7 +33,7 @@ from scdgd.likelihood import family_of, name_of
 from scdgd.module import DGDModule, usual_size_and_link
 from scdgd.posterior import Noisy, Point
 from scdgd.prior import Prior
-from scdgd.prior._registry import make_prior, title_of
+from scdgd.prior._registry import make_prior, summary_of
 from scdgd.train import InterruptibleTrainRunner, RepresentationPlan
 
 from ._arguments import BUILDING, REFERENCE
@@ -228,7 +228,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         vars(self).update(dict.fromkeys(RepresentationRun.attributes))
         self._describe(
             representation=f"{n_latent} dimensions, {self._representation_is}",
-            prior=f"{title_of(prior)} of {made.n_components} components",
+            prior=summary_of(prior, made.n_components),
             decoder=network_title(decoder) or layers_title(n_layers, n_hidden),
             likelihood=f"{name_of(gene_likelihood)}, dispersion {dispersion}, size factor {size_factor}",
         )

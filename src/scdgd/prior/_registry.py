@@ -85,8 +85,14 @@ def class_of(prior: PriorName | type[Prior] | Prior) -> type[Prior]:
 
 
 def title_of(prior: PriorName | type[Prior] | Prior) -> str:
-    """What a prior is called in a summary."""
+    """What a prior is called."""
     return prior if isinstance(prior, str) else class_of(prior).__name__
+
+
+def summary_of(prior: PriorName | type[Prior] | Prior, n_components: int) -> str:
+    """What a prior is called, and how many components it has, if it has any."""
+    components = f" of {n_components:,} component{'s'[: n_components - 1]}" if class_of(prior).has_components else ""
+    return f"{title_of(prior)}{components}"
 
 
 def components_of(prior: PriorName | type[Prior] | Prior, n_components: int | str) -> int | str:
