@@ -63,7 +63,7 @@ class CellsOnDevice(CellSource):
         typed = {
             key: column.astype(self.dtypes.get(key, column.dtype), copy=False) for key, column in self.columns.items()
         }
-        self._columns = {key: torch.as_tensor(column).to(device) for key, column in typed.items()}
+        self._columns = {key: torch.tensor(column, device=device) for key, column in typed.items()}
         if self.measured is not None:
             self._panels = torch.from_numpy(self.measured.panels).to(device)
             self._panel_of = torch.from_numpy(self.measured.codes).to(device)
