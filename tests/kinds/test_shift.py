@@ -228,8 +228,8 @@ def test_the_least_way_among_cells_says_what_goes_with_a_gene(monkeypatch):
     information = model.get_information()
     root = torch.as_tensor(information.axes / np.sqrt(information.nats), dtype=torch.float32)
     chosen, agreement = np.random.default_rng(0).choice(len(frequent), 12, replace=False), {}
-    for metric, of_cells in (("cells", _shift_genes._root), ("information", lambda *args: root)):
-        monkeypatch.setattr(_shift_genes, "_root", of_cells)
+    for metric, of_cells in (("cells", _shift_genes.root_of_cells), ("information", lambda *args: root)):
+        monkeypatch.setattr(_shift_genes, "root_of_cells", of_cells)
         agreement[metric] = []
         for j in chosen:
             gene = adata.var_names[frequent[j]]
