@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple
@@ -162,8 +163,9 @@ class BackedCounts:
         array = self._values if name == "data" else self._genes
         n_missing = getattr(array, "nchunks", 0) - getattr(array, "nchunks_initialized", 0)
         if n_missing > 0:  # all shards are counted as whole
-            if getattr(array, "shards", None) and tuple(map(int, version("zarr").split(".")[:3])) < (3, 1, 2):
-                msg = f"{self._address} has shards, whose chunks Zarr counts from 3.1.2 on, and {version('zarr')} is installed: `pip install -U zarr`."
+            installed = version("zarr")
+            if getattr(array, "shards", None) and tuple(map(int, re.findall(r"\d+", installed)[:3])) < (3, 1, 2):
+                msg = f"{self._address} has shards, whose chunks Zarr counts from 3.1.2 on, and {installed} is installed: `pip install -U zarr`."
                 raise ImportError(msg)
             msg = (
                 f"{n_missing} of {array.nchunks} chunks of {self._address}/{name} are not there, and would be read as zeros: "

@@ -21,7 +21,7 @@ class Description:
     parts: Mapping[str, str]
 
     def __str__(self) -> str:
-        width = max(map(len, self.parts))
+        width = max(map(len, self.parts), default=0)
         wrap = {"width": 100, "subsequent_indent": " " * (width + 4)}
         rows = [textwrap.fill(f"  {name:<{width}}  {text}", **wrap) for name, text in self.parts.items()]
         return "\n".join([self.sentence, *rows])
