@@ -29,7 +29,17 @@ import scanpy as sc
 import scvi
 from _benchmark import Benchmark, Job, rotated
 from _fits import built, fit_model, silent
-from _sets import OTHERS, TRUTH, VMM_PUBLISHED, VMM_PUBLISHED_PLAN, Split, heading, split_cells, train_test_split
+from _sets import (
+    OTHERS,
+    REAL_BATCHES,
+    TRUTH,
+    VMM_PUBLISHED,
+    VMM_PUBLISHED_PLAN,
+    Split,
+    heading,
+    split_cells,
+    train_test_split,
+)
 from _tables import markdown, mean_sd, plural, spread_table
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -74,7 +84,7 @@ GRID = {
 }
 TIERS = {
     "quick": Tier(("pbmc68k",), 1, 3, 300, 300, 1, (64, "n"), (1.0, 10.0), (1.0, 1e-3)),
-    "standard": Tier((*TRUTH, "kang_ifnb2800"), 3, 100, 1_200, 500, 1, **GRID),
+    "standard": Tier((*TRUTH, "kang_ifnb2800", "pbmc_3tech"), 3, 100, 1_200, 500, 1, **GRID),
     "full": Tier((*TRUTH, *OTHERS), 5, None, None, 2_000, 3, **GRID),
     "rates": Tier(("pbmc3k", "paul15", "simulated"), 2, 150, 1_500, 1_000, 0, (), (1.0, 2.5, 5.0), ()),
 }
@@ -97,6 +107,7 @@ class Setting(NamedTuple):
     n_latent: int = N_LATENT
     plan: dict = {}
     decoder: str = "nonlinear"
+    encode_covariates: bool = False
 
 
 #: Names of priors that are longer than those of the tables.
@@ -105,6 +116,8 @@ MAIN = {"scVI (stock)": Setting("stock"), **{p: Setting(p) for p in ("normal", "
 WIDE = {f"{prior}, {N_WIDE} dimensions": Setting(prior, N_WIDE) for prior in ("normal", "vamp")}
 
 LINEAR = {f"{prior}, linear decoder": Setting(prior, decoder="linear") for prior in ("normal", "vamp")}
+BATCH_SUFFIX = ", encoder sees the batch"
+BATCHES = {name + BATCH_SUFFIX: of._replace(encode_covariates=True) for name, of in MAIN.items()}
 
 
 def rate_name(b0: int | str, ratio: float) -> str:
@@ -145,7 +158,7 @@ def settings_of(tier: Tier) -> dict[str, Setting]:
     """All settings of a tier, by name."""
     if tier == TIERS["rates"]:
         return fresh_rates(tier)
-    return MAIN | WIDE | LINEAR | kl_grid(tier) | rate_grid(tier)
+    return MAIN | BATCHES | WIDE | LINEAR | kl_grid(tier) | rate_grid(tier)
 
 
 def grid(tier: Tier) -> list[Job]:
@@ -154,7 +167,11 @@ def grid(tier: Tier) -> list[Job]:
         return [Job(name, i, m) for i in range(tier.seeds) for name in tier.sets for m in rotated(fresh_rates(tier), i)]
     splits = [(name, seed) for seed in range(tier.seeds) for name in tier.sets]
     few = min(MIN_SEEDS, tier.seeds)
-    jobs = [Job(*split, method) for split in splits for method in rotated(MAIN, split[1])]
+    jobs = [
+        Job(name, seed, method)
+        for name, seed in splits
+        for method in rotated(MAIN | BATCHES if name in REAL_BATCHES else MAIN, seed)
+    ]
     jobs += [Job(tier.sweep_set, seed, method) for seed in range(few) for method in WIDE]
     jobs += [Job(name, seed, method) for name, seed in splits if seed < few for method in rotated(LINEAR, seed)]
     sweeps = {**kl_grid(tier), **rate_grid(tier)}
@@ -189,6 +206,7 @@ def build(setting: Setting, train: AnnData):
         **(VMM_PUBLISHED if setting.prior == "vmm" else {}),
     }
     common = {"n_latent": setting.n_latent, "n_hidden": 128, "gene_likelihood": "nb"}
+    common["encode_covariates"] = setting.encode_covariates
     model = built(cls, train, **common, **(options if cls is FlexSCVI else {}))
     model._training_plan_cls = silent(model._training_plan_cls)
     return model
@@ -378,6 +396,21 @@ def linear_table(rows: pd.DataFrame, names: list[str]) -> str:
     return markdown(["set", "model", *(COLUMNS[c][0] for c in columns), "IWAE − normal's", "seeds"], lines)
 
 
+def batch_tables(rows: pd.DataFrame, name: str) -> list[str]:
+    """Each prior with an encoder that does not see the batch and one that does; gains are paired by seed."""
+    rows = rows[(rows["set"] == name) & rows["method"].isin(MAIN | BATCHES)].copy()
+    before = rows.set_index(["method", "seed"])["iwae"]
+    pairs = zip(rows["method"].str.removesuffix(BATCH_SUFFIX), rows["seed"], strict=True)
+    rows["seen_gain"] = rows["iwae"] - before.reindex(pd.MultiIndex.from_tuples(pairs)).to_numpy()
+    columns = {
+        **some(("iwae",)),
+        "seen_gain": ("IWAE − unseen's", 2),
+        **some(("used", "nmi", "nmi_kmeans", *SCIB_COLUMNS)),
+    }
+    in_turn = (method for pair in zip(MAIN, BATCHES, strict=True) for method in pair)
+    return [f"\n{heading(rows, name)}\n", spread_table(rows, columns, in_turn, head="model")]
+
+
 #: Decided before the runs.
 RATE_RULE = """Rule, fixed before looking: per prior, the ratio with the best held-out IWAE, averaged over (set, seed), unless it is
 within one standard error (of differences paired by (set, seed)) of another ratio whose number of used components on the
@@ -475,6 +508,11 @@ def report(rows: pd.DataFrame, tier: Tier) -> str:
     ]
     for name in sets:
         text += main_tables(rows, name)
+    if with_batches := [name for name in sets if name in REAL_BATCHES]:
+        text.append(
+            "\n## Encoders that see the batch\n\n`encode_covariates=True`, the default of `SCVMM`, against the rows above."
+        )
+        text += [line for name in with_batches for line in batch_tables(rows, name)]
     text += [
         f"\n## Wide latent spaces\n\n{N_WIDE} dimensions, {tier.sweep_set}.\n",
         spread_table(
