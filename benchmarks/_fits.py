@@ -43,6 +43,11 @@ def trained(cls: type, adata: AnnData, epochs: int | None = None, training: dict
     return model
 
 
+def log_evidence(model: Any, adata: AnnData, **options: Any) -> float:
+    """Mean over cells of the importance-weighted log likelihood, nats; stock models give that of means of minibatches."""
+    return float(np.mean(model.get_marginal_ll(adata, return_mean=False, **options)))
+
+
 def silent(plan_cls: type) -> type:
     """The training plan without a history, which takes half of the time of small minibatches; the result is the same."""
 

@@ -28,7 +28,7 @@ import pandas as pd
 import scanpy as sc
 import scvi
 from _benchmark import Benchmark, Job, rotated
-from _fits import built, fit_model, silent
+from _fits import built, fit_model, log_evidence, silent
 from _sets import (
     OTHERS,
     REAL_BATCHES,
@@ -243,7 +243,7 @@ def run(cells: Cells, job: Job, tier: Tier) -> Iterator[dict]:
         "epochs": model.trainer.current_epoch,
         "seconds": seconds / model.trainer.current_epoch,
         "elbo": np.mean([float(model.get_elbo(test)) for _ in range(N_ELBO_DRAWS)]),
-        "iwae": float(model.get_marginal_ll(test, **options)),
+        "iwae": log_evidence(model, test, **options),
         "active": active_units(z),
         "pcs": n_principal_components(z),
         **scores_of_clusters(model, train.obs["cell_type"].to_numpy()),

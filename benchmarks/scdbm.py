@@ -25,7 +25,7 @@ import scanpy as sc
 import scvi
 import torch
 from _benchmark import Benchmark, Job, cpu_seconds, every
-from _fits import fit_model
+from _fits import fit_model, log_evidence
 from _sets import Split
 from _tables import markdown, mean_sd, plural, spread_table
 from scipy import sparse
@@ -118,7 +118,7 @@ def scvi_prior(train: AnnData, test: AnnData, seed: int, epochs: int | None) -> 
     model = scvi.model.SCVI(train)
     seconds = fit_model(model, epochs)
     cells = scdgd.tl.sample_cells(model, train.n_obs, seed=seed)
-    return Draws(cells.X, seconds, float(model.get_marginal_ll(test.copy(), n_mc_samples=200)))
+    return Draws(cells.X, seconds, log_evidence(model, test.copy(), n_mc_samples=200))
 
 
 def independent_genes(train: AnnData, test: AnnData, seed: int) -> Draws:
