@@ -45,7 +45,7 @@ def trained(cls: type, adata: AnnData, epochs: int | None = None, training: dict
 
 def log_evidence(model: Any, adata: AnnData, **options: Any) -> float:
     """Mean over cells of the importance-weighted log likelihood, nats; stock models give that of means of minibatches."""
-    return float(np.mean(model.get_marginal_ll(adata, return_mean=False, **options)))
+    return float(np.asarray(model.get_marginal_ll(adata, return_mean=False, **options)).mean())
 
 
 def silent(plan_cls: type) -> type:
