@@ -16,8 +16,8 @@ from scdgd.data import SparseCounts, as_sparse_counts
 
 from ._bounds import MAX_LOG_MEAN
 from ._count_distribution import CountDistribution
-from ._fused import fused_log_prob
 from ._measured import log_shares
+from ._outputs import as_output
 from ._terms import Wanted
 
 if TYPE_CHECKING:
@@ -114,7 +114,12 @@ class Likelihood(ABC):
                 setattr(cls, attribute, properties[attribute])
 
     def __init__(self, output: torch.Tensor, *parameters: torch.Tensor) -> None:
-        self._input, self.parameters = single(output), tuple(map(single, parameters))
+        self._output, self.parameters = as_output(output), tuple(map(single, parameters))
+
+    @property
+    def _input(self) -> torch.Tensor:
+        """What the decoder gave, ``(..., b, g)``."""
+        return self._output.value
 
     @abstractmethod
     def log_prob(self, values: SparseCounts | torch.Tensor) -> torch.Tensor:
@@ -386,14 +391,16 @@ class CountLikelihood(Likelihood):
         return self._log_prob(as_sparse_counts(counts), constants=True)
 
     def _log_prob(self, counts: SparseCounts, *, constants: bool) -> torch.Tensor:
-        samples, rows_of = self._input.shape[:-2], _rows_of(self._input.shape[:-2])
+        *samples, n_cells, n_genes = self._output.shape
+        samples, rows_of = torch.Size(samples), _rows_of(torch.Size(samples))
         log_size = None if self._log_size is None else rows_of(self._log_size)
         parameters = [p if p.ndim == 1 else rows_of(p) for p in self.parameters]
-        measured = None if self.measured is None else rows_of(self.measured.expand(self._input.shape[-2:]))
+        measured = None if self.measured is None else rows_of(self.measured.expand(n_cells, n_genes))
         # replicas of a cell have weights, such as responsibilities, with which derivatives will have to be summed
         options = {"measured": measured, "by_cell": bool(samples), "constants": constants}
         counts = counts.repeat(samples.numel())
-        log_prob = fused_log_prob(type(self), counts, rows_of(self._input), log_size, parameters, **options)
+        output = as_output(rows_of(self._input)) if samples else self._output
+        log_prob = output.log_prob(type(self), counts, log_size, parameters, **options)
         return log_prob.unflatten(0, (*samples, -1)) if samples else log_prob
 
     def log_kernel(self, counts: SparseCounts) -> torch.Tensor:

@@ -81,10 +81,12 @@ def evaluate(
     output: torch.Tensor,
     parameters: Sequence[torch.Tensor],
     measured: torch.Tensor | None = None,
+    d_output: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
     """Log probabilities ``(b,)`` in double, derivative in the output, derivatives in the parameters.
 
-    Arguments are those of :func:`scdgd.likelihood._fused.fused_log_prob`, where :func:`applies` holds.
+    Arguments are those of :func:`scdgd.likelihood._fused.fused_log_prob`, where :func:`applies` holds; `d_output` is memory
+    for that derivative.
     """
     terms, kernel = kernel_of(family)
     n_cells, n_genes = output.shape
@@ -94,7 +96,8 @@ def evaluate(
     prepared = terms.prepare(*of_genes)
     log_prob = np.empty(n_cells)
     differentiate = wanted.d_log_mean or wanted.d_parameters
-    d_output = np.empty((n_cells, n_genes), np.float32) if differentiate else None  # in large pages, unlike torch's
+    if differentiate and d_output is None:
+        d_output = np.empty((n_cells, n_genes), np.float32)  # in large pages, unlike torch's
     n_sums = n_cells if wanted.by_cell else n_parts
     d_parameters = np.zeros((n_sums, len(of_genes), n_genes), np.float32) if wanted.d_parameters else None
     d_of_cells = np.empty_like(d_output) if wanted.d_parameters and of_cells is not None else None

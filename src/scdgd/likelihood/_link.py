@@ -11,11 +11,13 @@ from torch.nn.functional import logsigmoid, softplus
 from scdgd._constants import NORMALIZED_TOTAL
 
 from ._measured import log_shares
+from ._outputs import as_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._base import Likelihood
+    from ._outputs import Output
 
 #: Links of models without an encoder, and of those with one.
 OutputActivation = Literal["softmax", "sigmoid", "softplus", "identity"]
@@ -75,7 +77,7 @@ class Link(ABC):
     def likelihood(
         self,
         family: type[Likelihood],
-        output: torch.Tensor,
+        output: torch.Tensor | Output,
         log_size: torch.Tensor,
         parameters: Sequence[torch.Tensor],
         measured: torch.Tensor | None = None,
@@ -84,7 +86,7 @@ class Link(ABC):
 
         Log probabilities are those of the `measured` genes ``(b, g)``, see :meth:`Likelihood.measuring`.
         """
-        return family(self.eta(output, log_size, measured), *parameters).measuring(measured)
+        return family(self.eta(as_output(output).value, log_size, measured), *parameters).measuring(measured)
 
     def mean_and_scale(self, output: torch.Tensor, log_size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Means, and what scvi-tools calls ``scale``, as its distributions take them, both ``(..., b, g)``."""
@@ -113,7 +115,7 @@ class Softmax(Link):
     def likelihood(
         self,
         family: type[Likelihood],
-        output: torch.Tensor,
+        output: torch.Tensor | Output,
         log_size: torch.Tensor,
         parameters: Sequence[torch.Tensor],
         measured: torch.Tensor | None = None,

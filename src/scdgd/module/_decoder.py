@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from scdgd.likelihood import LINKS
 from scdgd.likelihood._link import OutputActivation
+from scdgd.likelihood._outputs import LinearOutput, output_of
 
 from ._level_embedding import LevelEmbedding
 from ._linearised import Linearised, linearised
@@ -99,6 +100,14 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """Outputs :math:`o` before the output activation, ``(..., g)``."""
         return self._with_levels(self.output(self.last_hidden(z, categories, continuous)), categories)
+
+    def outputs(
+        self, z: torch.Tensor, categories: Sequence[torch.Tensor] = (), continuous: torch.Tensor | None = None
+    ) -> torch.Tensor | LinearOutput:
+        """The same; in training those of the last layer, where nothing is added to them."""
+        if not self.training or len(self.levels):
+            return self.pre_activation(z, categories, continuous)
+        return output_of(self.output, self.last_hidden(z, categories, continuous))
 
     def _with_levels(
         self, output: torch.Tensor, categories: Sequence[torch.Tensor], genes: torch.Tensor | slice = slice(None)

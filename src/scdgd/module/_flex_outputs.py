@@ -14,6 +14,7 @@ from torch.nn.functional import linear, one_hot
 from scdgd._compat import MODULE_KEYS
 from scdgd.likelihood import LINKS
 from scdgd.likelihood._link import Exp, MeanActivation, Softplus
+from scdgd.likelihood._outputs import output_of
 
 if TYPE_CHECKING:
     from torch.distributions import Distribution
@@ -117,16 +118,18 @@ class FlexOutputsMixin:
         if transform_batch is not None:
             batch_index = torch.ones_like(batch_index) * transform_batch
         hidden = self._decode(z, batch_index, cont_covs, cat_covs)
-        output = self.decoder.px_scale_decoder[0](hidden)
+        layer = self.decoder.px_scale_decoder[0]
         parameters = [self._parameter(name, hidden, batch_index, y) for name in self.likelihood.parameter_names]
         size = size_factor if self.use_size_factor_key else library
         if not for_loss or self.use_size_factor_key or not self.link.is_of(self.likelihood):
+            output = layer(hidden)
             mean, scale = self.link.mean_and_scale(output, self._size_at_all(output, size, genes_measured))
             px = self.likelihood.distribution(mean, scale, self.likelihood.arguments(parameters))
         elif self.use_observed_lib_size:
+            output = output_of(layer, hidden) if self.training else layer(hidden)
             px = self.link.likelihood(self.likelihood, output, size, parameters, genes_measured)
         else:  # gradients reach a library size that is latent
-            px = self.likelihood(self.link.eta(output, size), *parameters).measuring(genes_measured)
+            px = self.likelihood(self.link.eta(layer(hidden), size), *parameters).measuring(genes_measured)
         pl = None
         if not self.use_observed_lib_size:
             means, variances = self._compute_local_library_params(batch_index)

@@ -19,6 +19,7 @@ from ._size_factor import SIZES, SizeFactor
 if TYPE_CHECKING:
     from scdgd.data import SparseCounts
     from scdgd.likelihood import CountLikelihood, GeneLikelihood, Likelihood, Link, ValueLikelihood
+    from scdgd.likelihood._outputs import Output
 
     from ._decoder import Decoder
     from ._level_embedding import LevelEmbedding
@@ -138,7 +139,7 @@ class Observation(nn.Module):
 
         Log probabilities are those of the genes that were measured, ``(b, g)``, see :meth:`Likelihood.measuring`.
         """
-        output = self.output(z, batch_index, cat_covs, cont_covs)
+        output = self.decoder.outputs(z, _categories(batch_index, cat_covs), cont_covs)
         return self.likelihood_of(output, log_size, batch_index, genes_measured)
 
     def output(
@@ -153,7 +154,7 @@ class Observation(nn.Module):
 
     def likelihood_of(
         self,
-        output: torch.Tensor,
+        output: torch.Tensor | Output,
         log_size: torch.Tensor,
         batch_index: torch.Tensor,
         genes_measured: torch.Tensor | None = None,
