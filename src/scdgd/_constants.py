@@ -3,6 +3,9 @@
 #: Where a registry says that rows of the table of representations stand; they are in no column, but in the registration.
 ROW_KEY = "_scdgd_row"
 
+#: What minified data keep of posteriors that two moments do not describe: where it stands in ``obsm``, and in a minibatch.
+POSTERIOR_KEY, STORED_KEY = "_scdgd_posterior", "stored_posterior"
+
 #: Which genes were measured in each cell of a minibatch, bool ``(b, g)``; there only if some were not.
 MEASURED_KEY = "genes_measured"
 

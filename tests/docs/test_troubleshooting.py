@@ -13,7 +13,7 @@ import pytest
 import scanpy as sc
 
 import scdgd
-from scdgd.model import SCDBM, SCDGD, SCIAF, SCVAD, SCVAE, SCVMM, FlexSCVI
+from scdgd.model import SCDBM, SCDGD, SCVAD, SCVAE, SCVMM, FlexSCVI
 from tests.conftest import make_model, simulate, train
 
 PAGE = Path(__file__).parents[2] / "docs" / "user_guide" / "troubleshooting.md"
@@ -262,13 +262,6 @@ def no_clusters():
     adata = simulate(40, 10)
     SCVAE.setup_anndata(adata)
     train(SCVAE(adata, n_latent=2, n_hidden=8), 1).get_cluster_assignments()
-
-
-@provokes(NotImplementedError)
-def minified_flow():
-    adata = simulate(40, 10)
-    SCIAF.setup_anndata(adata)
-    train(SCIAF(adata, n_latent=2, n_hidden=8), 1).minify_adata()
 
 
 @provokes(ValueError)

@@ -130,7 +130,3 @@ def test_what_does_not_go_together():
         FlexSCVI(adata, prior="normal", decoder=Outputs, k_max=2)
     with pytest.raises(ValueError, match="which `encoder` cannot"):
         SCGMVAE(adata, n_components=2, encoder=Features)
-    model = FlexSCVI(adata, prior="normal", posterior="full", n_latent=2)
-    model.train(1, **QUIET)
-    with pytest.raises(NotImplementedError, match="do not describe its correlations"):
-        model.minify_adata()

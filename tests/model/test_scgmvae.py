@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 
@@ -23,6 +24,7 @@ from scdgd.module import GMVAE
 from scdgd.train import GMVAEPlan, PCAClusters
 from tests.conftest import simulate, state_of, train
 from tests.metrics.test_predictive import quadrature
+from tests.model.test_flexscvi import said
 
 COVARIATES = {
     "batch_key": "batch",
@@ -288,8 +290,24 @@ def test_refusals():
         make(adata, cls=SCVAE, n_components=3)
     with pytest.raises(ValueError, match="one component"):
         train(make(adata, cls=SCVAE), 1).get_cluster_assignments()
-    with pytest.raises(NotImplementedError, match="do not describe a mixture"):
-        train(make(adata), 1).minify_adata()
+
+
+@pytest.mark.parametrize("kept", ["latent_posterior_parameters", "latent_posterior_parameters_with_counts"])
+@pytest.mark.parametrize("most", [None, 2])
+def test_minified_data(model, kept, most):
+    """They say what the data said before, draw for draw; components have their numbers."""
+    model = copy.deepcopy(model) if most is None else train(make(max_components_per_cell=most), 1)
+    before, elbo = said(model), float(model.get_elbo())
+    model.minify_adata(kept)
+    assert model.adata.obsm["_scdgd_posterior"].shape == (80, 2 * (most or 4) * (1 + 3))
+    for name, values in said(model).items():
+        np.testing.assert_allclose(values, before[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    if kept == "latent_posterior_parameters":
+        with pytest.raises(ValueError, match="minified"):
+            model.get_elbo()
+        return
+    assert float(model.get_elbo()) == pytest.approx(elbo, rel=0.02)
+    train(model, 1, plan_kwargs={"update_only_decoder": True})
 
 
 def test_plain_vae_minifies():

@@ -12,7 +12,7 @@ from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
-from scdgd._compat import forget_look_ups, get_adata_minify_type, get_state_registry
+from scdgd._compat import forget_look_ups, get_state_registry
 
 from ._absent_counts import CountsGoneError
 from ._categories import code_of
@@ -88,10 +88,10 @@ class CellRegistration(AnnDataManager):
     *args, **kwargs
         As of :class:`scvi.data.AnnDataManager`.
     of_minified
-        The fields that data have beside the usual ones if they are minified, by the kind of that; ``None`` where they cannot be.
+        The fields that data have beside the usual ones if they are minified; ``None`` where they cannot be.
     """
 
-    def __init__(self, *args: Any, of_minified: Callable[[str], list] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, of_minified: Callable[[AnnData], list] | None = None, **kwargs: Any) -> None:
         self._columns: dict[str, np.ndarray | pd.DataFrame] = {}
         self._sources: dict[str, pd.Series] = {}
         super().__init__(*args, **kwargs)
@@ -120,8 +120,7 @@ class CellRegistration(AnnDataManager):
     ) -> None:
         """As in scvi-tools, minified or not; then take copies of all columns."""
         self._columns, self._sources = {}, {}
-        kind = None if self._of_minified is None else get_adata_minify_type(adata)
-        self.fields = [*self._usual_fields, *([] if kind is None else self._of_minified(kind))]
+        self.fields = [*self._usual_fields, *([] if self._of_minified is None else self._of_minified(adata))]
         super().register_fields(adata, source_registry, **transfer_kwargs)
         counts, index = self._field(CountsField), self._field(CellIndexField)
         cells = self.cells

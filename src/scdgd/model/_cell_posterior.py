@@ -197,14 +197,14 @@ class CellPosterior:
         return coordinates_of(self.model, trained)
 
     def check_minifiable(self) -> None:
-        """Raise where two moments of posteriors, and sizes of cells, would not do in place of counts."""
+        """Raise where what is kept of posteriors, and sizes of cells, would not do in place of counts."""
 
     def moments_to_keep(self) -> tuple[np.ndarray, np.ndarray]:
         """Means and variances of the posteriors of the attached cells, each ``(n, d)``, for minified data."""
         return self.model.get_latent_representation(return_dist=True)
 
-    def kept_beside(self) -> dict[str, np.ndarray]:
-        """What else minified data keep of the attached cells, arrays ``(n, ...)`` by their keys in ``obsm``."""
+    def kept_beside(self, *, has_counts: bool) -> dict[str, np.ndarray]:
+        """What else minified data, with or without counts, keep of the attached cells, arrays ``(n, ...)`` by their keys in ``obsm``."""
         return {}
 
     def check_coordinates(self) -> None:

@@ -298,15 +298,22 @@ class DataModel:
         return []
 
     @classmethod
+    def _fields_of_minified(cls, data: AnnData | MuData) -> list[BaseAnnDataField]:
+        """Fields of what is kept of cells, where data are minified."""
+        kind, fields = get_adata_minify_type(data), getattr(cls, "_get_fields_for_adata_minification", None)
+        return [] if kind is None or fields is None else fields(kind)
+
+    @classmethod
     def _register(cls, data: AnnData | MuData, fields: list, setup_method_args: dict, options: dict) -> None:
         for name in options:
             if name not in _OF_TRANSFER:
                 known = [*setup_method_args["setup_args"], *_OF_TRANSFER]
                 raise TypeError(unknown_name(name, known, f"an argument of {cls.__name__}.setup_anndata"))
-        of_minified = getattr(cls, "_get_fields_for_adata_minification", None)
         name, given = setup_method_args["setup_method_name"], setup_method_args["setup_args"]
         setup_method_args = setup_method_args | {"setup_args": cls._noted(name, given)}
-        manager = CellRegistration(fields=fields, setup_method_args=setup_method_args, of_minified=of_minified)
+        manager = CellRegistration(
+            fields=fields, setup_method_args=setup_method_args, of_minified=cls._fields_of_minified
+        )
         with unchanged_if_refused(data):
             manager.register_fields(data, **options)
         register_manager(cls, manager)

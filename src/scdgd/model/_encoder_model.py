@@ -95,7 +95,13 @@ class EncoderModel(LatentModel):
         if self.module.latent_distribution == "ln":
             msg = f"{made_of} those of representations, and `latent_distribution='ln'` has those of their logarithms. Take them as they are."
             raise NotImplementedError(msg)
-        self._check_moments(made_of, "Take draws of it (`give_mean=False`)")
+        beyond = self.module.stored_posterior.beyond_moments
+        if beyond is not None:
+            msg = (
+                f"{made_of} the mean and variance of each posterior, which do not describe {beyond}. Take draws of it "
+                "(`give_mean=False`)."
+            )
+            raise NotImplementedError(msg)
 
     def _moments_in(self, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Moments ``(n, d)`` in coordinates of information."""

@@ -147,7 +147,7 @@ class EncoderRun(TrainingRun):
 
     def finish(self) -> None:
         """Renew what is stored beside counts; keep coordinates of information; warn of a mixture that does not cluster."""
-        self.model._renew_moments()
+        self.model._renew_posteriors()
         self.model._note_information()
         self.model._warn_of_collapse()
 

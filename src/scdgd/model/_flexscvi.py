@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
+from scvi.data.fields import ObsmField
 from scvi.model import SCVI
 from scvi.module import VAE
 
 from scdgd._absent_options import without
 from scdgd._compat import ADATA_MINIFY_TYPE, freeze_for_query, get_state_registry, n_cells_of, registry_of
-from scdgd._constants import CHECKPOINT_FORMAT
+from scdgd._constants import CHECKPOINT_FORMAT, POSTERIOR_KEY, STORED_KEY
 from scdgd._options import Instance, Optional, checked, checked_by, shown, unknown_name
 from scdgd.data import Cells, SparseCountsLoader, SparseCountsSplitter, as_anndata, is_prepared_collection
 from scdgd.likelihood import name_of
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
     from lightning.pytorch import LightningDataModule
+    from scvi.data.fields import BaseAnnDataField
     from torch import nn
 
     from scdgd.likelihood import GeneLikelihood
@@ -359,17 +361,18 @@ class FlexSCVI(EncoderModel, SCVI):
         """
         EncoderRun(self, locals())()
 
-    def _renew_moments(self) -> None:
-        """Store the moments of posteriors anew beside counts that are kept, because the encoder has changed."""
+    @classmethod
+    def _fields_of_minified(cls, data: AnnData) -> list[BaseAnnDataField]:
+        fields = super()._fields_of_minified(data)
+        return [*fields, ObsmField(STORED_KEY, POSTERIOR_KEY)] if fields and POSTERIOR_KEY in data.obsm else fields
+
+    def _renew_posteriors(self) -> None:
+        """Store posteriors anew beside counts that are kept, because the encoder has changed."""
         if self.minified_data_type != ADATA_MINIFY_TYPE.LATENT_POSTERIOR_WITH_COUNTS:
             return
-        stored = (REGISTRY_KEYS.LATENT_QZM_KEY, REGISTRY_KEYS.LATENT_QZV_KEY)
-        to_encode = (
-            {key: value for key, value in tensors.items() if key not in stored}
-            for tensors in self._make_data_loader(self.adata)
-        )
-        mean, variance = self.get_latent_representation(dataloader=to_encode, return_dist=True)
+        mean, variance = self.get_latent_representation(dataloader=self.posterior.to_encode(), return_dist=True)
         self.adata.obsm[self._LATENT_QZM_KEY], self.adata.obsm[self._LATENT_QZV_KEY] = mean, variance
+        self.adata.obsm.update(self.posterior.kept_beside(has_counts=True))
 
     def _check_labels(self) -> None:
         """Refuse cells whose label has no dispersions, where there are such."""
@@ -416,21 +419,6 @@ class FlexSCVI(EncoderModel, SCVI):
                 "or lower `prior_batch_size` in `plan_kwargs`.",
                 k,
             )
-
-    def _check_moments(self, made_of: str = "Minified data keep", remedy: str = "Keep the counts") -> None:
-        """Raise NotImplementedError where mean and variance do not describe a posterior."""
-        if self.module.flow is not None:
-            msg = (
-                f"{made_of} the mean and variance of each posterior, which do not describe a flow's. {remedy}, or use "
-                "`posterior='normal'`."
-            )
-            raise NotImplementedError(msg)
-        if self.module.couplings is not None:
-            msg = (
-                f"{made_of} the mean and variance of each posterior, which do not describe its correlations. {remedy}, or use "
-                "`posterior='normal'`."
-            )
-            raise NotImplementedError(msg)
 
     @classmethod
     @checked(

@@ -847,11 +847,16 @@ class LatentModel(DataModel):
         use_latent_qzm_key: str = "X_latent_qzm",
         use_latent_qzv_key: str = "X_latent_qzv",
     ) -> None:
-        """Replace the model's data by moments of posteriors and sizes of cells, without counts.
+        """Replace the model's data by posteriors and sizes of cells, without counts.
 
         The AnnData that was attached stays as it is. Representations, clusters, expression, differential expression and
-        samples go on, with normal posteriors of these moments; what needs counts refuses. The model and its minified data are
-        saved as any others. Representations of :class:`SCDGD` and :class:`SCVAD` stay what they are, whatever the moments.
+        samples go on, with normal posteriors of the moments that are kept; what needs counts refuses. The model and its minified data
+        are saved as any others.
+
+        Representations of :class:`SCDGD` and :class:`SCVAD` stay what they are, whatever the moments. So do posteriors that an encoder
+        gives and that are no normals with independent dimensions, of which a row of numbers for each cell is kept: for a flow or
+        correlations ``2 d + h``, with the ``h`` units of the encoder's last hidden layer, for ``m`` components of
+        :class:`SCGMVAE` ``2 m (1 + d)``, four bytes each. Fewer are kept with `max_components_per_cell`.
 
         Parameters
         ----------
@@ -863,7 +868,7 @@ class LatentModel(DataModel):
         Raises
         ------
         NotImplementedError
-            If two moments do not describe the posterior, or the data are a MuData.
+            If the data are a MuData, or hidden units are binary, as those of :class:`SCDBM`.
         ValueError
             If there is only one of the moments, or counts are gone already.
         RuntimeError

@@ -1,4 +1,4 @@
-"""Minified data: the moments of posteriors, and sizes, in place of counts."""
+"""Minified data: posteriors, and sizes of cells, in place of counts."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ def minified(model: BaseModelClass, kind: str, *keys: str) -> AnnData:
     made = adata[:, genes].to_memory(copy=True) if keeps_counts else _without_counts(adata, genes)
     totals = [np.asarray(block.sum(1)).ravel() for _, block in registered_cells(manager).blocks()]
     mark_minified(model, made, kind, moments, np.concatenate(totals))
-    if not keeps_counts:
-        made.obsm.update(posterior.kept_beside())
+    made.obsm.update(posterior.kept_beside(has_counts=keeps_counts))
     return made
 
 

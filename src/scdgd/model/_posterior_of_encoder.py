@@ -9,6 +9,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._constants import POSTERIOR_KEY, STORED_KEY
 from scdgd.inference import with_found_posteriors
 from scdgd.likelihood._base import mean_of
 
@@ -16,7 +17,7 @@ from ._cell_posterior import CellPosterior
 from ._proposals import proposals_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
     from torch.distributions import Distribution
@@ -97,21 +98,35 @@ class PosteriorOfEncoder(CellPosterior):
             here = torch.as_tensor(cells[(cells >= first) & (cells < first + n)] - first, device=self.module.device)
             first += n
             tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
-            z = self.encoded(tensors).of(here).sample()
+            z = self.module.variational_posterior(tensors).of(here).sample()
             tensors = {key: value[here] for key, value in tensors.items()}
             scales = [self._decoded_at(z, tensors, batch).get_normalized("scale") for batch in decoding.batches]
             parts.append(torch.stack(scales).mean(0)[..., decoding.genes].cpu().numpy() * decoding.factor)
         return np.concatenate(parts)[np.argsort(order)][taken]
 
     def check_minifiable(self) -> None:
-        """Moments describe posteriors, and sizes of cells are their totals."""
-        self.model._check_moments()
+        """Sizes of cells are their totals."""
         if not self.module.use_observed_lib_size:
             msg = (
                 "Minified data keep the total count of each cell, and `use_observed_lib_size=False` has posteriors of sizes. Keep "
                 "the counts, or use `use_observed_lib_size=True`."
             )
             raise ValueError(msg)
+
+    def kept_beside(self, *, has_counts: bool) -> dict[str, np.ndarray]:
+        """Rows of the posteriors ``(n, w)``, where moments do not describe them; see ``StoredPosterior``."""
+        if self.module.stored_posterior.n_columns == 0:
+            return {}
+        rows = [self.module.rows_to_store(tensors).cpu() for tensors in self.to_encode()]
+        return {POSTERIOR_KEY: torch.cat(rows).numpy()}
+
+    def to_encode(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Minibatches of the attached cells, which have counts, without what is kept of their posteriors if data are minified."""
+        kept = (REGISTRY_KEYS.LATENT_QZM_KEY, REGISTRY_KEYS.LATENT_QZV_KEY, STORED_KEY)
+        for tensors in self.model._make_data_loader(self.model.adata):
+            is_minified = REGISTRY_KEYS.LATENT_QZM_KEY in tensors
+            encoded = {key: value for key, value in tensors.items() if key not in kept}
+            yield self.of_minibatch(encoded) if is_minified else tensors
 
     def encoded(self, tensors: dict[str, torch.Tensor]) -> Distribution:
         """Posteriors of the cells of a minibatch."""

@@ -227,8 +227,10 @@ class PosteriorOfRows(CellPosterior):
         """Representations as rows have them, and variances of the posteriors around them, each ``(n, d)``."""
         return self.model.get_latent_representation(), self.model.get_latent_representation(return_dist=True)[1]
 
-    def kept_beside(self) -> dict[str, np.ndarray]:
+    def kept_beside(self, *, has_counts: bool) -> dict[str, np.ndarray]:
         """Log sizes ``(n, M)``, NaN of modalities that a cell lacks, and hashes of counts ``(n, 1)``, by which cells are known."""
+        if has_counts:
+            return {}
         module, sizes = self.module, []
         for tensors in self.model._make_data_loader(self.model.adata):
             log_size, is_there = module.log_size(tensors), module.has_sizes(tensors)

@@ -157,12 +157,6 @@ class SCGMVAE(FlexSCVI):
         n_cells = np.bincount(codes[codes >= 0], minlength=k)  # cells that a model is loaded with may have other labels
         return torch.as_tensor(n_cells / max(n_cells.sum(), 1), dtype=torch.float32)
 
-    def _check_moments(self, made_of: str = "Minified data keep", remedy: str = "Keep the counts") -> None:
-        if self.module.n_components > 1:
-            msg = f"{made_of} the mean and variance of each posterior, which do not describe a mixture. {remedy}."
-            raise NotImplementedError(msg)
-        super()._check_moments(made_of, remedy)
-
     def _warn_of_collapse(self) -> None:
         """Warn if all cells are in one component, or ``q(y | x)`` does not tell components apart."""
         k = self.module.n_components

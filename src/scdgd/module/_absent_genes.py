@@ -9,7 +9,7 @@ from scvi import REGISTRY_KEYS
 from torch.distributions import Normal
 
 from scdgd._compat import MODULE_KEYS
-from scdgd._constants import MEASURED_KEY, NORMALIZED_TOTAL
+from scdgd._constants import MEASURED_KEY, NORMALIZED_TOTAL, STORED_KEY
 from scdgd.data import SparseCounts, as_sparse_counts
 from scdgd.likelihood._cells import log_prob_of_cells
 
@@ -120,6 +120,7 @@ class AbsentGenesMixin:
                 MODULE_KEYS.QZM_KEY: tensors[REGISTRY_KEYS.LATENT_QZM_KEY],
                 MODULE_KEYS.QZV_KEY: tensors[REGISTRY_KEYS.LATENT_QZV_KEY],
                 REGISTRY_KEYS.OBSERVED_LIB_SIZE: tensors[REGISTRY_KEYS.OBSERVED_LIB_SIZE],
+                **{key: tensors[key] for key in (STORED_KEY, MEASURED_KEY) if key in tensors},
             }
         inputs = super()._get_inference_input(tensors, full_forward_pass=True)
         return inputs | {key: tensors[key] for key in (MEASURED_KEY, FOUND_MEAN_KEY, FOUND_SCALE_KEY) if key in tensors}

@@ -27,7 +27,7 @@ from scdgd.prior import Prior, PriorName, PseudoInputs, StandardNormal
 from scdgd.prior._registry import PriorRule, class_of, make_prior
 from scdgd.prior._update import WITH_ENCODER, update_of
 
-from ._absent_genes import AbsentGenesMixin, found_of
+from ._absent_genes import FOUND_MEAN_KEY, FOUND_SCALE_KEY, AbsentGenesMixin, found_of
 from ._checkpoint_format import CheckpointFormatMixin
 from ._filled_counts import FilledCounts
 from ._flex_outputs import FlexOutputsMixin
@@ -39,8 +39,9 @@ from ._flex_parts import (
     replace_encoder_layers,
     replace_hidden_layers,
 )
-from ._latent_module import EncodedLatentMixin
+from ._latent_module import EncodedLatentMixin, totals_of
 from ._sparse_first_layer import forward_sparse
+from ._stored_posterior import Encoding, StoredEncoding, StoredMoments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -234,6 +235,9 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         self.couplings = _couplings(n_hidden, self.n_latent) if has_couplings else None
         of_flow = {"n_context": n_hidden, **of_flow}
         self.flow = InverseAutoregressiveFlow(self.n_latent, **of_flow) if posterior == "iaf" else None
+        beyond = "a flow's" if posterior == "iaf" else "its correlations"
+        is_normal = self.flow is None and self.couplings is None
+        self.stored_posterior = StoredMoments() if is_normal else StoredEncoding(self.n_latent, n_hidden, beyond)
 
     def _make_outputs(self, decoder: DecoderName | torch.nn.Module | type[torch.nn.Module]) -> None:
         """What stands behind the hidden layers of the decoder, or in their place."""
@@ -323,63 +327,96 @@ class FlexVAE(CheckpointFormatMixin, AbsentGenesMixin, EncodedLatentMixin, FlexO
         Beside scvi-tools' entries there is ``"log_qz"``, shape ``(b,)`` or ``(n_samples, b)``: the first half of the
         divergence, the negative entropy of a Gaussian or the log density of a flow's sample.
         """
+        inputs = self._encoder_inputs(x, batch_index, cont_covs, cat_covs, genes_measured)
+        shape = torch.Size() if n_samples == 1 else torch.Size((n_samples,))
+        outputs = self._draw(self._encoding(*inputs, found_of(found_mean, found_scale)), shape)
+        if self.use_observed_lib_size:
+            return outputs | self._observed_size(totals_of(x), genes_measured, shape)
+        ql, _ = self._encode(self.l_encoder, *inputs)
+        return outputs | {MODULE_KEYS.QL_KEY: ql, MODULE_KEYS.LIBRARY_KEY: ql.rsample(shape)}
+
+    def _encoder_inputs(
+        self,
+        x: SparseCounts | torch.Tensor,
+        batch_index: torch.Tensor,
+        cont_covs: torch.Tensor | None = None,
+        cat_covs: torch.Tensor | None = None,
+        genes_measured: torch.Tensor | None = None,
+    ) -> tuple[SparseCounts | FilledCounts | torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...]]:
+        """Counts, continuous and categorical covariates as encoders take them."""
         codes = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
         continuous, categories = self._encoder_covariates(batch_index, codes, cont_covs)
-        counts = self._encoder_counts(x, genes_measured)
-        base, hidden = self._encode(self.z_encoder, counts, continuous, categories)
-        shape = torch.Size() if n_samples == 1 else torch.Size((n_samples,))
-        z, qz, log_qz = self._draw(base, hidden, shape, found_of(found_mean, found_scale))
-        ql = None
-        if self.use_observed_lib_size:
-            library = self._of_all(self._log_total(x), genes_measured).expand(*shape, -1, -1)
-        else:
-            ql, _ = self._encode(self.l_encoder, counts, continuous, categories)
-            library = ql.rsample(shape)
-        return {
-            MODULE_KEYS.Z_KEY: z,
-            MODULE_KEYS.QZ_KEY: qz,
-            MODULE_KEYS.QL_KEY: ql,
-            MODULE_KEYS.LIBRARY_KEY: library,
-            "log_qz": log_qz,
-        }
+        return self._encoder_counts(x, genes_measured), continuous, categories
 
-    def _draw(
-        self, base: Gaussian, hidden: torch.Tensor, shape: torch.Size, found: Gaussian | None
-    ) -> tuple[torch.Tensor, Distribution, torch.Tensor]:
+    def _encoding(
+        self,
+        counts: SparseCounts | FilledCounts | torch.Tensor,
+        continuous: torch.Tensor | None,
+        categories: tuple[torch.Tensor, ...],
+        found: Gaussian | None,
+    ) -> Encoding:
+        """What the encoder says of cells, with posteriors that were `found` if there are such."""
+        return Encoding(*self._encode(self.z_encoder, counts, continuous, categories), found)
+
+    def _observed_size(self, total: torch.Tensor, measured: torch.Tensor | None, shape: torch.Size) -> dict:
+        """Entries of sizes that are observed, from totals ``(b,)`` of measured genes; zero log sizes where values are no counts."""
+        log_total = (total.log() if self.link.is_of_counts else torch.zeros_like(total)).unsqueeze(1)
+        library = self._of_all(log_total, measured).expand(*shape, -1, -1)
+        return {MODULE_KEYS.QL_KEY: None, MODULE_KEYS.LIBRARY_KEY: library}
+
+    def _draw(self, encoding: Encoding, shape: torch.Size) -> dict[str, torch.Tensor | Distribution]:
         """Draws, the posterior, and the first half of the divergence, see :meth:`_regular_inference`."""
+        base, hidden, found = encoding
         if self.flow is None:
             qz = self._gaussian(base, hidden)
             if found is not None:
                 qz = normals_of(found, base) if self.couplings is None else PartlyFound(found, qz)
-            return self.z_encoder.z_transformation(qz.rsample(shape)), qz, -qz.entropy().sum(-1)
+            z, log_qz = self.z_encoder.z_transformation(qz.rsample(shape)), -qz.entropy().sum(-1)
+            return {MODULE_KEYS.Z_KEY: z, MODULE_KEYS.QZ_KEY: qz, "log_qz": log_qz}
         z, log_qz = self.flow(base, hidden, shape)
         qz = FlowPosterior(self.flow, base, hidden)
-        if found is None:
-            return z, qz, log_qz
-        qz = PartlyFound(found, qz)
-        z_found = found.rsample(shape)
-        log_qz = torch.where(qz.is_encoded.squeeze(-1), log_qz, found.log_prob(z_found).sum(-1))
-        return torch.where(qz.is_encoded, z, z_found), qz, log_qz
+        if found is not None:
+            qz, z_found = PartlyFound(found, qz), found.rsample(shape)
+            log_qz = torch.where(qz.is_encoded.squeeze(-1), log_qz, found.log_prob(z_found).sum(-1))
+            z = torch.where(qz.is_encoded, z, z_found)
+        return {MODULE_KEYS.Z_KEY: z, MODULE_KEYS.QZ_KEY: qz, "log_qz": log_qz}
 
     def _gaussian(self, base: Gaussian, hidden: torch.Tensor) -> Gaussian | FullGaussian:
         """The posterior of cells with a last hidden layer ``(b, h)``, of full rank if that is asked for."""
         return base if self.couplings is None else FullGaussian(base.loc, base.scale, single(self.couplings(hidden)))
 
-    def _cached_inference(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor | Distribution | None]:
-        """As in scvi-tools, of moments that minified data keep; ``"log_qz"`` is the expected log density, ``(b,)``."""
-        outputs = super()._cached_inference(*args, **kwargs)
-        return outputs | {"log_qz": -outputs[MODULE_KEYS.QZ_KEY].entropy().sum(-1)}
+    @auto_move_data
+    @torch.no_grad()
+    def _cached_inference(
+        self,
+        qzm: torch.Tensor,
+        qzv: torch.Tensor,
+        observed_lib_size: torch.Tensor,
+        n_samples: int = 1,
+        stored_posterior: torch.Tensor | None = None,
+        genes_measured: torch.Tensor | None = None,
+        **drawing: Any,
+    ) -> dict[str, torch.Tensor | Distribution | None]:
+        """As :meth:`_regular_inference`, of what minified data keep; nothing of it is learned."""
+        shape = torch.Size() if n_samples == 1 else torch.Size((n_samples,))
+        outputs = self._draw(self.stored_posterior.read(qzm, qzv, stored_posterior), shape, **drawing)
+        return outputs | self._observed_size(
+            observed_lib_size.squeeze(1), genes_measured, outputs[MODULE_KEYS.Z_KEY].shape[:-2]
+        )
+
+    @torch.inference_mode()
+    @auto_move_data
+    def rows_to_store(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What minified data keep of the posteriors of a minibatch beside their moments, shape ``(b, n_columns)``."""
+        inputs = self._get_inference_input(tensors, full_forward_pass=True)
+        found = found_of(inputs.pop(FOUND_MEAN_KEY, None), inputs.pop(FOUND_SCALE_KEY, None))
+        return self.stored_posterior.rows(self._encoding(*self._encoder_inputs(**inputs), found))
 
     def expect_sizes(self, n_batch: int) -> None:
         """Infer sizes of cells, whose laws in each batch are those of a state that is still to be loaded."""
         self.use_observed_lib_size = False
         for name in ("library_log_means", "library_log_vars"):
             self.register_buffer(name, torch.zeros(1, n_batch))
-
-    def _log_total(self, x: SparseCounts | torch.Tensor) -> torch.Tensor:
-        """Log of the total count, shape ``(b, 1)``; zero where values are not counts."""
-        total = x.totals() if isinstance(x, SparseCounts) else x.sum(1)
-        return (total.log() if self.link.is_of_counts else torch.zeros_like(total)).unsqueeze(1)
 
     @property
     def encoder_layers(self) -> list[FCLayers]:

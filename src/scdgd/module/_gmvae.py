@@ -14,6 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import one_hot
 
 from scdgd._compat import MODULE_KEYS
+from scdgd._constants import STORED_KEY
 from scdgd._options import check_options
 from scdgd._precision import without_autocast
 from scdgd.data import SparseCounts, as_sparse_counts
@@ -22,6 +23,8 @@ from scdgd.posterior._partly_found import normals_of
 
 from ._absent_genes import FOUND_MEAN_KEY, FOUND_SCALE_KEY, found_of
 from ._flex_vae import FlexVAE
+from ._latent_module import totals_of
+from ._stored_posterior import ComponentEncoding, StoredComponent, StoredComponents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,6 +144,7 @@ class GMVAE(FlexVAE):
         self.n_components, self.max_components_per_cell = n_components, int(most)
         self.analytic_kl, self.norm_per_component = analytic_kl, norm_per_component
         given_log_weights = _given_log_weights(component_weights, n_components)
+        self.stored_posterior = StoredComponents(int(most), n_latent) if n_components > 1 else StoredComponent()
         if n_components > 1:
             self._start_prior(
                 given_log_weights, is_learned=given_log_weights is None and component_weights == "learned"
@@ -210,50 +214,43 @@ class GMVAE(FlexVAE):
             msg = f"Components are enumerated with one draw of each, got `n_samples={n_samples}`. Average over calls."
             raise ValueError(msg)
         inputs = self._encoder_inputs(x, batch_index, cont_covs, cat_covs, genes_measured)
-        counts, continuous, categories = inputs
-        found = found_of(found_mean, found_scale)
+        encoding = self._encoding(*inputs, found_of(found_mean, found_scale))
+        shape = torch.Size() if n_samples == 1 else torch.Size((n_samples,))
+        outputs = self._draw(encoding, shape, enumerate_components=enumerate_components)
+        shape = outputs[MODULE_KEYS.Z_KEY].shape[:-2]
+        if self.use_observed_lib_size:
+            return outputs | self._observed_size(totals_of(x), genes_measured, shape)
+        ql, _ = self._encode(self.l_encoder, *inputs)
+        # one draw a cell, for all its components
+        library = ql.rsample().expand(*shape, -1, -1) if enumerate_components else ql.rsample(shape)
+        return outputs | {MODULE_KEYS.QL_KEY: ql, MODULE_KEYS.LIBRARY_KEY: library}
+
+    def _encoding(
+        self,
+        counts: SparseCounts | FilledCounts | torch.Tensor,
+        continuous: torch.Tensor | None,
+        categories: tuple[torch.Tensor, ...],
+        found: Normal | None,
+    ) -> ComponentEncoding:
+        """What the encoders say of components and representations, with posteriors that were `found` if there are such."""
+        inputs = (counts, continuous, categories)
         log_qy, components = self._encode_components(*inputs, found)
         qz_given_y = self._encode_given(components, *inputs)
-        qz_given_y = qz_given_y if found is None else normals_of(found, qz_given_y)
-        shape = torch.Size() if n_samples == 1 else torch.Size((n_samples,))
-        if enumerate_components:
-            z, qz, shape = qz_given_y.rsample(), qz_given_y, components.shape[:1]
-        elif self.n_components == 1:
-            qz = Normal(qz_given_y.loc[0], qz_given_y.scale[0], validate_args=False)
-            z = qz.rsample(shape)
-        else:
-            qz = MixturePosterior(log_qy, qz_given_y)
-            z = qz.sample(shape)
-        ql = None
-        if self.use_observed_lib_size:
-            library = self._of_all(self._log_total(x), genes_measured).expand(*shape, -1, -1)
-        else:
-            ql, _ = self._encode(self.l_encoder, counts, continuous, categories)
-            # one draw a cell, for all its components
-            library = ql.rsample().expand(*shape, -1, -1) if enumerate_components else ql.rsample(shape)
-        outputs = {
-            MODULE_KEYS.Z_KEY: z,
-            MODULE_KEYS.QZ_KEY: qz,
-            MODULE_KEYS.QL_KEY: ql,
-            MODULE_KEYS.LIBRARY_KEY: library,
-        }
-        if enumerate_components:
-            outputs |= {COMPONENTS_KEY: components, LOG_QY_KEY: log_qy}
-        return outputs
+        return ComponentEncoding(log_qy, components, qz_given_y if found is None else normals_of(found, qz_given_y))
 
-    def _cached_inference(
-        self, *args: Any, enumerate_components: bool = False, **kwargs: Any
-    ) -> dict[str, torch.Tensor | Distribution | None]:
-        """Of moments that minified data keep, which those of a model with one component do, enumerated too."""
-        outputs = super()._cached_inference(*args, **kwargs)
-        if not enumerate_components:
-            return outputs
-        z, qz = outputs[MODULE_KEYS.Z_KEY].unsqueeze(0), outputs[MODULE_KEYS.QZ_KEY]
-        qz = Normal(qz.loc.unsqueeze(0), qz.scale.unsqueeze(0), validate_args=False)
-        log_qy = z.new_zeros(z.shape[:-1])
-        of_one = {COMPONENTS_KEY: torch.zeros_like(log_qy, dtype=torch.int64), LOG_QY_KEY: log_qy}
-        library = outputs[MODULE_KEYS.LIBRARY_KEY].unsqueeze(0)
-        return outputs | of_one | {MODULE_KEYS.Z_KEY: z, MODULE_KEYS.QZ_KEY: qz, MODULE_KEYS.LIBRARY_KEY: library}
+    def _draw(
+        self, encoding: ComponentEncoding, shape: torch.Size, *, enumerate_components: bool = False
+    ) -> dict[str, torch.Tensor | Distribution]:
+        """Draws and the posterior, of each component if they are enumerated, see :meth:`_regular_inference`."""
+        log_qy, components, qz = encoding
+        if enumerate_components:
+            of_components = {COMPONENTS_KEY: components, LOG_QY_KEY: log_qy}
+            return {MODULE_KEYS.Z_KEY: qz.rsample(), MODULE_KEYS.QZ_KEY: qz, **of_components}
+        if self.n_components == 1:
+            qz = Normal(qz.loc[0], qz.scale[0], validate_args=False)
+            return {MODULE_KEYS.Z_KEY: qz.rsample(shape), MODULE_KEYS.QZ_KEY: qz}
+        qz = MixturePosterior(log_qy, qz)
+        return {MODULE_KEYS.Z_KEY: qz.sample(shape), MODULE_KEYS.QZ_KEY: qz}
 
     def _encoder_inputs(
         self,
@@ -263,15 +260,12 @@ class GMVAE(FlexVAE):
         cat_covs: torch.Tensor | None = None,
         genes_measured: torch.Tensor | None = None,
     ) -> tuple[SparseCounts | FilledCounts | torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...]]:
-        """Counts, continuous and categorical covariates as encoders take them.
+        """As in :class:`FlexVAE`, with components of sparse counts.
 
-        With components, counts are sparse: the product with the genes' weights is then the same for all of them, and
-        no row of counts is repeated.
+        The product with the genes' weights is then the same for all components, and no row of counts is repeated.
         """
-        codes = () if cat_covs is None else torch.split(cat_covs, 1, dim=1)
-        continuous, categories = self._encoder_covariates(batch_index, codes, cont_covs)
         x = as_sparse_counts(x) if self.n_components > 1 else x
-        return self._encoder_counts(x, genes_measured), continuous, categories
+        return super()._encoder_inputs(x, batch_index, cont_covs, cat_covs, genes_measured)
 
     def _encode_components(
         self,
@@ -440,9 +434,13 @@ class GMVAE(FlexVAE):
     @auto_move_data
     def classify(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         r""":math:`q(y \mid x)` of a minibatch, shape ``(b, k)``."""
-        inputs = self._get_inference_input(tensors, full_forward_pass=True)
+        inputs = self._get_inference_input(tensors)
         found = found_of(inputs.pop(FOUND_MEAN_KEY, None), inputs.pop(FOUND_SCALE_KEY, None))
-        log_qy, components = self._encode_components(*self._encoder_inputs(**inputs), found)
+        if MODULE_KEYS.QZM_KEY in inputs:
+            kept = (MODULE_KEYS.QZM_KEY, MODULE_KEYS.QZV_KEY, STORED_KEY)
+            log_qy, components, _ = self.stored_posterior.read(*map(inputs.get, kept))
+        else:
+            log_qy, components = self._encode_components(*self._encoder_inputs(**inputs), found)
         qy = log_qy.T.exp()  # (b, m)
         return qy.new_zeros(len(qy), self.n_components).scatter(1, components.T, qy)
 

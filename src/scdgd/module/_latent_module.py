@@ -67,8 +67,7 @@ class EncodedLatentMixin:
             return tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY].log()
         total = tensors.get(REGISTRY_KEYS.OBSERVED_LIB_SIZE)
         if total is None:
-            x = tensors[REGISTRY_KEYS.X_KEY]
-            total = (x.totals() if isinstance(x, SparseCounts) else x.sum(1)).unsqueeze(1)
+            total = totals_of(tensors[REGISTRY_KEYS.X_KEY]).unsqueeze(1)
         return total.clamp(min=1).log()
 
     def has_sizes(self, tensors: Tensors) -> torch.Tensor:
@@ -99,3 +98,8 @@ class EncodedLatentMixin:
     def variational_posterior(self, tensors: Tensors) -> Distribution:
         """See :class:`LatentModule`."""
         return self.inference(**self._get_inference_input(tensors))[MODULE_KEYS.QZ_KEY]
+
+
+def totals_of(x: SparseCounts | torch.Tensor) -> torch.Tensor:
+    """Total of each cell of ``(b, g)``, shape ``(b,)``."""
+    return x.totals() if isinstance(x, SparseCounts) else x.sum(1)
