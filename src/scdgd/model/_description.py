@@ -48,7 +48,8 @@ def _training_of(model: BaseModelClass) -> str:
     if not model.is_trained_:
         return "not trained"
     history = model.history
-    n = max((len(values) for values in history.values()), default=0) if history else 0
+    by_epoch = [] if history is None else [values for values in history.values() if values.index.name != "step"]
+    n = max(map(len, by_epoch), default=0)
     return f"trained for {n:,} epoch{'s'[: n - 1]}" if n else "trained"
 
 

@@ -55,6 +55,7 @@ class EncoderRun(TrainingRun):
             )
             != 1,
             "`compile=True` is for one device: leave it out.": self.plan.get("compile"),
+            "`on_step=True` logs the steps of one device: leave it out.": self.plan.get("on_step"),
             **{
                 f"`{name}` is about averages over a minibatch, of which each process has a part: leave it out.": self.plan.get(
                     name

@@ -65,10 +65,10 @@ def check_further(plan: type, options: dict[str, Any], of_loss: Iterable[str] = 
     ]
     further = frozenset({*of_loss}.union(*of_classes) - {"self", "module", "kwargs", "loss_kwargs"})
     checked = Options(OF_TRAINING_PLAN, of=plan.__name__, further=further)("plan_kwargs", options)
-    for name, usual in (("on_step", False), ("on_epoch", True)):
+    for name, takes in (("on_step", (False, not is_manual)), ("on_epoch", (True,))):
         if checked.get(name) is None:
             checked.pop(name, None)
-        elif checked[name] is not usual:
+        elif checked[name] not in takes:
             msg = (
                 f"`{name}={checked[name]!r}` asks for metrics of single steps, but `history` has one value an epoch. Leave it "
                 "out; a callback sees the loss of each minibatch."
