@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import scvi
 from anndata.experimental import AnnCollection
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
-from scvi.dataloaders import CollectionAdapter
+from scvi.dataloaders import CollectionAdapter, DataSplitter
 from scvi.train import SaveCheckpoint
 
 from scdgd._constants import PADDED_KEY
@@ -134,6 +135,31 @@ def test_collections_are_not_padded(name):
 
 
 @every_model
-def test_neither_data_nor_registry_is_refused(name):
-    with pytest.raises(ValueError, match="stands on data"):
-        OURS[name][0]()
+def test_a_data_module_says_what_a_model_without_data_is_for(name, tmp_path):
+    model_class, options = OURS[name]
+    if name in (*ROWS, "MULTIDGD", "SCDBM"):
+        with pytest.raises(ValueError, match="stands on data"):
+            model_class(**options)
+        return
+    reference, new = trained(name)
+    model = model_class(**options)
+    assert "without data" in repr(model)
+    for use in (lambda: train(model), lambda: model.save(tmp_path / "model"), lambda: setattr(model, "adata", new)):
+        with pytest.raises(ValueError, match="no networks before"):
+            use()
+    for cells, match in (
+        (LightningDataModule(), "has no `registry`"),
+        (DataSplitter(reference.adata_manager), "no `n_obs`"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            train(model, None if "n_obs" in match else 2, datamodule=cells)
+    with pytest.raises(ValueError, match="means of batches"):
+        train(model_class(**options, use_observed_lib_size=False), 2, datamodule=DataSplitter(reference.adata_manager))
+    train(model, 2, datamodule=DataSplitter(reference.adata_manager))
+    train(model, 1, datamodule=DataSplitter(reference.adata_manager))
+    assert "trained for 3 epochs" in repr(model)
+    assert model.registry is not reference.registry
+    model.save(tmp_path / "model")
+    z = model.get_latent_representation(new)
+    again = model_class.load(tmp_path / "model", adata=new, accelerator="cpu")
+    np.testing.assert_allclose(again.get_latent_representation(), z, rtol=1e-5, atol=1e-6)

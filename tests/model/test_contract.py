@@ -19,6 +19,7 @@ import scvi
 import torch
 from scipy import sparse
 from scvi.criticism import create_criticism_report
+from scvi.dataloaders import DataSplitter
 from scvi.train import SaveCheckpoint, ScibCallback
 
 import scdgd
@@ -464,9 +465,13 @@ def untrained(model, adata, new):
 
 
 def without_registry(model, adata, new):
-    """Without data and without a registry, as scvi-tools has models that a data module trains."""
+    """Without data and without a registry; a data module says for which genes and batches it is."""
     model_class, options = MODELS[name_of(model)]
-    model_class(adata=None, **options)
+    made, other = model_class(adata=None, **options), adata.copy()
+    model_class.setup_anndata(other)
+    cells = DataSplitter(model_class(other, **options).adata_manager)
+    cells.n_vars, cells.n_batch = other.n_vars, 1
+    made.train(**TRAINING, datamodule=cells)
 
 
 def empty_cells(model, adata, new):
@@ -571,7 +576,7 @@ OF_STOCK = {
     "`get_marginal_ll(dataloader=...)`": evidence_of_minibatches,
     "`get_likelihood_parameters` of an untrained model": untrained,
     "`get_normalized_expression(gene_list=...)` with unknown genes": unknown_genes,
-    "a model of `adata=None`, without a registry": without_registry,
+    "a model of `adata=None`, without a registry, `train(datamodule=...)`": without_registry,
     "`setup_anndata` of a cell without counts": empty_cells,
 }
 TABLES = (ROWS, OF_SCVI_TOOLS, OF_STOCK)

@@ -121,6 +121,7 @@ class DataModel:
         self.module.minified_data_type = getattr(self, "minified_data_type", None)
 
     def _validate_anndata(self, adata: AnnData | MuData | None = None, copy_if_view: bool = True) -> AnnData | MuData:
+        self._check_made()
         if adata is None and self.adata is None:
             msg = "The model was loaded without data: pass `adata`, or attach one with `model.adata = adata`."
             raise ValueError(msg)
@@ -135,6 +136,15 @@ class DataModel:
         if registered is not None and _has_changed(registered):
             forget_manager(self, registered)
         return super()._validate_anndata(adata, copy_if_view)
+
+    def _check_made(self) -> None:
+        """Raise ValueError while the model has no networks yet."""
+        if self._module_init_on_train:
+            msg = (
+                "The model was made without data, so it has no networks before `train(datamodule=...)`. Make it with an AnnData "
+                "that was set up, or with a `registry`, to use it otherwise."
+            )
+            raise ValueError(msg)
 
     def get_anndata_manager(self, adata: AnnData | MuData, required: bool = False) -> AnnDataManager | None:
         """As in scvi-tools; the attached data are known even if ``uns`` has lost their mark."""
@@ -370,6 +380,7 @@ class DataModel:
         OSError
             If there is no space, or nothing may be written.
         """
+        self._check_made()
         folder = Path(dir_path)
         if folder.exists() and not (overwrite and folder.is_dir()):
             what = "already exists" if folder.is_dir() else "is a file"

@@ -7,6 +7,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from scdgd._compat import ADATA_MINIFY_TYPE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -34,10 +36,12 @@ class Description:
 
 def describe(model: BaseModelClass, parts: Mapping[str, str]) -> Description:
     """A model and its data, how far it is trained, its `parts`, and the clusters that were found."""
+    if not hasattr(model, "summary_stats"):
+        return Description(f"{type(model).__name__} without data, not trained.", parts)
     stats = model.summary_stats
     size = f"{stats.n_cells:,} cell{'s'[: stats.n_cells - 1]} and {stats.n_vars:,} feature{'s'[: stats.n_vars - 1]}"
     sentence = f"{type(model).__name__} of {size}, {_training_of(model)}."
-    if getattr(model, "minified_data_type", None) is not None:
+    if getattr(model, "minified_data_type", None) == ADATA_MINIFY_TYPE.LATENT_POSTERIOR:
         sentence += " Counts were dropped (minified)."
     key = model.registry["setup_args"].get("batch_key")
     batches = {} if key is None else {"batches": f"{stats.n_batch:,}, of {key!r}"}

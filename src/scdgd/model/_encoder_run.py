@@ -15,6 +15,7 @@ from ._cells import split_cells
 from ._training_run import TrainingRun
 
 if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule
     from lightning.pytorch.callbacks import Callback
 
 logger = logging.getLogger(__name__)
@@ -33,16 +34,32 @@ class EncoderRun(TrainingRun):
 
     def check(self) -> None:
         """Frozen weights do not decay; a data module has no cells that checkpoints could know again, or processes divide."""
-        if self.given["datamodule"] is not None and self.given["checkpoint_dir"] is not None:
+        if self.given["datamodule"] is not None:
+            self._check_data_module(self.given["datamodule"])
+        if self.model.surgery_ is not None:
+            self.plan.setdefault("weight_decay", 0.0)
+        if self.is_shared:
+            self._check_shared()
+
+    def _check_data_module(self, datamodule: LightningDataModule) -> None:
+        """Refuse what needs cells that are known; a model that waits for a data module takes its genes and batches."""
+        if self.given["checkpoint_dir"] is not None:
             msg = (
                 "Checkpoints belong to the cells that the model was set up with, and a `datamodule` does not tell which "
                 "cells it has: leave out one of the two."
             )
             raise ValueError(msg)
-        if self.model.surgery_ is not None:
-            self.plan.setdefault("weight_decay", 0.0)
-        if self.is_shared:
-            self._check_shared()
+        if self.given["max_epochs"] is None and not hasattr(datamodule, "n_obs"):
+            msg = "The usual number of epochs is one for a number of cells, and the data module has no `n_obs`: pass `max_epochs`."
+            raise ValueError(msg)
+        if self.model.module is None:
+            self.model._stand_on(datamodule)
+        if self.model.adata is None and not (self.model.is_trained_ or self.model.module.use_observed_lib_size):
+            msg = (
+                "`use_observed_lib_size=False` draws sizes of cells around the means of batches, which are read off data, and this model "
+                "was made without. Leave it out, or make the model with an AnnData."
+            )
+            raise ValueError(msg)
 
     def _check_shared(self) -> None:
         """Refuse what several processes do not do."""

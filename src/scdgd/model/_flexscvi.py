@@ -31,10 +31,12 @@ from scdgd.prior._update import WITH_ENCODER, update_of
 from scdgd.train import EmpiricalBayesPlan, InterruptibleTrainRunner
 
 from ._arguments import BUILDING_ENCODERS, FREEZING, SURGERY
+from ._data_module import registry_of_module
 from ._devices import device_of
 from ._encoder_model import EncoderModel
 from ._encoder_run import EncoderRun
 from ._host_options import OF_ROWS, OF_SURGERY
+from ._saving import initialised
 from ._stock_exchange import check_for_scanvi, check_taken, from_stock, stock_arguments, to_stock
 from ._training_options import TRAINING
 from ._values import check_values, holds_counts, layers_title, network_title
@@ -61,6 +63,17 @@ _N_CELLS_FOR_WARNING, _N_CELLS_PER_COMPONENT = 500, 10
 _MAX_NAMED = 5
 #: Components, if their number is not given: at most so many, and one for so many cells.
 _MOST_COMPONENTS, _CELLS_FOR_ONE = 100, 5
+#: Arguments that stock models have, too.
+_OF_STOCK = (
+    "n_hidden",
+    "n_latent",
+    "n_layers",
+    "dropout_rate",
+    "dispersion",
+    "gene_likelihood",
+    "use_observed_lib_size",
+    "latent_distribution",
+)
 #: Arguments of modules that the model gives itself.
 _NOT_OF_USERS = {
     "self",
@@ -89,7 +102,8 @@ class FlexSCVI(EncoderModel, SCVI):
     adata
         AnnData registered with :meth:`setup_anndata`.
     registry
-        Registry of a saved model, in place of data (used by :meth:`load`).
+        Registry of a saved model, in place of data (used by :meth:`load`). Without both, the data module that the model is first
+        trained on, ``train(datamodule=...)``, says for which genes and batches it is.
     n_hidden
         Width of hidden layers; or a sequence, the widths of the encoder's hidden layers, which the decoder mirrors.
     n_latent, n_layers, dropout_rate, dispersion, use_observed_lib_size, latent_distribution
@@ -175,22 +189,16 @@ class FlexSCVI(EncoderModel, SCVI):
         decoder: DecoderName | nn.Module | type[nn.Module] = "nonlinear",
         **kwargs: Any,
     ) -> None:
+        given = dict(locals())  # a copy, for that of the frame would hold itself
+        if adata is None and registry is None:
+            self._wait_for_cells(self._get_init_params(given))
+            return
         n_components = self._usual_components(n_components, adata, registry)
         k = _checked_components(prior, n_components, math.inf if registry is not None or adata is None else adata.n_obs)
         registry_ = registry_of(type(self), adata) if registry is None and adata is not None else registry
         kwargs = _of_values(registry_, gene_likelihood, self._check_module_options(kwargs))
         comes_with_sizes = adata is None and not use_observed_lib_size  # scvi-tools reads them off the data
-        of_stock = {
-            "n_hidden": n_hidden,
-            "n_latent": n_latent,
-            "n_layers": n_layers,
-            "dropout_rate": dropout_rate,
-            "dispersion": dispersion,
-            "gene_likelihood": gene_likelihood,
-            "use_observed_lib_size": use_observed_lib_size,
-            "latent_distribution": latent_distribution,
-            **kwargs,
-        }
+        of_stock = {**{name: given[name] for name in _OF_STOCK}, **kwargs}
         super().__init__(
             adata,
             registry,
@@ -212,6 +220,18 @@ class FlexSCVI(EncoderModel, SCVI):
             likelihood=f"{name_of(gene_likelihood)}, dispersion {dispersion}",
         )
         self.init_params_ = self._get_init_params(locals())
+
+    def _wait_for_cells(self, arguments: dict[str, dict[str, Any]]) -> None:
+        """Have no networks until a data module says for which genes and batches."""
+        self._check_module_options(arguments["kwargs"].get("kwargs", {}))
+        self._adata = self._adata_manager = self.module = self.history_ = None
+        self._module_init_on_train, self.is_trained_ = True, False
+        self.init_params_ = arguments
+
+    def _stand_on(self, datamodule: LightningDataModule) -> None:
+        """Have the networks that were asked for, for the genes and batches of a data module."""
+        made = initialised(type(self), None, registry_of_module(datamodule), {"init_params_": self._constructed_with})
+        vars(self).update(vars(made))
 
     @property
     def init_params_(self) -> dict[str, dict[str, Any]]:
@@ -269,8 +289,6 @@ class FlexSCVI(EncoderModel, SCVI):
         """The number that is asked for, or that of cells that few cells have components for."""
         if n_components is not None:
             return n_components
-        if adata is None and registry is None:
-            return _MOST_COMPONENTS  # of a model that is about to be refused
         n_cells = n_cells_of(registry) if adata is None else adata.n_obs
         return int(np.clip(n_cells // _CELLS_FOR_ONE, 1, _MOST_COMPONENTS))
 
@@ -334,8 +352,11 @@ class FlexSCVI(EncoderModel, SCVI):
         accelerator, devices
             As in scvi-tools; one device, or several processes with ``strategy="ddp"`` in a script, which each of them runs, as for
             :meth:`SCDGD.train`: each has `batch_size` cells of every minibatch, and batch norm is by those of all.
-        train_size, validation_size, shuffle_set_split, load_sparse_tensor, batch_size, datasplitter_kwargs, datamodule
+        train_size, validation_size, shuffle_set_split, load_sparse_tensor, batch_size, datasplitter_kwargs
             As in scvi-tools. Counts are always sparse.
+        datamodule
+            As in scvi-tools. For a model that was made without data it needs a `registry` of genes and batches, as scvi-tools' own
+            have, or an `adata_manager` with one.
         early_stopping
             Whether to stop when `early_stopping_monitor` no longer improves.
         plan_config, plan_kwargs

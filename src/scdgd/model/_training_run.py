@@ -147,9 +147,8 @@ class TrainingRun:
     def split(self) -> None:
         """Find which cells train; read a checkpoint, if there is one; refuse what would fail, before anything changes."""
         model = self.model
-        if self.cells is not None:  # a data module of the user, which has its own split, and makes the module
-            if model.module is not None:
-                self.try_plan()
+        if self.cells is not None:  # a data module of the user, which has its own split
+            self.try_plan()
             return
         model._validate_anndata(None)
         self.check_cells()
@@ -198,8 +197,7 @@ class TrainingRun:
     def fit(self) -> None:
         """scvi-tools' training; an interrupt ends it like the last epoch, but no process that SIGTERM ends."""
         model = self.model
-        if model.module is not None:  # training on a data module makes it
-            model.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
+        model.module.train()  # reading methods leave it in evaluation mode, and Lightning would keep it there
         trainer = {**self.trainer, "callbacks": [*(self.trainer.get("callbacks") or ()), *self.guards()]}
         try:
             with self.held_counts(), warnings.catch_warnings():
@@ -220,8 +218,7 @@ class TrainingRun:
             if self.interruption.ended:
                 self._report_interruption()
         finally:
-            if model.module is not None:
-                model.module.eval()
+            model.module.eval()
             self.interruption.end_process()
 
     def _share_history(self) -> None:

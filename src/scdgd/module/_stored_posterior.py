@@ -156,8 +156,12 @@ class StoredComponents(StoredPosterior):
 
     def _read(self, mean: torch.Tensor, variance: torch.Tensor, rows: torch.Tensor) -> ComponentEncoding:
         parts = rows.unflatten(-1, self._shape).transpose(0, 1)  # (m, b, 2 + 2 d)
-        loc, scale = parts[..., 2:].chunk(2, dim=-1)
-        return ComponentEncoding(parts[..., 1], parts[..., 0].long(), Normal(loc, scale, validate_args=False))
+        loc, scale = (
+            part.contiguous() for part in parts[..., 2:].chunk(2, dim=-1)
+        )  # added up in the same order as before
+        return ComponentEncoding(
+            parts[..., 1].contiguous(), parts[..., 0].long(), Normal(loc, scale, validate_args=False)
+        )
 
     def rows(self, encoding: ComponentEncoding) -> torch.Tensor:
         """See :class:`StoredPosterior`."""

@@ -68,9 +68,8 @@ def history(
     --------
     >>> scdgd.pl.history(model)
     """
-    curves = {
-        name.removesuffix("_epoch"): values for name, values in (model.history or {}).items()
-    }  # of `on_step=True`
+    # with `on_step=True`, means of epochs have a name of their own
+    curves = {name.removesuffix("_epoch"): values for name, values in (model.history or {}).items()}
     if not any(f"{name}_train" in curves for name in _CURVES):
         name = type(model).__name__
         msg = f"`history` draws the course of training, but this {name} has not trained. Call `model.train()` first."

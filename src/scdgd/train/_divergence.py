@@ -27,9 +27,6 @@ def restored_if_it_diverges(model: BaseModelClass, attributes: Iterable[str] = (
     Otherwise a second call with lower rates would go on from numbers that are none. Also if another process has ended, or any
     error comes while the rows of the table are with several processes.
     """
-    if model.module is None:  # training on a data module makes it
-        yield
-        return
     before = {name: _copy(value) for name, value in model.module.state_dict().items()}
     others = {name: copy.copy(getattr(model, name)) for name in ("history_", "is_trained_", *attributes)}
     try:
