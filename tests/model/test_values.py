@@ -298,6 +298,20 @@ def test_options_for_counts_are_refused():
         SCDGD(cells_of_counts(SCDGD), gene_likelihood="nb", size_factor="none")
 
 
+@pytest.mark.parametrize("model_class", [SCDGD, SCVAD])
+def test_registered_sizes_are_not_those_of_gaussian_values(model_class):
+    """As in scvi-tools, the likelihood is all that a user must name; of counts, too."""
+    adata = cells()
+    adata.obs["size"] = np.arange(1, 201)
+    made = {"n_components": 2, "n_latent": 2, "n_hidden": 8}
+    for setup in ({}, {"layer": "log", "is_count_data": False}):
+        model_class.setup_anndata(adata, size_factor_key="size", **setup)
+        observed = model_class(adata, gene_likelihood="normal", **made).module.observed
+        assert (observed.size.name, observed.link.name) == ("none", "identity")
+    with pytest.raises(ValueError, match="does not go with `size_factor='registered'`"):
+        model_class(adata, gene_likelihood="normal", size_factor="registered", **made)
+
+
 def cells_of_counts(model_class=FlexSCVI):
     adata = cells()
     model_class.setup_anndata(adata)

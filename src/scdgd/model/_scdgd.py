@@ -94,8 +94,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         ``"nb"``, negative binomial; ``"poisson"``; ``"zinb"`` and ``"zip"``, the same with a share of structural zeros
         for each gene; ``"constrained_poisson"``, whose means add up to the total count, for observed totals;
         ``"bernoulli"``, for binarised counts; ``"cross_entropy"``, for values from zero to one such as grey values of images, or
-        ``"normal"``, for log-normalised values, both set up with ``is_count_data=False``. The last three have neither size factors
-        nor an output activation.
+        ``"normal"``, for log-normalised values, both set up with ``is_count_data=False``. The last three have neither size factors,
+        registered ones included, nor an output activation.
     dispersion
         Inverse dispersion per gene (``"gene"``) or per gene and batch (``"gene-batch"``); without effect on Poisson
         counts. A new batch has the mean over batches. scvi-tools' ``"gene-cell"`` is refused: dispersions that depend on the representation make noise of
@@ -259,10 +259,15 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         self, gene_likelihood: GeneLikelihood, size_factor: str | None, output_activation: str | None
     ) -> tuple[str, str]:
         """Size factor and output activation, the usual ones of the data if not given; ValueError if they are not possible."""
-        has_size_factor = is_registered(self.registry_, REGISTRY_KEYS.SIZE_FACTOR_KEY)
+        has_size_factor, given = is_registered(self.registry_, REGISTRY_KEYS.SIZE_FACTOR_KEY), size_factor
         size_factor, output_activation = usual_size_and_link(
             family_of(gene_likelihood), size_factor, output_activation, has_registered=has_size_factor
         )
+        if has_size_factor and given is None and size_factor == "none":
+            logger.info(
+                "`gene_likelihood=%r` is of values without a size: registered size factors are not used.",
+                name_of(gene_likelihood),
+            )
         check_values(self.registry_, gene_likelihood)
         if size_factor == "registered" and not has_size_factor:
             msg = "`size_factor='registered'` needs `setup_anndata(adata, size_factor_key=...)`."

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def usual_size_and_link(
     family: type[Likelihood], size: str | None, link: str | None, *, has_registered: bool
 ) -> tuple[str, str]:
-    """Names of size and link, where they are not given: registered sizes if there are, else totals, for counts.
+    """Names of size and link, where they are not given: registered sizes if there are, else totals, for counts; else none.
 
     Parameters
     ----------
@@ -27,11 +27,11 @@ def usual_size_and_link(
     has_registered
         Whether there are registered size factors.
     """
-    if not family.is_of_counts and not has_registered:
-        size, link = size or "none", link or "identity"
+    if not family.is_of_counts:
+        return size or "none", link or "identity"
     size = size or ("registered" if has_registered else "observed")
-    usual = SIZES[size].usual_link if family.is_of_counts else "softplus"
-    if family.is_of_counts and usual not in family.links:
+    usual = SIZES[size].usual_link
+    if usual not in family.links:
         usual = next((name for name in family.links if name in get_args(OutputActivation)), usual)
     return size, link or usual
 
