@@ -132,7 +132,7 @@ def importance_samples(
         As for :func:`weighted_draws`.
     """
     with frozen(module):
-        density = JointDensity(module, owned(module, tensors))
+        density = JointDensity(module, owned(module, tensors)).at(posterior.mode)
         return weighted_draws(posterior, density.log_joint, n_samples, generator)
 
 

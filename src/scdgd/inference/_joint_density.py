@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from scdgd.likelihood import CountLikelihood
     from scdgd.module import DGDModule
+    from scdgd.module._latent_size import Law
     from scdgd.module._observation import Part
 
 
@@ -39,7 +40,9 @@ class JointDensity:
 
     with decoder and prior fixed. Indexing with rows, or a slice of them, gives the density of those cells.
 
-    Of several modalities, log probabilities, gradients and informations add up.
+    Of several modalities, log probabilities, gradients and informations add up. Latent sizes follow representations: with them
+    it is :math:`\min_\ell J_i(z, \ell)`, where :math:`\log p(\ell)` counts, too, and the gradient is exact; informations, and
+    densities of draws, are those at the sizes found last, see :meth:`at`.
 
     Parameters
     ----------
@@ -53,6 +56,8 @@ class JointDensity:
     present: torch.Tensor | None = None
     #: Weight of what is observed in the objective.
     weight: torch.Tensor | float = 1.0
+    #: Log volumes of latent sizes at :meth:`at`, ``(b,)``.
+    log_volume: torch.Tensor | None = None
 
     def __init__(self, module: DGDModule, tensors: dict[str, torch.Tensor]) -> None:
         self.module, self.observation = module, module.observed
@@ -98,8 +103,32 @@ class JointDensity:
         part.measured = part.covariates[MEASURED_KEY]
         part.present = None if self.present is None else self.present[rows]
         part.weight = self.weight
+        part.log_volume = None if self.log_volume is None else self.log_volume[rows]
         part._parts = [each[rows] for each in self._parts]
         return part
+
+    def at(self, z: torch.Tensor) -> JointDensity:
+        """The same density with latent sizes as they are at representations ``(b, d)``, integrated by Laplace's approximation."""
+        if self.module.latent_size is None:
+            return self
+        other = copy(self)
+        of_cells = other._follow(z), other.x, other.library, other.covariates[MODULE_KEYS.BATCH_INDEX_KEY]
+        other.log_volume = self.module.latent_size.log_volume(*of_cells)
+        return other
+
+    @torch.no_grad()
+    def _follow(self, z: torch.Tensor) -> Law:
+        """Find latent sizes at ``(b, d)``."""
+        law, batch = self.observation.law_of_sizes(z, **self.covariates), self.covariates[MODULE_KEYS.BATCH_INDEX_KEY]
+        self.library = self.module.latent_size.fitted(law, self.x, self.library, batch)
+        return law
+
+    def _of_sizes(self) -> torch.Tensor | float:
+        """Log prior density of latent sizes, with their volumes, ``(b,)``."""
+        if self.module.latent_size is None:
+            return 0.0
+        log_prob = self.module.latent_size.log_prob(self.library, self.covariates[MODULE_KEYS.BATCH_INDEX_KEY])
+        return log_prob if self.log_volume is None else log_prob + self.log_volume
 
     def without_constant(self) -> JointDensity:
         """The same density but for what no representation changes, which costs as much to evaluate as the rest."""
@@ -130,9 +159,13 @@ class JointDensity:
             *(part._value_and_gradient(z[cells]) for part, cells in zip(parts, blocks, strict=True)), strict=True
         )
         self.log_constant = torch.cat([part.log_constant for part in parts])
+        if self.module.latent_size is not None:
+            self.library = torch.cat([part.library for part in parts])
         return torch.cat(values), torch.cat(gradients)
 
     def _value_and_gradient(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.module.latent_size is not None:
+            self._follow(z)
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
             px = self.likelihood(leaf)
@@ -141,7 +174,7 @@ class JointDensity:
         if self.log_constant is None:  # does not depend on z, and costs as much as the rest
             with torch.no_grad():
                 self.log_constant = px.log_constant(self.x)
-        return value.detach() - self.log_constant, gradient
+        return value.detach() - self.log_constant - self._of_sizes(), gradient
 
     def information(self, z: torch.Tensor) -> torch.Tensor:
         """Fisher information of the counts at ``(b, d)``, shape ``(b, d, d)``."""
@@ -174,9 +207,9 @@ class JointDensity:
 
     def log_joint(self, z: torch.Tensor) -> torch.Tensor:
         """Log joint density of counts and representations ``(s, b, d)``, shape ``(s, b)``, a few samples at a time."""
+        prior, classes, of_sizes = self.module.prior, self.classes, self._of_sizes()
         parts = self._in_parts(z)
-        prior, classes = self.module.prior, self.classes
-        return torch.cat([self._log_likelihood(part) + prior.log_prob(part, classes) for part in parts])
+        return torch.cat([self._log_likelihood(part) + prior.log_prob(part, classes) + of_sizes for part in parts])
 
     def log_likelihood(self, z: torch.Tensor) -> torch.Tensor:
         """Log probability of the counts at representations ``(s, b, d)``, shape ``(s, b)``, a few samples at a time."""
@@ -329,5 +362,5 @@ def fisher_information(
     Shape ``(b, d, d)``.
     """
     with frozen(module):
-        density = JointDensity(module, owned(module, tensors)).with_genes(n_genes)
-        return density.curvature(z.detach().to(module.device).clone())
+        z = z.detach().to(module.device).clone()
+        return JointDensity(module, owned(module, tensors)).with_genes(n_genes).at(z).curvature(z)

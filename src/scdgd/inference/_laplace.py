@@ -27,7 +27,7 @@ class LaplacePosterior(NamedTuple):
     cholesky: torch.Tensor
     """Lower Cholesky factor of the precision ``H``, shape ``(b, d, d)``."""
     neg_log_joint: torch.Tensor
-    """Negative log joint density ``J`` at the mode in nats, shape ``(b,)``."""
+    """Negative log joint density ``J`` at the mode in nats, latent sizes integrated, shape ``(b,)``."""
     between_components: torch.Tensor
     """Whether the cell lies between components so that the exact Hessian of the prior is not positive, ``(b,)`` bool."""
 
@@ -100,11 +100,12 @@ def laplace_posterior(
     """
     estimate = gauss_newton(module, tensors, z, _POLISH)
     with frozen(module):
-        density = JointDensity(module, owned(module, tensors))
         mode = estimate.z
+        density = JointDensity(module, owned(module, tensors)).at(mode)
         information = density.information(mode)
         cholesky, failed = torch.linalg.cholesky_ex(information + module.prior.hessian(mode))
         usable = (failed == 0) & torch.isfinite(cholesky).all(-1).all(-1)
         safe = torch.linalg.cholesky(information + module.prior.precision(mode))
         cholesky = torch.where(usable[:, None, None], cholesky, safe)
-    return LaplacePosterior(mode, cholesky, estimate.neg_log_joint, ~usable)
+    value = estimate.neg_log_joint if density.log_volume is None else estimate.neg_log_joint - density.log_volume
+    return LaplacePosterior(mode, cholesky, value, ~usable)

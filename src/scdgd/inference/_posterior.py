@@ -58,7 +58,8 @@ def mended_samples(
     """
     samples = posterior_samples(module, tensors, rows, n_samples)
     with frozen(module):
-        return mended(samples, JointDensity(module, owned(module, tensors)), n_rounds)
+        density = JointDensity(module, owned(module, tensors)).at(samples.proposal.mode)
+        return mended(samples, density, n_rounds)
 
 
 def posterior_draws(

@@ -30,11 +30,6 @@ OF_ENCODERS = {
         "`scdgd.model.FlexSCVI`.",
         ("normal",),
     ),
-    "use_observed_lib_size": Absent(
-        "makes sizes of cells latent variables, and here they are observed: totals, or a column (`size_factor_key`). Leave it out, or "
-        "use `scdgd.model.FlexSCVI`.",
-        (True,),
-    ),
     "dropout_rate": Absent(
         "drops hidden units, and here noise on representations keeps the decoder from learning cells by heart. Leave it out.",
         (0,),
@@ -74,11 +69,16 @@ DISPERSIONS_OF_ENCODERS = {
     "gene-cell": "makes dispersions depend on representations, which are found as if they did not. Use 'gene' or 'gene-batch'.",
     "gene-label": "gives labels dispersions of their own, and new cells have no labels. Use 'gene' or 'gene-batch', or `scdgd.model.FlexSCVI`.",
 }
-#: What several modalities have in place of one likelihood.
+#: What several modalities have in place of one likelihood and size.
 OF_ONE_MODALITY = {
+    "use_observed_lib_size": Absent(
+        "makes the size of a cell a parameter, and here each modality has one, which is observed. Leave it out, or use "
+        "`scdgd.model.SCDGD`.",
+        (True,),
+    ),
     "gene_likelihood": Absent(
         "is that of one modality. Name those of all: `likelihoods={'rna': 'nb', 'atac': 'poisson'}`."
-    )
+    ),
 }
 _ENCODED = "needs representations that are free to follow the labels of their cells, and those of this model come from an encoder. Use `scdgd.model.SCDGD`, or `scvi.model.SCANVI`."
 #: Of models with a row for each cell, what needs rows that are free.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scvi import REGISTRY_KEYS
 
 from scdgd.data import SparseCountsLoader, code_of, levels_of, refuse_levels
 from scdgd.inference import fit_levels, undisturbed
@@ -57,10 +58,13 @@ class NewLevels:
     @property
     def fitted(self) -> list[dict[str, np.ndarray | torch.Tensor]]:
         """Names, and vectors ``(m, g)`` on the CPU, of the new levels of each variable."""
-        return [
+        fitted = [
             {"names": names, "vectors": level.added.cpu()}
             for names, level in zip(self._names, self.module.levels, strict=False)
         ]
+        if fitted and self.module.latent_size is not None:
+            fitted[0]["sizes"] = self.module.latent_size.added.cpu()
+        return fitted
 
     @fitted.setter
     def fitted(self, fitted: list[dict[str, np.ndarray | torch.Tensor]]) -> None:
@@ -68,12 +72,16 @@ class NewLevels:
         for i, of_variable in enumerate(fitted):
             self._names[i] = np.asarray(of_variable["names"])
             self.module.levels[i].append(of_variable["vectors"])
+            if "sizes" in of_variable:
+                self.module.latent_size.added = of_variable["sizes"].to(self.module.device)
 
     def forget(self) -> None:
         """Fit vectors again when their levels are next met."""
         self._names = [names[:0] for names in self._names]
         for level in self.module.levels:
             level.forget_added()
+        if self.module.latent_size is not None:
+            self.module.latent_size.forget_added()
 
     def find(self, manager: CellRegistration) -> None:
         """Fit vectors of levels that are met for the first time, and give the cells of `manager` the codes of the model.
@@ -100,6 +108,8 @@ class NewLevels:
             self._names = before
             for level, old in zip(self.module.levels, before, strict=True):
                 level.added = level.added[: len(old)]
+            if self.module.latent_size is not None:
+                self.module.latent_size.forget_added(len(before[0]))
             raise
 
     @torch.inference_mode(False)
@@ -120,6 +130,8 @@ class NewLevels:
         positions = np.unique(np.concatenate(chosen))
         with undisturbed():
             minibatches = SparseCountsLoader(manager, indices=positions, batch_size=_TOGETHER)
+            if self.module.latent_size is not None:
+                self._note_sizes(minibatches, len(self._names[0]) - n_known[0])
             gain = fit_levels(self.module, minibatches, n_known)
         logger.info(
             "Fitted vectors of levels that are new to the model: %s. These cells are likelier by %.3g nats in the mean than "
@@ -127,6 +139,12 @@ class NewLevels:
             ", ".join(words),
             gain,
         )
+
+    def _note_sizes(self, minibatches: SparseCountsLoader, n_new: int) -> None:
+        """Give new batches the moments of log totals of their cells."""
+        found = [(self.module.observed.log_size(t).ravel(), t[REGISTRY_KEYS.BATCH_KEY].ravel()) for t in minibatches]
+        log_total, batch = (torch.cat(each).to(self.module.device) for each in zip(*found, strict=True))
+        self.module.latent_size.append(log_total, batch, n_new)
 
 
 def _joined(names: np.ndarray, further: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from scdgd.data import (
     is_prepared_collection,
     levels_of,
     padded_to,
+    registered_cells,
 )
 from scdgd.inference import NEW_CELLS, NewCellsConfig, posterior_draws
 from scdgd.likelihood import family_of, name_of
@@ -35,6 +36,7 @@ from scdgd.posterior import Noisy, Point
 from scdgd.prior import Prior
 from scdgd.prior._registry import make_prior, summary_of
 from scdgd.train import InterruptibleTrainRunner, RepresentationPlan
+from scdgd.train._start import note_usual_sizes
 
 from ._arguments import BUILDING, REFERENCE
 from ._cell_rows import CellRows
@@ -102,7 +104,9 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         what the steps of Gauss-Newton and Laplace's approximation take for information.
     size_factor
         ``"observed"`` (total count), ``"max"`` (largest count; the paper's), ``"mean"`` or ``"registered"`` (the
-        ``size_factor_key`` column). ``None``: registered if there is such a column, else observed.
+        ``size_factor_key`` column). ``"latent"``: a parameter of the cell, found with its representation, with a log-normal prior
+        in each batch, see :class:`~scdgd.module.LatentSize`; each step of training decodes once more for it. ``None``: registered
+        if there is such a column, else observed.
     output_activation
         ``"softmax"``, ``"sigmoid"`` or ``"softplus"``. ``None``: softmax for observed totals, else softplus.
     batch_representation
@@ -136,6 +140,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
     decoder
         A network of your own in the place of hidden layers, from ``(b, d)`` to one output a gene: a module, which is copied, or a
         class of modules; see :class:`~scdgd.module.NetworkDecoder`. `n_hidden`, `n_layers` and `activation` are then not used.
+    use_observed_lib_size
+        As in scvi-tools: ``False`` is ``size_factor="latent"``, unless a column of size factors is registered.
 
     Attributes
     ----------
@@ -187,7 +193,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         activation: Literal["silu", "relu", "tanh"] = "silu",
         gene_likelihood: GeneLikelihood = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
-        size_factor: Literal["observed", "max", "mean", "registered", "none"] | None = None,
+        size_factor: Literal["observed", "max", "mean", "registered", "latent", "none"] | None = None,
         output_activation: Literal["softmax", "sigmoid", "softplus", "identity"] | None = None,
         dispersion_floor: Literal[0, 1] = 0,
         batch_representation: Literal["embedding", "one-hot"] = "embedding",
@@ -199,9 +205,10 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         supervision: Literal["components"] | None = None,
         components_per_class: int = 1,
         decoder: nn.Module | type[nn.Module] | None = None,
+        use_observed_lib_size: bool = True,
     ) -> None:
         super().__init__(adata, registry)
-        size_factor, output_activation = self._usual_sizes(gene_likelihood, size_factor, output_activation)
+        sizes = self._usual_sizes(gene_likelihood, size_factor, output_activation, is_observed=use_observed_lib_size)
         self.supervision = Supervision.of(self.registry_, supervision, components_per_class, prior)
         made = self._make_prior(prior, n_components, n_latent, prior_kwargs)
         networks = {"n_hidden": n_hidden, "n_layers": n_layers, "activation": activation, "decoder": decoder}
@@ -209,17 +216,16 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
             self.summary_stats.n_vars,
             self.summary_stats.n_trained_cells,
             made,
-            n_continuous=self.summary_stats.get("n_extra_continuous_covs", 0),
             **self._module_options(batch_representation),
             **networks,
-            output_activation=output_activation,
+            **sizes,
             gene_likelihood=gene_likelihood,
             dispersion=dispersion,
             dispersion_floor=dispersion_floor,
-            size_factor=size_factor,
             posterior=self._posterior_of_scale(noise_scale),
             hyperprior_weight=self._hyperprior_weights(hyperprior_weight or {}, made),
         )
+        self._note_sizes()
         self.module.posterior_sampler = posterior_draws
         self.cells = CellRows(self.module, NewCellsConfig(**NEW_CELLS("new_cells", new_cells or {})))
         self.levels = NewLevels(self.module, self.registry_)
@@ -230,9 +236,17 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
             representation=f"{n_latent} dimensions, {self._representation_is}",
             prior=summary_of(prior, made.n_components),
             decoder=network_title(decoder) or layers_title(n_layers, n_hidden),
-            likelihood=f"{name_of(gene_likelihood)}, dispersion {dispersion}, size factor {size_factor}",
+            likelihood=f"{name_of(gene_likelihood)}, dispersion {dispersion}, size factor {sizes['size_factor']}",
         )
         self.init_params_ = self._get_init_params(locals())
+
+    def _note_sizes(self) -> None:
+        """The law of latent sizes before training, of all cells; those that train give it again."""
+        if self.module.latent_size is None or self.adata is None:
+            return
+        manager = self.adata_manager
+        if manager.has_counts and (manager.rows >= 0).all():
+            note_usual_sizes(self.module, registered_cells(manager), np.arange(len(manager.rows)))
 
     @property
     def merges_components(self) -> bool:
@@ -250,16 +264,35 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         return made
 
     def _module_options(self, batch_representation: str) -> dict[str, Any]:
-        """Arguments of the module: numbers of levels in training, and how they enter, if there are such columns."""
+        """Arguments of the module: numbers of covariates, and of levels in training, and how they enter, if there are such columns."""
         n_batch, *n_cats_per_cov = (levels.n_trained for levels in levels_of(self.registry_).values())
         representation = batch_representation if has_levels(self.registry_) else "one-hot"
-        return {"n_batch": n_batch, "n_cats_per_cov": n_cats_per_cov, "batch_representation": representation}
+        return {
+            "n_batch": n_batch,
+            "n_cats_per_cov": n_cats_per_cov,
+            "n_continuous": self.summary_stats.get("n_extra_continuous_covs", 0),
+            "batch_representation": representation,
+        }
 
     def _usual_sizes(
-        self, gene_likelihood: GeneLikelihood, size_factor: str | None, output_activation: str | None
-    ) -> tuple[str, str]:
-        """Size factor and output activation, the usual ones of the data if not given; ValueError if they are not possible."""
+        self,
+        gene_likelihood: GeneLikelihood,
+        size_factor: str | None,
+        output_activation: str | None,
+        *,
+        is_observed: bool,
+    ) -> dict[str, str]:
+        """Size factor and output activation by their names, the usual ones of the data if not given; ValueError if they are not possible."""
         has_size_factor, given = is_registered(self.registry_, REGISTRY_KEYS.SIZE_FACTOR_KEY), size_factor
+        if not is_observed:
+            if size_factor not in (None, "latent"):
+                msg = (
+                    f"`use_observed_lib_size=False` makes the size of a cell a parameter, and `size_factor={size_factor!r}` says "
+                    "where it is read. Leave one of them out."
+                )
+                raise ValueError(msg)
+            takes_one = family_of(gene_likelihood).is_of_counts and not has_size_factor  # which a column goes before
+            size_factor = "latent" if takes_one else size_factor
         size_factor, output_activation = usual_size_and_link(
             family_of(gene_likelihood), size_factor, output_activation, has_registered=has_size_factor
         )
@@ -272,7 +305,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         if size_factor == "registered" and not has_size_factor:
             msg = "`size_factor='registered'` needs `setup_anndata(adata, size_factor_key=...)`."
             raise ValueError(msg)
-        return size_factor, output_activation
+        return {"size_factor": size_factor, "output_activation": output_activation}
 
     def _hyperprior_weights(self, given: dict[str, str], prior: Prior) -> dict[str, str]:
         """How often each hyper-prior is counted; ValueError for one that the prior does not have."""

@@ -66,7 +66,7 @@ class SCVAD(SCDGD):
         activation: Literal["silu", "relu", "tanh"] = "silu",
         gene_likelihood: GeneLikelihood = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
-        size_factor: Literal["observed", "max", "mean", "registered"] | None = None,
+        size_factor: Literal["observed", "max", "mean", "registered", "latent"] | None = None,
         output_activation: Literal["softmax", "sigmoid", "softplus"] | None = None,
         dispersion_floor: Literal[0, 1] = 0,
         batch_representation: Literal["embedding", "one-hot"] = "embedding",
@@ -78,6 +78,7 @@ class SCVAD(SCDGD):
         supervision: Literal["components"] | None = None,
         components_per_class: int = 1,
         decoder: nn.Module | type[nn.Module] | None = None,
+        use_observed_lib_size: bool = True,
     ) -> None:
         super().__init__(
             adata,
@@ -101,5 +102,6 @@ class SCVAD(SCDGD):
             supervision=supervision,
             components_per_class=components_per_class,
             decoder=decoder,
+            use_observed_lib_size=use_observed_lib_size,
         )
         self.init_params_ = self._get_init_params(locals())

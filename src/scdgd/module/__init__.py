@@ -18,6 +18,7 @@ from ._gmvae import GMVAE, ComponentRegularization
 from ._hidden_layers import HiddenActivation, HiddenLayers
 from ._joint_observation import JointObservation, Modality
 from ._latent_module import EncodedLatentMixin, LatentModule
+from ._latent_size import LatentSize
 from ._level_embedding import LevelEmbedding
 from ._linear_decoder import LinearDecoder
 from ._linearised import Linearised
@@ -51,6 +52,7 @@ __all__ = [
     "HyperpriorWeight",
     "JointObservation",
     "LatentModule",
+    "LatentSize",
     "LevelEmbedding",
     "LinearDecoder",
     "Linearised",

@@ -14,17 +14,19 @@ from torch.distributions import Normal
 from scdgd._compat import MODULE_KEYS
 from scdgd._constants import LOG_SIZE_KEY, MEASURED_KEY
 from scdgd._precision import without_autocast
+from scdgd.data import as_sparse_counts
 from scdgd.likelihood import GeneLikelihood, Link, name_of
 from scdgd.posterior import Point
 
 from ._checkpoint_format import CheckpointFormatMixin
 from ._decoder import Activation, Decoder
 from ._joint_observation import JointObservation, Modality
+from ._latent_size import LatentSize
 from ._network_decoder import NetworkDecoder
 from ._observation import Observation, covariates_of
 from ._query_encoder import QueryEncoder
 from ._representation_table import RepresentationTable
-from ._size_factor import SizeFactor
+from ._size_factor import SIZES, SizeFactor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,7 +101,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
     dispersion_floor
         0 for :math:`\theta = e^\rho`; 1 for :math:`\theta = 1 + e^\rho`, the released code's form.
     size_factor
-        How :math:`s_i` is found, see :func:`log_size_factor`.
+        How :math:`s_i` is found, see :func:`log_size_factor`; of ``"latent"`` ones, see :class:`LatentSize`.
     posterior
         What a row of the table says of :math:`q_i`; a point estimate if not given.
     hyperprior_weight
@@ -114,8 +116,6 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
     """
 
     keeps_rows = True
-    #: Sizes of cells are known, which scvi-tools asks.
-    use_observed_lib_size = True
     #: How the attached data are minified, which scvi-tools says here; a minibatch says by itself what it has.
     minified_data_type: str | None = None
 
@@ -169,7 +169,12 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
             else:
                 made = NetworkDecoder(decoder, *sizes, **options)
             observations[name] = Observation(
-                made, each.likelihood, each.size_factor, n_batch=n_batch_own, dispersion_floor=dispersion_floor
+                made,
+                each.likelihood,
+                each.size_factor,
+                n_batch=n_batch_own,
+                dispersion_floor=dispersion_floor,
+                latent_size=LatentSize(n_batch) if SIZES[each.size_factor].is_latent else None,
             )
         self.observations = nn.ModuleDict(observations)
         self.register_buffer("usual_log_size", torch.zeros(len(observations)) if keeps_usual_sizes else None)
@@ -242,9 +247,48 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         r"""Log inverse dispersion :math:`\log\theta`, shape ``(g,)`` or ``(n_batch, g)``; infinite for Poisson counts."""
         return self.observed.log_theta
 
+    @property
+    def latent_size(self) -> LatentSize | None:
+        """The law of sizes that are parameters of cells; ``None`` where they are known."""
+        return getattr(self.observed, "latent_size", None)
+
+    @property
+    def use_observed_lib_size(self) -> bool:
+        """Whether sizes of cells are known, which scvi-tools asks."""
+        return self.latent_size is None
+
+    @property
+    def library_log_means(self) -> torch.Tensor | None:
+        """Means of latent log sizes in each batch, ``(1, L)``, under scvi-tools' name; ``None`` where they are known."""
+        return None if self.latent_size is None else self.latent_size.moments()[:1]
+
+    @property
+    def library_log_vars(self) -> torch.Tensor | None:
+        """Their variances, ``(1, L)``."""
+        return None if self.latent_size is None else self.latent_size.moments()[1:]
+
     def log_size(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-        r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``, or of each modality ``(b, M)``."""
-        return self.observed.log_size(tensors)
+        r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``, or of each modality ``(b, M)``.
+
+        A latent one is that at the representation of a cell; of a cell that has none yet, where it starts.
+        """
+        log_size = self.observed.log_size(tensors)
+        if self.latent_size is None or LOG_SIZE_KEY in tensors:
+            return log_size
+        tensors = {key: value.to(self.device) for key, value in tensors.items()}
+        log_size, rows = log_size.to(self.device), tensors[REGISTRY_KEYS.INDICES_KEY].ravel()
+        has_row = rows >= 0
+        if not self.training and not has_row.any():
+            return log_size
+        z, _ = self.posterior.moments(self.representations(rows.clamp(min=0)))
+        return torch.where(has_row.unsqueeze(1), self.fitted_log_size(tensors, z, log_size), log_size)
+
+    @torch.no_grad()
+    def fitted_log_size(self, tensors: dict[str, torch.Tensor], z: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """Latent log sizes ``(b, 1)`` of the cells of a minibatch at representations ``(b, d)``, without a gradient."""
+        law = self.genes.law_of_sizes(z, **self.covariates(tensors))
+        counts = as_sparse_counts(self.observed.values(tensors))
+        return self.latent_size.fitted(law, counts, start, tensors[REGISTRY_KEYS.BATCH_KEY])
 
     def has_sizes(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         """Which modalities the cells of a minibatch have, shape ``(b, 1)`` or ``(b, M)``, bool."""
@@ -381,7 +425,6 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         representation = self.representations(rows)
         if self.training:
             representation.requires_grad_()
-        library = self.observed.log_size_of(x, size_factor, genes_measured) if log_size is None else log_size
         if self.training:
             z = self.posterior.draw(representation)
         elif n_samples == 1 and not self.samples_posterior:
@@ -389,6 +432,9 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         else:
             z = self.draws(tensors, representation, n_samples)
             z = z.squeeze(0) if n_samples == 1 else z
+        library = self.observed.log_size_of(x, size_factor, genes_measured) if log_size is None else log_size
+        if self.latent_size is not None and log_size is None:
+            library = self.fitted_log_size(tensors, z, library) if self.training else self.log_size(tensors)
         if n_samples > 1:
             library = library.expand(n_samples, *library.shape)
         return {
@@ -440,7 +486,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         out: their "KL" is a negative log density, and ``elbo_train`` the negative log joint density per cell.
 
         Where components belong to classes, the density of a cell that trains is that of representation and label, see
-        :meth:`classes_of`.
+        :meth:`classes_of`. Where sizes are latent, the negative log density of a cell's is a further term, ``kl_divergence_l``.
 
         Parameters
         ----------
@@ -458,10 +504,15 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         expected = self.prior.expected_log_prob(z, mean, var, self.classes_of(tensors))
         kl_divergence = -self.posterior.entropy(var) - expected  # (b,)
         neg_log_hyperprior = -self.weighted_hyper_log_prob(n)
+        kl_local, of_size = {MODULE_KEYS.KL_Z_KEY: kl_divergence}, 0.0
+        if self.latent_size is not None:
+            log_size = inference_outputs[MODULE_KEYS.LIBRARY_KEY]
+            of_size = -self.latent_size.log_prob(log_size, tensors[REGISTRY_KEYS.BATCH_KEY])
+            kl_local[MODULE_KEYS.KL_L_KEY] = of_size
         return LossOutput(
-            loss=(-log_prob + kl_weight * kl_divergence).mean() + neg_log_hyperprior / n,
+            loss=(-log_prob + kl_weight * kl_divergence + of_size).mean() + neg_log_hyperprior / n,
             reconstruction_loss=-log_prob,
-            kl_local={MODULE_KEYS.KL_Z_KEY: kl_divergence},
+            kl_local=kl_local,
             kl_global={"neg_log_prior_params": neg_log_hyperprior},
         )
 

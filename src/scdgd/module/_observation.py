@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scdgd.likelihood._outputs import Output
 
     from ._decoder import Decoder
+    from ._latent_size import LatentSize, Law
     from ._level_embedding import LevelEmbedding
     from ._linearised import Linearised
 
@@ -52,6 +53,8 @@ class Observation(nn.Module):
         Under which the values stand in a minibatch.
     size_key
         Under which registered sizes stand, if there are any.
+    latent_size
+        The law of sizes, if they are parameters of cells.
 
     Raises
     ------
@@ -69,10 +72,11 @@ class Observation(nn.Module):
         dispersion_floor: int = 0,
         key: str = REGISTRY_KEYS.X_KEY,
         size_key: str = REGISTRY_KEYS.SIZE_FACTOR_KEY,
+        latent_size: LatentSize | None = None,
     ) -> None:
         super().__init__()
         self.family, self.size = family_of(gene_likelihood), SIZES[size_factor]
-        self.key, self.size_key = key, size_key
+        self.key, self.size_key, self.latent_size = key, size_key, latent_size
         self.decoder = decoder
         check_size_and_link(name_of(gene_likelihood), self.family, self.size, self.link)
         self.family_parameters = FamilyParameters(self.family, decoder.n_genes, n_batch, dispersion_floor)
@@ -92,7 +96,10 @@ class Observation(nn.Module):
         return tensors[self.key]
 
     def log_size(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-        r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``; minified data keep it."""
+        r"""Log size factor :math:`\log s` of the cells of a minibatch, shape ``(b, 1)``; minified data keep it.
+
+        Where it is latent, it starts there.
+        """
         if LOG_SIZE_KEY in tensors:
             return tensors[LOG_SIZE_KEY]
         return self.log_size_of(tensors[self.key], tensors.get(self.size_key), self.measured(tensors))
@@ -162,6 +169,19 @@ class Observation(nn.Module):
         """:meth:`likelihood` at outputs ``(..., b, g)`` of the decoder."""
         parameters = self.family_parameters.of_cells(batch_index)
         return self.link.likelihood(self.family, output, log_size, parameters, genes_measured)
+
+    def law_of_sizes(
+        self,
+        z: torch.Tensor,
+        batch_index: torch.Tensor,
+        cat_covs: torch.Tensor | None = None,
+        cont_covs: torch.Tensor | None = None,
+        genes_measured: torch.Tensor | None = None,
+    ) -> Law:
+        """:meth:`likelihood` as a function of log sizes ``(b, 1)``, with what is decoded as it is."""
+        log_profile = self.link.log_profile(self.output(z, batch_index, cat_covs, cont_covs), genes_measured)
+        parameters = self.family_parameters.of_cells(batch_index)
+        return lambda log_size: self.family(log_profile + log_size, *parameters).measuring(genes_measured)
 
     def log_prob_of_pairs(
         self, output: torch.Tensor, log_size: torch.Tensor, batch_index: torch.Tensor, counts: SparseCounts

@@ -48,6 +48,12 @@ def check_size_and_link(name: str, family: type[Likelihood], size: Size, link: L
     if family.needs_total and not (size.is_total and link.is_share):
         msg = f"`gene_likelihood={name!r}` needs `size_factor='observed'` and `output_activation='softmax'`."
         raise ValueError(msg)
+    if size.is_latent and family.has_background:
+        msg = (
+            f"`gene_likelihood={name!r}` has a background in proportion to the size of a cell, so a latent size cannot be told from "
+            "it. Choose another, or `size_factor='observed'`."
+        )
+        raise ValueError(msg)
     if link.name not in family.links:
         msg = f"`gene_likelihood={name!r}` needs `output_activation` in {list(family.links)}, got {link.name!r}."
         raise ValueError(msg)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from scipy import sparse
 
-SizeFactor = Literal["observed", "max", "mean", "registered", "none"]
+SizeFactor = Literal["observed", "max", "mean", "registered", "latent", "none"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Size:
     """Whether there are counts that it is a size of."""
     is_total: bool = False
     """Whether it is the total count."""
+    is_latent: bool = False
+    """Whether it is a parameter of the cell, which starts there, see :class:`LatentSize`."""
 
     def log(
         self,
@@ -80,6 +82,7 @@ SIZES: dict[str, Size] = {
             lambda block, _: float(block.sum()) * (1 / block.shape[1]),
         ),
         Size("registered", lambda _, registered, __: registered, lambda _, registered: registered.sum()),
+        Size("latent", lambda x, *_: _totals(x), lambda block, _: float(block.sum()), "softmax", is_latent=True),
         Size("none", lambda x, *_: _ones(x), lambda block, _: float(block.shape[0]), "identity", is_of_counts=False),
     )
 }
@@ -103,8 +106,8 @@ def log_size_factor(
         Counts, shape ``(b, g)``.
     kind
         ``"observed"``: total count (our default); ``"max"``: maximum count over genes (Schuster & Krogh 2023);
-        ``"mean"``: mean count over genes; ``"registered"``: the column named by ``size_factor_key``; ``"none"``: one,
-        for values that are not counts.
+        ``"mean"``: mean count over genes; ``"registered"``: the column named by ``size_factor_key``; ``"latent"``:
+        the total count, where a parameter of the cell starts; ``"none"``: one, for values that are not counts.
     registered
         Registered size factors ``(b, 1)``, of the measured genes.
     measured

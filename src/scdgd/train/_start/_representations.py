@@ -57,7 +57,12 @@ def modality_sources(module: DGDModule, cells: CellSource) -> list[tuple[Observa
 
 @torch.no_grad()
 def note_usual_sizes(module: DGDModule, cells: CellSource, train: np.ndarray) -> None:
-    """Store the mean log size of training cells in each modality, in a module that keeps it."""
+    """Store the mean log size of training cells in each modality, or moments of log totals, in a module that keeps them."""
+    if module.latent_size is not None:
+        batch = torch.as_tensor(np.asarray(cells.columns[REGISTRY_KEYS.BATCH_KEY]).ravel().astype(int))
+        found = [(some, np.asarray(block.sum(axis=1)).ravel()) for some, block in _blocks_of(cells, train)]
+        some, totals = (np.concatenate(each) for each in zip(*found, strict=True))
+        module.latent_size.fit(torch.as_tensor(totals, dtype=torch.float64).clamp(min=1).log(), batch[some])
     modalities = [] if module.usual_log_size is None else modality_sources(module, cells)
     for i, (observation, of_modality) in enumerate(modalities):
         total, n = 0.0, 0
