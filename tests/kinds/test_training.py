@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from scvi import REGISTRY_KEYS
 from scvi.train import SaveCheckpoint
 
@@ -211,3 +211,27 @@ def test_moments_are_collected_block_by_block(name, monkeypatch):
         model = train(built(name, simulate(60, 12)), 8)
         losses.append(np.concatenate([curve.to_numpy().ravel() for curve in model.history.values()]).astype(float))
     np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_rate_of_the_decoder_falls_where_a_metric_no_longer_does(name, caplog):
+    """As in scvi-tools; cells are held out for the metric."""
+    model, monitor = built(name, data()[0]), LearningRateMonitor()
+    schedule = {"reduce_lr_on_plateau": True, "lr_patience": 0, "lr_threshold": 1e9, "lr_factor": 0.5, "lr": 1e-2}
+    train(model, 4, callbacks=[monitor], plan_kwargs=schedule, check_val_every_n_epoch=1, log_every_n_steps=1)
+    assert "`lr_scheduler_metric='elbo_validation'` is of cells that do not train" in caplog.text
+    assert model.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-2 / 4)
+    assert "lr-Adam" in model.history
+    watched = {**schedule, "lr_scheduler_metric": "elbo_train"}
+    model = train(built(name, data()[0]), 4, plan_kwargs=watched)
+    assert model.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-2 / 4)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_only_the_decoder_is_updated(name):
+    model = trained(name)[0]
+    before = state_of(model)
+    train(model, 2, plan_kwargs={"update_only_decoder": True})
+    changed = {key for key, value in state_of(model).items() if not np.array_equal(value, before[key])}
+    assert changed
+    assert all(key.startswith("observations.") for key in changed)

@@ -89,6 +89,8 @@ class RepresentationRun(TrainingRun):
             "checkpointing_monitor": self.trainer.get("enable_checkpointing"),
         }
         watched = {f"`{name}": self.trainer.get(name) for name, is_used in named.items() if is_used}
+        if self.plan.get("reduce_lr_on_plateau"):
+            watched["`lr_scheduler_metric"] = self.plan.get("lr_scheduler_metric", "elbo_validation")
         for callback in self.trainer.get("callbacks") or ():
             if is_of_tuning(callback):
                 return "`scvi.autotune`"

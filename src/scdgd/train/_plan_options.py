@@ -42,14 +42,11 @@ OF_TRAINING_PLAN: dict[str, Rule] = {
     "on_epoch": Optional(Flag()),
 }
 
-_OWN = "would be without effect: this plan has optimisers and schedules of its own. Leave it out."
+_OWN = "would be without effect: this plan has optimisers of its own. Leave it out."
 #: Of those, what the automatic steps of Lightning need, and plans that step by themselves have no use for.
 _OF_AUTOMATIC_STEPS = {
     "optimizer": Absent(_OWN, ("Adam",)),
     "optimizer_creator": Absent(_OWN, (None,)),
-    "update_only_decoder": Absent(_OWN, (False,)),
-    "reduce_lr_on_plateau": Absent(_OWN, (False,)),
-    **dict.fromkeys(("lr_factor", "lr_patience", "lr_threshold", "lr_scheduler_metric", "lr_min"), Absent(_OWN)),
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from scdgd._compat import MODULE_KEYS
 from scdgd._options import Anything, Choice, Flag, Instance, Integer, Number, Optional, checked
@@ -82,7 +83,8 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
     n_epochs_kl_warmup
         Epochs over which the weight of the representations' prior rises to one; ``None`` for none.
     **kwargs
-        Passed to :class:`scvi.train.TrainingPlan`.
+        Passed to :class:`scvi.train.TrainingPlan`. Its ``reduce_lr_on_plateau`` lowers the rate of the decoder;
+        ``update_only_decoder`` leaves representations and prior as they are.
     """
 
     @checked(
@@ -149,8 +151,8 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
     #: Whether several processes can train together, each with rows of its own.
     owns_rows = True
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam for the prior, Adam for all other parameters, :class:`RowAdam` for the rows."""
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[dict]]:
+        """Adam for the prior, Adam for all other parameters, :class:`RowAdam` for the rows; and the schedule of the second, if any."""
         module = self.module
         of_prior = {id(parameter) for parameter in module.prior.parameters()}
         decoder = torch.optim.Adam(
@@ -167,7 +169,13 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
             eps=self.eps,
             weight_decay=self.weight_decay_prior,
         )
-        return [fused(decoder), fused(prior)]
+        return [fused(decoder), fused(prior)], [self._schedule(decoder)] if self.reduce_lr_on_plateau else []
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """As scvi-tools lowers a rate where a metric no longer falls."""
+        options = {"patience": self.lr_patience, "factor": self.lr_factor, "min_lr": self.lr_min}
+        schedule = ReduceLROnPlateau(optimizer, threshold=self.lr_threshold, threshold_mode="abs", **options)
+        return {"scheduler": schedule}
 
     def setup(self, stage: str) -> None:
         """Take up the processes of the trainer."""
@@ -229,7 +237,8 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         """Place the mixture and drop the decoder's rate when their epochs have come."""
         super().on_train_epoch_start()
         self._sums.pop("train", None)  # of an epoch that was interrupted
-        if self._places_mixture and self._is_placement_epoch:
+        self._step_schedule()
+        if self._places_mixture and not self.update_only_decoder and self._is_placement_epoch:
             seed = self.seed + self.current_epoch
             mean, var, classes = self._some_posteriors(seed)
             self.module.prior.place(mean, posterior_var=var, seed=seed, given=classes)
@@ -240,6 +249,13 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
                 group["lr"] *= self.lr_drop_factor
             for optimizer in (decoder, prior) if self.lr_drop_resets else ():
                 optimizer.optimizer.state.clear()
+
+    def _step_schedule(self) -> None:
+        """Tell the schedule of the decoder's rate what the last epoch ended with, if its metric was found there."""
+        metric, epoch = self.lr_scheduler_metric, self.current_epoch
+        is_new = epoch > 0 and ("validation" not in metric or epoch % self.trainer.check_val_every_n_epoch == 0)
+        if self.reduce_lr_on_plateau and is_new and metric in self.trainer.callback_metrics:
+            self.lr_schedulers().step(self.trainer.callback_metrics[metric])
 
     def training_step(
         self, batch: dict[str, torch.Tensor] | list[dict[str, torch.Tensor]], batch_idx: int
@@ -263,7 +279,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         if self.clip_norm is not None:
             self.clip_gradients(decoder, gradient_clip_val=self.clip_norm, gradient_clip_algorithm="norm")
         decoder.step()
-        if self._steps_prior:
+        if self._steps_prior and not self.update_only_decoder:
             prior.step()
         if outputs is None:
             return None
@@ -294,13 +310,15 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         self._raise_if_diverged(self._losses.note(loss, of_cells))
 
     def _step_rows(self, batch: dict[str, torch.Tensor], gradient: torch.Tensor) -> None:
-        self.row_optimizer.step(rows_of(batch) - self.module.representations.owned.start, gradient)
+        if not self.update_only_decoder:
+            self.row_optimizer.step(rows_of(batch) - self.module.representations.owned.start, gradient)
 
     def on_train_epoch_end(self) -> None:
         """Balance batches, and then step a placed mixture in closed form, where that is its update."""
         self._raise_if_diverged(self._losses.first_not_finite())
-        self._balance_batches()
-        if self.module.prior.is_placed:
+        if not self.update_only_decoder:
+            self._balance_batches()
+        if self.module.prior.is_placed and not self.update_only_decoder:
             per_cell = self.module.hyperprior_weight.get("weights") == "per_cell"
             self.prior_update.after_epoch(
                 self.posteriors,
