@@ -49,6 +49,7 @@ __all__ = [
     "known_manager",
     "layer_names",
     "make_actual",
+    "manager_set_up",
     "mark_minified",
     "model_of",
     "n_cells_of",
@@ -128,6 +129,12 @@ def register_manager(model_cls: type[BaseModelClass], manager: AnnDataManager) -
     model_cls.register_manager(manager)
     store = model_cls._setup_adata_manager_store
     weakref.finalize(manager.adata, _forget, store, manager).atexit = False
+
+
+def manager_set_up(model_cls: type[BaseModelClass], adata: AnnData | MuData) -> AnnDataManager | None:
+    """The manager by which the next model of a class would read `adata`; ``None`` if they were not set up."""
+    manager = model_cls._setup_adata_manager_store.get(adata.uns.get(_SCVI_UUID_KEY))
+    return manager if manager is not None and manager.adata is adata else None
 
 
 def known_manager(model: BaseModelClass, adata: AnnData | MuData) -> AnnDataManager | None:

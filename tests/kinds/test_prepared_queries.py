@@ -53,6 +53,22 @@ def test_padded_genes_leave_the_likelihood(name, dense, tmp_path):
         type(model).load_query_data(some, model, freeze_expression=False)
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_a_model_of_its_own_of_cells_that_were_a_query(name):
+    """As with scvi-tools' models: whoever loaded a query may train a model on its cells, too, and the query stays what it is."""
+    model, new = trained(name)
+    new.obs["batch"] = "of_the_query"
+    query = train(type(model).load_query_data(new, model), 1)
+    z = query.get_latent_representation()
+    own = train(type(model)(new, n_components=2, n_latent=3, n_hidden=8), 1)
+    assert len(own.module.representations) == new.n_obs
+    assert own.module.n_batch == 1
+    assert np.isfinite(float(own.get_elbo()))
+    np.testing.assert_array_equal(query.get_latent_representation(), z)
+    again = type(model)(new, n_components=2, n_latent=3, n_hidden=8)
+    assert again.adata_manager.registry == own.adata_manager.registry
+
+
 @every_model
 def test_missing_columns_are_wrong_values_and_wrong_keys(name):
     model, new = trained(name)

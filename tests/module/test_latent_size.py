@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
@@ -181,6 +182,15 @@ def test_what_latent_sizes_do_not_go_with(model):
         SCDGD(adata, **SMALL, size_factor="latent", gene_likelihood=BackgroundMixture)
     with pytest.raises(ValueError, match="those of this one are latent"):
         held_out_log_likelihood(model, simulate(20, 12, n_batches=2, seed=1))
+    few = model.adata[:, ::2].copy()
+    with pytest.warns(UserWarning, match="missing"), pytest.raises(ValueError, match="totals of different genes"):
+        model.get_latent_library_size(few)
+    adata.varm["measured"] = pd.DataFrame({"a": True, "b": np.arange(12) > 3}, index=adata.var_names)
+    adata.obs["batch"], adata.X = np.where(np.arange(20) < 10, "a", "b"), adata.X.toarray()
+    adata.X[10:, :4] = 0
+    SCDGD.setup_anndata(adata, batch_key="batch", gene_mask_key="measured")
+    with pytest.raises(ValueError, match="totals of different genes"):
+        train(SCDGD(adata, **SMALL, use_observed_lib_size=False))
     SCDGD.setup_anndata(adata, size_factor_key="size")
     registered = SCDGD(adata, **SMALL, use_observed_lib_size=False)
     assert registered.module.size.name == "registered"  # as in scvi-tools

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from torch.distributions import Normal
 from torch.testing import assert_close
 
-from scdgd.module import Decoder, DGDModule, LevelEmbedding
+from scdgd.model import SCDGD, SCVAD
+from scdgd.module import Decoder, DGDModule, LevelEmbedding, LowRankLevelEmbedding
 from scdgd.prior import StandardNormal
+from tests.conftest import simulate, train
 
 
 def embedding(n_levels: int = 3, n_genes: int = 4) -> LevelEmbedding:
@@ -97,3 +101,46 @@ def test_the_prior_is_counted_once():
     one_hot = DGDModule(4, 10, StandardNormal(2), n_batch=3)
     difference = module.weighted_hyper_log_prob(10) - one_hot.weighted_hyper_log_prob(10)
     assert_close(difference, module.decoder.levels[0].log_prob())
+
+
+def test_offsets_of_low_rank():
+    """Centred, as full ones are, with a prior of the same spread; levels that come later are read by least squares."""
+    levels = LowRankLevelEmbedding(3, 4, 2)
+    assert_close(levels.offsets(), torch.zeros(3, 4))
+    torch.nn.init.normal_(levels.basis)
+    codes, basis = levels.codes.weight, levels.basis
+    assert_close(levels.offsets(), (codes - codes.mean(0)) @ basis)
+    assert_close(levels(torch.tensor([[2.0]]), torch.tensor([3, 0])), levels.offsets()[2:, [3, 0]])
+    prior = Normal(0, 1).log_prob(codes).sum() + Normal(0, levels.scale / 2**0.5).log_prob(basis).sum()
+    assert_close(levels.log_prob(), prior)
+    levels.append(levels.offsets()[1:2].detach())
+    assert_close(levels.representations(), torch.cat([codes, codes[1:2]]), atol=1e-4, rtol=1e-4)
+    torch.manual_seed(0)
+    draws = [torch.randn(2) @ (torch.randn(2, 4) * levels.scale / 2**0.5) for _ in range(4_000)]
+    assert float(torch.stack(draws).std()) == pytest.approx(levels.scale, rel=0.05)
+
+
+@pytest.mark.parametrize("model_class", [SCDGD, SCVAD])
+def test_vectors_of_batches(model_class, tmp_path):
+    """Those of cells, of a batch that came later, too; full ones are as long as genes are many."""
+    adata, made = simulate(60, 12, n_batches=3), {"n_components": 2, "n_latent": 2, "n_hidden": 8}
+    model_class.setup_anndata(adata, batch_key="batch")
+    model = train(model_class(adata, **made, batch_embedding_kwargs={"embedding_dim": 2}), 3)
+    vectors, code = model.get_batch_representation(), adata.obs["batch"].cat.codes.to_numpy(copy=True)
+    np.testing.assert_array_equal(vectors, model.module.get_embedding("batch").weight.detach()[code])
+    assert model.module.decoder.levels[0].offsets().abs().max().item() > 0
+    new = simulate(20, 12, seed=1)
+    new.obs_names, new.obs["batch"] = [f"new_{i}" for i in range(20)], "later"
+    later = model.get_batch_representation(new, indices=[3])
+    assert later.shape == (1, 2)
+    query = model_class.load_query_data(new, model)
+    query.save(tmp_path / "query", save_anndata=True)
+    np.testing.assert_array_equal(
+        model_class.load(tmp_path / "query", accelerator="cpu").get_batch_representation()[[0]], later
+    )
+    full = train(model_class(adata, **made), 3).get_batch_representation(indices=[0, 1])
+    assert full.shape == (2, 12)
+    with pytest.raises(ValueError, match="'one-hot'` has none"):
+        model_class(adata, **made, batch_representation="one-hot", batch_embedding_kwargs={"embedding_dim": 2})
+    with pytest.raises(ValueError, match="Batches of this model have no vectors"):
+        train(model_class(adata, **made, batch_representation="one-hot"), 1).get_batch_representation()

@@ -94,6 +94,8 @@ class CellRegistration(AnnDataManager):
     def __init__(self, *args: Any, of_minified: Callable[[AnnData], list] | None = None, **kwargs: Any) -> None:
         self._columns: dict[str, np.ndarray | pd.DataFrame] = {}
         self._sources: dict[str, pd.Series] = {}
+        self.has_model = False
+        """Whether a model was made of it."""
         super().__init__(*args, **kwargs)
         self._usual_fields, self._of_minified = list(self.fields), of_minified
 

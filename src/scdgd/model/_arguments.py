@@ -227,6 +227,7 @@ BUILDING: dict[str, Rule] = {
     "output_activation": Choice(None, "softmax", "sigmoid", "softplus", "identity"),
     "dispersion_floor": Choice(0, 1),
     "batch_representation": Choice("embedding", "one-hot"),
+    "batch_embedding_kwargs": Optional(Options({"embedding_dim": Integer(1)}, of="SCDGD")),
     "prior": PriorRule(has_encoder=False),
     "prior_kwargs": _OPTIONS,
     "noise_scale": Number(least=0),

@@ -39,10 +39,6 @@ OF_ENCODERS = {
         (True,),
     ),
     "log_variational": Absent(_NO_ENCODER, (True,)),
-    "batch_embedding_kwargs": Absent(
-        "chooses the dimension of vectors of batches that networks read, and vectors here are offsets of genes. Leave it out.",
-        (None,),
-    ),
 }
 _FROZEN = "is for models with an encoder. Training a query of this model moves representations of its cells only; all else is frozen. Leave it out."
 #: Of a query of such a model.
@@ -71,6 +67,10 @@ DISPERSIONS_OF_ENCODERS = {
 }
 #: What several modalities have in place of one likelihood and size.
 OF_ONE_MODALITY = {
+    "batch_embedding_kwargs": Absent(
+        "chooses the rank of the vectors of batches, and those of each modality have one number a feature. Leave it out.",
+        (None,),
+    ),
     "use_observed_lib_size": Absent(
         "makes the size of a cell a parameter, and here each modality has one, which is observed. Leave it out, or use "
         "`scdgd.model.SCDGD`.",

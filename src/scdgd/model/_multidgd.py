@@ -187,7 +187,7 @@ class MULTIDGD(SCDGD):
             else dict(zip(self.modalities, weights.tolist(), strict=True))
         )
 
-    def _module_options(self, batch_representation: str) -> dict[str, Any]:
+    def _module_options(self, batch_representation: str, batch_embedding_dim: int | None = None) -> dict[str, Any]:
         modalities = {}
         for name, n_features in self.modalities.items():
             likelihood = _OF_PROTEINS.get(self._likelihoods[name], self._likelihoods[name])
@@ -195,7 +195,7 @@ class MULTIDGD(SCDGD):
             modalities[name] = Modality(n_features, likelihood, size, link)
         if len(modalities) == 1:
             modalities = {GENES: next(iter(modalities.values()))}
-        return super()._module_options(batch_representation) | {"modalities": modalities}
+        return super()._module_options(batch_representation, batch_embedding_dim) | {"modalities": modalities}
 
     # ------------------------------------------------------------ data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.data.fields import ObsmField
 from scvi.utils import setup_anndata_dsp
 
-from scdgd._compat import ADATA_MINIFY_TYPE, forget_manager
+from scdgd._compat import ADATA_MINIFY_TYPE, forget_manager, manager_set_up
 from scdgd._constants import LOG_SIZE_KEY
 from scdgd._options import Choice, Either, Flag, Integer, Number, Optional, checked, checked_by
 from scdgd.data import (
@@ -25,6 +26,7 @@ from scdgd.data import (
     MuDataGeneMaskField,
     MuDataLabelsField,
     MuDataSizeFactorField,
+    as_anndata,
 )
 from scdgd.inference import N_ROUNDS, ImportanceSamples, log_prob_of_pairs, mended_samples, tempered
 from scdgd.train import Distillation
@@ -47,12 +49,14 @@ if TYPE_CHECKING:
     from scvi.data.fields import BaseAnnDataField
     from torch.utils.data import DataLoader
 
-    from scdgd.data import CountsField
+    from scdgd.data import CellRegistration, CountsField
     from scdgd.inference import StartName
 
     from ._cell_rows import CellRows
     from ._new_levels import NewLevels
     from ._supervision import Supervision
+
+logger = logging.getLogger(__name__)
 
 
 class RowModel(LatentModel):
@@ -74,6 +78,28 @@ class RowModel(LatentModel):
     _keeps_new_levels = True
     #: Whether weights of modalities follow their information while it trains.
     _balances_modalities = False
+
+    def __init__(
+        self, adata: AnnData | MuData | None = None, registry: dict | None = None, *args: Any, **kwargs: Any
+    ) -> None:
+        adata = as_anndata(adata)
+        self._set_up_anew(adata)
+        super().__init__(adata, registry, *args, **kwargs)
+        if self.adata is not None:
+            self.adata_manager.has_model = True
+
+    @classmethod
+    def _set_up_anew(cls, adata: AnnData | MuData | None) -> None:
+        """Set up cells that were registered for a query, as of a model of their own: the query was made, and this is another."""
+        manager = None if adata is None else manager_set_up(cls, adata)
+        if manager is None or not (manager.has_model and manager.has_counts) or (manager.rows >= 0).any():
+            return
+        logger.info(
+            "These cells were set up for a query of another %s, of whose cells they are none. They are set up anew, for a model "
+            "of their own.",
+            cls.__name__,
+        )
+        getattr(cls, manager.registry["setup_method_name"])(adata, **manager.registry["setup_args"])
 
     @property
     def placed_cells_(self) -> dict[str, list | torch.Tensor] | None:
@@ -106,6 +132,7 @@ class RowModel(LatentModel):
         adata = super()._validate_anndata(adata, copy_if_view)
         manager = self.get_anndata_manager(adata, required=True)
         try:
+            self._check_sizes_of_panels(manager)
             if self.is_trained_:
                 self.levels.find(manager)
         except ValueError:
@@ -114,6 +141,16 @@ class RowModel(LatentModel):
                 forget_manager(self, manager)
             raise
         return adata
+
+    def _check_sizes_of_panels(self, manager: CellRegistration) -> None:
+        """Refuse latent sizes of cells that were measured with different genes."""
+        if self.module.latent_size is None or manager.measured is None:
+            return
+        msg = (
+            "Latent sizes of cells (`use_observed_lib_size=False`) lie around the mean total of their batch, and totals of "
+            "different genes do not compare. Leave it out for cells that lack genes."
+        )
+        raise ValueError(msg)
 
     def _known_batches(self) -> list:
         return self.levels.batches
@@ -278,6 +315,38 @@ class RowModel(LatentModel):
             return self.cells.representations_of(self._rows_of(adata, indices, batch_size, again=True))
         finally:
             self.cells.new_cells = defaults
+
+    @torch.inference_mode()
+    def get_batch_representation(
+        self, adata: AnnData | None = None, indices: Sequence[int] | None = None, batch_size: int | None = None
+    ) -> np.ndarray:
+        """Vectors of the batches of cells.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As for :meth:`get_latent_representation`.
+
+        Returns
+        -------
+        Offsets of genes, shape ``(n, g)``, see :class:`~scdgd.module.LevelEmbedding`; or, with
+        ``batch_embedding_kwargs={"embedding_dim": r}``, the ``r`` numbers of each batch that span them, ``(n, r)``.
+
+        Raises
+        ------
+        ValueError
+            If batches have no vectors.
+        """
+        if not self.module.levels:
+            msg = (
+                "Batches of this model have no vectors: name them by `setup_anndata(batch_key=...)`, and build it with "
+                "`batch_representation='embedding'`."
+            )
+            raise ValueError(msg)
+        adata = self._validate_anndata(adata)
+        vectors = self.module.batch_vectors().cpu().numpy()
+        codes = self.get_anndata_manager(adata, required=True).get_from_registry(REGISTRY_KEYS.BATCH_KEY)
+        return vectors[np.asarray(codes).ravel().astype(int)[positions_of(indices, adata.n_obs)]]
 
     @checked(
         max_epochs=Optional(Integer(1)),

@@ -142,6 +142,9 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         class of modules; see :class:`~scdgd.module.NetworkDecoder`. `n_hidden`, `n_layers` and `activation` are then not used.
     use_observed_lib_size
         As in scvi-tools: ``False`` is ``size_factor="latent"``, unless a column of size factors is registered.
+    batch_embedding_kwargs
+        ``{"embedding_dim": r}`` for vectors of batches that ``r`` numbers of each batch span, see
+        :class:`~scdgd.module.LowRankLevelEmbedding` and :meth:`get_batch_representation`.
 
     Attributes
     ----------
@@ -206,6 +209,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         components_per_class: int = 1,
         decoder: nn.Module | type[nn.Module] | None = None,
         use_observed_lib_size: bool = True,
+        batch_embedding_kwargs: dict[str, int] | None = None,
     ) -> None:
         super().__init__(adata, registry)
         sizes = self._usual_sizes(gene_likelihood, size_factor, output_activation, is_observed=use_observed_lib_size)
@@ -216,7 +220,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
             self.summary_stats.n_vars,
             self.summary_stats.n_trained_cells,
             made,
-            **self._module_options(batch_representation),
+            **self._module_options(batch_representation, (batch_embedding_kwargs or {}).get("embedding_dim")),
             **networks,
             **sizes,
             gene_likelihood=gene_likelihood,
@@ -230,8 +234,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         self.cells = CellRows(self.module, NewCellsConfig(**NEW_CELLS("new_cells", new_cells or {})))
         self.levels = NewLevels(self.module, self.registry_)
         self._warn_if_degenerate()
-        self.checkpoint_format_, self.is_query_ = CHECKPOINT_FORMAT, False
-        vars(self).update(dict.fromkeys(RepresentationRun.attributes))
+        vars(self).update(dict.fromkeys(RepresentationRun.attributes), checkpoint_format_=CHECKPOINT_FORMAT)
         self._describe(
             representation=f"{n_latent} dimensions, {self._representation_is}",
             prior=summary_of(prior, made.n_components),
@@ -263,8 +266,14 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         self.supervision.give(made)
         return made
 
-    def _module_options(self, batch_representation: str) -> dict[str, Any]:
+    def _module_options(self, batch_representation: str, batch_embedding_dim: int | None = None) -> dict[str, Any]:
         """Arguments of the module: numbers of covariates, and of levels in training, and how they enter, if there are such columns."""
+        if batch_embedding_dim is not None and batch_representation != "embedding":
+            msg = (
+                f"`batch_embedding_kwargs={{'embedding_dim': {batch_embedding_dim}}}` is of vectors of batches, and "
+                f"`batch_representation={batch_representation!r}` has none. Leave one of them out."
+            )
+            raise ValueError(msg)
         n_batch, *n_cats_per_cov = (levels.n_trained for levels in levels_of(self.registry_).values())
         representation = batch_representation if has_levels(self.registry_) else "one-hot"
         return {
@@ -272,6 +281,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
             "n_cats_per_cov": n_cats_per_cov,
             "n_continuous": self.summary_stats.get("n_extra_continuous_covs", 0),
             "batch_representation": representation,
+            "batch_embedding_dim": batch_embedding_dim,
         }
 
     def _usual_sizes(

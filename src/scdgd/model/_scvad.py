@@ -79,6 +79,7 @@ class SCVAD(SCDGD):
         components_per_class: int = 1,
         decoder: nn.Module | type[nn.Module] | None = None,
         use_observed_lib_size: bool = True,
+        batch_embedding_kwargs: dict[str, int] | None = None,
     ) -> None:
         super().__init__(
             adata,
@@ -103,5 +104,6 @@ class SCVAD(SCDGD):
             components_per_class=components_per_class,
             decoder=decoder,
             use_observed_lib_size=use_observed_lib_size,
+            batch_embedding_kwargs=batch_embedding_kwargs,
         )
         self.init_params_ = self._get_init_params(locals())

@@ -19,7 +19,7 @@ from ._hidden_layers import HiddenActivation, HiddenLayers
 from ._joint_observation import JointObservation, Modality
 from ._latent_module import EncodedLatentMixin, LatentModule
 from ._latent_size import LatentSize
-from ._level_embedding import LevelEmbedding
+from ._level_embedding import LevelEmbedding, LowRankLevelEmbedding
 from ._linear_decoder import LinearDecoder
 from ._linearised import Linearised
 from ._network_decoder import NetworkDecoder
@@ -54,6 +54,7 @@ __all__ = [
     "LatentModule",
     "LatentSize",
     "LevelEmbedding",
+    "LowRankLevelEmbedding",
     "LinearDecoder",
     "Linearised",
     "Modality",

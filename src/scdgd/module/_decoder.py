@@ -13,7 +13,7 @@ from scdgd.likelihood import LINKS
 from scdgd.likelihood._link import OutputActivation
 from scdgd.likelihood._outputs import LinearOutput, output_of
 
-from ._level_embedding import LevelEmbedding
+from ._level_embedding import LevelEmbedding, embeddings_of
 from ._linearised import Linearised, linearised
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Decoder(nn.Module):
         Number of continuous covariates.
     embeds_levels
         Whether levels have vectors, too.
+    batch_rank
+        Rank of those of batches, see :class:`LowRankLevelEmbedding`; ``None`` for that of a vector each.
     n_hidden, n_layers
         Width and number of hidden layers.
     activation
@@ -60,6 +62,7 @@ class Decoder(nn.Module):
         n_cats_per_cov: Sequence[int] = (),
         n_continuous: int = 0,
         embeds_levels: bool = False,
+        batch_rank: int | None = None,
         n_hidden: int = 64,
         n_layers: int = 1,
         activation: Activation = "silu",
@@ -78,7 +81,7 @@ class Decoder(nn.Module):
             activation_fn=_ACTIVATIONS[activation],
         )
         self.output = nn.Linear(n_hidden, n_genes)
-        self.levels = nn.ModuleList(LevelEmbedding(n, n_genes) for n in n_cats_per_cov if embeds_levels)
+        self.levels = embeddings_of(n_cats_per_cov if embeds_levels else [], n_genes, batch_rank)
 
     @property
     def n_genes(self) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from scvi.module.base import BaseModuleClass, EmbeddingModuleMixin, LossOutput, auto_move_data
 from torch import nn
 from torch.distributions import Normal
 
@@ -59,7 +60,7 @@ REPRESENTATION_KEY = "representation"
 CLASSES_KEY = "classes"
 
 
-class DGDModule(CheckpointFormatMixin, BaseModuleClass):
+class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
     r"""Deep generative decoder for counts (Schuster & Krogh 2023).
 
     .. math::
@@ -88,6 +89,8 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
     batch_representation
         ``"one-hot"``: levels of batch and categorical covariates are columns of hidden layers. ``"embedding"``: they have
         vectors, too, with a Gaussian prior which is counted once, see :class:`LevelEmbedding`.
+    batch_embedding_dim
+        Rank of the vectors of batches, see :class:`LowRankLevelEmbedding`; ``None`` for a vector of each.
     n_hidden, n_layers, activation, output_activation
         Of the :class:`Decoder`.
     gene_likelihood
@@ -129,6 +132,7 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         n_cats_per_cov: Sequence[int] = (),
         n_continuous: int = 0,
         batch_representation: Literal["one-hot", "embedding"] = "one-hot",
+        batch_embedding_dim: int | None = None,
         n_hidden: int = 64,
         n_layers: int = 1,
         activation: Activation = "silu",
@@ -155,21 +159,18 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         self.posterior_sampler: PosteriorSampler | None = None
         self.samples_posterior = False
         self.query_encoder: QueryEncoder | None = None
+        make = functools.partial(Decoder, n_hidden=n_hidden, n_layers=n_layers, activation=activation)
+        make = make if decoder is None else functools.partial(NetworkDecoder, decoder)
+        options = {
+            "n_cats_per_cov": [n_batch, *n_cats_per_cov],
+            "n_continuous": n_continuous,
+            "embeds_levels": batch_representation == "embedding",
+            "batch_rank": batch_embedding_dim,
+        }
         n_batch_own, observations = n_batch if dispersion == "gene-batch" else None, {}
         for name, each in modalities.items():
-            options = {
-                "n_cats_per_cov": [n_batch, *n_cats_per_cov],
-                "n_continuous": n_continuous,
-                "embeds_levels": batch_representation == "embedding",
-                "output_activation": each.output_activation,
-            }
-            sizes = prior.n_latent, each.n_features
-            if decoder is None:
-                made = Decoder(*sizes, n_hidden=n_hidden, n_layers=n_layers, activation=activation, **options)
-            else:
-                made = NetworkDecoder(decoder, *sizes, **options)
             observations[name] = Observation(
-                made,
+                make(prior.n_latent, each.n_features, output_activation=each.output_activation, **options),
                 each.likelihood,
                 each.size_factor,
                 n_batch=n_batch_own,
@@ -179,6 +180,8 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
         self.observations = nn.ModuleDict(observations)
         self.register_buffer("usual_log_size", torch.zeros(len(observations)) if keeps_usual_sizes else None)
         self.register_buffer("modality_weights", torch.ones(len(observations)) if len(observations) > 1 else None)
+        if self.levels and self.levels[0].codes is not None:  # here scvi-tools looks for vectors of batches
+            self.add_embedding(REGISTRY_KEYS.BATCH_KEY, self.levels[0].codes)
 
     @property
     def former_names(self) -> dict[str, str | None]:
@@ -221,6 +224,12 @@ class DGDModule(CheckpointFormatMixin, BaseModuleClass):
     def levels(self) -> list[LevelEmbedding] | list[JointLevel]:
         """Vectors of the levels of each variable, if levels have vectors."""
         return self.observed.levels
+
+    def batch_vectors(self) -> torch.Tensor:
+        """What stands for each batch, ``(L, g)``, or ``(L, r)`` if offsets are of low rank; KeyError if scvi-tools removed it."""
+        if self.levels[0].codes is not None:
+            self.get_embedding(REGISTRY_KEYS.BATCH_KEY)
+        return self.levels[0].representations()
 
     @property
     def likelihood(self) -> type[Likelihood]:

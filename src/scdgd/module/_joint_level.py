@@ -21,6 +21,9 @@ class JointLevel:
         Those of each modality.
     """
 
+    #: Of no modality are offsets of low rank.
+    codes = None
+
     def __init__(self, parts: Sequence[LevelEmbedding]) -> None:
         self.parts, self.scale = list(parts), parts[0].scale
 
@@ -37,6 +40,10 @@ class JointLevel:
     def added(self, vectors: torch.Tensor) -> None:
         for part, block in zip(self.parts, self._blocks(vectors), strict=True):
             part.added = block
+
+    def representations(self) -> torch.Tensor:
+        """What stands for each level, side by side, see :meth:`LevelEmbedding.representations`."""
+        return torch.cat([part.representations() for part in self.parts], dim=1)
 
     def append(self, vectors: torch.Tensor) -> None:
         """Add levels that were found after training, ``(m, g)``; they get the next ``m`` codes."""

@@ -10,7 +10,7 @@ from torch import nn
 from scdgd.likelihood import LINKS
 
 from ._decoder import Decoder
-from ._level_embedding import LevelEmbedding
+from ._level_embedding import embeddings_of
 from ._linearised import Linearised, linearised_outputs, value_and_jacobian
 from ._own_network import OwnNetwork, evaluation_of
 
@@ -35,7 +35,7 @@ class NetworkDecoder(Decoder):
     ----------
     network
         A module, or a class of modules, see :class:`OwnNetwork`.
-    n_latent, n_genes, n_cats_per_cov, n_continuous, embeds_levels, output_activation
+    n_latent, n_genes, n_cats_per_cov, n_continuous, embeds_levels, batch_rank, output_activation
         As for :class:`Decoder`.
 
     Raises
@@ -53,6 +53,7 @@ class NetworkDecoder(Decoder):
         n_cats_per_cov: Sequence[int] = (),
         n_continuous: int = 0,
         embeds_levels: bool = False,
+        batch_rank: int | None = None,
         output_activation: OutputActivation = "softmax",
     ) -> None:
         nn.Module.__init__(self)
@@ -60,7 +61,7 @@ class NetworkDecoder(Decoder):
         self.hidden = OwnNetwork(network, n_latent + n_continuous, n_genes, n_cats_per_cov)
         self.has_kinks = self.hidden.has_kinks
         self.offset = nn.Parameter(torch.zeros(n_genes))
-        self.levels = nn.ModuleList(LevelEmbedding(n, n_genes) for n in n_cats_per_cov if embeds_levels)
+        self.levels = embeddings_of(n_cats_per_cov if embeds_levels else [], n_genes, batch_rank)
         self._check_jacobian()
 
     @property
