@@ -95,6 +95,7 @@ MODELS = {
     "SCDGD": ("SCDGD", {}, {}),
     "SCDGD, by gradient": ("SCDGD", {"gene_likelihood": "zinb"}, {"prior_update": "gradient"}),
     "SCVAD": ("SCVAD", {}, {}),
+    "SCVAD, latent sizes": ("SCVAD", {"use_observed_lib_size": False}, {}),
     "MULTIDGD": ("MULTIDGD", {}, {}),
     "FlexSCVI": ("FlexSCVI", {}, {}),
     "SCVMM": ("SCVMM", {}, {}),
