@@ -121,6 +121,17 @@ def test_other_cases_go_by_their_outputs(change, evaluations):
     torch.testing.assert_close(found, expected)
 
 
+def test_outputs_are_not_read_after_a_step():
+    hidden, linear = torch.randn(B, H), torch.nn.Linear(H, G)
+    waits, read = output_of(linear, hidden), output_of(linear, hidden)
+    before = read.value
+    with torch.no_grad():
+        linear.weight.mul_(2)
+    assert read.value is before
+    with pytest.raises(RuntimeError, match="stepped"):
+        _ = waits.value
+
+
 def test_only_linear_layers_in_single_precision_wait():
     hidden, linear = torch.randn(B, H), torch.nn.Linear(H, G)
     torch.testing.assert_close(output_of(linear, hidden).value, linear(hidden))

@@ -89,6 +89,7 @@ class LinearOutput:
 
     def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
         self.hidden, self.weight, self.bias = hidden, weight, bias
+        self._version = weight._version
 
     @property
     def shape(self) -> torch.Size:
@@ -97,7 +98,18 @@ class LinearOutput:
 
     @cached_property
     def value(self) -> torch.Tensor:
-        """The outputs as a tensor."""
+        """The outputs as a tensor.
+
+        Raises
+        ------
+        RuntimeError
+            If the layer has changed since.
+        """
+        if self.weight._version != self._version:
+            msg = (
+                "The weights of this distribution have been stepped since it was made. Read it before, or decode again."
+            )
+            raise RuntimeError(msg)
         return single(linear(self.hidden, self.weight, self.bias))
 
     def log_prob(
