@@ -43,7 +43,7 @@ def test_every_parameter_of_several_is_in_an_optimiser():
     module = DGDModule(
         13, 6, StandardNormal(3), n_batch=2, batch_representation="embedding", modalities={"rna": rna, "atac": atac}
     )
-    optimizers = RepresentationPlan(module).configure_optimizers()
+    optimizers, _ = RepresentationPlan(module).configure_optimizers()
     stepped = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     assert len(stepped) == len({id(p) for p in stepped})
     assert {id(p) for p in stepped} == {id(p) for p in module.parameters()}
