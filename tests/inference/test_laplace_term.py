@@ -121,6 +121,7 @@ def test_derivatives_of_a_subset_take_its_weights_for_constants(monkeypatch, out
     assert_derivatives(module, tensors, z, 15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("output_activation", "tolerance"), [("softmax", 0.06), ("sigmoid", 0.02)])
 def test_a_subset_is_fair_and_the_seed_draws_another(output_activation, tolerance):
     """Precisions are right on average (a softmax's normaliser is estimated too); log volumes are slightly too large."""

@@ -46,7 +46,7 @@ def test_components_are_merged_or_it_is_said_why_not(name, tmp_path):
     assert model.component_clusters_ is model.component_tree_ is None
 
 
-@pytest.mark.parametrize("model_class", [SCDGD, SCVAD])
+@pytest.mark.parametrize("model_class", [SCDGD, pytest.param(SCVAD, marks=pytest.mark.slow)])
 def test_the_number_of_clusters_is_found(model_class):
     adata = simulate(600, **SEPARATE)
     model_class.setup_anndata(adata)
@@ -99,6 +99,7 @@ def test_cuts_that_are_none_are_refused():
         scdgd.tl.cut(model)
 
 
+@pytest.mark.slow
 def test_held_out_counts_tell_how_many_components_they_support():
     adata = simulate(300, **SEPARATE)
     SCDGD.setup_anndata(adata)

@@ -53,8 +53,7 @@ def evaluations(monkeypatch):
 
 
 @pytest.mark.usefixtures("_blocks")
-@pytest.mark.parametrize("weights", ["one", "mean", "of cells"])
-@pytest.mark.parametrize("measured", [False, True])
+@pytest.mark.parametrize(("weights", "measured"), [("mean", False), ("one", True), ("of cells", True)])
 @pytest.mark.parametrize("family", [NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial])
 def test_value_and_gradients_are_those_of_outputs(family, measured, weights, evaluations):
     inputs = inputs_of(family)

@@ -71,6 +71,7 @@ def test_intercepts_start_at_the_mean_profile_of_training_cells(setup, activatio
     torch.testing.assert_close(model.module.state_dict()[f"{key}.bias"], after[f"{key}.bias"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_finds_the_loadings_of_linear_data():
     """Two programmes of genes, of which counts are drawn: loadings span them."""
     rng = np.random.default_rng(0)

@@ -73,6 +73,7 @@ def test_normalized_expression(trained, adata):
     np.testing.assert_allclose(latent.sum(axis=1), np.asarray(adata.X.sum(axis=1)).ravel(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_transform_batch_moves_expression():
     adata = simulate(n_batches=2, depth=2000.0)
     model = train(make_model(adata, setup={"batch_key": "batch"}), 60)
@@ -141,6 +142,7 @@ def test_loaders_without_names_are_refused_with_advice(trained, call):
         call(trained)
 
 
+@pytest.mark.slow
 def test_components_are_recovered_on_separable_types():
     adata = simulate(400, 50, 4, depth=2000.0)
     SCDGD.setup_anndata(adata)
