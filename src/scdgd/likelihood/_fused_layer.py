@@ -118,10 +118,9 @@ def _evaluate(
 ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
     """Log probabilities ``(b,)``, and minus the derivatives of their sum in what needs one."""
     hidden, weight, bias, *parameters = inputs
-    of_layer = [torch.empty_like(t) if need else None for t, need in zip(inputs[:3], needed, strict=False)]
-    d_hidden, d_weight, d_bias = of_layer
+    derivatives = [torch.zeros_like(t) if need else None for t, need in zip(inputs, needed, strict=True)]
+    d_hidden, d_weight, d_bias, *d_parameters = derivatives
     log_prob = torch.empty(len(hidden), dtype=torch.float64)
-    of_parameters = [torch.zeros_like(p) if need else None for p, need in zip(parameters, needed[3:], strict=True)]
     wanted = Wanted(d_log_mean=True, d_parameters=any(needed[3:]))
     for rows in _blocks(len(hidden), len(weight)):
         output, d_output = _memory.of(rows.stop - rows.start, len(weight))
@@ -133,17 +132,16 @@ def _evaluate(
         log_prob[rows], _, d_own = _compiled.evaluate(
             family, _rows_of(counts, rows), wanted, of_rows[0], output, own, of_rows[1], d_output.numpy()
         )
-        later = int(rows.start > 0)  # blocks after the first add to what they find
         if d_hidden is not None:
-            torch.addmm(d_hidden[rows], d_output, weight, beta=0, alpha=-1, out=d_hidden[rows])
+            d_hidden[rows].addmm_(d_output, weight, alpha=-1)
         if d_weight is not None:
-            torch.addmm(d_weight, d_output.T, hidden[rows], beta=later, alpha=-1, out=d_weight)
+            d_weight.addmm_(d_output.T, hidden[rows], alpha=-1)
         if d_bias is not None:
-            d_bias.mul_(later).sub_(d_output.sum(0)) if later else torch.neg(d_output.sum(0), out=d_bias)
-        for total, d in zip(of_parameters, d_own, strict=False):
+            d_bias.sub_(d_output.sum(0))
+        for total, d in zip(d_parameters, d_own, strict=False):
             if total is not None:
                 (total if total.ndim == 1 else total[rows]).sub_(d)
-    return log_prob.to(hidden.dtype), [*of_layer, *of_parameters]
+    return log_prob.to(hidden.dtype), derivatives
 
 
 def _weighted(ctx: Any, d_log_prob: torch.Tensor) -> list[torch.Tensor | None]:

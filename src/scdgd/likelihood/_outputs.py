@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,25 +22,8 @@ if TYPE_CHECKING:
     from ._terms import CountTerms
 
 
-class Output(Protocol):
-    """Outputs of a decoder, ``(..., b, g)``."""
-
-    shape: torch.Size
-    value: torch.Tensor
-
-    def log_prob(
-        self,
-        family: type[CountTerms],
-        counts: SparseCounts,
-        log_size: torch.Tensor | None,
-        parameters: Sequence[torch.Tensor],
-        **options: Any,
-    ) -> torch.Tensor:
-        """As :func:`~scdgd.likelihood._fused.fused_log_prob`, of outputs ``(b, g)``."""
-
-
-class GivenOutput:
-    """Outputs as a tensor ``(..., b, g)``."""
+class Output:
+    """Outputs of a decoder as a tensor ``(..., b, g)``."""
 
     def __init__(self, value: torch.Tensor) -> None:
         self.value = single(value)
@@ -58,7 +41,7 @@ class GivenOutput:
         parameters: Sequence[torch.Tensor],
         **options: Any,
     ) -> torch.Tensor:
-        """See :class:`Output`."""
+        """As :func:`~scdgd.likelihood._fused.fused_log_prob`, of outputs ``(b, g)``."""
         return fused_log_prob(family, counts, self.value, log_size, parameters, **options)
 
 
@@ -71,10 +54,10 @@ def output_of(layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor | LinearOu
 
 def as_output(output: torch.Tensor | Output) -> Output:
     """Outputs that know how to be evaluated, from a tensor or as they are."""
-    return output if hasattr(output, "log_prob") else GivenOutput(output)
+    return output if hasattr(output, "log_prob") else Output(output)
 
 
-class LinearOutput:
+class LinearOutput(Output):
     r"""Outputs :math:`o = h W^\top + b` of a linear layer, which are evaluated when somebody reads them.
 
     Log probabilities of whole cells do not, where they can be evaluated with the layer, block by block.
@@ -124,4 +107,4 @@ class LinearOutput:
         layer = (self.hidden, self.weight, self.bias)
         if "value" not in vars(self) and applies(family, counts, layer, log_size, parameters, **options):
             return fused_layer_log_prob(family, counts, layer, log_size, parameters, options["measured"])
-        return fused_log_prob(family, counts, self.value, log_size, parameters, **options)
+        return super().log_prob(family, counts, log_size, parameters, **options)
