@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PLATE = 384
+PLATES = tuple(PLATE * n for n in range(1, 7))
 #: Cluster-size error, sum over clusters, 30 pilots of one to six plates of PBMC4k (Treppner et al. 2021, Table 1).
 PUBLISHED = {
     "scDBM": (2691, 2017, 1910, 1776, 1737, 1624),
@@ -82,8 +83,8 @@ class Tier(NamedTuple):
 
 TIERS = {
     "quick": Tier(("pbmc68k",), (128,), 1, 3, 1),
-    "standard": Tier(("scdbm_pbmc_hvg1000",), (PLATE, 3 * PLATE, 6 * PLATE), 5, None, 2),
-    "full": Tier(("scdbm_pbmc_hvg1000",), tuple(PLATE * plates for plates in range(1, 7)), 30, None, -1),
+    "standard": Tier(("scdbm_pbmc_hvg1000",), PLATES, 5, None, 2),
+    "full": Tier(("scdbm_pbmc_hvg1000",), PLATES, 30, None, -1),
 }
 SCVMM_EPOCHS, SCDGD_EPOCHS = 200, 50
 
