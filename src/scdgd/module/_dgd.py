@@ -530,7 +530,7 @@ class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
 
         The prior of the vectors of levels is one of its terms, counted once.
         """
-        total = torch.zeros((), device=self.device)
+        total = self.representations.table.new_zeros(())
         for levels in (levels for observation in self.observations.values() for levels in observation.levels):
             total = total + levels.log_prob()
         for term, log_prob in self.prior.hyper_log_prob().items():

@@ -264,7 +264,8 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         minibatches = minibatches_of(batch)
         if batch_idx == 0:
             self._first_minibatch = minibatches[0]
-        *_, loss = (self._step(minibatch) for minibatch in minibatches)
+        with nullcontext() if self.prior_update.by_gradient else _constant(self.module.prior):
+            *_, loss = (self._step(minibatch) for minibatch in minibatches)
         return loss
 
     def _step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor | None:
@@ -290,8 +291,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
 
     def _differentiated(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, LossOutput]:
         """The rows of a minibatch and its loss, whose derivatives are in what is stepped."""
-        with nullcontext() if self.prior_update.by_gradient else _constant(self.module.prior):
-            inference_outputs, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        inference_outputs, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
         if self.processes.n == 1:
             self._raise_if_diverged(self._losses.note(output.loss, self._of_cells(output, batch)))
         self.manual_backward(output.loss * output.n_obs_minibatch)
