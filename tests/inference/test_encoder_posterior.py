@@ -80,7 +80,9 @@ def test_standard_normal():
     torch.testing.assert_close(log_standard_normal(z), Normal(0.0, 1.0).log_prob(z).sum(-1))
 
 
-@pytest.mark.parametrize("gene_likelihood", LIKELIHOODS)
+@pytest.mark.parametrize(
+    "gene_likelihood", ["nb", *(pytest.param(name, marks=pytest.mark.slow) for name in LIKELIHOODS[1:])]
+)
 @pytest.mark.parametrize("n_latent", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_evidence_equals_quadrature(gene_likelihood, n_latent):
     model = fitted(n_latent, gene_likelihood, max_epochs=30)

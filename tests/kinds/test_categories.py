@@ -21,6 +21,7 @@ from .models import (
     built,
     covariates_of,
     every_model,
+    every_model_slowly,
     fitted,
     state_of,
     train,
@@ -136,7 +137,7 @@ def test_integers_are_categories_like_their_names(name):
     assert_same_state(states[0], states[2])
 
 
-@every_model
+@every_model_slowly
 def test_dates_and_intervals_are_categories(name, tmp_path):
     adata, new = data()
     days = pd.to_datetime(["2024-03-01", "2024-03-08"])

@@ -17,7 +17,19 @@ from tests.conftest import simulate
 from tests.model.test_contract import data
 from tests.pairs import pairs
 
-from .models import OURS, ROWS, assert_same_state, built, covariates_of, every_model, fitted, state_of, train, trained
+from .models import (
+    OURS,
+    ROWS,
+    assert_same_state,
+    built,
+    covariates_of,
+    every_model,
+    every_model_slowly,
+    fitted,
+    state_of,
+    train,
+    trained,
+)
 
 NO_EARLY_STOPPING = {"SCDBM"}
 CAN_STOP = [name for name in OURS if name not in NO_EARLY_STOPPING]
@@ -58,7 +70,7 @@ def test_every_cell_trains_once_an_epoch(name, n_cells, batch_size, train_size, 
 
 @pytest.mark.filterwarnings("ignore:.*cells moved from training set:UserWarning")
 @pytest.mark.parametrize("stay", [True, pytest.param(False, marks=pytest.mark.slow)])
-@every_model
+@every_model_slowly
 def test_workers_change_nothing(name, stay):
     workers = {"num_workers": 2, "persistent_workers": stay}
     states = [
