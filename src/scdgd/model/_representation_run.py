@@ -104,6 +104,7 @@ class RepresentationRun(TrainingRun):
         refused = {
             f"`plan_cls={plan.__name__}` keeps what belongs to cells in one process.": not plan.owns_rows,
             "`modality_weights='information'` looks at cells of all of them.": self.model._balances_modalities,
+            "`on_step=True` logs the steps of one device: leave it out.": self.plan.get("on_step"),
         }
         for reason, is_asked in refused.items():
             if is_asked:
@@ -251,7 +252,8 @@ class RepresentationRun(TrainingRun):
         if self.is_shared:
             n_rows = len(self.model.module.representations)
             self.cells.share(lambda rank, n: self._cells_of(*Processes(rank, n).bounds(n_rows)))
-        self.cells.take_together(not self.is_shared and may_be_together(self.model._training_plan_cls, self.trainer))
+        looks_at_single = self.is_shared or self.plan.get("on_step")
+        self.cells.take_together(not looks_at_single and may_be_together(self.model._training_plan_cls, self.trainer))
         try:
             super().fit()
             if self.is_shared:

@@ -380,10 +380,7 @@ class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
         if REGISTRY_KEYS.LATENT_QZM_KEY in tensors:
             mean, var = tensors[REGISTRY_KEYS.LATENT_QZM_KEY], tensors[REGISTRY_KEYS.LATENT_QZV_KEY]
             return Normal(mean, var.sqrt())
-        if not self.posterior.is_learned:
-            return None
-        mean, var = self.posterior.moments(rows)
-        return Normal(mean, var.sqrt(), validate_args=False)
+        return self.posterior.distribution(rows) if self.posterior.is_learned else None
 
     def draws(self, tensors: dict[str, torch.Tensor], rows: torch.Tensor, n: int) -> torch.Tensor:
         """Draws ``(n, b, d)`` of the posteriors of the cells of a minibatch, whose rows ``(b, w)`` are given."""
@@ -428,8 +425,8 @@ class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
         Returns
         -------
         ``z`` and ``library`` (log size factor), shapes ``(b, d)`` and ``(b, 1)``, with a leading ``s`` if
-        ``n_samples > 1``; ``representation``, the leaf of autograd in training; and the posterior ``qz``, a normal with
-        independent dimensions, where it is known without the counts: it was learned, or data are minified.
+        ``n_samples > 1``; ``representation``, the leaf of autograd in training; and ``qz``, a normal with independent
+        dimensions: what minified data keep, or what training knows of rows, see :meth:`RowPosterior.distribution`.
         """
         representation = self.representations(rows)
         if self.training:
@@ -449,7 +446,8 @@ class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
         return {
             MODULE_KEYS.Z_KEY: z,
             MODULE_KEYS.LIBRARY_KEY: library,
-            MODULE_KEYS.QZ_KEY: self._known_posterior(tensors or {}, representation),
+            MODULE_KEYS.QZ_KEY: self._known_posterior(tensors or {}, representation)
+            or self.posterior.distribution(representation),
             MODULE_KEYS.QL_KEY: None,
             REPRESENTATION_KEY: representation,
         }

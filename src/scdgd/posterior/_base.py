@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+from torch.distributions import Normal
+
 if TYPE_CHECKING:
     import torch
 
@@ -55,6 +57,13 @@ class RowPosterior(ABC):
     @abstractmethod
     def moments(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Mean ``(b, d)`` and variance, ``(b, d)`` or one for all, from rows ``(b, w)``."""
+
+    def distribution(self, rows: torch.Tensor) -> Normal | None:
+        """The family at rows ``(b, w)``, normals with independent dimensions ``(b, d)``; ``None`` for points."""
+        if not (self.is_learned or self.noise_scale > 0):
+            return None
+        mean, var = self.moments(rows)
+        return Normal(mean, var**0.5, validate_args=False)
 
     def rows(self, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
         """Rows ``(b, w)`` of which :meth:`moments` says these, each ``(b, d)``, as far as rows hold them."""

@@ -62,15 +62,12 @@ def check_further(plan: type, options: dict[str, Any], of_loss: Iterable[str] = 
     ]
     further = frozenset({*of_loss}.union(*of_classes) - {"self", "module", "kwargs", "loss_kwargs"})
     checked = Options(OF_TRAINING_PLAN, of=plan.__name__, further=further)("plan_kwargs", options)
-    for name, takes in (("on_step", (False, not is_manual)), ("on_epoch", (True,))):
+    for name in ("on_step", "on_epoch"):
         if checked.get(name) is None:
             checked.pop(name, None)
-        elif checked[name] not in takes:
-            msg = (
-                f"`{name}={checked[name]!r}` asks for metrics of single steps, but `history` has one value an epoch. Leave it "
-                "out; a callback sees the loss of each minibatch."
-            )
-            raise ValueError(msg)
+    if checked.get("on_epoch") is False:
+        msg = "`on_epoch=False` asks for metrics of single steps alone, but `history` has those of epochs. Leave it out."
+        raise ValueError(msg)
     least, most = (checked.get(name, default) for name, default in (("min_kl_weight", 0.0), ("max_kl_weight", 1.0)))
     if least > most:
         msg = f"`min_kl_weight` must be at most `max_kl_weight`, got {least} and {most}."

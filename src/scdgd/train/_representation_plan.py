@@ -352,9 +352,14 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
     def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict, mode: str) -> None:
         """Add a minibatch to the sums of its epoch; :meth:`_log_epoch` hands them to scvi-tools' metrics.
 
-        Once an epoch in place of once a minibatch: on small minibatches the metrics take a good part of the time.
+        Once an epoch in place of once a minibatch: on small minibatches the metrics take a good part of the time. With
+        `on_step` they are handed over at once, as in scvi-tools.
         """
         n, output = loss_output.n_obs_minibatch, loss_output
+        if self.on_step:
+            self._log_step(output, mode)
+            super().compute_and_log_metrics(output, metrics, mode)
+            return
         of_batch = [
             n * output.loss.detach(),
             output.reconstruction_loss_sum.detach(),
@@ -364,6 +369,14 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         sums, n_cells, n_batches = self._sums.get(mode, (torch.zeros(4, dtype=torch.float64), 0, 0))
         of_batch = torch.stack([torch.as_tensor(value) for value in of_batch])
         self._sums[mode] = (sums.to(of_batch.device) + of_batch, n_cells + n, n_batches + 1)
+
+    def _log_step(self, output: LossOutput, mode: str) -> None:
+        """Log the loss of a minibatch, and the mean over its epoch; Lightning itself leaves out steps of training."""
+        loss, is_training = output.loss.detach(), mode == "train"
+        name, n = f"{mode}_loss", output.n_obs_minibatch
+        self.log(name, loss, on_step=True, on_epoch=True, prog_bar=is_training, batch_size=n)
+        if is_training:
+            self.trainer.logger.log_metrics({f"{name}_step": loss}, step=self.global_step)
 
     def _log_epoch(self, metrics: dict, mode: str) -> None:
         if mode not in self._sums and self.processes.n == 1:
