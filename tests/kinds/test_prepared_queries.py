@@ -14,7 +14,7 @@ from scvi.train import SaveCheckpoint
 from scdgd._constants import PADDED_KEY
 from tests.model.test_contract import data
 
-from .models import OURS, assert_same_state, every_model, every_model_slowly, fitted, state_of, train, trained
+from .models import OURS, assert_same_state, built, every_model, every_model_slowly, fitted, state_of, train, trained
 
 ROWS = ("SCDGD", "SCVAD")
 
@@ -153,24 +153,30 @@ def test_collections_are_not_padded(name):
 @every_model
 def test_a_data_module_says_what_a_model_without_data_is_for(name, tmp_path):
     model_class, options = OURS[name]
-    if name in (*ROWS, "MULTIDGD", "SCDBM"):
+    if name in ("MULTIDGD", "SCDBM"):
         with pytest.raises(ValueError, match="stands on data"):
             model_class(**options)
         return
     reference, new = trained(name)
+    without_names = DataSplitter(trained("SCVAE")[0].adata_manager)
     model = model_class(**options)
     assert "without data" in repr(model)
     for use in (lambda: train(model), lambda: model.save(tmp_path / "model"), lambda: setattr(model, "adata", new)):
-        with pytest.raises(ValueError, match="no networks before"):
-            use()
+        for kind in (ValueError, AttributeError):
+            with pytest.raises(kind, match="no networks before"):
+                use()
     for cells, match in (
-        (LightningDataModule(), "has no `registry`"),
+        (LightningDataModule(), "which cell is which" if name in ROWS else "has no `registry`"),
+        (without_names, "which cell is which" if name in ROWS else None),
         (DataSplitter(reference.adata_manager), "no `n_obs`"),
     ):
-        with pytest.raises(ValueError, match=match):
-            train(model, None if "n_obs" in match else 2, datamodule=cells)
-    with pytest.raises(ValueError, match="means of batches"):
-        train(model_class(**options, use_observed_lib_size=False), 2, datamodule=DataSplitter(reference.adata_manager))
+        if match is not None:
+            with pytest.raises((ValueError, NotImplementedError), match=match):
+                train(model, None if "n_obs" in match else 2, datamodule=cells)
+    if name not in ROWS:
+        with pytest.raises(ValueError, match="means of batches"):
+            unknown_sizes = model_class(**options, use_observed_lib_size=False)
+            train(unknown_sizes, 2, datamodule=DataSplitter(reference.adata_manager))
     train(model, 2, datamodule=DataSplitter(reference.adata_manager))
     train(model, 1, datamodule=DataSplitter(reference.adata_manager))
     assert "trained for 3 epochs" in repr(model)
@@ -179,3 +185,21 @@ def test_a_data_module_says_what_a_model_without_data_is_for(name, tmp_path):
     z = model.get_latent_representation(new)
     again = model_class.load(tmp_path / "model", adata=new, accelerator="cpu")
     np.testing.assert_allclose(again.get_latent_representation(), z, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_cells_of_a_data_module_train_as_it_divides_them(name):
+    model_class, options = OURS[name]
+    reference = fitted(name, data()[0])
+    manager, n_train = reference.adata_manager, 20
+    split = [np.arange(n_train)[::-1].copy(), np.arange(n_train, len(manager.rows)), None]
+    scvi.settings.seed = 0
+    model = train(model_class(**options), datamodule=DataSplitter(manager, external_indexing=split, batch_size=8))
+    assert list(model.held_out_cells_) == sorted(manager.names[n_train:])
+    scvi.settings.seed = 0
+    usual = model_class(reference.adata, **options)
+    train(usual, datasplitter_kwargs={"external_indexing": split}, batch_size=8)
+    np.testing.assert_array_equal(model.get_latent_representation(), usual.get_latent_representation())
+    other = built(name, data()[1])
+    with pytest.raises(ValueError, match="splits other cells"):
+        train(model, datamodule=DataSplitter(other.adata_manager))

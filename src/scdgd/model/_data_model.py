@@ -66,6 +66,13 @@ if TYPE_CHECKING:
 _OF_TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")
 
 
+class NoNetworksError(ValueError, AttributeError):
+    """A model that was made without data is used before a data module has said what it is for.
+
+    Where scvi-tools has no words its users catch an :class:`AttributeError`, of the module that is not there.
+    """
+
+
 class DataModel:
     """What all models do with data and with files.
 
@@ -137,14 +144,25 @@ class DataModel:
             forget_manager(self, registered)
         return super()._validate_anndata(adata, copy_if_view)
 
+    def _wait_for_cells(self, arguments: dict[str, dict[str, Any]]) -> None:
+        """Have no networks until a data module says for which genes and batches."""
+        self._adata = self._adata_manager = self.module = self.history_ = None
+        self._module_init_on_train, self.is_trained_ = True, False
+        self.init_params_ = arguments
+
+    def _stand_on(self, registry: dict) -> None:
+        """Have the networks that were asked for, for the genes and batches of a registry."""
+        made = initialised(type(self), None, registry, {"init_params_": self._constructed_with})
+        vars(self).update(vars(made))
+
     def _check_made(self) -> None:
-        """Raise ValueError while the model has no networks yet."""
+        """Raise :class:`NoNetworksError` while the model has no networks yet."""
         if self._module_init_on_train:
             msg = (
                 "The model was made without data, so it has no networks before `train(datamodule=...)`. Make it with an AnnData "
                 "that was set up, or with a `registry`, to use it otherwise."
             )
-            raise ValueError(msg)
+            raise NoNetworksError(msg)
 
     def get_anndata_manager(self, adata: AnnData | MuData, required: bool = False) -> AnnDataManager | None:
         """As in scvi-tools; the attached data are known even if ``uns`` has lost their mark."""

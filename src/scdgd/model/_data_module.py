@@ -6,7 +6,17 @@ import copy
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
     from lightning.pytorch import LightningDataModule
+
+    from scdgd.data import CellRegistration
+
+
+def check_epochs(datamodule: LightningDataModule, max_epochs: int | None) -> None:
+    """Raise ValueError if there is no number of epochs, nor one of cells that it could follow, as scvi-tools does."""
+    if max_epochs is None and not hasattr(datamodule, "n_obs"):
+        msg = "The usual number of epochs is one for a number of cells, and the data module has no `n_obs`: pass `max_epochs`."
+        raise ValueError(msg)
 
 
 def registry_of_module(datamodule: LightningDataModule) -> dict:
@@ -26,3 +36,23 @@ def registry_of_module(datamodule: LightningDataModule) -> dict:
         )
         raise ValueError(msg)
     return copy.deepcopy(found)
+
+
+def cells_of_module(datamodule: LightningDataModule) -> tuple[CellRegistration, list[np.ndarray | None]]:
+    """The registered cells that a data module splits, and positions of those that train, validate and test.
+
+    Raises
+    ------
+    NotImplementedError
+        If it does not say which cell is which: it splits no AnnData, or one without names of cells among what was set up.
+    """
+    manager = getattr(datamodule, "adata_manager", None)
+    if getattr(manager, "rows", None) is None or manager.adata is None:
+        msg = (
+            f"The data module ({type(datamodule).__name__}) does not tell which cell is which, but each cell has a row of its own. Pass "
+            "one that splits an AnnData which `setup_anndata` of this class set up (`scvi.dataloaders.DataSplitter`), or train on "
+            "the AnnData."
+        )
+        raise NotImplementedError(msg)
+    datamodule.setup()
+    return manager, [datamodule.train_idx, datamodule.val_idx, datamodule.test_idx]

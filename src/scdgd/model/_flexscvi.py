@@ -31,12 +31,10 @@ from scdgd.prior._update import WITH_ENCODER, update_of
 from scdgd.train import EmpiricalBayesPlan, InterruptibleTrainRunner
 
 from ._arguments import BUILDING_ENCODERS, FREEZING, SURGERY
-from ._data_module import registry_of_module
 from ._devices import device_of
 from ._encoder_model import EncoderModel
 from ._encoder_run import EncoderRun
 from ._host_options import OF_ROWS, OF_SURGERY
-from ._saving import initialised
 from ._stock_exchange import check_for_scanvi, check_taken, from_stock, stock_arguments, to_stock
 from ._training_options import TRAINING
 from ._values import check_values, holds_counts, layers_title, network_title
@@ -222,16 +220,8 @@ class FlexSCVI(EncoderModel, SCVI):
         self.init_params_ = self._get_init_params(locals())
 
     def _wait_for_cells(self, arguments: dict[str, dict[str, Any]]) -> None:
-        """Have no networks until a data module says for which genes and batches."""
         self._check_module_options(arguments["kwargs"].get("kwargs", {}))
-        self._adata = self._adata_manager = self.module = self.history_ = None
-        self._module_init_on_train, self.is_trained_ = True, False
-        self.init_params_ = arguments
-
-    def _stand_on(self, datamodule: LightningDataModule) -> None:
-        """Have the networks that were asked for, for the genes and batches of a data module."""
-        made = initialised(type(self), None, registry_of_module(datamodule), {"init_params_": self._constructed_with})
-        vars(self).update(vars(made))
+        super()._wait_for_cells(arguments)
 
     @property
     def init_params_(self) -> dict[str, dict[str, Any]]:

@@ -108,6 +108,8 @@ class MULTIDGD(SCDGD):
 
     _latent_key = "X_multidgd"
 
+    _may_wait_for_cells = False
+
     @without(**OF_ENCODERS, **OF_ONE_MODALITY)
     @checked_by(BUILDING)
     def __init__(

@@ -21,6 +21,7 @@ from scdgd.train._turns import may_be_together
 from ._balanced_levels import BalancedLevels
 from ._cells import complete_split, split_cells
 from ._class_posterior import ClassPosterior
+from ._data_module import cells_of_module, check_epochs, registry_of_module
 from ._information import some_of
 from ._merged_components import LEVEL, tree_of
 from ._supervision import codes_of_rows, keep_classes
@@ -28,6 +29,7 @@ from ._training_options import is_of_tuning
 from ._training_run import TrainingRun
 
 if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule
     from lightning.pytorch.callbacks import Callback
 
 logger = logging.getLogger(__name__)
@@ -59,12 +61,12 @@ class RepresentationRun(TrainingRun):
 
     def check(self) -> None:
         """Refuse what needs point estimates, or cells without names; take the plan that is asked for."""
+        if self.given["datamodule"] is not None:
+            self._take_cells(self.given["datamodule"])
+        self.model._check_made()
         if self.given["polish"] and self.model.module.posterior.is_learned:
             msg = "`polish=True` moves point estimates; this model learns posteriors. Leave it out."
             raise ValueError(msg)
-        if self.given["datamodule"] is not None:
-            msg = "`datamodule` does not tell which cell is which, but each cell has a row of its own; train on an AnnData."
-            raise NotImplementedError(msg)
         if self.trainer.get("ckpt_path") is not None:
             msg = (
                 "A checkpoint of Lightning's lacks the optimiser of the representations; use `checkpoint_dir` instead."
@@ -81,6 +83,21 @@ class RepresentationRun(TrainingRun):
             self.given["train_size"] = 1.0 if self.watched is None else _TRAIN_SIZE
         if self.is_shared:
             self._check_shared()
+
+    def _take_cells(self, datamodule: LightningDataModule) -> None:
+        """Train on the AnnData that a data module splits, divided as it says; a model without data stands on it from now on."""
+        check_epochs(datamodule, self.given["max_epochs"])
+        model, (manager, split) = self.model, cells_of_module(datamodule)
+        if model.module is None:
+            model._stand_on(registry_of_module(datamodule))
+        if model.adata is None:
+            model.adata = manager.adata
+        if model.adata is not manager.adata:
+            msg = "The data module splits other cells than those that the model stands on. Make a model for them, or without data."
+            raise ValueError(msg)
+        self.given |= {"datamodule": None, "max_epochs": self.given["max_epochs"] or _epochs_for(datamodule.n_obs)}
+        self.given["batch_size"] = datamodule.data_loader_kwargs.get("batch_size") or self.given["batch_size"]
+        self.loading["external_indexing"] = split
 
     def _watched_validation(self) -> str | None:
         """What asks for a metric of validation cells, in words; ``None`` if nothing does."""
@@ -133,7 +150,7 @@ class RepresentationRun(TrainingRun):
 
     def default_epochs(self) -> int:
         """50, less above 50,000 cells."""
-        return int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / len(self.rows), _MIN_EPOCHS, _DEFAULT_EPOCHS))
+        return _epochs_for(len(self.rows))
 
     def split_options(self) -> dict[str, Any]:
         """All cells train, unless the user says otherwise, or asks for what only cells that do not train can tell."""
@@ -340,3 +357,7 @@ class RepresentationRun(TrainingRun):
             of_batch = rows[first : first + len(tensors[REGISTRY_KEYS.X_KEY])].to(table.device)
             table[of_batch] = gauss_newton(module, module.with_classes(tensors), table[of_batch]).z
             first += len(of_batch)
+
+
+def _epochs_for(n_cells: int) -> int:
+    return int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / n_cells, _MIN_EPOCHS, _DEFAULT_EPOCHS))

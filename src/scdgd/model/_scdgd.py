@@ -51,6 +51,7 @@ from ._training_options import TRAINING
 from ._values import check_values, layers_title, network_title
 
 if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule
     from torch import nn
 
     from scdgd.likelihood import GeneLikelihood
@@ -181,6 +182,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
     _representation_is = "a point for each cell"
     _hyperprior_weight = _HYPERPRIOR_WEIGHT
     _former_arguments: ClassVar[dict[str, Any]] = {"batch_representation": "one-hot"}
+    #: Whether it can be made without data, for a data module to say what it is for.
+    _may_wait_for_cells: ClassVar[bool] = True
 
     @without(**OF_ENCODERS)
     @checked_by(BUILDING)
@@ -211,6 +214,9 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         use_observed_lib_size: bool = True,
         batch_embedding_kwargs: dict[str, int] | None = None,
     ) -> None:
+        if adata is None and registry is None and self._may_wait_for_cells:
+            self._wait_for_cells(self._get_init_params(locals()))
+            return
         super().__init__(adata, registry)
         sizes = self._usual_sizes(gene_likelihood, size_factor, output_activation, is_observed=use_observed_lib_size)
         self.supervision = Supervision.of(self.registry_, supervision, components_per_class, prior)
@@ -357,7 +363,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         datasplitter_kwargs: dict | None = None,
         plan_config: dict | None = None,
         plan_kwargs: dict | None = None,
-        datamodule: None = None,
+        datamodule: LightningDataModule | None = None,
         trainer_config: dict | None = None,
         warm_start: Literal["pca", "zeros"] = "pca",
         mixture_start: int | None = None,
@@ -410,7 +416,9 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         plan_config, plan_kwargs
             Arguments of :class:`~scdgd.train.RepresentationPlan`: learning rates, schedules, steps of the prior.
         datamodule
-            Not supported: data modules do not tell which cell is which.
+            One that splits an AnnData of :meth:`setup_anndata`, such as :class:`scvi.dataloaders.DataSplitter`: its cells train as it
+            divides them, read as those of an AnnData are. Others do not tell which cell is which. A model that was made without
+            data takes genes, batches and cells from it.
         trainer_config, **trainer_kwargs
             Arguments of :class:`~scvi.train.Trainer`.
         warm_start
@@ -447,7 +455,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         FloatingPointError
             If the loss is not finite; the model is then as it was before.
         NotImplementedError
-            For `datamodule`, and for what several devices do not do; with the reason.
+            For data modules without names of cells, and for what several devices do not do; with the reason.
         """
         run = RepresentationRun(self, locals())
         if self.is_query_:

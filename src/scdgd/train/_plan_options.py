@@ -66,7 +66,9 @@ def check_further(plan: type, options: dict[str, Any], of_loss: Iterable[str] = 
         if checked.get(name) is None:
             checked.pop(name, None)
     if checked.get("on_epoch") is False:
-        msg = "`on_epoch=False` asks for metrics of single steps alone, but `history` has those of epochs. Leave it out."
+        msg = (
+            "`on_epoch=False` asks for metrics of single steps alone, but `history` has those of epochs. Leave it out."
+        )
         raise ValueError(msg)
     least, most = (checked.get(name, default) for name, default in (("min_kl_weight", 0.0), ("max_kl_weight", 1.0)))
     if least > most:
