@@ -174,8 +174,8 @@ def test_a_data_module_says_what_a_model_without_data_is_for(name, tmp_path):
             with pytest.raises((ValueError, NotImplementedError), match=match):
                 train(model, None if "n_obs" in match else 2, datamodule=cells)
     if name not in ROWS:
+        unknown_sizes = model_class(**options, use_observed_lib_size=False)
         with pytest.raises(ValueError, match="means of batches"):
-            unknown_sizes = model_class(**options, use_observed_lib_size=False)
             train(unknown_sizes, 2, datamodule=DataSplitter(reference.adata_manager))
     train(model, 2, datamodule=DataSplitter(reference.adata_manager))
     train(model, 1, datamodule=DataSplitter(reference.adata_manager))
