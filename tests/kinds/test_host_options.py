@@ -114,7 +114,7 @@ def test_arguments_of_loaders(name):
     assert np.isfinite(model.get_marginal_ll(new, **few))
 
 
-@pytest.mark.parametrize("name", ["SCDBM", "SCVMM"])
+@pytest.mark.parametrize("name", ["SCDBM", "SCVMM", "SCDGD"])
 def test_minibatches_in_the_place_of_cells(name):
     model, _ = trained(name)
     given = list(model._make_data_loader(model.adata, batch_size=7))
@@ -125,6 +125,27 @@ def test_minibatches_in_the_place_of_cells(name):
         lambda **cells: model.get_elbo(**cells) if name == "SCDBM" else 0.0,  # of random draws
     ):
         np.testing.assert_allclose(read(dataloader=given), read(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["SCDGD", "SCVAD"])
+def test_minibatches_know_the_rows_of_their_cells(name):
+    model, new = trained(name)
+    model.get_latent_representation(new)
+    given = model._make_data_loader(new, batch_size=7)  # a loader that is read draws a seed, as with cells
+    for read in (
+        lambda **cells: model.get_latent_representation(give_mean=False, **cells),
+        lambda **cells: model.get_latent_representation(return_dist=True, **cells),
+        lambda **cells: model.get_latent_representation(return_dist=True, coordinates="information", **cells),
+        lambda **cells: model.get_marginal_ll(n_mc_samples=20, return_mean=False, **cells),
+    ):
+        torch.manual_seed(0)
+        of_minibatches = read(dataloader=given)
+        torch.manual_seed(0)
+        np.testing.assert_allclose(of_minibatches, read(adata=new, batch_size=7), rtol=1e-4, atol=1e-5)
+        with pytest.raises(ValueError, match="gives none"):
+            read(dataloader=iter(()))
+        with pytest.raises(ValueError, match="leave out `adata`"):
+            read(dataloader=given, adata=new)
 
 
 @every_model

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from scvi.utils import track
 from scdgd._constants import FINGERPRINT_KEY, LOG_SIZE_KEY
 from scdgd.inference import (
     MAX_PARETO_K,
+    N_ROUNDS,
     ImportanceSamples,
     importance_samples,
     laplace_posterior,
@@ -29,7 +31,7 @@ from ._kept_posteriors import N_DRAWS, KeptPosteriors
 from ._query_genes import minibatches_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from anndata import AnnData
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOW_CELLS = 2_000
+#: Draws by which moments of a posterior are found.
+N_SAMPLES = 200
 #: Draws of a cell that those kept stand for; of so few cells that more are asked for, they are made anew.
 _MOST_OF_KEPT = 8 * N_DRAWS
 
@@ -102,16 +106,55 @@ class PosteriorOfRows(CellPosterior):
         return z
 
     def minibatches(
-        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, what: str, **loading: Any
+        self,
+        adata: AnnData | None,
+        indices: Sequence[int] | None,
+        batch_size: int | None,
+        what: str,
+        dataloader: Iterable[dict] | None = None,
+        **loading: Any,
     ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
         """Minibatches, with the rows of the table of their cells; `loading` are further arguments of the loader."""
         self.model._check_if_trained(warn=False)
-        adata = self.model._validate_anndata(adata)
+        adata, _ = self.model._cells_to_read(adata, indices, dataloader)
+        if dataloader is not None:
+            yield from map(self._with_rows, _some_of(dataloader))
+            return
         loader = self.model._make_data_loader(adata, indices=indices, batch_size=batch_size, **loading)
         n_cells = len(loader.indices)
         for tensors in track(loader, description=f"{what} of {n_cells} cells", disable=n_cells < _SHOW_CELLS):
-            tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
-            yield tensors, self.module.representations(tensors[REGISTRY_KEYS.INDICES_KEY].ravel())
+            yield self._with_rows(tensors)
+
+    def _with_rows(self, tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """A minibatch on the device of the model, and the rows of its cells ``(b, w)``; NotImplementedError if it does not say which."""
+        if REGISTRY_KEYS.INDICES_KEY not in tensors:
+            msg = (
+                "Representations are found by cell name, which minibatches of this `dataloader` do not carry; pass `adata` and "
+                "`indices`, or minibatches of a loader that this model made."
+            )
+            raise NotImplementedError(msg)
+        tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
+        return tensors, self.module.representations(tensors[REGISTRY_KEYS.INDICES_KEY].ravel())
+
+    def of_minibatches(
+        self, dataloader: Iterable[dict], kind: Literal["mean", "draw", "variances", "covariances"]
+    ) -> tuple[np.ndarray, ...]:
+        """What minibatches say of the cells that have their rows: means or draws ``(n, d)``; or means, with spread as asked for."""
+        parts = [self._of_minibatch(*given, kind) for given in self.minibatches(None, None, None, "", dataloader)]
+        return tuple(torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+
+    def _of_minibatch(
+        self, tensors: dict[str, torch.Tensor], rows: torch.Tensor, kind: str
+    ) -> tuple[torch.Tensor, ...]:
+        module, whole = self.module, kind == "covariances"
+        if kind == "mean":
+            return (module.posterior.moments(rows)[0],)
+        if kind == "draw":
+            return (module.draws(tensors, rows, 1).squeeze(0),)
+        qz = module.known_posterior(tensors, rows)
+        if qz is None:
+            return moments_of(module, tensors, rows, N_SAMPLES, N_ROUNDS, whole)[:2]
+        return qz.loc, torch.diag_embed(qz.variance) if whole else qz.variance
 
     def draws(
         self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, n_samples: int
@@ -253,6 +296,16 @@ class PosteriorOfRows(CellPosterior):
             yield
         finally:
             module.samples_posterior, module.posterior_sampler = before
+
+
+def _some_of(dataloader: Iterable[dict]) -> Iterator[dict]:
+    """The minibatches; ValueError if there are none."""
+    minibatches = iter(dataloader)
+    first = next(minibatches, None)
+    if first is None:
+        msg = "There are no cells to read: the `dataloader` gives none."
+        raise ValueError(msg)
+    return chain([first], minibatches)
 
 
 def _sampler_of(kept: KeptPosteriors) -> PosteriorSampler:

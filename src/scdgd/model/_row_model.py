@@ -37,12 +37,12 @@ from ._cells import positions_of
 from ._class_posterior import ClassPosterior
 from ._encoder_distillation import EncoderDistillation
 from ._latent_model import Coordinates, LatentModel
-from ._posterior_of_rows import PosteriorMoments, PosteriorOfRows, moments_of, say_rough
+from ._posterior_of_rows import N_SAMPLES, PosteriorMoments, PosteriorOfRows, moments_of, say_rough
 from ._supervision import UNASSIGNED
 from ._training_options import check_reading
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from anndata import AnnData
     from mudata import MuData
@@ -419,7 +419,7 @@ class RowModel(LatentModel):
         mc_samples: int = 5_000,
         batch_size: int | None = None,
         return_dist: bool = False,
-        dataloader: None = None,
+        dataloader: Iterable[dict] | None = None,
         *,
         coordinates: Coordinates = "latent",
         full_covariance: bool = False,
@@ -447,7 +447,7 @@ class RowModel(LatentModel):
             Return mean and variance of each cell's posterior: those of :meth:`get_posterior`, or, for :class:`SCVAD`,
             the learned ones.
         dataloader
-            Not supported: cells are found by name.
+            Minibatches of a loader that this model made, in place of cells; others do not say which cell is which.
         coordinates
             ``"latent"``, in which the mixture lives, or ``"information"``, those of :meth:`get_information`, in which distances
             between cells are information of their counts; variances and covariances are then those of these coordinates.
@@ -463,31 +463,41 @@ class RowModel(LatentModel):
         Raises
         ------
         NotImplementedError
-            If a `dataloader` is given.
+            If minibatches of a `dataloader` do not say which rows their cells have.
         RuntimeError
             If the model is not trained.
         """
         self._check_if_trained(warn=False)
-        self._refuse_dataloader(dataloader)
         check_reading(data_loader_kwargs)
         if return_dist and coordinates == "information":
             map_to = self.get_information()
-            mean, covariance = self._moments(adata, indices, batch_size, full_covariance=True)
+            mean, covariance = self._moments(adata, indices, batch_size, dataloader, full_covariance=True)
             covariance = map_to.covariances(covariance)
             spread = covariance if full_covariance else np.diagonal(covariance, axis1=1, axis2=2).copy()
             return map_to.to_information(mean), spread
         if return_dist:
-            return self._moments(adata, indices, batch_size, full_covariance=full_covariance)
-        adata = self._validate_anndata(adata)
+            return self._moments(adata, indices, batch_size, dataloader, full_covariance=full_covariance)
+        adata, _ = self._cells_to_read(adata, indices, dataloader)
+        if dataloader is not None:
+            (z,) = self.posterior.of_minibatches(dataloader, "mean" if give_mean else "draw")
+            return self._in(coordinates, z)
         if not give_mean:
             return self._in(coordinates, self.posterior.draws(adata, indices, batch_size, 1).squeeze(0).numpy())
         return self._in(coordinates, self.cells.representations_of(self._rows_of(adata, indices, batch_size)))
 
     def _moments(
-        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, *, full_covariance: bool
+        self,
+        adata: AnnData | None,
+        indices: Sequence[int] | None,
+        batch_size: int | None,
+        dataloader: Iterable[dict] | None,
+        *,
+        full_covariance: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Means ``(n, d)`` and variances ``(n, d)`` or covariances ``(n, d, d)`` of posteriors; minified data keep them."""
-        adata = self._validate_anndata(adata)
+        adata, _ = self._cells_to_read(adata, indices, dataloader)
+        if dataloader is not None:
+            return self.posterior.of_minibatches(dataloader, "covariances" if full_covariance else "variances")
         manager = self.get_anndata_manager(adata, required=True)
         if not manager.has_counts:
             cells = positions_of(indices, adata.n_obs)
@@ -514,7 +524,7 @@ class RowModel(LatentModel):
         adata: AnnData | None = None,
         indices: Sequence[int] | None = None,
         *,
-        n_samples: int = 200,
+        n_samples: int = N_SAMPLES,
         adaptive_rounds: int = N_ROUNDS,
         full_covariance: bool = False,
         batch_size: int | None = None,
@@ -642,7 +652,7 @@ class RowModel(LatentModel):
         n_mc_samples: int = 1_000,
         batch_size: int | None = None,
         return_mean: bool = True,
-        dataloader: None = None,
+        dataloader: Iterable[dict] | None = None,
         *,
         data_loader_kwargs: dict | None = None,
         n_mc_samples_per_pass: int | None = None,
@@ -664,7 +674,7 @@ class RowModel(LatentModel):
         return_mean
             Whether to return the mean over cells.
         dataloader
-            Not supported: cells are found by name.
+            Minibatches of a loader that this model made, in place of cells; others do not say which cell is which.
         data_loader_kwargs
             Further arguments of the data loader.
         n_mc_samples_per_pass
@@ -679,15 +689,15 @@ class RowModel(LatentModel):
         Raises
         ------
         NotImplementedError
-            If a `dataloader` is given.
+            If minibatches of a `dataloader` do not say which rows their cells have.
         RuntimeError
             If the model is not trained.
         ValueError
             If `n_mc_samples` is not positive, or `adaptive_rounds` is negative.
         """
-        self._refuse_dataloader(dataloader)
         log_evidence, pareto_k, loading = [], [], data_loader_kwargs or {}
-        for tensors, rows in self.posterior.minibatches(adata, indices, batch_size, "Evidence", **loading):
+        cells = self.posterior.minibatches(adata, indices, batch_size, "Evidence", dataloader, **loading)
+        for tensors, rows in cells:
             samples = mended_samples(self.module, tensors, rows, n_mc_samples, adaptive_rounds)
             log_evidence.append(samples.read(ImportanceSamples.log_evidence))
             pareto_k.append(samples.read(ImportanceSamples.pareto_k))
@@ -765,11 +775,6 @@ class RowModel(LatentModel):
         with torch.no_grad():
             log_prior = torch.cat([self.module.prior.log_prob(part) for part in z.split(10_000)])
         return importance_weights(log_ratio, log_prior, log_q, truncation=truncation)
-
-    def _refuse_dataloader(self, dataloader: object) -> None:
-        if dataloader is not None:
-            msg = "Representations are found by cell name, which a `dataloader` does not carry; pass `adata` and `indices`."
-            raise NotImplementedError(msg)
 
 
 def _diagonal(var: np.ndarray) -> np.ndarray:

@@ -366,7 +366,7 @@ class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
 
     def variational_posterior(self, tensors: dict[str, torch.Tensor]) -> Normal:
         """See :class:`LatentModule`: Gaussians of rows that have a variance, or that minified data keep."""
-        qz = self._known_posterior(tensors, self.representations(tensors[REGISTRY_KEYS.INDICES_KEY].ravel()))
+        qz = self.known_posterior(tensors, self.representations(tensors[REGISTRY_KEYS.INDICES_KEY].ravel()))
         if qz is None:
             msg = (
                 "Training found points, not posteriors, so there is no bound to take apart. Train an `SCVAD`, or score the model by "
@@ -375,7 +375,7 @@ class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
             raise NotImplementedError(msg)
         return qz
 
-    def _known_posterior(self, tensors: dict[str, torch.Tensor], rows: torch.Tensor) -> Normal | None:
+    def known_posterior(self, tensors: dict[str, torch.Tensor], rows: torch.Tensor) -> Normal | None:
         """Normal with independent dimensions ``(b, d)`` that minified data keep or rows have learned; ``None`` if neither."""
         if REGISTRY_KEYS.LATENT_QZM_KEY in tensors:
             mean, var = tensors[REGISTRY_KEYS.LATENT_QZM_KEY], tensors[REGISTRY_KEYS.LATENT_QZV_KEY]
@@ -385,7 +385,7 @@ class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
     def draws(self, tensors: dict[str, torch.Tensor], rows: torch.Tensor, n: int) -> torch.Tensor:
         """Draws ``(n, b, d)`` of the posteriors of the cells of a minibatch, whose rows ``(b, w)`` are given."""
         if REGISTRY_KEYS.LATENT_QZM_KEY in tensors:
-            return self._known_posterior(tensors, rows).sample((n,))
+            return self.known_posterior(tensors, rows).sample((n,))
         if self.posterior_sampler is None:
             msg = "The posterior has no sampler: use the methods of the model, or set `module.posterior_sampler`."
             raise RuntimeError(msg)
@@ -446,7 +446,7 @@ class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
         return {
             MODULE_KEYS.Z_KEY: z,
             MODULE_KEYS.LIBRARY_KEY: library,
-            MODULE_KEYS.QZ_KEY: self._known_posterior(tensors or {}, representation)
+            MODULE_KEYS.QZ_KEY: self.known_posterior(tensors or {}, representation)
             or self.posterior.distribution(representation),
             MODULE_KEYS.QL_KEY: None,
             REPRESENTATION_KEY: representation,
