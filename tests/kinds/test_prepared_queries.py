@@ -103,6 +103,18 @@ def test_the_best_state_comes_back(name, tmp_path):
         np.testing.assert_array_equal(value, model.module.state_dict()[key], err_msg=key)
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_the_best_state_knows_of_held_out_cells(name, tmp_path):
+    """Which get their representations when training has ended, in the folder, too."""
+    model = built(name, data()[0])
+    best = SaveCheckpoint(dirpath=tmp_path, monitor="elbo_validation", load_best_on_end=True)
+    train(model, train_size=0.8, callbacks=[best], check_val_every_n_epoch=1)
+    saved = type(model).load(best.best_model_path, adata=model.adata, accelerator="cpu")
+    assert len(saved.held_out_cells_) == 7
+    np.testing.assert_array_equal(saved.held_out_cells_, model.held_out_cells_)
+    np.testing.assert_array_equal(saved.get_latent_representation(), model.get_latent_representation())
+
+
 def collected(adata, n_first: int = 9) -> AnnCollection:
     """Two parts, the genes of the second in another order."""
     order = np.roll(np.arange(adata.n_vars), 3)

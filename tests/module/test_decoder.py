@@ -178,3 +178,18 @@ def test_one_cell_is_decoded_as_among_others():
     decoder = Decoder(2, 5, n_hidden=8, n_layers=2).train()
     z = torch.randn(6, 2)
     torch.testing.assert_close(decoder(z[3:4])[0], decoder(z)[3])
+
+
+@every_output
+def test_slopes_of_normed_layers_are_those_of_autograd(output_activation):
+    torch.manual_seed(0)
+    decoder = Decoder(
+        3, 5, n_cats_per_cov=[2], n_hidden=4, n_layers=2, use_layer_norm=True, output_activation=output_activation
+    ).double()
+    z, batch = torch.randn(6, 3, dtype=torch.float64), [torch.tensor([[0], [1]] * 3)]
+    linear = decoder.linearise(z, batch, genes=torch.arange(5), gene_weights=torch.ones(5, dtype=torch.float64))
+    slopes = torch.autograd.functional.jacobian(lambda z: decoder(z, batch).sum(0), z)  # (g, b, d)
+    torch.testing.assert_close(linear.rows(slice(None)), slopes.permute(1, 2, 0))
+    torch.testing.assert_close(linear.eta, decoder(z, batch))
+    plain = Decoder(3, 5, n_hidden=4, n_layers=2, output_activation=output_activation)
+    assert not any(isinstance(part, torch.nn.LayerNorm) for part in plain.modules())

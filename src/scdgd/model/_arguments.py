@@ -219,6 +219,7 @@ BUILDING: dict[str, Rule] = {
     "n_layers": Integer(1),
     "activation": Choice("silu", "relu", "tanh"),
     "decoder": Optional(_Network()),
+    "use_layer_norm": _PARTS,
     "gene_likelihood": _Family(),
     "likelihoods": Optional(Instance(dict, "a dictionary from modalities to likelihoods")),
     "dispersion": Choice("gene", "gene-batch", refused=DISPERSIONS_OF_ENCODERS),

@@ -6,11 +6,10 @@ from scdgd._absent_options import Absent
 
 _NO_ENCODER = "is of an encoder, and this model has none. Leave it out, or use `scdgd.model.FlexSCVI`."
 _NO_NORMS = "norms hidden layers, and those of this model have no norms. Leave it out, or use `scdgd.model.FlexSCVI`."
+_NO_BATCH_NORM = "norms hidden layers by the other cells of a minibatch, and cells are placed each by itself. Leave it out, or use `scdgd.model.FlexSCVI`."
 _NO_DECODER = "is of scvi-tools' decoder, and this model has another. Leave it out, or use `scdgd.model.FlexSCVI`."
 #: What no model without networks of scvi-tools' kind has.
 _OF_NETWORKS = {
-    "use_batch_norm": Absent(_NO_NORMS, ("none",)),
-    "use_layer_norm": Absent(_NO_NORMS, ("none",)),
     # batches and covariates are known where cells are read, as they are to such an encoder
     "encode_covariates": Absent(_NO_ENCODER, (False, True)),
     "var_activation": Absent(_NO_ENCODER, (None,)),
@@ -25,6 +24,7 @@ _OF_NETWORKS = {
 #: Of models with a row of a table for each cell.
 OF_ENCODERS = {
     **_OF_NETWORKS,
+    "use_batch_norm": Absent(_NO_BATCH_NORM, ("none", "encoder")),  # there is no such part
     "latent_distribution": Absent(
         "has representations on a simplex, and here they lie anywhere, with the density that `prior` names. Leave it out, or use "
         "`scdgd.model.FlexSCVI`.",
@@ -67,6 +67,7 @@ DISPERSIONS_OF_ENCODERS = {
 }
 #: What several modalities have in place of one likelihood and size.
 OF_ONE_MODALITY = {
+    "use_layer_norm": Absent(_NO_NORMS, ("none", "encoder")),
     "batch_embedding_kwargs": Absent(
         "chooses the rank of the vectors of batches, and those of each modality have one number a feature. Leave it out.",
         (None,),
@@ -102,6 +103,7 @@ OF_MIXTURES = {
 #: Of models with networks, what a Boltzmann machine has no place for.
 OF_DECODERS = {
     **_OF_NETWORKS,
+    **dict.fromkeys(("use_batch_norm", "use_layer_norm"), Absent(_NO_NORMS, ("none",))),
     "n_latent": Absent(
         "is a number of dimensions, and representations are units of the top layer: `n_hidden=(12, 4)` has four."
     ),

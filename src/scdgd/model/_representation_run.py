@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS, settings
+from scvi.train import SaveCheckpoint
 from scvi.utils import track
 from torch.nn import BatchNorm1d
 
@@ -318,6 +320,22 @@ class RepresentationRun(TrainingRun):
         if self.uses_labels:
             model.calibration_ = ClassPosterior(model).calibration(np.sort(self.train), self.held_out)
         model._note_information()
+        if len(held_out) and not self.is_shared:
+            self._complete_best_states()
+
+    def _complete_best_states(self) -> None:
+        """Place the held-out cells in what :class:`scvi.train.SaveCheckpoint` wrote as best; validation has only begun to."""
+        model = self.model
+        for callback in model.trainer.checkpoint_callbacks:
+            if not (isinstance(callback, SaveCheckpoint) and Path(callback.best_model_path).is_dir()):
+                continue
+            best = type(model).load(callback.best_model_path, adata=model.adata)
+            best.to_device(model.device)
+            best.module.representations.table[self.rows[self.held_out]] = best.cells.infer(
+                best.adata_manager, self.held_out
+            )
+            best.held_out_cells_ = model.held_out_cells_
+            best.save(callback.best_model_path, overwrite=True)
 
     def _placed(self, table: torch.Tensor) -> torch.Tensor:
         """Rows of the held-out cells, ``(m, width)``, of which each process finds a part."""

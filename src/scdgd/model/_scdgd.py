@@ -141,6 +141,8 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
     decoder
         A network of your own in the place of hidden layers, from ``(b, d)`` to one output a gene: a module, which is copied, or a
         class of modules; see :class:`~scdgd.module.NetworkDecoder`. `n_hidden`, `n_layers` and `activation` are then not used.
+    use_layer_norm
+        As in scvi-tools: ``"decoder"`` or ``"both"`` for layer norm in the decoder's hidden layers; there is no encoder to norm.
     use_observed_lib_size
         As in scvi-tools: ``False`` is ``size_factor="latent"``, unless a column of size factors is registered.
     batch_embedding_kwargs
@@ -211,6 +213,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         supervision: Literal["components"] | None = None,
         components_per_class: int = 1,
         decoder: nn.Module | type[nn.Module] | None = None,
+        use_layer_norm: Literal["encoder", "decoder", "none", "both"] = "none",
         use_observed_lib_size: bool = True,
         batch_embedding_kwargs: dict[str, int] | None = None,
     ) -> None:
@@ -221,6 +224,10 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         sizes = self._usual_sizes(gene_likelihood, size_factor, output_activation, is_observed=use_observed_lib_size)
         self.supervision = Supervision.of(self.registry_, supervision, components_per_class, prior)
         made = self._make_prior(prior, n_components, n_latent, prior_kwargs)
+        is_normed = use_layer_norm in ("decoder", "both")
+        if is_normed and decoder is not None:
+            msg = f"`use_layer_norm={use_layer_norm!r}` norms the usual hidden layers, and `decoder` is a network of yours. Leave one out."
+            raise ValueError(msg)
         networks = {"n_hidden": n_hidden, "n_layers": n_layers, "activation": activation, "decoder": decoder}
         self.module = self._module_cls(
             self.summary_stats.n_vars,
@@ -229,6 +236,7 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
             **self._module_options(batch_representation, (batch_embedding_kwargs or {}).get("embedding_dim")),
             **networks,
             **sizes,
+            use_layer_norm=is_normed,
             gene_likelihood=gene_likelihood,
             dispersion=dispersion,
             dispersion_floor=dispersion_floor,

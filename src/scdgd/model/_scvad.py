@@ -78,6 +78,7 @@ class SCVAD(SCDGD):
         supervision: Literal["components"] | None = None,
         components_per_class: int = 1,
         decoder: nn.Module | type[nn.Module] | None = None,
+        use_layer_norm: Literal["encoder", "decoder", "none", "both"] = "none",
         use_observed_lib_size: bool = True,
         batch_embedding_kwargs: dict[str, int] | None = None,
     ) -> None:
@@ -103,6 +104,7 @@ class SCVAD(SCDGD):
             supervision=supervision,
             components_per_class=components_per_class,
             decoder=decoder,
+            use_layer_norm=use_layer_norm,
             use_observed_lib_size=use_observed_lib_size,
             batch_embedding_kwargs=batch_embedding_kwargs,
         )

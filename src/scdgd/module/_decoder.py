@@ -49,6 +49,8 @@ class Decoder(nn.Module):
         Width and number of hidden layers.
     activation
         Of hidden layers. Smooth by default: kinks break second-order inference of z.
+    use_layer_norm
+        Whether hidden layers are normed before their activation, over the units of a cell.
     output_activation
         :math:`a`: ``"softmax"`` (profiles sum to one), ``"sigmoid"`` (below one) or ``"softplus"`` (positive);
         ``"identity"`` for outputs that are no log profiles.
@@ -66,6 +68,7 @@ class Decoder(nn.Module):
         n_hidden: int = 64,
         n_layers: int = 1,
         activation: Activation = "silu",
+        use_layer_norm: bool = False,
         output_activation: OutputActivation = "softmax",
     ) -> None:
         super().__init__()
@@ -78,6 +81,7 @@ class Decoder(nn.Module):
             n_hidden=n_hidden,
             dropout_rate=0,
             use_batch_norm=False,
+            use_layer_norm=use_layer_norm,
             activation_fn=_ACTIVATIONS[activation],
         )
         self.output = nn.Linear(n_hidden, n_genes)

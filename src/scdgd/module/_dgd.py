@@ -91,7 +91,7 @@ class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
         vectors, too, with a Gaussian prior which is counted once, see :class:`LevelEmbedding`.
     batch_embedding_dim
         Rank of the vectors of batches, see :class:`LowRankLevelEmbedding`; ``None`` for a vector of each.
-    n_hidden, n_layers, activation, output_activation
+    n_hidden, n_layers, activation, use_layer_norm, output_activation
         Of the :class:`Decoder`.
     gene_likelihood
         ``"nb"``, ``"zinb"``, ``"poisson"``, ``"zip"`` or ``"constrained_poisson"``; the last needs totals as size
@@ -115,7 +115,7 @@ class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
         decoder of its own, see :class:`JointObservation`.
     decoder
         A network in the place of hidden layers, see :class:`NetworkDecoder`: a module, which is copied, or a class of modules.
-        `n_hidden`, `n_layers` and `activation` are then not used.
+        `n_hidden`, `n_layers`, `activation` and `use_layer_norm` are then not used.
     """
 
     keeps_rows = True
@@ -136,6 +136,7 @@ class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
         n_hidden: int = 64,
         n_layers: int = 1,
         activation: Activation = "silu",
+        use_layer_norm: bool = False,
         output_activation: OutputActivation = "softmax",
         gene_likelihood: GeneLikelihood = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
@@ -159,7 +160,13 @@ class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
         self.posterior_sampler: PosteriorSampler | None = None
         self.samples_posterior = False
         self.query_encoder: QueryEncoder | None = None
-        make = functools.partial(Decoder, n_hidden=n_hidden, n_layers=n_layers, activation=activation)
+        hidden = {
+            "n_hidden": n_hidden,
+            "n_layers": n_layers,
+            "activation": activation,
+            "use_layer_norm": use_layer_norm,
+        }
+        make = functools.partial(Decoder, **hidden)
         make = make if decoder is None else functools.partial(NetworkDecoder, decoder)
         options = {
             "n_cats_per_cov": [n_batch, *n_cats_per_cov],
