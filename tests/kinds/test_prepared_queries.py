@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scvi
+import torch
 from anndata.experimental import AnnCollection
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -113,6 +114,23 @@ def test_the_best_state_knows_of_held_out_cells(name, tmp_path):
     assert len(saved.held_out_cells_) == 7
     np.testing.assert_array_equal(saved.held_out_cells_, model.held_out_cells_)
     np.testing.assert_array_equal(saved.get_latent_representation(), model.get_latent_representation())
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # of callbacks that are not given again
+def test_checkpoints_of_lightning_have_the_moments_of_rows(tmp_path):
+    """Training goes on from them as if it had not ended, but for the order of cells."""
+    options = {"batch_size": 36, "batch_balance": False, "mixture_start": 1}
+    written = ModelCheckpoint(dirpath=tmp_path, every_n_epochs=2, save_top_k=-1, filename="{epoch}")
+    model = built("SCDGD", data()[0], noise_scale=0.0)
+    train(model, 4, callbacks=[written], enable_checkpointing=True, **options)
+    again = built("SCDGD", data()[0], noise_scale=0.0)
+    train(again, 4, ckpt_path=tmp_path / "epoch=1.ckpt", **options)
+    assert len(again.history["elbo_train"]) == 2
+    np.testing.assert_allclose(again.get_latent_representation(), model.get_latent_representation(), atol=1e-4)
+    content = torch.load(tmp_path / "epoch=1.ckpt", weights_only=False)
+    torch.save({k: v for k, v in content.items() if k != "representations"}, tmp_path / "others.ckpt")
+    with pytest.raises(ValueError, match="lacks the optimiser of the representations"):
+        train(again, 4, ckpt_path=tmp_path / "others.ckpt", **options)
 
 
 def collected(adata, n_first: int = 9) -> AnnCollection:

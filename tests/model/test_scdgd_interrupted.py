@@ -377,7 +377,6 @@ def test_an_unseeded_split_is_taken_from_the_checkpoint(tmp_path):
         ({"checkpoint_dir": "new", "checkpoint_every_n_epochs": 0}, "positive integer, got 0"),
         ({"checkpoint_dir": "new", "checkpoint_every_n_epochs": 1.5}, "positive integer, got 1.5"),
         ({"checkpoint_dir": "file"}, "folder.*is a file"),
-        ({"ckpt_path": "any.ckpt"}, "checkpoint_dir"),
     ],
     ids=str,
 )

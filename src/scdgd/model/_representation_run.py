@@ -69,11 +69,6 @@ class RepresentationRun(TrainingRun):
         if self.given["polish"] and self.model.module.posterior.is_learned:
             msg = "`polish=True` moves point estimates; this model learns posteriors. Leave it out."
             raise ValueError(msg)
-        if self.trainer.get("ckpt_path") is not None:
-            msg = (
-                "A checkpoint of Lightning's lacks the optimiser of the representations; use `checkpoint_dir` instead."
-            )
-            raise ValueError(msg)
         if self.given["checkpoint_dir"] is not None and self.model.is_query_:
             msg = "A query model only places its cells, which writes no checkpoints: leave out `checkpoint_dir`."
             raise ValueError(msg)
@@ -124,6 +119,7 @@ class RepresentationRun(TrainingRun):
             f"`plan_cls={plan.__name__}` keeps what belongs to cells in one process.": not plan.owns_rows,
             "`modality_weights='information'` looks at cells of all of them.": self.model._balances_modalities,
             "`on_step=True` logs the steps of one device: leave it out.": self.plan.get("on_step"),
+            "`ckpt_path` is a checkpoint of one device: use `checkpoint_dir`.": self.trainer.get("ckpt_path"),
         }
         for reason, is_asked in refused.items():
             if is_asked:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from scdgd.module import DGDModule
 
 _MAX_NAMED = 5
+#: Where checkpoints of Lightning have what belongs to rows.
+_OF_ROWS = "representations"
 
 
 class RepresentationPlan(KLWeightMixin, TrainingPlan):
@@ -147,6 +149,7 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         self.clip_norm, self.prior_update = clip_norm, update
         self.mixture_start, self.placement_interval, self.seed = mixture_start, placement_interval, seed
         self.train_rows, self.cell_names, self.balancer, self.classes = train_rows, cell_names, balancer, classes
+        self._of_checkpoint: dict | None = None
 
     #: Whether several processes can train together, each with rows of its own.
     owns_rows = True
@@ -199,6 +202,20 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
             eps=self.eps,
             weight_decay=self.weight_decay_z,
         )
+        if self._of_checkpoint is not None:
+            self.load_training_state(self._of_checkpoint)
+            self._of_checkpoint = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give Lightning's checkpoint what belongs to rows, too."""
+        checkpoint[_OF_ROWS] = self.training_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from it; ValueError if it was written without."""
+        if _OF_ROWS not in checkpoint:
+            msg = "This checkpoint of Lightning's lacks the optimiser of the representations, so training cannot go on from it."
+            raise ValueError(msg)
+        self._of_checkpoint = checkpoint[_OF_ROWS]
 
     def teardown(self, stage: str) -> None:
         """Let go of the moments of the rows, which are twice as large as the table; the model keeps its trainer."""
