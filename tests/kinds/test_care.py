@@ -41,8 +41,12 @@ def test_covariates_are_taken_as_they_are_if_asked_for(name):
     model = built(name, adata, AGE | {"standardize_covariates": False})
     registered = model.adata_manager.get_from_registry("extra_continuous_covs")
     np.testing.assert_allclose(registered["age"], adata.obs["age"])
-    registered = built(name, adata, AGE).adata_manager.get_from_registry("extra_continuous_covs")
+    model = built(name, adata, AGE)
+    registered = model.adata_manager.get_from_registry("extra_continuous_covs")
     np.testing.assert_allclose([registered["age"].mean(), registered["age"].std(ddof=0)], [0, 1], atol=1e-6)
+    pd.testing.assert_frame_equal(model.get_from_registry(adata, "extra_continuous_covs"), adata.obs[["age"]])
+    codes = model.get_from_registry(adata, "batch")
+    np.testing.assert_array_equal(codes, model.adata_manager.get_from_registry("batch"))
 
 
 @of_covariates

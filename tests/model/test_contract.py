@@ -667,8 +667,7 @@ NOTES = """## What is different on purpose
 Code that was written for `scvi.model.SCVI` and looks closely meets these differences, which raise no error:
 
 - A model keeps the batches, labels and covariates of its cells; another set-up of the same AnnData does not change them.
-- Continuous covariates are standardised, and `get_from_registry` gives what the networks read. `standardize_covariates=False` leaves
-  them as they are.
+- Continuous covariates are standardised before networks take them. `standardize_covariates=False` leaves them as they are.
 - `load` and reading methods take cells whose genes stand in another order, lack some, or have others, and labels that are not known.
 - A last minibatch of one cell, on which batch norm cannot train, joins the one before it; scvi-tools refuses to train.
 - `SCDGD`, `SCVAD` and `MULTIDGD` have no `z_encoder`. `SCGMVAE`, `SCVAE` and models without an encoder are negative binomial unless told

@@ -23,6 +23,7 @@ from ._covariates import (
     MuDataContinuousCovariatesField,
     MuDataSizeFactorField,
     SizeFactorField,
+    in_units,
 )
 from ._fields import CellIndexField, CountsField, MuDataCellIndexField, MuDataCountsField, find_rows
 from ._first_cells import first_cells
@@ -105,6 +106,7 @@ __all__ = [
     "find_rows",
     "first_cells",
     "has_levels",
+    "in_units",
     "in_memory",
     "iter_row_blocks",
     "joined_modalities",

@@ -15,7 +15,7 @@ from ._categories import categorise, find_categories, require_column, warn_of_fe
 from ._levels import N_TRAINED_KEY, Variable, refuse_levels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
 
@@ -107,6 +107,14 @@ class ContinuousCovariatesField(NumericalJointObsField):
                 "see that the unit is the same."
             )
             warnings.warn(msg, UserWarning, stacklevel=settings.warnings_stacklevel)
+
+
+def in_units(values: pd.DataFrame, state: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Covariates ``(n, c)`` in their units, from those that networks take and what :class:`ContinuousCovariatesField` keeps of them."""
+    field = ContinuousCovariatesField
+    if field.MEANS_KEY not in state:
+        return values
+    return values * np.asarray(state[field.SCALES_KEY]) + np.asarray(state[field.MEANS_KEY])
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -42,6 +42,7 @@ from scdgd.data import (
     SizeFactorField,
     StackedCounts,
     as_anndata,
+    in_units,
     unchanged_if_refused,
 )
 from scdgd.train import pack_history
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self
 
+    import pandas as pd
     from scvi.data.fields import BaseAnnDataField
     from scvi.train import Trainer
     from torch.utils.data import DataLoader
@@ -170,6 +172,27 @@ class DataModel:
             assign_uuid(self.adata_manager)
             return self.adata_manager
         return super().get_anndata_manager(adata, required)
+
+    def get_from_registry(self, adata: AnnData | MuData, registry_key: str) -> np.ndarray | pd.DataFrame:
+        """As in scvi-tools: values of cells that were set up, continuous covariates in their units.
+
+        Networks take these as :class:`~scdgd.data.ContinuousCovariatesField` standardises them.
+
+        Parameters
+        ----------
+        adata
+            Data of the model, or others that it has read.
+        registry_key
+            Key of the registry, one of :data:`scvi.REGISTRY_KEYS`.
+
+        Returns
+        -------
+        Values of the ``n`` cells, of the shape that was registered.
+        """
+        values = super().get_from_registry(adata, registry_key)
+        if registry_key != REGISTRY_KEYS.CONT_COVS_KEY:
+            return values
+        return in_units(values, self.get_anndata_manager(adata, required=True).get_state_registry(registry_key))
 
     def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
         super()._register_manager_for_instance(adata_manager)
