@@ -114,6 +114,10 @@ def test_the_best_state_knows_of_held_out_cells(name, tmp_path):
     assert len(saved.held_out_cells_) == 7
     np.testing.assert_array_equal(saved.held_out_cells_, model.held_out_cells_)
     np.testing.assert_array_equal(saved.get_latent_representation(), model.get_latent_representation())
+    other = built("MULTIDGD", data()[0])  # which does not come as far
+    best.load_best_on_end, best.best_model_score = False, best.best_model_score - 1e6
+    train(other, train_size=0.8, callbacks=[best], check_val_every_n_epoch=1)
+    assert type(model).load(best.best_model_path, adata=False, accelerator="cpu").is_trained
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # of callbacks that are not given again

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import scvi
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from scipy import sparse
 from scvi.criticism import create_criticism_report
 from scvi.dataloaders import DataSplitter
@@ -429,7 +430,7 @@ def trained_with(**options):
     """The row of a training that takes `options`."""
 
     def row(model, adata, new):
-        copy.deepcopy(model).train(**TRAINING | options)
+        copy.deepcopy(model).train(**TRAINING | copy.deepcopy(options))  # callbacks keep what they have seen
 
     return row
 
@@ -455,13 +456,18 @@ def evidence_of_minibatches(model, adata, new):
     assert np.isfinite(model.get_marginal_ll(dataloader=loader, n_mc_samples=5))
 
 
-def untrained(model, adata, new):
-    """What scvi-tools warns of, if at all."""
-    model_class, options = MODELS[name_of(model)]
-    try:
-        model_class(model.adata, **options).get_likelihood_parameters()
-    except RuntimeError as error:
-        raise NotImplementedError(error) from error
+def untrained_read_by(method: str):
+    """The row of a method that reads a model before training."""
+
+    def row(model, adata, new):
+        model_class, options = MODELS[name_of(model)]
+        model_class.setup_anndata(cells := data()[0])
+        try:
+            getattr(model_class(cells, **options), method)()
+        except RuntimeError as error:
+            raise NotImplementedError(error) from error
+
+    return row
 
 
 def without_registry(model, adata, new):
@@ -479,6 +485,60 @@ def empty_cells(model, adata, new):
     cells = new.copy()
     cells.X = sparse.csr_matrix(cells.X.toarray() * (np.arange(cells.n_obs) > 0)[:, None])
     type(model).setup_anndata(cells)
+
+
+def fractions(model, adata, new):
+    """scvi-tools takes them, for `gene_likelihood="normal"` and any other."""
+    model_class, options = MODELS[name_of(model)]
+    logs = new.copy()
+    logs.X = logs.X.log1p()
+    model_class.setup_anndata(logs)
+
+
+def no_counts_at_all(model, adata, new):
+    """Cells of which only representations are there."""
+    model.save("saved", overwrite=True)
+    without = adata.copy()
+    without.X = sparse.csr_matrix(adata.shape)
+    for key in ("_scvi_latent_qzm", "_scvi_latent_qzv"):
+        without.obsm[key] = np.ones((adata.n_obs, SMALL["n_latent"]))
+    type(model).load("saved", adata=without, accelerator="cpu")
+
+
+def further_genes(model, adata, new):
+    model.save("saved", overwrite=True)
+    further = simulate(20, 10, n_batches=2)
+    for key in set(KEYS) - {"batch_key", "labels_key"}:
+        for column in np.atleast_1d(KEYS[key]):
+            further.obs[column] = adata.obs[column].to_numpy()[: further.n_obs]
+    type(model).load("saved", adata=further, accelerator="cpu").get_latent_representation()
+
+
+def unknown_labels(model, adata, new):
+    others = new.copy()
+    others.obs["cell_type"] = "type_of_tomorrow"
+    model.get_elbo(others)
+
+
+def last_cell_alone(model, adata, new):
+    """Of 36 cells, 35 in minibatches of seven."""
+    model_class, options = MODELS[name_of(model)]
+    model_class.setup_anndata(cells := data()[0])
+    model_class(cells, **options).train(**TRAINING, train_size=1.0, batch_size=7)
+
+
+def of_lightning(model, adata, new):
+    """One that it wrote itself."""
+    goes_on, folder = copy.deepcopy(model), Path(name_of(model))
+    written = ModelCheckpoint(dirpath=folder, save_top_k=-1, filename="{epoch}")
+    goes_on.train(**TRAINING, callbacks=[written], enable_checkpointing=True)
+    goes_on.train(**TRAINING, ckpt_path=folder / "epoch=0.ckpt")
+
+
+def sizes_of_minified(model, adata, new):
+    minified_model, cells = copy.deepcopy(model), model.adata.copy()
+    minify_adata(minified_model, minified_model.adata, cells)
+    minified_model.get_latent_library_size()
 
 
 def unknown_genes(model, adata, new):
@@ -578,6 +638,14 @@ OF_STOCK = {
     "`get_normalized_expression(gene_list=...)` with unknown genes": unknown_genes,
     "a model of `adata=None`, without a registry, `train(datamodule=...)`": without_registry,
     "`setup_anndata` of a cell without counts": empty_cells,
+    "`setup_anndata` of values that are no counts, without `is_count_data=False`": fractions,
+    "`load` into cells without any count, of which representations are there": no_counts_at_all,
+    "`load` into cells with further genes": further_genes,
+    "`get_elbo` of cells with unknown labels": unknown_labels,
+    "`train(train_size=1.0)` where the last minibatch has one cell": last_cell_alone,
+    "`train(train_size=1.0, early_stopping=True)`": trained_with(train_size=1.0, early_stopping=True),
+    "`get_latent_library_size` of minified data": sizes_of_minified,
+    "`train(ckpt_path=...)` of a checkpoint of Lightning": of_lightning,
 }
 TABLES = (ROWS, OF_SCVI_TOOLS, OF_STOCK)
 #: All rows.
@@ -670,7 +738,10 @@ Code that was written for `scvi.model.SCVI` and looks closely meets these differ
 - Continuous covariates are standardised before networks take them. `standardize_covariates=False` leaves them as they are.
 - `load` and reading methods take cells whose genes stand in another order, lack some, or have others, and labels that are not known.
 - A last minibatch of one cell, on which batch norm cannot train, joins the one before it; scvi-tools refuses to train.
-- `SCDGD`, `SCVAD` and `MULTIDGD` have no `z_encoder`. `SCGMVAE`, `SCVAE` and models without an encoder are negative binomial unless told
+- The modules of `SCDGD`, `SCVAD` and `MULTIDGD` have no `z_encoder`, `l_encoder` or `px_r`, and no `px_decoder` in their `decoder`. `lr` of
+  their plan is the decoder's rate; representations and prior have `lr_z` and `lr_prior`, so that `{"lr": 0}` still trains these, and
+  early stopping goes on while they improve. Draws of minified cells are from normals around representations, not the weighted draws from counts.
+- `SCGMVAE`, `SCVAE` and models without an encoder are negative binomial unless told
   otherwise, so parameters of their likelihood have no `"dropout"`.
 - Plans of priors and rows take more arguments of the loss than scvi-tools' and, with parameters of the prior in groups of their own,
   log their rates under `"lr-Adam/pg1"` and so on.

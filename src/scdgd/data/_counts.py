@@ -174,6 +174,13 @@ def _check_empty_cells(totals: np.ndarray, cell_names: np.ndarray, location: str
             f"`adata = adata[np.asarray({shared}.sum(axis=1)).ravel() > 0].copy()`."
         )
         raise ValueError(msg)
+    if empty.all() and len(totals) > 1:
+        msg = (
+            f"Every cell needs at least one count, but none of the {len(totals)} cells in {location} has one. Check that `layer` names the raw "
+            "counts. Data whose counts were dropped are those that `minify_adata` made and `save(..., save_anndata=True)` wrote: they keep the "
+            "sizes of cells beside representations."
+        )
+        raise ValueError(msg)
     msg = (
         f"Every cell needs at least one count, but {empty.sum()} of {len(totals)} cells in {location} have none "
         f"(first: {first}). Remove them with `scanpy.pp.filter_cells(adata, min_counts=1)`, "

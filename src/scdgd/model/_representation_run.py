@@ -267,6 +267,8 @@ class RepresentationRun(TrainingRun):
         if self.is_shared:
             n_rows = len(self.model.module.representations)
             self.cells.share(lambda rank, n: self._cells_of(*Processes(rank, n).bounds(n_rows)))
+        callbacks = self.trainer.get("callbacks") or ()  # which may have seen other trainings
+        self.best_before = {"", *(getattr(callback, "best_model_path", "") for callback in callbacks)}
         looks_at_single = self.is_shared or self.plan.get("on_step")
         self.cells.take_together(not looks_at_single and may_be_together(self.model._training_plan_cls, self.trainer))
         try:
@@ -323,15 +325,16 @@ class RepresentationRun(TrainingRun):
         """Place the held-out cells in what :class:`scvi.train.SaveCheckpoint` wrote as best; validation has only begun to."""
         model = self.model
         for callback in model.trainer.checkpoint_callbacks:
-            if not (isinstance(callback, SaveCheckpoint) and Path(callback.best_model_path).is_dir()):
+            path = getattr(callback, "best_model_path", "")
+            if not isinstance(callback, SaveCheckpoint) or path in self.best_before or not Path(path).is_dir():
                 continue
-            best = type(model).load(callback.best_model_path, adata=model.adata)
+            best = type(model).load(path, adata=model.adata)
             best.to_device(model.device)
             best.module.representations.table[self.rows[self.held_out]] = best.cells.infer(
                 best.adata_manager, self.held_out
             )
             best.held_out_cells_ = model.held_out_cells_
-            best.save(callback.best_model_path, overwrite=True)
+            best.save(path, overwrite=True)
 
     def _placed(self, table: torch.Tensor) -> torch.Tensor:
         """Rows of the held-out cells, ``(m, width)``, of which each process finds a part."""
