@@ -634,7 +634,7 @@ OF_STOCK = {
     "`load_query_data(unfrozen=True)`": extended_with(unfrozen=True),
     "`get_latent_representation(dataloader=...)`": other_minibatches,
     "`get_marginal_ll(dataloader=...)`": evidence_of_minibatches,
-    "`get_likelihood_parameters` of an untrained model": untrained,
+    "`get_likelihood_parameters` of an untrained model": untrained_read_by("get_likelihood_parameters"),
     "`get_normalized_expression(gene_list=...)` with unknown genes": unknown_genes,
     "a model of `adata=None`, without a registry, `train(datamodule=...)`": without_registry,
     "`setup_anndata` of a cell without counts": empty_cells,

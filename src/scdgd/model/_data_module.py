@@ -12,13 +12,6 @@ if TYPE_CHECKING:
     from scdgd.data import CellRegistration
 
 
-def check_epochs(datamodule: LightningDataModule, max_epochs: int | None) -> None:
-    """Raise ValueError if there is no number of epochs, nor one of cells that it could follow, as scvi-tools does."""
-    if max_epochs is None and not hasattr(datamodule, "n_obs"):
-        msg = "The usual number of epochs is one for a number of cells, and the data module has no `n_obs`: pass `max_epochs`."
-        raise ValueError(msg)
-
-
 def registry_of_module(datamodule: LightningDataModule) -> dict:
     """A copy of the registry of a data module, or of the data that it splits.
 

@@ -12,7 +12,7 @@ from scdgd.train import BestState, joint_batch_norms
 from scdgd.train._start import mean_profile
 
 from ._cells import split_cells
-from ._data_module import check_epochs, registry_of_module
+from ._data_module import registry_of_module
 from ._training_run import TrainingRun
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ class EncoderRun(TrainingRun):
                 "cells it has: leave out one of the two."
             )
             raise ValueError(msg)
-        check_epochs(datamodule, self.given["max_epochs"])
+        if self.given["max_epochs"] is None and not hasattr(datamodule, "n_obs"):
+            msg = "The usual number of epochs is one for a number of cells, and the data module has no `n_obs`: pass `max_epochs`."
+            raise ValueError(msg)
         if self.model.module is None:
             self.model._stand_on(registry_of_module(datamodule))
         if self.model.adata is None and not (self.model.is_trained_ or self.model.module.use_observed_lib_size):

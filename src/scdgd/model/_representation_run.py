@@ -23,7 +23,7 @@ from scdgd.train._turns import may_be_together
 from ._balanced_levels import BalancedLevels
 from ._cells import complete_split, split_cells
 from ._class_posterior import ClassPosterior
-from ._data_module import cells_of_module, check_epochs, registry_of_module
+from ._data_module import cells_of_module, registry_of_module
 from ._information import some_of
 from ._merged_components import LEVEL, tree_of
 from ._supervision import codes_of_rows, keep_classes
@@ -83,7 +83,6 @@ class RepresentationRun(TrainingRun):
 
     def _take_cells(self, datamodule: LightningDataModule) -> None:
         """Train on the AnnData that a data module splits, divided as it says; a model without data stands on it from now on."""
-        check_epochs(datamodule, self.given["max_epochs"])
         model, (manager, split) = self.model, cells_of_module(datamodule)
         if model.module is None:
             model._stand_on(registry_of_module(datamodule))
@@ -92,7 +91,7 @@ class RepresentationRun(TrainingRun):
         if model.adata is not manager.adata:
             msg = "The data module splits other cells than those that the model stands on. Make a model for them, or without data."
             raise ValueError(msg)
-        self.given |= {"datamodule": None, "max_epochs": self.given["max_epochs"] or _epochs_for(datamodule.n_obs)}
+        self.given["datamodule"] = None
         self.given["batch_size"] = datamodule.data_loader_kwargs.get("batch_size") or self.given["batch_size"]
         self.loading["external_indexing"] = split
 
@@ -148,7 +147,7 @@ class RepresentationRun(TrainingRun):
 
     def default_epochs(self) -> int:
         """50, less above 50,000 cells."""
-        return _epochs_for(len(self.rows))
+        return int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / len(self.rows), _MIN_EPOCHS, _DEFAULT_EPOCHS))
 
     def split_options(self) -> dict[str, Any]:
         """All cells train, unless the user says otherwise, or asks for what only cells that do not train can tell."""
@@ -374,7 +373,3 @@ class RepresentationRun(TrainingRun):
             of_batch = rows[first : first + len(tensors[REGISTRY_KEYS.X_KEY])].to(table.device)
             table[of_batch] = gauss_newton(module, module.with_classes(tensors), table[of_batch]).z
             first += len(of_batch)
-
-
-def _epochs_for(n_cells: int) -> int:
-    return int(np.clip(_DEFAULT_EPOCHS * _FULL_EPOCHS_UP_TO / n_cells, _MIN_EPOCHS, _DEFAULT_EPOCHS))
