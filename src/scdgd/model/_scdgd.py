@@ -217,34 +217,25 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         use_observed_lib_size: bool = True,
         batch_embedding_kwargs: dict[str, int] | None = None,
     ) -> None:
-        if adata is None and registry is None and self._may_wait_for_cells:
-            self._wait_for_cells(self._get_init_params(locals()))
+        if self._waits_for_cells(adata, registry, locals()):
             return
         super().__init__(adata, registry)
         sizes = self._usual_sizes(gene_likelihood, size_factor, output_activation, is_observed=use_observed_lib_size)
         self.supervision = Supervision.of(self.registry_, supervision, components_per_class, prior)
         made = self._make_prior(prior, n_components, n_latent, prior_kwargs)
-        is_normed = use_layer_norm in ("decoder", "both")
-        if is_normed and decoder is not None:
-            msg = f"`use_layer_norm={use_layer_norm!r}` norms the usual hidden layers, and `decoder` is a network of yours. Leave one out."
-            raise ValueError(msg)
-        networks = {"n_hidden": n_hidden, "n_layers": n_layers, "activation": activation, "decoder": decoder}
+        family = {"gene_likelihood": gene_likelihood, "dispersion": dispersion, "dispersion_floor": dispersion_floor}
         self.module = self._module_cls(
             self.summary_stats.n_vars,
             self.summary_stats.n_trained_cells,
             made,
             **self._module_options(batch_representation, (batch_embedding_kwargs or {}).get("embedding_dim")),
-            **networks,
+            **self._networks(n_hidden, n_layers, activation, use_layer_norm, decoder),
             **sizes,
-            use_layer_norm=is_normed,
-            gene_likelihood=gene_likelihood,
-            dispersion=dispersion,
-            dispersion_floor=dispersion_floor,
+            **family,
             posterior=self._posterior_of_scale(noise_scale),
             hyperprior_weight=self._hyperprior_weights(hyperprior_weight or {}, made),
         )
-        self._note_sizes()
-        self.module.posterior_sampler = posterior_draws
+        self._complete_module()
         self.cells = CellRows(self.module, NewCellsConfig(**NEW_CELLS("new_cells", new_cells or {})))
         self.levels = NewLevels(self.module, self.registry_)
         self._warn_if_degenerate()
@@ -257,8 +248,28 @@ class SCDGD(RowModel, RNASeqMixin, VAEMixin, BaseMinifiedModeModelClass):
         )
         self.init_params_ = self._get_init_params(locals())
 
-    def _note_sizes(self) -> None:
-        """The law of latent sizes before training, of all cells; those that train give it again."""
+    def _waits_for_cells(self, adata: AnnData | MuData | None, registry: dict | None, given: dict[str, Any]) -> bool:
+        """Whether the model is made without data, of the arguments that are `given`."""
+        waits = adata is None and registry is None and self._may_wait_for_cells
+        if waits:
+            self._wait_for_cells(self._get_init_params(given))
+        return waits
+
+    @staticmethod
+    def _networks(
+        n_hidden: int, n_layers: int, activation: str, use_layer_norm: str, decoder: nn.Module | type[nn.Module] | None
+    ) -> dict[str, Any]:
+        """Arguments of the module that are of the decoder; ValueError if a network of the user's is to be normed."""
+        is_normed = use_layer_norm in ("decoder", "both")
+        if is_normed and decoder is not None:
+            msg = f"`use_layer_norm={use_layer_norm!r}` norms the usual hidden layers, and `decoder` is a network of yours. Leave one out."
+            raise ValueError(msg)
+        usual = {"n_hidden": n_hidden, "n_layers": n_layers, "activation": activation, "use_layer_norm": is_normed}
+        return {**usual, "decoder": decoder}
+
+    def _complete_module(self) -> None:
+        """How posteriors are drawn, and the law of latent sizes before training, of all cells; those that train give it again."""
+        self.module.posterior_sampler = posterior_draws
         if self.module.latent_size is None or self.adata is None:
             return
         manager = self.adata_manager

@@ -121,6 +121,10 @@ class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
     keeps_rows = True
     #: How the attached data are minified, which scvi-tools says here; a minibatch says by itself what it has.
     minified_data_type: str | None = None
+    #: What draws posteriors that are not known without the counts.
+    posterior_sampler: PosteriorSampler | None = None
+    #: Whether single samples are draws, too, not the representation itself.
+    samples_posterior = False
 
     def __init__(
         self,
@@ -153,20 +157,13 @@ class DGDModule(EmbeddingModuleMixin, CheckpointFormatMixin, BaseModuleClass):
         self.gene_likelihood, self.dispersion = "+".join(name_of(m.likelihood) for m in modalities.values()), dispersion
         self.posterior = Point() if posterior is None else posterior
         self.hyperprior_weight = dict(hyperprior_weight or {})
-        self.n_batch = n_batch
-        self.prior = prior
+        self.n_batch, self.prior = n_batch, prior
         self.representations = RepresentationTable(n_cells, self.posterior.width(prior.n_latent))
         self.posterior.start(self.representations.table)
-        self.posterior_sampler: PosteriorSampler | None = None
-        self.samples_posterior = False
         self.query_encoder: QueryEncoder | None = None
-        hidden = {
-            "n_hidden": n_hidden,
-            "n_layers": n_layers,
-            "activation": activation,
-            "use_layer_norm": use_layer_norm,
-        }
-        make = functools.partial(Decoder, **hidden)
+        make = functools.partial(
+            Decoder, n_hidden=n_hidden, n_layers=n_layers, activation=activation, use_layer_norm=use_layer_norm
+        )
         make = make if decoder is None else functools.partial(NetworkDecoder, decoder)
         options = {
             "n_cats_per_cov": [n_batch, *n_cats_per_cov],

@@ -149,10 +149,11 @@ class RepresentationPlan(KLWeightMixin, TrainingPlan):
         self.clip_norm, self.prior_update = clip_norm, update
         self.mixture_start, self.placement_interval, self.seed = mixture_start, placement_interval, seed
         self.train_rows, self.cell_names, self.balancer, self.classes = train_rows, cell_names, balancer, classes
-        self._of_checkpoint: dict | None = None
 
     #: Whether several processes can train together, each with rows of its own.
     owns_rows = True
+    #: What a checkpoint of Lightning has of rows, until training goes on from it.
+    _of_checkpoint: dict | None = None
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[dict]]:
         """Adam for the prior, Adam for all other parameters, :class:`RowAdam` for the rows; and the schedule of the second, if any."""
