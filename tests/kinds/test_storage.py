@@ -47,7 +47,7 @@ REFUSED = {
     "one fraction": "integer",
     "one NaN": "NaN or infinite",
     "log-normalised": "integer",
-    "all zeros": "36 of 36 cells",
+    "all zeros": "none of the 36 cells",
     "an empty cell": "1 of 36 cells",
 }
 

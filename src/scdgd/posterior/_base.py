@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+import torch
 from torch.distributions import Normal
-
-if TYPE_CHECKING:
-    import torch
 
 
 class RowPosterior(ABC):
@@ -63,7 +61,7 @@ class RowPosterior(ABC):
         if not (self.is_learned or self.noise_scale > 0):
             return None
         mean, var = self.moments(rows)
-        return Normal(mean, var**0.5, validate_args=False)
+        return Normal(mean, (torch.ones_like(mean) * var).sqrt(), validate_args=False)
 
     def rows(self, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
         """Rows ``(b, w)`` of which :meth:`moments` says these, each ``(b, d)``, as far as rows hold them."""
