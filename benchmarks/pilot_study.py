@@ -311,7 +311,7 @@ def figures(rows: pd.DataFrame, tier: Tier) -> dict[str, tuple[str, Figure]]:
         ax.set_xticks(np.arange(len(tier.sizes)) + 0.5, tier.sizes)
         ax.set_title(METRICS[metric][0], fontsize=9)
         ax.set_xlabel("cells of the pilot")
-    axes[0, 1].legend(fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     return {"pilot_study": ("Box plots by size of the pilot, noise left out", figure)}
 
 
