@@ -363,6 +363,11 @@ def test_noise_is_added_to_the_pilot(monkeypatch):
     np.testing.assert_array_equal(donors, np.arange(6))
     assert (noisy.toarray() >= pilot).all()
     assert (noisy.toarray() - pilot).max() < 300
+    few, donors = noise_baseline(pilot, 15, replicate=True, seed=1)  # the noisy pilot, replicated
+    assert len(np.unique(few.toarray(), axis=0)) == 6
+    assert (few.toarray() >= pilot[donors]).all()
+    assert set(np.bincount(donors)) == {2, 3}
+    assert len(np.unique(noise_baseline(pilot, 15, seed=1)[0].toarray(), axis=0)) == 15
     for n_cells in (0, 2.5):
         with pytest.raises(ValueError, match="`n_cells`"):
             noise_baseline(pilot, n_cells)

@@ -49,7 +49,8 @@ def default_models() -> dict[str, PilotModel]:
       dimensions, one hidden layer of 128, 90% of the cells train, 400 epochs for pilots of up to 20,000 cells, no early
       stopping; from the prior, with library sizes of pilot cells, and from the posterior, of one fit
     * ``"SCDGD"``: :class:`scdgd.model.SCDGD` with its defaults, 50 epochs for pilots; from the prior
-    * ``"noise"``: :func:`scdgd.tl.noise_baseline`, which has no parameters; mode ``"noise"``
+    * ``"noise"``: :func:`scdgd.tl.noise_baseline`, which has no parameters; mode ``"noise"``, and ``"replicated"`` if it is
+      asked for, which adds noise once to each pilot cell, as published
 
     Returns
     -------
@@ -99,8 +100,8 @@ def add_noise(pilot: AnnData) -> Callable:
     """Sampler of pilot cells with noise."""
 
     def sampler(n_cells: int, *, mode: str, seed: int) -> AnnData:
-        """Noisy copies of the pilot, whatever the mode."""
-        return noise_baseline(pilot, n_cells, seed=seed)
+        """Copies of the pilot, each with noise of its own, or copies of the noisy pilot if ``mode="replicated"``."""
+        return noise_baseline(pilot, n_cells, replicate=mode == "replicated", seed=seed)
 
     return sampler
 

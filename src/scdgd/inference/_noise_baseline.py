@@ -15,7 +15,11 @@ _MAX_ELEMENTS = 2**22
 
 
 def noise_baseline(
-    counts: np.ndarray | sparse.spmatrix, n_cells: int | None = None, *, seed: int | None = None
+    counts: np.ndarray | sparse.spmatrix,
+    n_cells: int | None = None,
+    *,
+    replicate: bool = False,
+    seed: int | None = None,
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
     r"""Add noise to pilot cells, the upper bound of errors of Treppner et al. 2021.
 
@@ -25,7 +29,8 @@ def noise_baseline(
         a_i \sim U(0, 10), \quad b_i \sim U(0, 5)
 
     The paper does not say whether rates are drawn for each cell or each entry: here shape and scale are a cell's and
-    rates an entry's. Pilot cells are replicated as by :meth:`CellSampler.sample_posterior`.
+    rates an entry's. Pilot cells are replicated as by :meth:`CellSampler.sample_posterior`: here before noise is added, so
+    that no two cells are the same, in the paper after it.
 
     Parameters
     ----------
@@ -33,6 +38,9 @@ def noise_baseline(
         Counts of the pilot, shape ``(m, g)``.
     n_cells
         Number of cells ``n``; as many as the pilot has if not given.
+    replicate
+        Add noise to each pilot cell once, and replicate the noisy cells, as published. With ``False``, each copy has
+        noise of its own.
     seed
         Seed of all draws.
 
@@ -53,9 +61,11 @@ def noise_baseline(
     n_cells = n_pilot if n_cells is None else Integer(1)("n_cells", n_cells)
     rng = np.random.default_rng(seed)
     donors = np.repeat(*spread_evenly(n_cells, np.arange(n_pilot), rng))
-    noisy, rows = GrowingCSR(n_cells, n_genes), max(1, _MAX_ELEMENTS // n_genes)
-    for some in np.split(donors, range(rows, n_cells, rows)):
+    noised = np.arange(n_pilot) if replicate else donors
+    noisy, rows = GrowingCSR(len(noised), n_genes), max(1, _MAX_ELEMENTS // n_genes)
+    for some in np.split(noised, range(rows, len(noised), rows)):
         shape, scale = (rng.uniform(0, high, (len(some), 1)) for high in (_MAX_SHAPE, _MAX_SCALE))
         rates = rng.gamma(shape, scale, (len(some), n_genes))
         noisy.append(counts[some].toarray() + rng.poisson(rates))
-    return noisy.to_matrix(), donors
+    matrix = noisy.to_matrix()
+    return matrix[donors] if replicate else matrix, donors

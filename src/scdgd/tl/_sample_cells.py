@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scdgd import inference
-from scdgd._options import SEED, Choice, Either, Integer, Number, Optional, Text, checked
+from scdgd._options import SEED, Choice, Either, Flag, Integer, Number, Optional, Text, checked
 from scdgd.data import counts_of, in_memory
 from scdgd.inference import CellSampler
 from scdgd.inference._registered_sampler import of_component
@@ -117,9 +117,14 @@ def sample_cells(
     return sampler.to_anndata(cells._replace(components=components), latent_key, with_sources=True)
 
 
-@checked(n_cells=Optional(Integer(1)), layer=Optional(Text("the name of one layer")), seed=SEED)
+@checked(n_cells=Optional(Integer(1)), layer=Optional(Text("the name of one layer")), replicate=Flag(), seed=SEED)
 def noise_baseline(
-    adata: AnnData, n_cells: int | None = None, *, layer: str | None = None, seed: int | None = None
+    adata: AnnData,
+    n_cells: int | None = None,
+    *,
+    layer: str | None = None,
+    replicate: bool = False,
+    seed: int | None = None,
 ) -> AnnData:
     """Cells with so much noise added that any generator should do better (Treppner et al. 2021).
 
@@ -131,6 +136,9 @@ def noise_baseline(
         Number of cells ``n``; as many as the pilot has if not given.
     layer
         Layer of the counts; ``None`` for ``X``.
+    replicate
+        Add noise to each pilot cell once, and replicate the noisy cells, as published. With ``False``, each copy has
+        noise of its own.
     seed
         Seed of all draws.
 
@@ -145,7 +153,8 @@ def noise_baseline(
     KeyError
         If there is no such layer.
     """
-    counts, donors = inference.noise_baseline(in_memory(counts_of(adata, layer)), n_cells, seed=seed)
+    counts = in_memory(counts_of(adata, layer))
+    counts, donors = inference.noise_baseline(counts, n_cells, replicate=replicate, seed=seed)
     obs = pd.DataFrame(
         {"source_cell": pd.Categorical(adata.obs_names[donors])}, index=[f"sample_{i}" for i in range(len(donors))]
     )
